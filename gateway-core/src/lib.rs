@@ -1,1 +1,45 @@
-//! placeholder
+//! The seams of an IoT gateway, and the contract between them.
+//!
+//! A gateway speaks to a cloud hub for devices that cannot. Three traits are where others plug in:
+//! [`Upstream`] carries devices' messages to a hub, [`Downstream`] speaks with devices in their own
+//! protocol, [`CloudCallback`] takes what the hub sends. This crate holds everything between them
+//! that belongs to no protocol: [`Ingress`] with its credits and settlements, the session table,
+//! routing of commands, retries, credentials, and an orderly end.
+//!
+//! The contract: a device is told "accepted" only after the hub accepted; messages arrive at least
+//! once, under a stable id; those of one device arrive in order; everything is bounded; one bad
+//! device costs nobody else anything.
+
+mod backoff;
+mod callback;
+mod config;
+pub mod credential;
+mod downstream;
+mod error;
+mod gateway;
+mod id;
+mod ingress;
+pub mod layer;
+mod message;
+mod router;
+mod session;
+mod upstream;
+
+pub use backoff::Backoff;
+pub use callback::CloudCallback;
+pub use config::{GatewayConfig, RetryConfig, SessionConfig, TimeoutConfig};
+pub use credential::{Credential, CredentialProvider};
+pub use downstream::{Downstream, ServeContext};
+pub use error::{
+    BuildError, ConfigError, CredentialError, DownstreamError, ErrorKind, UpstreamError,
+};
+pub use gateway::{Gateway, GatewayBuilder, GatewayStats, RunError, ShutdownReport};
+pub use id::{CorrelationId, DeviceId, MessageId, MethodName, ParseIdError};
+pub use ingress::{Announcement, Ingress, Presence, Slot};
+pub use message::{
+    CloudMessage, DEFAULT_RETRY_AFTER, Delivered, DesiredPatch, Disposition, Downlink, MethodCall,
+    MethodReply, Properties, SessionEnd, Settlement, SystemProperties, TwinReply, TwinRequest,
+    Uplink,
+};
+pub use session::SessionStats;
+pub use upstream::{DeviceIdentity, Interest, Upstream};

@@ -1,0 +1,27 @@
+//! Who a device is to the hub: keys, tokens, connection strings, and where they come from.
+
+mod connection_string;
+mod key;
+mod provider;
+mod sas;
+
+pub use connection_string::{ConnectionString, ParseConnectionStringError};
+pub use key::{GroupKey, ParseKeyError, SharedAccessPolicy, SymmetricKey};
+pub use provider::{
+    CredentialProvider, GroupKeyCredentials, HubPolicyCredentials, StaticCredentials,
+};
+pub use sas::{ParseTokenError, SasToken, sas_resource};
+
+/// Proves a device's identity to the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credential {
+    /// A policy of the hub that may act for every device: one token serves a whole connection.
+    Policy(SharedAccessPolicy),
+    /// The device's own key, given or derived from a [`GroupKey`]: a token for each device, which
+    /// the adapter signs and renews.
+    DeviceKey(SymmetricKey),
+    /// A token that the device itself presented: the hub judges it, and the session ends when the
+    /// token does.
+    SasToken(SasToken),
+}

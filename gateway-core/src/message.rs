@@ -1,0 +1,450 @@
+//! What travels: uplinks, downlinks, and the answers to both.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::error::{DownstreamError, ErrorKind, UpstreamError};
+use crate::id::{CorrelationId, DeviceId, MessageId, MethodName};
+
+/// Holds the application properties of a message, in the order they were set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    /// Makes an empty set.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Sets a property, replacing one of the same name.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let (name, value) = (name.into(), value.into());
+        match self.0.iter_mut().find(|(existing, _)| *existing == name) {
+            Some((_, slot)) => *slot = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Finds a property by name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(existing, _)| existing == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Walks over names and values in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Tells how many properties there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(iter: I) -> Self {
+        let mut properties = Self::new();
+        for (name, value) in iter {
+            properties.insert(name, value);
+        }
+        properties
+    }
+}
+
+/// Holds the properties of a message that the hub itself gives a meaning to.
+///
+/// Source: Microsoft, "Create and read IoT Hub messages", system properties.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SystemProperties {
+    /// Ties this message to another, for instance an answer to its request.
+    pub correlation_id: Option<String>,
+    /// Media type of the body, such as `application/json`; the hub routes on it.
+    pub content_type: Option<String>,
+    /// Encoding of the body, such as `utf-8`; the hub routes on it.
+    pub content_encoding: Option<String>,
+    /// Who made the message, in the application's own terms.
+    pub user_id: Option<String>,
+    /// When the device made the message (`iothub-creation-time-utc`).
+    pub created_at: Option<SystemTime>,
+    /// Schema of the body (`iothub-message-schema`).
+    pub schema: Option<String>,
+    /// Plug-and-play component that sent the message (`dt-subject`).
+    pub component: Option<String>,
+}
+
+/// Is a message from a device to the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Uplink {
+    /// The device that speaks.
+    pub device: DeviceId,
+    /// The message's id, the same on every retry.
+    pub id: MessageId,
+    /// The body. Azure IoT Hub takes 256 KiB a message, properties included.
+    pub body: Bytes,
+    /// Properties with a meaning to the hub.
+    pub system: SystemProperties,
+    /// Properties with a meaning to the application.
+    pub properties: Properties,
+}
+
+impl Uplink {
+    /// Makes an uplink without properties.
+    #[must_use]
+    pub fn new(device: DeviceId, id: MessageId, body: impl Into<Bytes>) -> Self {
+        Self {
+            device,
+            id,
+            body: body.into(),
+            system: SystemProperties::default(),
+            properties: Properties::new(),
+        }
+    }
+
+    /// Sets the application properties.
+    #[must_use]
+    pub fn with_properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    /// Sets the system properties.
+    #[must_use]
+    pub fn with_system(mut self, system: SystemProperties) -> Self {
+        self.system = system;
+        self
+    }
+
+    /// Sets media type and encoding of the body.
+    #[must_use]
+    pub fn with_content(mut self, media_type: &str, encoding: Option<&str>) -> Self {
+        self.system.content_type = Some(media_type.to_owned());
+        self.system.content_encoding = encoding.map(str::to_owned);
+        self
+    }
+}
+
+/// Tells a downstream what became of an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a device must be told what became of its message"]
+#[non_exhaustive]
+pub enum Settlement {
+    /// The hub has accepted the message; only now may the device be told so.
+    Accepted,
+    /// The hub will never take this message from this device.
+    Rejected(ErrorKind),
+    /// The hub has not taken the message, but may take it after this time.
+    RetryLater(Duration),
+}
+
+/// How long a device is asked to wait when nobody said how long.
+pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl From<&UpstreamError> for Settlement {
+    fn from(error: &UpstreamError) -> Self {
+        use ErrorKind::*;
+        match error.kind() {
+            kind @ (Rejected | Unauthorized | UnknownDevice | TooLarge | Unsupported) => {
+                Self::Rejected(kind)
+            }
+            Closed | Disconnected | Throttled | TimedOut | Other => {
+                Self::RetryLater(error.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
+            }
+        }
+    }
+}
+
+/// Is a message from the hub to a device (C2D).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloudMessage {
+    /// The device it is meant for.
+    pub device: DeviceId,
+    /// The message's id, if its sender gave one.
+    pub id: Option<String>,
+    /// The body, at most 64 KiB on Azure IoT Hub.
+    pub body: Bytes,
+    /// Properties with a meaning to the hub.
+    pub system: SystemProperties,
+    /// Properties with a meaning to the application.
+    pub properties: Properties,
+    /// How often the hub has tried to deliver it before.
+    pub delivery_count: u32,
+    /// Its place in the device's queue, where the hub counts.
+    pub sequence: Option<u64>,
+    /// When the hub gives it to somebody else unless it was settled: 60 s on Azure IoT Hub.
+    pub deadline: Instant,
+}
+
+impl CloudMessage {
+    /// Makes a message without properties, to be settled before the deadline.
+    #[must_use]
+    pub fn new(device: DeviceId, body: impl Into<Bytes>, deadline: Instant) -> Self {
+        Self {
+            device,
+            id: None,
+            body: body.into(),
+            system: SystemProperties::default(),
+            properties: Properties::new(),
+            delivery_count: 0,
+            sequence: None,
+            deadline,
+        }
+    }
+
+    /// Sets the message's id.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+}
+
+/// Settles a [`CloudMessage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "the hub waits for the verdict"]
+pub enum Disposition {
+    /// The device has it; the hub forgets it.
+    Complete,
+    /// It can never be delivered; the hub dead-letters it.
+    Reject,
+    /// It could not be delivered now; the hub tries again.
+    Abandon,
+}
+
+/// Is a request from the hub that a device answers (direct method).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodCall {
+    /// The device that is called.
+    pub device: DeviceId,
+    /// Ties the answer to this call.
+    pub request: CorrelationId,
+    /// The method's name.
+    pub name: MethodName,
+    /// The argument, JSON on Azure IoT Hub; empty where there is none.
+    pub payload: Bytes,
+    /// When nobody waits for the answer any more.
+    pub deadline: Instant,
+}
+
+impl MethodCall {
+    /// Makes a call.
+    #[must_use]
+    pub fn new(
+        device: DeviceId,
+        request: CorrelationId,
+        name: MethodName,
+        payload: impl Into<Bytes>,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            device,
+            request,
+            name,
+            payload: payload.into(),
+            deadline,
+        }
+    }
+}
+
+/// Answers a [`MethodCall`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodReply {
+    /// The device's status, in the manner of HTTP: 200 is success.
+    pub status: i32,
+    /// The answer, JSON on Azure IoT Hub; empty where there is none.
+    pub payload: Bytes,
+}
+
+impl MethodReply {
+    /// Makes a reply.
+    #[must_use]
+    pub fn new(status: i32, payload: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            payload: payload.into(),
+        }
+    }
+
+    /// Makes a reply that the gateway gives in a device's place: 404 not connected, 501 not
+    /// supported, 503 not now, 504 no answer in time; the payload names the reason.
+    #[must_use]
+    pub fn from_error(error: &DownstreamError) -> Self {
+        use ErrorKind::*;
+        let status = match error.kind() {
+            UnknownDevice => 404,
+            TooLarge => 413,
+            Rejected | Unauthorized => 403,
+            Unsupported => 501,
+            TimedOut => 504,
+            Closed | Disconnected | Throttled => 503,
+            Other => 500,
+        };
+        Self::new(status, format!("{{\"error\":\"{}\"}}", error.kind()))
+    }
+}
+
+/// Brings a change of a device's desired properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DesiredPatch {
+    /// The device it is meant for.
+    pub device: DeviceId,
+    /// The version that the desired properties have after the change.
+    pub version: u64,
+    /// The change, a JSON object.
+    pub body: Bytes,
+}
+
+impl DesiredPatch {
+    /// Makes a patch.
+    #[must_use]
+    pub fn new(device: DeviceId, version: u64, body: impl Into<Bytes>) -> Self {
+        Self {
+            device,
+            version,
+            body: body.into(),
+        }
+    }
+}
+
+/// Tells that the hub ended a device's session: nothing more comes until it is attached anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionEnd {
+    /// The device concerned.
+    pub device: DeviceId,
+    /// Why: `Unauthorized` (token expired, device disabled), `Rejected` (another client took the
+    /// device over), `UnknownDevice` (deleted).
+    pub reason: ErrorKind,
+}
+
+impl SessionEnd {
+    /// Makes the notice.
+    #[must_use]
+    pub fn new(device: DeviceId, reason: ErrorKind) -> Self {
+        Self { device, reason }
+    }
+}
+
+/// Is anything that goes to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Downlink {
+    /// A cloud-to-device message, settled by what [`Downstream::send`](crate::Downstream::send)
+    /// returns.
+    Message(CloudMessage),
+    /// A direct method, answered with [`Delivered::Answered`].
+    Method(MethodCall),
+    /// A change of the desired properties.
+    Desired(DesiredPatch),
+    /// The hub ended the device's session; close the device's connection if it has one.
+    End(SessionEnd),
+}
+
+impl Downlink {
+    /// The device it is meant for.
+    #[must_use]
+    pub fn device(&self) -> &DeviceId {
+        match self {
+            Self::Message(message) => &message.device,
+            Self::Method(call) => &call.device,
+            Self::Desired(patch) => &patch.device,
+            Self::End(end) => &end.device,
+        }
+    }
+}
+
+/// Tells the truth about how far a downlink came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivered {
+    /// The device answered (a method).
+    Answered(MethodReply),
+    /// The device confirmed that it has it.
+    Acknowledged,
+    /// It was sent, and the protocol has no confirmation.
+    Sent,
+}
+
+/// Asks the hub about a device's twin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TwinRequest {
+    /// Reads desired and reported properties.
+    Get,
+    /// Merges a JSON object into the reported properties; `null` deletes.
+    PatchReported(Bytes),
+}
+
+/// Answers a [`TwinRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TwinReply {
+    /// A JSON object with `desired` and `reported` after `Get`, else empty.
+    pub body: Bytes,
+    /// The version of the reported properties after a patch, where the hub says it.
+    pub version: Option<u64>,
+}
+
+impl TwinReply {
+    /// Makes a reply.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>, version: Option<u64>) -> Self {
+        Self {
+            body: body.into(),
+            version,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_property_set_twice_keeps_its_last_value() {
+        let properties: Properties = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
+        assert_eq!(
+            properties.iter().collect::<Vec<_>>(),
+            [("a", "3"), ("b", "2")]
+        );
+        assert_eq!(properties.get("b"), Some("2"));
+    }
+
+    #[test]
+    fn only_a_lasting_refusal_rejects_an_uplink() {
+        let settle = |kind| Settlement::from(&UpstreamError::new(kind, "send"));
+        assert_eq!(
+            settle(ErrorKind::TooLarge),
+            Settlement::Rejected(ErrorKind::TooLarge)
+        );
+        assert_eq!(
+            settle(ErrorKind::Disconnected),
+            Settlement::RetryLater(DEFAULT_RETRY_AFTER)
+        );
+        assert_eq!(
+            settle(ErrorKind::Other),
+            Settlement::RetryLater(DEFAULT_RETRY_AFTER)
+        );
+    }
+}

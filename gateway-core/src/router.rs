@@ -1,0 +1,125 @@
+//! From the hub to the downstream that last saw the device.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout_at};
+
+use crate::callback::CloudCallback;
+use crate::downstream::Downstream;
+use crate::error::{DownstreamError, ErrorKind};
+use crate::id::DeviceId;
+use crate::message::{
+    CloudMessage, Delivered, DesiredPatch, Disposition, Downlink, MethodCall, MethodReply,
+    SessionEnd,
+};
+use crate::session::SessionTable;
+
+/// Counts commands and what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct CommandCounters {
+    /// Messages that devices have.
+    pub completed: AtomicU64,
+    /// Messages that could never be delivered.
+    pub rejected: AtomicU64,
+    /// Messages that could not be delivered in time.
+    pub abandoned: AtomicU64,
+    /// Methods that devices answered.
+    pub answered: AtomicU64,
+    /// Methods answered in a device's place.
+    pub unanswered: AtomicU64,
+}
+
+/// Routes what the hub sends to the downstream that last saw the device.
+#[derive(Debug)]
+pub(crate) struct Router {
+    sessions: Weak<SessionTable>,
+    downstreams: Vec<Arc<dyn Downstream>>,
+    counters: Arc<CommandCounters>,
+}
+
+impl Router {
+    pub(crate) fn new(
+        sessions: Weak<SessionTable>,
+        downstreams: Vec<Arc<dyn Downstream>>,
+        counters: Arc<CommandCounters>,
+    ) -> Self {
+        Self {
+            sessions,
+            downstreams,
+            counters,
+        }
+    }
+
+    fn find(&self, device: &DeviceId) -> Option<&Arc<dyn Downstream>> {
+        let route = self.sessions.upgrade()?.route(device)?;
+        self.downstreams.get(route as usize)
+    }
+
+    async fn deliver(
+        &self,
+        downlink: Downlink,
+        deadline: Option<Instant>,
+    ) -> Result<Delivered, DownstreamError> {
+        let device = downlink.device().clone();
+        let result = match (self.find(&device), deadline) {
+            (None, _) => Err(DownstreamError::new(ErrorKind::UnknownDevice, "route")),
+            (Some(downstream), None) => downstream.send(downlink).await,
+            (Some(downstream), Some(at)) => match timeout_at(at, downstream.send(downlink)).await {
+                Ok(result) => result,
+                Err(_) => Err(DownstreamError::new(ErrorKind::TimedOut, "deliver")),
+            },
+        };
+        if let Err(error) = &result {
+            tracing::debug!(device.id = %device, error = %error, "Downlink not delivered");
+        }
+        result
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl CloudCallback for Router {
+    async fn on_method(&self, call: MethodCall) -> MethodReply {
+        let deadline = call.deadline;
+        let (counter, reply) = match self.deliver(Downlink::Method(call), Some(deadline)).await {
+            Ok(Delivered::Answered(reply)) => (&self.counters.answered, reply),
+            Ok(Delivered::Acknowledged | Delivered::Sent) => {
+                (&self.counters.unanswered, MethodReply::new(202, "{}"))
+            }
+            Err(error) => (&self.counters.unanswered, MethodReply::from_error(&error)),
+        };
+        counter.fetch_add(1, Relaxed);
+        reply
+    }
+
+    async fn on_message(&self, message: CloudMessage) -> Disposition {
+        use ErrorKind::{Rejected, TooLarge, Unsupported};
+        let deadline = message.deadline;
+        let result = self
+            .deliver(Downlink::Message(message), Some(deadline))
+            .await;
+        let (counter, disposition) = match result.map_err(|error| error.kind()) {
+            Ok(_) => (&self.counters.completed, Disposition::Complete),
+            Err(Rejected | TooLarge | Unsupported) => {
+                (&self.counters.rejected, Disposition::Reject)
+            }
+            Err(_) => (&self.counters.abandoned, Disposition::Abandon),
+        };
+        counter.fetch_add(1, Relaxed);
+        disposition
+    }
+
+    async fn on_desired(&self, patch: DesiredPatch) {
+        // Nothing waits for it: a device that missed a patch reads its twin when it comes back.
+        drop(self.deliver(Downlink::Desired(patch), None).await);
+    }
+
+    async fn on_end(&self, end: SessionEnd) {
+        if let Some(sessions) = self.sessions.upgrade() {
+            sessions.ended(&end.device, end.reason).await;
+        }
+        drop(self.deliver(Downlink::End(end), None).await);
+    }
+}
