@@ -31,8 +31,12 @@ impl gateway_downstream_tcp::Authenticator for OneSecret {
         secret: Option<&gateway_downstream_tcp::proto::Secret>,
         peer: &gateway_downstream_tcp::proto::Peer,
     ) -> Result<(), gateway_downstream_tcp::proto::Refusal> {
-        let known = [(device.clone(), SECRET.to_owned().into())].into_iter().collect();
-        SharedSecrets::new(known).authenticate(device, secret, peer).await
+        let known = [(device.clone(), SECRET.to_owned().into())]
+            .into_iter()
+            .collect();
+        SharedSecrets::new(known)
+            .authenticate(device, secret, peer)
+            .await
     }
 }
 
@@ -60,7 +64,11 @@ impl DownstreamFixture for Tcp {
         if let Some(idle) = settings.idle_timeout {
             config.timeouts.idle = idle;
         }
-        let tcp = TcpDownstream::builder(config).with_authenticator(OneSecret).bind().await.unwrap();
+        let tcp = TcpDownstream::builder(config)
+            .with_authenticator(OneSecret)
+            .bind()
+            .await
+            .unwrap();
         *self.0.lock().unwrap() = Some(tcp.local_addr());
         Arc::new(tcp)
     }
@@ -79,18 +87,33 @@ impl DownstreamFixture for Tcp {
         ] {
             let mut client = Device::new(self.dial().await);
             client.say(hello).await;
-            client.say(json!({"type": "telemetry", "id": id, "body": 1})).await;
+            client
+                .say(json!({"type": "telemetry", "id": id, "body": 1}))
+                .await;
             while let Some(message) = client.try_hear().await {
-                assert!(message["type"] == "error" || message["type"] == "bye", "{message}");
+                assert!(
+                    message["type"] == "error" || message["type"] == "bye",
+                    "{message}"
+                );
             }
         }
     }
 
     async fn send_garbage(&self) {
-        let noise: Vec<u8> = (0..10_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let noise: Vec<u8> = (0..10_000_u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
         let long = vec![b'x'; 200 * 1024];
         let cut_off = &b"{\"type\":\"hello\",\"id\":\"de"[..];
-        for bytes in [&noise[..], &long, cut_off, b"\n\n{}\n", b"[[[[[\n", b"\"\xff\xfe\"\n", b""] {
+        for bytes in [
+            &noise[..],
+            &long,
+            cut_off,
+            b"\n\n{}\n",
+            b"[[[[[\n",
+            b"\"\xff\xfe\"\n",
+            b"",
+        ] {
             for waits in [true, false] {
                 let mut stream = self.dial().await;
                 // The gateway may have closed it already.
@@ -121,7 +144,9 @@ fn text(value: &Value) -> Bytes {
 impl DeviceClient for Client {
     async fn send(&mut self, id: MessageId, body: Bytes) -> bool {
         let body: Value = serde_json::from_slice(&body).unwrap();
-        self.0.say(json!({"type": "telemetry", "id": id, "body": body})).await
+        self.0
+            .say(json!({"type": "telemetry", "id": id, "body": body}))
+            .await
     }
 
     async fn next(&mut self) -> DeviceEvent {
@@ -154,7 +179,9 @@ impl DeviceClient for Client {
             Disposition::Reject => "reject",
             Disposition::Abandon => "abandon",
         };
-        self.0.say(json!({"type": "c2d_ack", "tag": tag, "outcome": outcome})).await;
+        self.0
+            .say(json!({"type": "c2d_ack", "tag": tag, "outcome": outcome}))
+            .await;
     }
 
     async fn reply(&mut self, tag: &str, reply: MethodReply) {

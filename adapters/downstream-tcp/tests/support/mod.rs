@@ -29,7 +29,10 @@ pub(crate) fn config(devices: &[&str]) -> TcpConfig {
     let mut config = TcpConfig::default();
     config.listen.set_port(0);
     for name in devices {
-        config.identity.secrets.insert(device(name), SECRET.to_owned().into());
+        config
+            .identity
+            .secrets
+            .insert(device(name), SECRET.to_owned().into());
     }
     config
 }
@@ -59,7 +62,9 @@ impl Running {
         configure(&mut config);
         let gateway = Gateway::builder(hub.clone())
             .with_config(config)
-            .with_credentials(HubPolicyCredentials::new(SharedAccessPolicy::new("device", key)))
+            .with_credentials(HubPolicyCredentials::new(SharedAccessPolicy::new(
+                "device", key,
+            )))
             .with_downstream("tcp", tcp.clone())
             .build()
             .unwrap();
@@ -69,7 +74,13 @@ impl Running {
             let (gateway, shutdown) = (gateway.clone(), shutdown.clone());
             async move { gateway.run(shutdown).await.unwrap() }
         });
-        Self { hub, tcp, gateway, shutdown, run }
+        Self {
+            hub,
+            tcp,
+            gateway,
+            shutdown,
+            run,
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -106,11 +117,15 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(stream: impl Stream + 'static) -> Self {
         let (reader, writer) = split(Box::new(stream) as Box<dyn Stream>);
-        Self { lines: BufReader::new(reader).lines(), writer }
+        Self {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        }
     }
 
     pub(crate) async fn hello(&mut self, name: &str) {
-        self.say(json!({"type": "hello", "id": name, "secret": SECRET})).await;
+        self.say(json!({"type": "hello", "id": name, "secret": SECRET}))
+            .await;
         assert_eq!(self.hear().await, json!({"type": "welcome", "id": name}));
     }
 
@@ -139,14 +154,23 @@ impl Device {
     /// Asserts that this is the last message, and that the connection is closed behind it.
     pub(crate) async fn hears_last(&mut self, kind: &str, reason: &str) {
         let message = self.hear().await;
-        assert_eq!((&message["type"], &message["reason"]), (&json!(kind), &json!(reason)));
+        assert_eq!(
+            (&message["type"], &message["reason"]),
+            (&json!(kind), &json!(reason))
+        );
         assert_eq!(self.try_hear().await, None);
     }
 
     /// Asserts that the device can send and is told that its message was accepted.
     pub(crate) async fn works(&mut self, id: &str) {
-        self.say(json!({"type": "telemetry", "id": id, "body": 1})).await;
+        self.say(json!({"type": "telemetry", "id": id, "body": 1}))
+            .await;
         assert_eq!(self.hear().await, json!({"type": "ack", "id": id}));
+    }
+
+    /// Waits for the end, whatever comes before it.
+    pub(crate) async fn read_to_end(&mut self) {
+        while matches!(self.lines.next_line().await, Ok(Some(_))) {}
     }
 
     /// Says that nothing more comes, but goes on listening.
