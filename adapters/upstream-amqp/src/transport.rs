@@ -1,0 +1,109 @@
+//! TCP, with TLS unless told otherwise.
+
+use std::io;
+use std::sync::Arc;
+
+use gateway_core::ConfigError;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_util::either::Either;
+
+use crate::config::AmqpConfig;
+
+pub(crate) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Knows how to reach the hub.
+pub(crate) struct Transport {
+    address: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport")
+            .field("address", &self.address)
+            .field("port", &self.port)
+            .field("tls", &self.tls.is_some())
+            .finish()
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(config: &AmqpConfig) -> Result<Self, ConfigError> {
+        // A host may carry a port, as connection strings for a local hub do.
+        let name = config.host.split(':').next().unwrap_or_default();
+        let address = config.address.clone().unwrap_or_else(|| name.to_owned());
+        let tls = match config.tls {
+            true => {
+                let server = ServerName::try_from(name.to_owned()).map_err(|_| {
+                    ConfigError::new("host", format!("is {name:?}"), "a DNS name or an address")
+                })?;
+                Some((TlsConnector::from(Arc::new(client_config(config)?)), server))
+            }
+            false => None,
+        };
+        Ok(Self {
+            address,
+            port: config.port,
+            tls,
+        })
+    }
+
+    pub(crate) async fn connect(&self) -> io::Result<Stream> {
+        let socket = TcpStream::connect((self.address.as_str(), self.port)).await?;
+        socket.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Either::Left(socket)),
+            Some((connector, server)) => Ok(Either::Right(
+                connector.connect(server.clone(), socket).await?,
+            )),
+        }
+    }
+}
+
+fn client_config(config: &AmqpConfig) -> Result<ClientConfig, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    match &config.ca_file {
+        Some(path) => {
+            let wrong = |problem: String| {
+                ConfigError::new(
+                    "ca_file",
+                    problem,
+                    "a readable PEM file with a CA certificate",
+                )
+            };
+            let certificates = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| wrong(format!("({}) cannot be read: {error}", path.display())))?;
+            if roots.add_parsable_certificates(certificates).0 == 0 {
+                return Err(wrong(format!("({}) has no certificate", path.display())));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(ConfigError::new(
+                    "ca_file",
+                    "is not set, and this system has no trusted certificates",
+                    "a PEM file, or install the system's ca-certificates",
+                ));
+            }
+        }
+    }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = versions.map_err(|error| {
+        ConfigError::new(
+            "tls",
+            format!("cannot be set up: {error}"),
+            "TLS 1.2 or 1.3",
+        )
+    })?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
