@@ -84,24 +84,25 @@ pub(crate) async fn authorize(
             let ttl = env.config.wire.token_ttl;
             let token = SasToken::sign(&audience, key, SystemTime::now() + ttl);
             connection.put_token(audience, token).await?;
-            let renew_at = Instant::now() + token::renewal(ttl);
-            env.tell(Event::RenewAt(Arc::downgrade(device), renew_at))
-                .await;
+            schedule(env, device, Instant::now() + token::renewal(ttl)).await;
             Ok(())
         }
         Credential::SasToken(token) => {
             let left = token.expires().duration_since(SystemTime::now());
             let left = left.map_err(|_| AmqpError::TokenExpired)?;
             connection.put_token(audience, token.clone()).await?;
-            env.tell(Event::RenewAt(
-                Arc::downgrade(device),
-                Instant::now() + left,
-            ))
-            .await;
+            schedule(env, device, Instant::now() + left).await;
             Ok(())
         }
         other => Err(AmqpError::Unexpected(format!(
             "credential {other:?} is not known"
         ))),
+    }
+}
+
+/// Sees to the device's token at a later time, and then only.
+pub(crate) async fn schedule(env: &Env, device: &Arc<Device>, at: Instant) {
+    if device.set_token_due(at) {
+        env.tell(Event::TokenDue(Arc::downgrade(device), at)).await;
     }
 }

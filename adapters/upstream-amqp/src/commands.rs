@@ -339,7 +339,7 @@ impl Task {
 
     /// Decides what a lost or refused link means. False: the device's commands are over.
     async fn survives(&mut self, error: AmqpError) -> bool {
-        if self.lane.down.is_cancelled() {
+        if self.lane.down.is_cancelled() || self.device.is_gone() {
             return false;
         }
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");

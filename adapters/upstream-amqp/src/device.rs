@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use fe2o3_amqp::Sender;
 use gateway_core::{CloudCallback, DeviceId, DeviceIdentity};
 
+use tokio::time::Instant;
+
 use crate::commands::Commands;
 use crate::env::lock;
 use crate::lane::Lane;
@@ -48,6 +50,9 @@ pub(crate) struct Device {
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,
+    /// When its token wants care, while that time waits in the supervisor's queue: one entry a
+    /// device, however often it comes and goes.
+    token_due: Mutex<Option<Instant>>,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
 }
@@ -60,6 +65,7 @@ impl Device {
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            token_due: Mutex::default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -87,6 +93,24 @@ impl Device {
 
     pub(crate) fn set_active(&self, count: u64) {
         self.active.store(count, Relaxed);
+    }
+
+    /// Sets when the token wants care. True if the supervisor must be told, having no time for
+    /// this device in its queue.
+    pub(crate) fn set_token_due(&self, at: Instant) -> bool {
+        lock(&self.token_due).replace(at).is_none()
+    }
+
+    /// Takes the time at which the token wants care if it has come, else tells what it is now.
+    pub(crate) fn take_token_due(&self) -> Result<(), Instant> {
+        let mut due = lock(&self.token_due);
+        match *due {
+            Some(at) if at > Instant::now() => Err(at),
+            _ => {
+                *due = None;
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn is_gone(&self) -> bool {

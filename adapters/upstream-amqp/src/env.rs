@@ -22,8 +22,8 @@ pub(crate) enum Event {
     LinkLost(Arc<Device>),
     /// The hub ended a device's session for this reason.
     Ended(Arc<Device>, ErrorKind),
-    /// A device's token must be renewed at this time.
-    RenewAt(std::sync::Weak<Device>, Instant),
+    /// A device's token wants care at this time.
+    TokenDue(std::sync::Weak<Device>, Instant),
 }
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
-use crate::attach::{authorize, bring_up};
+use crate::attach::{authorize, bring_up, schedule};
 use crate::device::{Device, Link};
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
@@ -43,8 +43,14 @@ impl Supervisor {
             let event = tokio::select! {
                 () = self.env.closing.cancelled() => return,
                 Some(due) = tokens.next() => {
-                    if let Some(device) = due.into_inner().upgrade() {
-                        self.spawn(renew(self.env.clone(), device, renewing.clone()));
+                    let due = due.into_inner();
+                    match due.upgrade().map(|device| (device.take_token_due(), device)) {
+                        Some((Ok(()), device)) => {
+                            self.spawn(renew(self.env.clone(), device, renewing.clone()));
+                        }
+                        // It has a younger token by now.
+                        Some((Err(later), _)) => drop(tokens.insert_at(due, later)),
+                        None => {}
                     }
                     continue;
                 }
@@ -54,7 +60,7 @@ impl Supervisor {
                 },
             };
             match event {
-                Event::RenewAt(device, at) => drop(tokens.insert_at(device, at)),
+                Event::TokenDue(device, at) => drop(tokens.insert_at(device, at)),
                 Event::LaneLost(lane) => {
                     let mut lost: Vec<_> = lock(&self.registry)
                         .values()
@@ -205,8 +211,7 @@ async fn renew(env: Arc<Env>, device: Arc<Device>, renewing: Arc<Semaphore>) {
         Ok(()) => {}
         Err(error) if error.is_passing() => {
             tracing::debug!(device.id = %device.id, error = %error, "Token not renewed yet");
-            let again = Event::RenewAt(Arc::downgrade(&device), Instant::now() + RENEW_AGAIN);
-            env.tell(again).await;
+            schedule(&env, &device, Instant::now() + RENEW_AGAIN).await;
         }
         Err(error) => {
             tracing::warn!(device.id = %device.id, error = %error, "Token not renewed");

@@ -209,8 +209,11 @@ impl AmqpUpstream {
         interest: Interest,
     ) -> Result<(), AmqpError> {
         match &mut attached.commands {
+            commands if interest == Interest::NONE => {
+                *commands = None;
+                Ok(())
+            }
             Some(commands) => commands.set_interest(interest).await,
-            None if interest == Interest::NONE => Ok(()),
             None => {
                 attached.commands =
                     Some(Commands::start(&self.env, device, &attached.lane, interest));
