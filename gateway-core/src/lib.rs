@@ -23,6 +23,8 @@ pub mod layer;
 mod message;
 mod router;
 mod session;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod upstream;
 
 pub use backoff::Backoff;

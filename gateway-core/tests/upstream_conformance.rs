@@ -1,0 +1,223 @@
+//! The upstream suite over the hub in memory, bare and under each layer.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[expect(dead_code, reason = "each test crate uses a part")]
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gateway_core::credential::{Credential, SymmetricKey};
+use gateway_core::testkit::{
+    MemoryUpstream, MessageOutcome, UpstreamCapabilities, UpstreamFixture,
+};
+use gateway_core::{
+    Backoff, CloudMessage, CorrelationId, DeviceId, DeviceIdentity, Disposition, ErrorKind,
+    Interest, MethodCall, MethodName, MethodReply, RetryConfig, Uplink, Upstream,
+};
+use support::{device, key, token};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+struct Memory {
+    hub: MemoryUpstream,
+    upstream: Arc<dyn Upstream>,
+    retries: bool,
+}
+
+impl Memory {
+    fn new<U: Upstream>(wrap: impl FnOnce(MemoryUpstream) -> U) -> Self {
+        let hub = MemoryUpstream::new();
+        hub.register(device("somebody"), key());
+        hub.set_latency(Duration::from_millis(1));
+        let upstream = Arc::new(wrap(hub.clone()));
+        Self {
+            hub,
+            upstream,
+            retries: false,
+        }
+    }
+}
+
+#[async_trait]
+impl UpstreamFixture for Memory {
+    fn capabilities(&self) -> UpstreamCapabilities {
+        let mut capabilities = UpstreamCapabilities::default();
+        capabilities.retries = self.retries;
+        capabilities
+    }
+
+    fn upstream(&self) -> Arc<dyn Upstream> {
+        self.upstream.clone()
+    }
+
+    async fn device(&self, name: &str) -> DeviceIdentity {
+        self.hub.register(device(name), key());
+        DeviceIdentity::new(device(name), Credential::DeviceKey(key()))
+    }
+
+    async fn refused_device(&self, name: &str) -> DeviceIdentity {
+        self.hub.register(device(name), key());
+        let wrong = SymmetricKey::from_base64("d3Jvbmc=").unwrap();
+        DeviceIdentity::new(device(name), Credential::DeviceKey(wrong))
+    }
+
+    async fn device_with_token(&self, name: &str, expires_in: Duration) -> Option<DeviceIdentity> {
+        self.hub.register(device(name), key());
+        let token = token(&device(name), &key(), expires_in);
+        Some(DeviceIdentity::new(
+            device(name),
+            Credential::SasToken(token),
+        ))
+    }
+
+    async fn accepted(&self) -> Vec<Uplink> {
+        self.hub.accepted()
+    }
+
+    async fn hold(&self) {
+        self.hub.hold();
+    }
+
+    async fn wait_held(&self, count: usize) {
+        self.hub.wait_held(count).await;
+    }
+
+    async fn release(&self) {
+        self.hub.release();
+    }
+
+    async fn lose_settlements(&self, count: usize) {
+        self.hub.lose_settlements(count);
+    }
+
+    async fn reject_next(&self) {
+        self.hub.reject_next(ErrorKind::Rejected);
+    }
+
+    async fn cut(&self) {
+        self.hub.cut();
+    }
+
+    async fn send_message(&self, device: &DeviceId, body: Bytes) -> MessageOutcome {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut message = CloudMessage::new(device.clone(), body, deadline);
+        loop {
+            // The queue of a hub: it waits for the device.
+            let interest = Interest::NONE.with_messages(true);
+            self.hub.wait_listening(device, interest).await;
+            match self.hub.send_message(message.clone()).await {
+                Some(Disposition::Complete) => {
+                    let deliveries = message.delivery_count + 1;
+                    return MessageOutcome::Completed { deliveries };
+                }
+                Some(Disposition::Reject) => return MessageOutcome::Rejected,
+                Some(Disposition::Abandon) | None => message.delivery_count += 1,
+            }
+        }
+    }
+
+    async fn call_method(
+        &self,
+        device: &DeviceId,
+        name: MethodName,
+        payload: Bytes,
+    ) -> Option<MethodReply> {
+        let request = CorrelationId::new("1").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let call = MethodCall::new(device.clone(), request, name, payload, deadline);
+        self.hub.call_method(call).await
+    }
+
+    async fn patch_desired(&self, device: &DeviceId, patch: &str) {
+        self.hub.patch_desired(device, patch).await.unwrap();
+    }
+
+    async fn wait_listening(&self, device: &DeviceId, interest: Interest) {
+        self.hub.wait_listening(device, interest).await;
+    }
+
+    async fn wait_deaf(&self, device: &DeviceId) {
+        self.hub.wait_deaf(device).await;
+    }
+
+    async fn attaches(&self, device: &DeviceId) -> u64 {
+        self.hub.attaches(device)
+    }
+}
+
+mod bare {
+    use super::Memory;
+
+    async fn fixture() -> Memory {
+        Memory::new(|hub| hub)
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
+
+mod timeout {
+    use super::Memory;
+    use gateway_core::{TimeoutConfig, layer};
+
+    async fn fixture() -> Memory {
+        Memory::new(|hub| layer::Timeout::new(hub, TimeoutConfig::default()))
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
+
+mod limit {
+    use super::Memory;
+    use gateway_core::layer;
+
+    async fn fixture() -> Memory {
+        Memory::new(|hub| layer::Limit::new(hub, 16))
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
+
+mod observe {
+    use super::Memory;
+    use gateway_core::layer;
+
+    async fn fixture() -> Memory {
+        Memory::new(|hub| layer::Observe::new(hub, Default::default()))
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
+
+/// Short waits, since the faults of the suite pass at once.
+fn quick_retries() -> RetryConfig {
+    let mut config = RetryConfig::default();
+    config.backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20)).unwrap();
+    config
+}
+
+mod retry {
+    use super::{Memory, quick_retries};
+    use gateway_core::layer;
+
+    async fn fixture() -> Memory {
+        let mut memory = Memory::new(|hub| layer::Retry::new(hub, quick_retries()));
+        memory.retries = true;
+        memory
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
+
+mod all_layers_of_a_gateway {
+    use super::{Memory, quick_retries};
+    use gateway_core::layer::{Observe, Retry, Timeout};
+
+    async fn fixture() -> Memory {
+        let mut memory = Memory::new(|hub| {
+            let timed = Timeout::new(hub, Default::default());
+            Observe::new(Retry::new(timed, quick_retries()), Default::default())
+        });
+        memory.retries = true;
+        memory
+    }
+    gateway_core::upstream_conformance!(fixture);
+}
