@@ -22,7 +22,7 @@ use crate::device::{Attached, Device, Link, Wish};
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 use crate::pool::{Kind, Pool};
-use crate::supervisor::{Registry, Supervisor};
+use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
 
 /// Events that wait for the supervisor, which never waits for the network itself.
@@ -275,6 +275,27 @@ impl AmqpUpstream {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AmqpError::Down),
             Err(_) => Err(AmqpError::Unanswered("a twin request")),
+        }
+    }
+}
+
+/// Forgets a device whose attach failed, or was dropped on its way.
+struct Undo<'a> {
+    registry: &'a Registry,
+    device: Option<Arc<Device>>,
+}
+
+impl Undo<'_> {
+    fn disarm(mut self) {
+        self.device = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(device) = self.device.take() {
+            device.set_gone();
+            remove(self.registry, &device);
         }
     }
 }
