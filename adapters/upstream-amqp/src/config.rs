@@ -28,6 +28,9 @@ pub struct AmqpConfig {
     /// A PEM file of certification authorities to trust instead of the system's. Default none.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// Certification authorities as PEM text, trusted besides those of `ca_file`. Default none.
+    #[serde(default)]
+    pub ca_pem: Option<String>,
     /// How devices share connections.
     #[serde(default)]
     pub pool: PoolConfig,
@@ -57,6 +60,7 @@ impl AmqpConfig {
             port: AMQPS_PORT,
             tls: true,
             ca_file: None,
+            ca_pem: None,
             pool: PoolConfig::default(),
             wire: WireConfig::default(),
             commands: CommandConfig::default(),
@@ -82,6 +86,13 @@ impl AmqpConfig {
     #[must_use]
     pub fn with_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Trusts the certification authorities of a PEM text instead of the system's.
+    #[must_use]
+    pub fn with_ca_pem(mut self, pem: impl Into<String>) -> Self {
+        self.ca_pem = Some(pem.into());
         self
     }
 

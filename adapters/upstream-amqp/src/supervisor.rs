@@ -26,6 +26,18 @@ const RENEW_AGAIN: Duration = Duration::from_secs(10);
 /// The devices that are attached, by id.
 pub(crate) type Registry = Mutex<HashMap<DeviceId, Arc<Device>>>;
 
+/// Takes a device out of the registry. False if it is not there, or another by its name is.
+pub(crate) fn remove(registry: &Registry, device: &Arc<Device>) -> bool {
+    let mut registry = lock(registry);
+    let is_current = registry
+        .get(&device.id)
+        .is_some_and(|current| Arc::ptr_eq(current, device));
+    if is_current {
+        registry.remove(&device.id);
+    }
+    is_current
+}
+
 pub(crate) struct Supervisor {
     pub(crate) env: Arc<Env>,
     pub(crate) pool: Arc<Pool>,
@@ -167,16 +179,11 @@ async fn end(registry: Arc<Registry>, device: Arc<Device>, reason: ErrorKind) {
         *link = Link::Ended;
         device.set_lane(0);
     }
-    {
-        let mut registry = lock(&registry);
-        if registry
-            .get(&device.id)
-            .is_some_and(|current| Arc::ptr_eq(current, &device))
-        {
-            registry.remove(&device.id);
-        }
-    }
     device.set_gone();
+    if !remove(&registry, &device) {
+        // Detached or attached anew since: nobody waits for this end.
+        return;
+    }
     tracing::info!(device.id = %device.id, reason = %reason, "The hub ended a device's session");
     let notice = SessionEnd::new(device.id.clone(), reason);
     device.wish().callback.on_end(notice).await;

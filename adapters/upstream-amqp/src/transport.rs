@@ -67,34 +67,23 @@ impl Transport {
 }
 
 fn client_config(config: &AmqpConfig) -> Result<ClientConfig, ConfigError> {
-    let mut roots = RootCertStore::empty();
-    match &config.ca_file {
-        Some(path) => {
-            let wrong = |problem: String| {
-                ConfigError::new(
-                    "ca_file",
-                    problem,
-                    "a readable PEM file with a CA certificate",
-                )
-            };
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| wrong(format!("({}) cannot be read: {error}", path.display())))?;
-            if roots.add_parsable_certificates(certificates).0 == 0 {
-                return Err(wrong(format!("({}) has no certificate", path.display())));
+    let roots = match (&config.ca_file, &config.ca_pem) {
+        (None, None) => system_roots()?,
+        (file, pem) => {
+            let mut roots = RootCertStore::empty();
+            if let Some(path) = file {
+                let pem = std::fs::read(path).map_err(|error| {
+                    let problem = format!("({}) cannot be read: {error}", path.display());
+                    ConfigError::new("ca_file", problem, "a readable PEM file")
+                })?;
+                add(&mut roots, "ca_file", &pem)?;
             }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(ConfigError::new(
-                    "ca_file",
-                    "is not set, and this system has no trusted certificates",
-                    "a PEM file, or install the system's ca-certificates",
-                ));
+            if let Some(pem) = pem {
+                add(&mut roots, "ca_pem", pem.as_bytes())?;
             }
+            roots
         }
-    }
+    };
     let provider = Arc::new(crypto::ring::default_provider());
     let versions =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -106,4 +95,31 @@ fn client_config(config: &AmqpConfig) -> Result<ClientConfig, ConfigError> {
         )
     })?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn add(roots: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .collect();
+    match roots.add_parsable_certificates(certificates).0 {
+        0 => Err(ConfigError::new(
+            key,
+            "has no certificate",
+            "certificates in PEM form",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match roots.is_empty() {
+        true => Err(ConfigError::new(
+            "ca_file",
+            "is not set, and this system has no trusted certificates",
+            "a PEM file, or install the system's ca-certificates",
+        )),
+        false => Ok(roots),
+    }
 }
