@@ -237,22 +237,16 @@ impl AmqpUpstream {
                 // Detached while this waited for its turn: begin anew.
                 continue;
             }
+            let is_up = matches!(*link, Link::Up(_));
+            let undo = Undo {
+                registry: &self.registry,
+                device: (!is_up).then(|| device.clone()),
+            };
             let result = self.change(&device, &mut link, wish).await;
-            if result.is_err() && !matches!(*link, Link::Up(_)) {
-                self.forget(&device);
+            if result.is_ok() {
+                undo.disarm();
             }
             return result;
-        }
-    }
-
-    fn forget(&self, device: &Arc<Device>) {
-        device.set_gone();
-        let mut registry = lock(&self.registry);
-        if registry
-            .get(&device.id)
-            .is_some_and(|current| Arc::ptr_eq(current, device))
-        {
-            registry.remove(&device.id);
         }
     }
 
