@@ -34,3 +34,10 @@ mod upstream;
 
 pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
 pub use upstream::{AmqpStats, AmqpUpstream};
+
+/// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::stream::{Coalesced, Pump, coalesce};
+    pub use crate::transport::Transport as Dialer;
+}

@@ -25,7 +25,7 @@ const LARGEST_WRITE: usize = 64 * 1024;
 
 /// The stream given to the AMQP client.
 #[derive(Debug)]
-pub(crate) struct Coalesced<S> {
+pub struct Coalesced<S> {
     read: ReadHalf<S>,
     write: WriteHalf<SimplexStream>,
     /// Resolves when the pump ends, and with it the connection.
@@ -34,7 +34,7 @@ pub(crate) struct Coalesced<S> {
 
 /// Carries what the client wrote to the socket.
 #[derive(Debug)]
-pub(crate) struct Pump<S> {
+pub struct Pump<S> {
     pipe: ReadHalf<SimplexStream>,
     write: WriteHalf<S>,
     heartbeat: Duration,
@@ -42,7 +42,7 @@ pub(crate) struct Pump<S> {
 }
 
 /// Splits a stream into one for the client and the pump that serves it.
-pub(crate) fn coalesce<S: AsyncRead + AsyncWrite>(
+pub fn coalesce<S: AsyncRead + AsyncWrite>(
     stream: S,
     buffer: usize,
     heartbeat: Duration,
@@ -68,7 +68,7 @@ pub(crate) fn coalesce<S: AsyncRead + AsyncWrite>(
 
 impl<S: AsyncRead + AsyncWrite> Pump<S> {
     /// Runs until the client is gone or the socket fails; either ends the other.
-    pub(crate) async fn run(mut self) -> io::Result<()> {
+    pub async fn run(mut self) -> io::Result<()> {
         let mut gathered = BytesMut::with_capacity(LARGEST_WRITE);
         loop {
             // Whoever else has something to say says it now.

@@ -14,10 +14,11 @@ use tokio_util::either::Either;
 
 use crate::config::AmqpConfig;
 
-pub(crate) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+/// What a connection to the hub runs over.
+pub type Stream = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// Knows how to reach the hub.
-pub(crate) struct Transport {
+pub struct Transport {
     address: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -34,7 +35,11 @@ impl std::fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(config: &AmqpConfig) -> Result<Self, ConfigError> {
+    /// Prepares TLS.
+    ///
+    /// # Errors
+    /// The CA certificates cannot be read.
+    pub fn new(config: &AmqpConfig) -> Result<Self, ConfigError> {
         // A host may carry a port, as connection strings for a local hub do.
         let name = config.host.split(':').next().unwrap_or_default();
         let address = config.address.clone().unwrap_or_else(|| name.to_owned());
@@ -54,7 +59,11 @@ impl Transport {
         })
     }
 
-    pub(crate) async fn connect(&self) -> io::Result<Stream> {
+    /// Connects once.
+    ///
+    /// # Errors
+    /// The hub cannot be reached, or its certificate is not trusted.
+    pub async fn connect(&self) -> io::Result<Stream> {
         let socket = TcpStream::connect((self.address.as_str(), self.port)).await?;
         socket.set_nodelay(true)?;
         match &self.tls {
