@@ -1,0 +1,160 @@
+//! The socket: reads and writes side by side, in one task.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+/// Room made for one read.
+pub(super) const READ_SIZE: usize = 4096;
+/// Room below which more is made.
+const LEAST_ROOM: usize = 1024;
+/// An empty buffer above this goes back to the allocator.
+const KEPT_SIZE: usize = 4 * READ_SIZE;
+/// How long a closed connection waits for the peer to take the last bytes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What one turn with the socket brought.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Every byte is written and flushed.
+    pub(super) drained: bool,
+    /// Bytes read; zero is the end of the stream.
+    pub(super) read: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    stream: S,
+    /// Bytes read and not decoded yet.
+    pub(super) input: BytesMut,
+    is_flushed: bool,
+    backlog: Backlog,
+}
+
+/// Watches that bytes do not wait too long to be written.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// When the bytes watched have to be written.
+    deadline: Option<Instant>,
+    /// How many are watched still. Those that came later wait for the next watch, so that steady
+    /// new output does not hide that old output is stuck.
+    watched: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            is_flushed: true,
+            backlog: Backlog::default(),
+        }
+    }
+
+    /// Starts to watch output that has just come.
+    pub(super) fn watch(&mut self, output: &BytesMut, patience: Duration) {
+        if self.backlog.deadline.is_none() && !output.is_empty() {
+            self.backlog =
+                Backlog { deadline: Some(Instant::now() + patience), watched: output.len() };
+        }
+    }
+
+    /// When the output has to be written.
+    pub(super) fn write_deadline(&self) -> Option<Instant> {
+        self.backlog.deadline
+    }
+
+    /// Writes what there is and reads if asked to, until either makes progress.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn turn(
+        &mut self,
+        output: &mut BytesMut,
+        read: bool,
+    ) -> io::Result<Progress> {
+        poll_fn(|cx| self.poll_turn(cx, output, read)).await
+    }
+
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        output: &mut BytesMut,
+        read: bool,
+    ) -> Poll<io::Result<Progress>> {
+        let mut progress = Progress::default();
+        match self.poll_drain(cx, output) {
+            Poll::Ready(drained) => progress.drained = drained?,
+            Poll::Pending => {}
+        }
+        if read {
+            if self.input.capacity() - self.input.len() < LEAST_ROOM {
+                self.input.reserve(READ_SIZE);
+            }
+            match pin!(self.stream.read_buf(&mut self.input)).poll(cx) {
+                Poll::Ready(count) => progress.read = Some(count?),
+                Poll::Pending => {}
+            }
+        }
+        match progress.drained || progress.read.is_some() {
+            true => Poll::Ready(Ok(progress)),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Writes and flushes everything; false if there was nothing to do.
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        output: &mut BytesMut,
+    ) -> Poll<io::Result<bool>> {
+        while !output.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, output))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            output.advance(count);
+            self.is_flushed = false;
+            self.backlog.watched = self.backlog.watched.saturating_sub(count);
+            if self.backlog.watched == 0 {
+                self.backlog.deadline = None;
+            }
+        }
+        if self.is_flushed {
+            return Poll::Ready(Ok(false));
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.is_flushed = true;
+        self.backlog.deadline = None;
+        Poll::Ready(Ok(true))
+    }
+
+    /// Gives back what a large frame took.
+    pub(super) fn shrink(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > KEPT_SIZE {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Writes the last bytes, says goodbye, and waits a little for the peer to do the same: a
+    /// socket closed with bytes unread resets the connection, and with it what was just written.
+    pub(super) async fn close(mut self, output: &mut BytesMut, patience: Duration) {
+        let goodbye = async {
+            self.stream.write_all_buf(output).await?;
+            self.stream.shutdown().await
+        };
+        if !matches!(timeout(patience, goodbye).await, Ok(Ok(()))) {
+            return;
+        }
+        let mut scrap = [0; 512];
+        let unread = async { while matches!(self.stream.read(&mut scrap).await, Ok(1..)) {} };
+        // Whatever comes, or does not: nothing more can be done for it.
+        drop(timeout(LINGER, unread).await);
+    }
+}
