@@ -336,6 +336,34 @@ impl HubSimulator {
         .await;
     }
 
+    /// Waits until a device has its cloud-to-device link open.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_messages(&self, device: &str) {
+        self.wait_for(|| self.listens(device, Feed::Messages)).await;
+    }
+
+    /// Waits until a device listens to nothing.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_deaf(&self, device: &str) {
+        let feeds = [Feed::Messages, Feed::Methods, Feed::Desired];
+        self.wait_for(|| !feeds.into_iter().any(|feed| self.listens(device, feed)))
+            .await;
+    }
+
+    /// How often a device came with its first link, having had none before.
+    #[must_use]
+    pub fn attaches(&self, device: &str) -> u64 {
+        let mut state = self.hub.state();
+        state
+            .registry
+            .get_mut(device)
+            .map_or(0, |device| device.attaches)
+    }
+
     /// Waits until a device has both its method links open.
     ///
     /// # Cancel safety

@@ -130,7 +130,11 @@ pub struct InterestConfig {
 
 impl Default for InterestConfig {
     fn default() -> Self {
-        Self { messages: true, methods: true, desired: false }
+        Self {
+            messages: true,
+            methods: true,
+            desired: false,
+        }
     }
 }
 
@@ -240,7 +244,12 @@ impl TcpConfig {
         let limits = &self.limits;
         let sizes = [
             ("limits.max_frame", limits.max_frame, 16, 16 << 20),
-            ("limits.max_connections", limits.max_connections, 1, 1_000_000),
+            (
+                "limits.max_connections",
+                limits.max_connections,
+                1,
+                1_000_000,
+            ),
             (
                 "limits.max_connections_per_address",
                 limits.max_connections_per_address,
@@ -259,14 +268,42 @@ impl TcpConfig {
         }
         let day = Duration::from_secs(24 * 3600);
         let times = [
-            ("timeouts.hello", self.timeouts.hello, Duration::from_millis(1)),
-            ("timeouts.idle", self.timeouts.idle, Duration::from_millis(1)),
-            ("timeouts.frame", self.timeouts.frame, Duration::from_millis(1)),
-            ("timeouts.write", self.timeouts.write, Duration::from_millis(1)),
-            ("timeouts.command", self.timeouts.command, Duration::from_millis(1)),
+            (
+                "timeouts.hello",
+                self.timeouts.hello,
+                Duration::from_millis(1),
+            ),
+            (
+                "timeouts.idle",
+                self.timeouts.idle,
+                Duration::from_millis(1),
+            ),
+            (
+                "timeouts.frame",
+                self.timeouts.frame,
+                Duration::from_millis(1),
+            ),
+            (
+                "timeouts.write",
+                self.timeouts.write,
+                Duration::from_millis(1),
+            ),
+            (
+                "timeouts.command",
+                self.timeouts.command,
+                Duration::from_millis(1),
+            ),
             // Whole seconds are what systems take.
-            ("timeouts.keepalive", self.timeouts.keepalive, Duration::from_secs(1)),
-            ("timeouts.tcp_user", self.timeouts.tcp_user, Duration::from_secs(1)),
+            (
+                "timeouts.keepalive",
+                self.timeouts.keepalive,
+                Duration::from_secs(1),
+            ),
+            (
+                "timeouts.tcp_user",
+                self.timeouts.tcp_user,
+                Duration::from_secs(1),
+            ),
         ];
         for (key, value, least) in times {
             if !(least..=day).contains(&value) {
@@ -287,7 +324,10 @@ impl TcpConfig {
                 "false, or set tls.client_ca",
             ));
         }
-        if self.tls.as_ref().is_some_and(|tls| tls.client_certificate_required)
+        if self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_certificate_required)
             && !asks_for_certificates
         {
             return Err(ConfigError::new(
@@ -344,11 +384,22 @@ mod tests {
 
     #[test]
     fn a_wrong_key_or_value_names_itself() {
-        let error = parse(r#"{"limits": {"window_size": 3}}"#).unwrap_err().to_string();
-        assert!(error.contains("window_size") && error.contains("`window`"), "{error}");
+        let error = parse(r#"{"limits": {"window_size": 3}}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("window_size") && error.contains("`window`"),
+            "{error}"
+        );
         for (text, expected) in [
-            (r#"{"limits": {"window": 0}}"#, "`limits.window` is 0; allowed: 1 to 64"),
-            (r#"{"timeouts": {"hello": "0s"}}"#, "`timeouts.hello` is 0ns; allowed: 1ms to 24h"),
+            (
+                r#"{"limits": {"window": 0}}"#,
+                "`limits.window` is 0; allowed: 1 to 64",
+            ),
+            (
+                r#"{"timeouts": {"hello": "0s"}}"#,
+                "`timeouts.hello` is 0ns; allowed: 1ms to 24h",
+            ),
             (
                 r#"{"identity": {"certificate": true}}"#,
                 "`identity.certificate` is true, but no client is asked for a certificate; \
@@ -371,11 +422,15 @@ mod tests {
             (r#"{"kind": "line"}"#, Framing::Line),
             (
                 r#"{"kind": "delimiter", "delimiter": "\r\n"}"#,
-                Framing::Delimiter { delimiter: b"\r\n".to_vec() },
+                Framing::Delimiter {
+                    delimiter: b"\r\n".to_vec(),
+                },
             ),
             (
                 r#"{"kind": "delimiter", "delimiter": [255, 0]}"#,
-                Framing::Delimiter { delimiter: vec![255, 0] },
+                Framing::Delimiter {
+                    delimiter: vec![255, 0],
+                },
             ),
             (
                 r#"{"kind": "length_prefixed", "bytes": 2, "endian": "little"}"#,
@@ -385,7 +440,10 @@ mod tests {
                     includes_header: false,
                 },
             ),
-            (r#"{"kind": "fixed", "size": 32}"#, Framing::Fixed { size: 32 }),
+            (
+                r#"{"kind": "fixed", "size": 32}"#,
+                Framing::Fixed { size: 32 },
+            ),
         ] {
             assert_eq!(serde_json::from_str::<Framing>(text).unwrap(), framing);
         }

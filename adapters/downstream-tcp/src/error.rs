@@ -42,7 +42,11 @@ impl BindError {
         purpose: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::File { path: path.to_owned(), purpose, source: source.into() }
+        Self::File {
+            path: path.to_owned(),
+            purpose,
+            source: source.into(),
+        }
     }
 }
 

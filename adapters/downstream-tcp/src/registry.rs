@@ -32,7 +32,10 @@ pub(crate) struct Stop {
 impl Stop {
     /// Makes one that stops by itself when the gateway shuts down.
     pub(crate) fn new(shutdown: &CancellationToken) -> Self {
-        Self { token: shutdown.child_token(), reason: Arc::default() }
+        Self {
+            token: shutdown.child_token(),
+            reason: Arc::default(),
+        }
     }
 
     fn stop(&self, reason: CloseReason) {
@@ -100,16 +103,27 @@ impl Claim {
         stop: Stop,
     ) -> Self {
         let number = registry.numbers.fetch_add(1, Relaxed);
-        let seat = Seat { number, deliveries, stop };
+        let seat = Seat {
+            number,
+            deliveries,
+            stop,
+        };
         if let Entry::Vacant(vacant) = registry.lock().entry(device.clone()) {
             vacant.insert(seat.clone());
         }
-        Self { registry, device, seat }
+        Self {
+            registry,
+            device,
+            seat,
+        }
     }
 
     /// Speaks for the device from now on; an older connection is told to stop.
     pub(crate) fn take(&self) {
-        let older = self.registry.lock().insert(self.device.clone(), self.seat.clone());
+        let older = self
+            .registry
+            .lock()
+            .insert(self.device.clone(), self.seat.clone());
         if let Some(older) = older.filter(|older| older.number != self.seat.number) {
             older.stop.stop(CloseReason::Replaced);
         }
@@ -119,7 +133,10 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut seats = self.registry.lock();
-        if seats.get(&self.device).is_some_and(|seat| seat.number == self.seat.number) {
+        if seats
+            .get(&self.device)
+            .is_some_and(|seat| seat.number == self.seat.number)
+        {
             seats.remove(&self.device);
         }
     }

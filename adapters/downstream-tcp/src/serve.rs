@@ -79,20 +79,33 @@ impl TcpDownstreamBuilder {
     /// # Errors
     /// A setting or file is wrong, or the address cannot be listened on.
     pub async fn bind(self) -> Result<TcpDownstream, BindError> {
-        let Self { config, factory, authenticator } = self;
+        let Self {
+            config,
+            factory,
+            authenticator,
+        } = self;
         config.validate()?;
         let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
         let authenticator = match authenticator {
             Some(authenticator) => authenticator,
             None => identity::from_config(&config.identity)?,
         };
-        let refused = |source| BindError::Listen { address: config.listen, source };
+        let refused = |source| BindError::Listen {
+            address: config.listen,
+            source,
+        };
         let listener = listen(config.listen).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let factory = factory.unwrap_or_else(|| json_lines(&config));
         let registry = Arc::default();
         Ok(TcpDownstream {
-            shared: Arc::new(Shared { config, factory, authenticator, registry, tls }),
+            shared: Arc::new(Shared {
+                config,
+                factory,
+                authenticator,
+                registry,
+                tls,
+            }),
             listener: Mutex::new(Some(listener)),
             address,
         })
@@ -110,7 +123,11 @@ fn json_lines(config: &TcpConfig) -> Box<dyn ProtocolFactory> {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Transport::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Transport::TCP),
+    )?;
     // A restarted gateway takes its address back while old connections fade away.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
@@ -140,7 +157,11 @@ impl TcpDownstream {
     /// Starts to put a downstream together.
     #[must_use]
     pub fn builder(config: TcpConfig) -> TcpDownstreamBuilder {
-        TcpDownstreamBuilder { config, factory: None, authenticator: None }
+        TcpDownstreamBuilder {
+            config,
+            factory: None,
+            authenticator: None,
+        }
     }
 
     /// Makes a downstream that speaks JSON lines and listens.
@@ -167,7 +188,11 @@ impl TcpDownstream {
 #[async_trait]
 impl Downstream for TcpDownstream {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = self
+            .listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let listener = listener.ok_or_else(|| {
             DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
         })?;
@@ -205,7 +230,14 @@ impl Downstream for TcpDownstream {
         let (reply, outcome) = oneshot::channel();
         let delivered = async {
             let lost = Err(ErrorKind::Disconnected);
-            match connection.send(Delivery { downlink, reply, deadline }).await {
+            match connection
+                .send(Delivery {
+                    downlink,
+                    reply,
+                    deadline,
+                })
+                .await
+            {
                 Ok(()) => outcome.await.unwrap_or(lost),
                 Err(_) => lost,
             }
@@ -292,7 +324,13 @@ impl Server {
             return;
         }
         let stop = Stop::new(&self.shutdown);
-        let served = converse(self.shared.clone(), self.ingress.clone(), peer, stream, stop);
+        let served = converse(
+            self.shared.clone(),
+            self.ingress.clone(),
+            peer,
+            stream,
+            stop,
+        );
         let task = self.connections.spawn(served);
         self.addresses.add(task.id(), address);
     }
@@ -344,7 +382,9 @@ async fn converse(
 ) {
     let deadline = Instant::now() + shared.config.timeouts.hello;
     let Some(acceptor) = shared.tls.clone() else {
-        Connection::new(shared, ingress, peer, stream, stop, deadline).run().await;
+        Connection::new(shared, ingress, peer, stream, stop, deadline)
+            .run()
+            .await;
         return;
     };
     let handshake = tokio::select! {
@@ -355,7 +395,10 @@ async fn converse(
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates();
             let name = certificates.and_then(|chain| tls::name_of(chain.first()?));
-            let peer = Peer { certificate_name: name, ..peer };
+            let peer = Peer {
+                certificate_name: name,
+                ..peer
+            };
             // On the heap: it is larger than its like without TLS.
             Box::pin(Connection::new(shared, ingress, peer, stream, stop, deadline).run()).await;
         }
@@ -373,11 +416,16 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_watched_by_the_system_for_a_dead_peer() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         prepare(&stream, &TimeoutConfig::default()).unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
         #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(60))
+        );
     }
 }

@@ -25,9 +25,9 @@ pub(crate) fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, BindError> {
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for root in certificates(path, "roots of client certificates")? {
-                roots
-                    .add(root)
-                    .map_err(|error| BindError::file(path, "roots of client certificates", error))?;
+                roots.add(root).map_err(|error| {
+                    BindError::file(path, "roots of client certificates", error)
+                })?;
             }
             let builder =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
@@ -35,7 +35,9 @@ pub(crate) fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, BindError> {
                 true => builder,
                 false => builder.allow_unauthenticated(),
             };
-            builder.build().map_err(|error| BindError::Tls(error.into()))?
+            builder
+                .build()
+                .map_err(|error| BindError::Tls(error.into()))?
         }
     };
     let server = ServerConfig::builder_with_provider(provider)
@@ -74,7 +76,10 @@ pub(crate) fn name_of(certificate: &[u8]) -> Option<String> {
         _ => None,
     });
     let common = || {
-        certificate.subject().iter_common_name().find_map(|name| name.as_str().ok())
+        certificate
+            .subject()
+            .iter_common_name()
+            .find_map(|name| name.as_str().ok())
     };
     dns.or(uri).or_else(common).map(str::to_owned)
 }

@@ -39,5 +39,5 @@ pub use upstream::{AmqpStats, AmqpUpstream};
 #[doc(hidden)]
 pub mod internal {
     pub use crate::stream::{Coalesced, Pump, coalesce};
-    pub use crate::transport::Transport as Dialer;
+    pub use crate::transport::{Stream, Transport as Dialer};
 }

@@ -22,6 +22,8 @@ pub(crate) struct Device {
     pub(crate) generation: u64,
     /// Open links over all connections.
     pub(crate) links: u32,
+    /// How often it came with its first link.
+    pub(crate) attaches: u64,
     pub(crate) queue: Option<Box<Queue<QueuedC2d>>>,
     /// When the hub's clock next looks at the queue.
     pub(crate) armed: Option<Instant>,
@@ -39,6 +41,7 @@ impl Device {
             enabled: true,
             generation: u64::from_be_bytes(random_bytes()),
             links: 0,
+            attaches: 0,
             queue: None,
             armed: None,
             twin: None,

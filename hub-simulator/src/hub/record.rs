@@ -37,6 +37,10 @@ pub struct Accepted {
     pub content_type: Option<String>,
     /// The content encoding.
     pub content_encoding: Option<String>,
+    /// The user id, as text.
+    pub user_id: Option<String>,
+    /// Message annotations that the device set, values as text.
+    pub annotations: BTreeMap<String, String>,
     /// The body; empty in compact mode.
     pub body: Bytes,
     /// Application properties, values as text.
@@ -55,6 +59,8 @@ impl Accepted {
             correlation_id: None,
             content_type: None,
             content_encoding: None,
+            user_id: None,
+            annotations: BTreeMap::new(),
             body: Bytes::new(),
             properties: BTreeMap::new(),
             enqueued,

@@ -96,6 +96,7 @@ impl HubState {
         if let Some(device) = self.registry.get_mut(id) {
             device.links += 1;
             self.attached += usize::from(device.links == 1);
+            device.attaches += u64::from(device.links == 1);
         }
     }
 

@@ -33,7 +33,11 @@ impl Commands {
     }
 
     pub(super) fn wait(&mut self, tag: u64, deadline: Instant, reply: oneshot::Sender<Outcome>) {
-        self.waiting.push_back(Waiting { tag, deadline, reply });
+        self.waiting.push_back(Waiting {
+            tag,
+            deadline,
+            reply,
+        });
     }
 
     /// Passes on how a command ended; late and invented answers find nobody.
@@ -50,7 +54,10 @@ impl Commands {
 
     /// Ends a command whose time is up and returns its tag.
     pub(super) fn expire(&mut self, now: Instant) -> Option<u64> {
-        let at = self.waiting.iter().position(|waiting| waiting.deadline <= now)?;
+        let at = self
+            .waiting
+            .iter()
+            .position(|waiting| waiting.deadline <= now)?;
         let waiting = self.waiting.remove(at)?;
         answer(waiting.reply, Err(ErrorKind::TimedOut));
         Some(waiting.tag)

@@ -16,20 +16,28 @@ pub(super) enum Job {
 /// What became of it.
 #[derive(Debug)]
 pub(super) enum Done {
-    Uplink { token: u64, settlement: Settlement },
-    Twin { token: u64, answer: Result<TwinReply, Refusal> },
+    Uplink {
+        token: u64,
+        settlement: Settlement,
+    },
+    Twin {
+        token: u64,
+        answer: Result<TwinReply, Refusal>,
+    },
 }
 
 impl Job {
     /// The outcome of a job that was never begun.
     pub(super) fn undone(self) -> Done {
         match self {
-            Self::Uplink { token, .. } => {
-                Done::Uplink { token, settlement: Settlement::RetryLater(DEFAULT_RETRY_AFTER) }
-            }
-            Self::Twin { token, .. } => {
-                Done::Twin { token, answer: Err(Refusal::new(ErrorKind::Disconnected)) }
-            }
+            Self::Uplink { token, .. } => Done::Uplink {
+                token,
+                settlement: Settlement::RetryLater(DEFAULT_RETRY_AFTER),
+            },
+            Self::Twin { token, .. } => Done::Twin {
+                token,
+                answer: Err(Refusal::new(ErrorKind::Disconnected)),
+            },
         }
     }
 }
@@ -42,12 +50,16 @@ pub(super) async fn perform(
     job: Job,
 ) -> Done {
     match (job, slot) {
-        (Job::Uplink { token, uplink }, Some(slot)) => {
-            Done::Uplink { token, settlement: slot.deliver(uplink).await }
-        }
+        (Job::Uplink { token, uplink }, Some(slot)) => Done::Uplink {
+            token,
+            settlement: slot.deliver(uplink).await,
+        },
         (Job::Twin { token, request }, _) => {
             let answer = ingress.twin(&device, request).await;
-            Done::Twin { token, answer: answer.map_err(|error| Refusal::from(&error)) }
+            Done::Twin {
+                token,
+                answer: answer.map_err(|error| Refusal::from(&error)),
+            }
         }
         (job @ Job::Uplink { .. }, None) => job.undone(),
     }

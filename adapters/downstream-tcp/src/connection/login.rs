@@ -34,7 +34,11 @@ pub(super) fn judge(
     deadline: tokio::time::Instant,
 ) -> Judgement {
     async move {
-        let Login { device, proof, interest } = login;
+        let Login {
+            device,
+            proof,
+            interest,
+        } = login;
         let announcement = Announcement::new(device).with_interest(interest);
         let secret = match proof {
             Proof::Token(token) if shared.config.identity.token => {
@@ -42,12 +46,20 @@ pub(super) fn judge(
                 let claim = claim();
                 let presence = ingress.online(announcement.clone()).await;
                 let presence = Some(presence.map_err(|error| Refusal::from(&error))?);
-                return Ok(Admission { claim, announcement, presence });
+                return Ok(Admission {
+                    claim,
+                    announcement,
+                    presence,
+                });
             }
             Proof::Certificate
                 if shared.config.identity.certificate && peer.certificate_name.is_some() =>
             {
-                return Ok(Admission { claim: claim(), announcement, presence: None });
+                return Ok(Admission {
+                    claim: claim(),
+                    announcement,
+                    presence: None,
+                });
             }
             Proof::Token(_) | Proof::Certificate => {
                 return Err(Refusal::new(ErrorKind::Unauthorized));
@@ -56,12 +68,18 @@ pub(super) fn judge(
             Proof::None => None,
         };
         let verdict =
-            shared.authenticator.authenticate(&announcement.device, secret.as_ref(), &peer);
+            shared
+                .authenticator
+                .authenticate(&announcement.device, secret.as_ref(), &peer);
         match timeout_at(deadline, verdict).await {
             Ok(verdict) => verdict?,
             Err(_) => return Err(Refusal::new(ErrorKind::TimedOut)),
         }
-        Ok(Admission { claim: claim(), announcement, presence: None })
+        Ok(Admission {
+            claim: claim(),
+            announcement,
+            presence: None,
+        })
     }
     .boxed()
 }

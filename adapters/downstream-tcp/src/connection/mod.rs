@@ -15,8 +15,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gateway_core::{
-    Delivered, DeviceId, ErrorKind, Ingress, Presence, Settlement, Slot,
-    UpstreamError,
+    Delivered, DeviceId, ErrorKind, Ingress, Presence, Settlement, Slot, UpstreamError,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
@@ -167,7 +166,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let stop = self.stop.clone();
         let mut stopped = pin!(stop.stopped());
         self.protocol.on_connect(&self.peer, &mut self.actions);
-        self.heartbeat = self.protocol.heartbeat().map(|every| (every, Instant::now() + every));
+        self.heartbeat = self
+            .protocol
+            .heartbeat()
+            .map(|every| (every, Instant::now() + every));
         self.obey();
 
         let end = loop {
@@ -187,7 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Intake::Held => false,
             };
             self.note_reading(reads);
-            self.wire.watch(&self.actions.output, self.shared.config.timeouts.write);
+            self.wire
+                .watch(&self.actions.output, self.shared.config.timeouts.write);
             self.set(alarm.as_mut());
             let takes_commands = self.takes_commands();
             tokio::select! {
@@ -211,11 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Ends: nothing new is taken, what is in flight settles and is told, the last bytes go out.
-    async fn leave(
-        mut self,
-        mut jobs: FuturesUnordered<impl Future<Output = Done>>,
-        end: End,
-    ) {
+    async fn leave(mut self, mut jobs: FuturesUnordered<impl Future<Output = Done>>, end: End) {
         if let Standing::Known { device, .. } = &self.standing {
             tracing::info!(device.id = %device, reason = end.as_str(), "Device disconnected");
         } else {
@@ -368,7 +367,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn refuse(&mut self, token: u64, kind: ErrorKind) {
-        self.done(Done::Uplink { token, settlement: Settlement::Rejected(kind) });
+        self.done(Done::Uplink {
+            token,
+            settlement: Settlement::Rejected(kind),
+        });
     }
 
     fn identify(&mut self, login: Login) {
@@ -400,7 +402,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn judged(&mut self, verdict: Result<Admission, Refusal>) {
         match verdict {
-            Ok(Admission { claim, announcement, presence }) => {
+            Ok(Admission {
+                claim,
+                announcement,
+                presence,
+            }) => {
                 let device = announcement.device.clone();
                 tracing::info!(device.id = %device, peer = %self.peer.address, "Device connected");
                 claim.take();
@@ -409,13 +415,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 self.presence = presence;
                 self.heard = Instant::now();
-                self.standing = Standing::Known { device: device.clone(), _claim: claim };
+                self.standing = Standing::Known {
+                    device: device.clone(),
+                    _claim: claim,
+                };
                 self.protocol.on_login(Ok(&device), &mut self.actions);
             }
             Err(refusal) => {
                 tracing::info!(peer = %self.peer.address, error = %refusal, "Login refused");
                 self.protocol.on_login(Err(&refusal), &mut self.actions);
-                self.end.get_or_insert(End::Told(CloseReason::Refused(refusal)));
+                self.end
+                    .get_or_insert(End::Told(CloseReason::Refused(refusal)));
             }
         }
         self.obey();
@@ -455,7 +465,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn command(&mut self, delivery: Delivery) {
-        let Delivery { downlink, reply, deadline } = delivery;
+        let Delivery {
+            downlink,
+            reply,
+            deadline,
+        } = delivery;
         let time_left = deadline.saturating_duration_since(Instant::now());
         if reply.is_closed() || time_left.is_zero() {
             return answer(reply, Err(ErrorKind::TimedOut));

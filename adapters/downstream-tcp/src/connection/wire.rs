@@ -60,8 +60,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Starts to watch output that has just come.
     pub(super) fn watch(&mut self, output: &BytesMut, patience: Duration) {
         if self.backlog.deadline.is_none() && !output.is_empty() {
-            self.backlog =
-                Backlog { deadline: Some(Instant::now() + patience), watched: output.len() };
+            self.backlog = Backlog {
+                deadline: Some(Instant::now() + patience),
+                watched: output.len(),
+            };
         }
     }
 
@@ -74,11 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn turn(
-        &mut self,
-        output: &mut BytesMut,
-        read: bool,
-    ) -> io::Result<Progress> {
+    pub(super) async fn turn(&mut self, output: &mut BytesMut, read: bool) -> io::Result<Progress> {
         poll_fn(|cx| self.poll_turn(cx, output, read)).await
     }
 

@@ -74,7 +74,9 @@ impl Framing {
             Err(ConfigError::new(key, format!("is {found}"), allowed))
         };
         match self {
-            Self::Delimiter { delimiter } if !(1..=LONGEST_DELIMITER).contains(&delimiter.len()) => {
+            Self::Delimiter { delimiter }
+                if !(1..=LONGEST_DELIMITER).contains(&delimiter.len()) =>
+            {
                 error("framing.delimiter (bytes)", delimiter.len(), "1 to 16")
             }
             Self::LengthPrefixed { bytes, .. } if ![1, 2, 4].contains(bytes) => {
@@ -100,13 +102,19 @@ impl FrameError {
     /// Makes an error after which the next frame cannot be found: the connection ends.
     #[must_use]
     pub const fn fatal(reason: &'static str) -> Self {
-        Self { reason, fatal: true }
+        Self {
+            reason,
+            fatal: true,
+        }
     }
 
     /// Makes an error about a frame that was skipped: the connection goes on.
     #[must_use]
     pub const fn skipped(reason: &'static str) -> Self {
-        Self { reason, fatal: false }
+        Self {
+            reason,
+            fatal: false,
+        }
     }
 
     /// What was wrong, in lower-case words joined by underscores.
@@ -142,7 +150,11 @@ impl FrameCodec {
     #[must_use]
     pub fn new(framing: Framing, max_frame: usize) -> Self {
         let lengths = match framing {
-            Framing::LengthPrefixed { bytes, endian, includes_header } => {
+            Framing::LengthPrefixed {
+                bytes,
+                endian,
+                includes_header,
+            } => {
                 let header = usize::from(bytes);
                 let counted = if includes_header { header } else { 0 };
                 let mut builder = LengthDelimitedCodec::builder();
@@ -157,7 +169,13 @@ impl FrameCodec {
             }
             _ => None,
         };
-        Self { framing, max_frame, lengths, searched: 0, skipping: false }
+        Self {
+            framing,
+            max_frame,
+            lengths,
+            searched: 0,
+            skipping: false,
+        }
     }
 
     /// Takes the next frame off the front of the input; none if it is not whole yet.
@@ -255,11 +273,17 @@ impl FrameCodec {
                 output.extend_from_slice(delimiter);
                 true
             }
-            Framing::LengthPrefixed { endian, includes_header, .. } => {
+            Framing::LengthPrefixed {
+                endian,
+                includes_header,
+                ..
+            } => {
                 let length = content + if *includes_header { header } else { 0 };
                 let place = &mut output[start..start + header];
                 match endian {
-                    Endian::Big => place.copy_from_slice(&length.to_be_bytes()[size_of::<usize>() - header..]),
+                    Endian::Big => {
+                        place.copy_from_slice(&length.to_be_bytes()[size_of::<usize>() - header..])
+                    }
                     Endian::Little => place.copy_from_slice(&length.to_le_bytes()[..header]),
                 }
                 (length as u64) < 1 << (8 * header)

@@ -24,7 +24,10 @@ impl Peer {
     /// Makes a peer without a certificate.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, certificate_name: None }
+        Self {
+            address,
+            certificate_name: None,
+        }
     }
 
     /// Sets the name in its client certificate.
@@ -90,7 +93,11 @@ impl Login {
     /// Makes a login of a device that wants messages and methods.
     #[must_use]
     pub fn new(device: DeviceId, proof: Proof) -> Self {
-        Self { device, proof, interest: Interest::COMMANDS }
+        Self {
+            device,
+            proof,
+            interest: Interest::COMMANDS,
+        }
     }
 
     /// Sets what the device wants to hear.
@@ -116,12 +123,18 @@ impl Refusal {
     /// Makes a refusal.
     #[must_use]
     pub const fn new(reason: ErrorKind) -> Self {
-        Self { reason, retry_after: None }
+        Self {
+            reason,
+            retry_after: None,
+        }
     }
 }
 
 impl From<&UpstreamError> for Refusal {
     fn from(error: &UpstreamError) -> Self {
-        Self { reason: error.kind(), retry_after: error.retry_after() }
+        Self {
+            reason: error.kind(),
+            retry_after: error.retry_after(),
+        }
     }
 }

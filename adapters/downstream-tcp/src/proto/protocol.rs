@@ -112,7 +112,11 @@ impl<'a> Command<'a> {
     /// Makes a command.
     #[must_use]
     pub const fn new(tag: u64, downlink: &'a Downlink, time_left: Duration) -> Self {
-        Self { tag, downlink, time_left }
+        Self {
+            tag,
+            downlink,
+            time_left,
+        }
     }
 }
 

@@ -22,7 +22,10 @@ fn source(address: SocketAddr) -> IpAddr {
 
 impl Addresses {
     pub(super) fn count(&self, address: SocketAddr) -> usize {
-        self.counts.get(&source(address)).copied().unwrap_or_default()
+        self.counts
+            .get(&source(address))
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, connection: Id, address: SocketAddr) {

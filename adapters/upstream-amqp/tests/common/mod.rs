@@ -13,7 +13,10 @@ use hub_simulator::HubSimulator;
 pub const HOST: &str = "localhost";
 
 pub async fn hub() -> HubSimulator {
-    HubSimulator::builder().start().await.expect("the simulator starts")
+    HubSimulator::builder()
+        .start()
+        .await
+        .expect("the simulator starts")
 }
 
 /// Reaches a hub quickly again after a cut, whatever the default says for real networks.

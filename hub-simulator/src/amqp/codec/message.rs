@@ -50,7 +50,10 @@ impl<'a> Sections<'a> {
             return Ok(MessageProperties::default());
         };
         let message_id = fields.raw()?;
-        fields.skip(1)?;
+        let user_id = match fields.next()? {
+            Value::Binary(bytes) => Some(bytes),
+            _ => None,
+        };
         let to = fields.text()?;
         fields.skip(2)?;
         let correlation_id = fields.raw()?;
@@ -61,6 +64,7 @@ impl<'a> Sections<'a> {
         };
         Ok(MessageProperties {
             message_id,
+            user_id,
             to,
             correlation_id,
             content_type,
@@ -80,18 +84,17 @@ impl<'a> Sections<'a> {
     /// Calls `each` with every application property that reads as a text.
     pub(crate) fn each_application_property(
         &self,
-        mut each: impl FnMut(&str, String),
+        each: impl FnMut(&str, String),
     ) -> Result<(), DecodeError> {
-        let Some(mut pairs) = self.application else {
-            return Ok(());
-        };
-        while !pairs.is_empty() {
-            let (key, value) = (pairs.next()?, pairs.next()?);
-            if let (Some(key), Some(value)) = (key.text(), display(value)) {
-                each(key, value);
-            }
-        }
-        Ok(())
+        each_text(self.application, each)
+    }
+
+    /// Calls `each` with every message annotation that reads as a text.
+    pub(crate) fn each_annotation(
+        &self,
+        each: impl FnMut(&str, String),
+    ) -> Result<(), DecodeError> {
+        each_text(self.annotations, each)
     }
 
     /// The body's Data sections in turn, or the binary or text of an `amqp-value`.
@@ -114,6 +117,22 @@ fn section(bytes: &[u8]) -> Result<(read::Described<'_>, &[u8]), DecodeError> {
         (Value::Described(described), _, rest) => Ok((described, rest)),
         _ => Err(DecodeError("a message section must be described")),
     }
+}
+
+fn each_text(
+    pairs: Option<Fields<'_>>,
+    mut each: impl FnMut(&str, String),
+) -> Result<(), DecodeError> {
+    let Some(mut pairs) = pairs else {
+        return Ok(());
+    };
+    while !pairs.is_empty() {
+        let (key, value) = (pairs.next()?, pairs.next()?);
+        if let (Some(key), Some(value)) = (key.text(), display(value)) {
+            each(key, value);
+        }
+    }
+    Ok(())
 }
 
 fn find<'a>(mut pairs: Fields<'a>, name: &str) -> Option<Value<'a>> {
@@ -159,6 +178,7 @@ impl<'a> Iterator for Data<'a> {
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct MessageProperties<'a> {
     pub(crate) message_id: Option<&'a [u8]>,
+    pub(crate) user_id: Option<&'a [u8]>,
     pub(crate) to: Option<&'a str>,
     pub(crate) correlation_id: Option<&'a [u8]>,
     pub(crate) content_type: Option<&'a str>,

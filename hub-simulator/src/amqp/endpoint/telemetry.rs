@@ -81,9 +81,15 @@ fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeErr
         accepted.correlation_id = display_id(properties.correlation_id);
         accepted.content_type = properties.content_type.map(str::to_owned);
         accepted.content_encoding = properties.content_encoding.map(str::to_owned);
+        accepted.user_id = properties
+            .user_id
+            .map(|user| String::from_utf8_lossy(user).into_owned());
         accepted.body = sections.body()?;
         sections.each_application_property(|name, value| {
             accepted.properties.insert(name.to_owned(), value);
+        })?;
+        sections.each_annotation(|name, value| {
+            accepted.annotations.insert(name.to_owned(), value);
         })?;
     }
     core.batch.kept.push(accepted);

@@ -98,8 +98,17 @@ pub(super) struct Interests {
 
 impl Default for Interests {
     fn default() -> Self {
-        let Interest { messages, methods, desired, .. } = Interest::COMMANDS;
-        Self { messages, methods, desired }
+        let Interest {
+            messages,
+            methods,
+            desired,
+            ..
+        } = Interest::COMMANDS;
+        Self {
+            messages,
+            methods,
+            desired,
+        }
     }
 }
 

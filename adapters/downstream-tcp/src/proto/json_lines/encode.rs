@@ -160,9 +160,21 @@ pub(super) fn with_method<R>(
     let (name, timeout_ms) = (call.name.as_str(), millis(time_left));
     if call.payload.is_empty() {
         let (payload, payload_base64) = (None, None);
-        return write(&Frame::Method { id, name, payload, payload_base64, timeout_ms });
+        return write(&Frame::Method {
+            id,
+            name,
+            payload,
+            payload_base64,
+            timeout_ms,
+        });
     }
     with_bytes(&call.payload, |payload, payload_base64| {
-        write(&Frame::Method { id, name, payload, payload_base64, timeout_ms })
+        write(&Frame::Method {
+            id,
+            name,
+            payload,
+            payload_base64,
+            timeout_ms,
+        })
     })
 }

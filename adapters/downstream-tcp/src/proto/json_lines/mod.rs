@@ -114,7 +114,8 @@ impl JsonLines {
     }
 
     fn write(&self, frame: &Frame<'_>, actions: &mut Actions) -> Result<(), FrameError> {
-        self.codec.encode(actions.output(), |output| frame.append_to(output))
+        self.codec
+            .encode(actions.output(), |output| frame.append_to(output))
     }
 
     /// Writes what nobody waits for: a frame that does not fit is lost.
@@ -126,14 +127,22 @@ impl JsonLines {
 
     /// Tells the device what was wrong; one that is not let in yet gets no second try.
     fn complain(&self, (reason, detail): &Fault, actions: &mut Actions) {
-        self.tell(&Frame::Error { reason, detail: Some(detail) }, actions);
+        self.tell(
+            &Frame::Error {
+                reason,
+                detail: Some(detail),
+            },
+            actions,
+        );
         if self.device.is_none() {
             actions.close();
         }
     }
 
     fn hello(&mut self, message: Message<'_>, actions: &mut Actions) -> Result<(), Fault> {
-        let id = message.id.ok_or_else(|| fault("bad_id", "`id` is missing"))?;
+        let id = message
+            .id
+            .ok_or_else(|| fault("bad_id", "`id` is missing"))?;
         let device = DeviceId::new(id.0).map_err(|error| fault("bad_id", error))?;
         if let Some(known) = &self.device {
             if *known != device {
@@ -143,9 +152,9 @@ impl JsonLines {
             return Ok(());
         }
         let proof = match (message.token, message.secret) {
-            (Some(token), _) => Proof::Token(
-                SasToken::parse(&token.0).map_err(|error| fault("bad_token", error))?,
-            ),
+            (Some(token), _) => {
+                Proof::Token(SasToken::parse(&token.0).map_err(|error| fault("bad_token", error))?)
+            }
             (None, Some(secret)) => Proof::Secret(Secret::from(secret.0)),
             (None, None) => Proof::None,
         };
@@ -161,7 +170,10 @@ impl JsonLines {
     }
 
     fn take_waiting(&mut self, token: u64) -> Option<Waiting> {
-        let at = self.waiting.iter().position(|(waiting, _)| *waiting == token)?;
+        let at = self
+            .waiting
+            .iter()
+            .position(|(waiting, _)| *waiting == token)?;
         Some(self.waiting.remove(at)?.1)
     }
 
@@ -176,7 +188,10 @@ impl JsonLines {
         let id_given = message.id.clone();
         match self.uplink(device, message, frame) {
             Ok(uplink) => {
-                let waiting = Waiting::Uplink { id: uplink.id.clone(), seq };
+                let waiting = Waiting::Uplink {
+                    id: uplink.id.clone(),
+                    seq,
+                };
                 let token = self.wait_for(waiting);
                 actions.uplink(token, uplink);
             }
@@ -205,15 +220,25 @@ impl JsonLines {
                 .map_err(|error| fault("bad_id", error))?,
         };
         let (body, media_type) = match (message.body, message.body_base64) {
-            (Some(body), None) => (frame.slice_ref(body.get().as_bytes()), Some("application/json")),
+            (Some(body), None) => (
+                frame.slice_ref(body.get().as_bytes()),
+                Some("application/json"),
+            ),
             (None, Some(text)) => {
-                let body = BASE64.decode(&*text.0).map_err(|error| fault("bad_body", error))?;
+                let body = BASE64
+                    .decode(&*text.0)
+                    .map_err(|error| fault("bad_body", error))?;
                 (Bytes::from(body), None)
             }
             _ => return Err(fault("bad_body", "give one of `body` and `body_base64`")),
         };
         let mut uplink = Uplink::new(device, id, body);
-        if let Some(media_type) = message.content_type.as_ref().map(|text| &*text.0).or(media_type) {
+        if let Some(media_type) = message
+            .content_type
+            .as_ref()
+            .map(|text| &*text.0)
+            .or(media_type)
+        {
             // JSON text is UTF-8 here, whatever the device says about its type.
             uplink = uplink.with_content(media_type, message.body.map(|_| "utf-8"));
         }
@@ -224,15 +249,29 @@ impl JsonLines {
         Ok(uplink)
     }
 
-    fn answer(&mut self, message: &Message<'_>, frame: &Bytes, actions: &mut Actions) -> Result<(), Fault> {
-        let tag = message.tag.as_ref().or(message.id.as_ref()).and_then(|tag| tag.0.parse().ok());
+    fn answer(
+        &mut self,
+        message: &Message<'_>,
+        frame: &Bytes,
+        actions: &mut Actions,
+    ) -> Result<(), Fault> {
+        let tag = message
+            .tag
+            .as_ref()
+            .or(message.id.as_ref())
+            .and_then(|tag| tag.0.parse().ok());
         let tag = tag.ok_or_else(|| fault("bad_tag", "the answer does not say to what"))?;
-        let result = match (&*message.kind.0, message.outcome.as_ref().map(|text| &*text.0)) {
+        let result = match (
+            &*message.kind.0,
+            message.outcome.as_ref().map(|text| &*text.0),
+        ) {
             ("method_response", _) => {
                 let payload = message.payload.map_or(Bytes::new(), |payload| {
                     frame.slice_ref(payload.get().as_bytes())
                 });
-                let status = message.status.ok_or_else(|| fault("bad_status", "`status` is missing"))?;
+                let status = message
+                    .status
+                    .ok_or_else(|| fault("bad_status", "`status` is missing"))?;
                 Ok(Delivered::Answered(MethodReply::new(status, payload)))
             }
             (_, Some("complete")) => Ok(Delivered::Acknowledged),
@@ -281,13 +320,16 @@ impl Protocol for JsonLines {
     }
 
     fn on_connect(&mut self, peer: &Peer, actions: &mut Actions) {
-        let Some(name) = peer.certificate_name.as_deref().filter(|_| self.accepts_certificate) else {
+        let Some(name) = peer
+            .certificate_name
+            .as_deref()
+            .filter(|_| self.accepts_certificate)
+        else {
             return;
         };
         match DeviceId::new(name) {
-            Ok(device) => actions.identify(
-                Login::new(device, Proof::Certificate).with_interest(self.interest),
-            ),
+            Ok(device) => actions
+                .identify(Login::new(device, Proof::Certificate).with_interest(self.interest)),
             Err(error) => self.complain(&fault("bad_certificate_name", error), actions),
         }
     }
@@ -306,7 +348,12 @@ impl Protocol for JsonLines {
         // A refusal is told by `on_close`.
         if let Ok(device) = verdict {
             self.device = Some(device.clone());
-            self.tell(&Frame::Welcome { id: device.as_str() }, actions);
+            self.tell(
+                &Frame::Welcome {
+                    id: device.as_str(),
+                },
+                actions,
+            );
         }
     }
 
@@ -316,15 +363,33 @@ impl Protocol for JsonLines {
         };
         let (reason, retry_after_ms) = match settlement {
             Settlement::Accepted => {
-                return self.tell(&Frame::Ack { id: id.as_str(), seq }, actions);
+                return self.tell(
+                    &Frame::Ack {
+                        id: id.as_str(),
+                        seq,
+                    },
+                    actions,
+                );
             }
             Settlement::Rejected(kind) => (kind.as_str(), None),
             Settlement::RetryLater(after) => ("retry_later", Some(encode::millis(after))),
             // A verdict this version does not know is not an acceptance.
-            _ => ("retry_later", Some(encode::millis(gateway_core::DEFAULT_RETRY_AFTER))),
+            _ => (
+                "retry_later",
+                Some(encode::millis(gateway_core::DEFAULT_RETRY_AFTER)),
+            ),
         };
         let id = Some(id.as_str());
-        self.tell(&Frame::Nack { id, seq, reason, detail: None, retry_after_ms }, actions);
+        self.tell(
+            &Frame::Nack {
+                id,
+                seq,
+                reason,
+                detail: None,
+                retry_after_ms,
+            },
+            actions,
+        );
     }
 
     fn on_twin(&mut self, token: u64, answer: Result<TwinReply, Refusal>, actions: &mut Actions) {
@@ -340,8 +405,17 @@ impl Protocol for JsonLines {
                 let body = text.as_deref().and_then(encode::json);
                 self.tell(&Frame::Twin { id, body }, actions);
             }
-            Ok(reply) => self.tell(&Frame::TwinPatched { id, version: reply.version }, actions),
-            Err(Refusal { reason, retry_after }) => self.tell(
+            Ok(reply) => self.tell(
+                &Frame::TwinPatched {
+                    id,
+                    version: reply.version,
+                },
+                actions,
+            ),
+            Err(Refusal {
+                reason,
+                retry_after,
+            }) => self.tell(
                 &Frame::Nack {
                     id,
                     seq: None,
@@ -359,24 +433,37 @@ impl Protocol for JsonLines {
         command: Command<'_>,
         actions: &mut Actions,
     ) -> Result<Confirmation, ErrorKind> {
-        let Command { tag, downlink, time_left } = command;
+        let Command {
+            tag,
+            downlink,
+            time_left,
+        } = command;
         let (written, confirmation) = match downlink {
-            Downlink::Message(message) => {
-                (encode::with_message(tag, message, |f| self.write(f, actions)), Confirmation::Awaited)
-            }
+            Downlink::Message(message) => (
+                encode::with_message(tag, message, |f| self.write(f, actions)),
+                Confirmation::Awaited,
+            ),
             Downlink::Method(call) => (
                 encode::with_method(tag, call, time_left, |f| self.write(f, actions)),
                 Confirmation::Awaited,
             ),
             Downlink::Desired(patch) => {
                 let text = encode::one_line(&patch.body);
-                let body = text.as_deref().and_then(encode::json).ok_or(ErrorKind::Unsupported)?;
-                let frame = Frame::Desired { version: patch.version, patch: body };
+                let body = text
+                    .as_deref()
+                    .and_then(encode::json)
+                    .ok_or(ErrorKind::Unsupported)?;
+                let frame = Frame::Desired {
+                    version: patch.version,
+                    patch: body,
+                };
                 (self.write(&frame, actions), Confirmation::Never)
             }
             _ => return Err(ErrorKind::Unsupported),
         };
-        written.map(|()| confirmation).map_err(|_| ErrorKind::TooLarge)
+        written
+            .map(|()| confirmation)
+            .map_err(|_| ErrorKind::TooLarge)
     }
 
     fn on_close(&mut self, reason: CloseReason, actions: &mut Actions) {
@@ -384,7 +471,10 @@ impl Protocol for JsonLines {
         let frame = match reason {
             // The device has been told already.
             Protocol | BadFrame => return,
-            FrameTimeout | HelloTimeout => Frame::Error { reason: reason.as_str(), detail: None },
+            FrameTimeout | HelloTimeout => Frame::Error {
+                reason: reason.as_str(),
+                detail: None,
+            },
             Refused(refusal) => Frame::Bye {
                 reason: reason.as_str(),
                 retry_after_ms: refusal.retry_after.map(encode::millis),
@@ -393,7 +483,10 @@ impl Protocol for JsonLines {
                 reason: reason.as_str(),
                 retry_after_ms: Some(encode::millis(gateway_core::DEFAULT_RETRY_AFTER)),
             },
-            _ => Frame::Bye { reason: reason.as_str(), retry_after_ms: None },
+            _ => Frame::Bye {
+                reason: reason.as_str(),
+                retry_after_ms: None,
+            },
         };
         self.tell(&frame, actions);
     }
