@@ -1,0 +1,108 @@
+//! How a device comes up: a place, a token, a telemetry link, and then what it wants to hear.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use gateway_core::credential::{SasToken, sas_resource};
+use gateway_core::{Credential, Interest};
+use tokio::time::Instant;
+
+use crate::commands::{Commands, address, client_properties};
+use crate::connection::Connection;
+use crate::device::{Attached, Device, Link};
+use crate::env::{Env, Event};
+use crate::error::AmqpError;
+use crate::lane::LinkSpec;
+use crate::pool::{Kind, Pool};
+use crate::token;
+
+/// What the hub says when a connection has its fill of tokens.
+const TOO_MANY_TOKENS: &str = "maximum number of tokens";
+/// Connections found full by the hub, though not by us, before a device is turned away.
+const FULL_TRIES: usize = 4;
+
+/// Brings up a device whose link the caller holds.
+///
+/// Cancel safe: what was opened is closed as it is dropped.
+pub(crate) async fn bring_up(
+    env: &Arc<Env>,
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    link: &mut Link,
+) -> Result<(), AmqpError> {
+    // The old links end before new ones begin.
+    *link = Link::Down;
+    let identity = device.wish().identity;
+    let kind = Kind::of(&identity.credential);
+    let mut tries = 0;
+    let (place, connection) = loop {
+        let place = pool.place(&kind);
+        let connection = place.connection().await?;
+        match authorize(env, &connection, device, &identity.credential).await {
+            Ok(()) => break (place, connection),
+            Err(AmqpError::Token { description, .. })
+                if description.contains(TOO_MANY_TOKENS) && tries < FULL_TRIES =>
+            {
+                place.mark_full();
+                tries += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let lane = connection.lane().await?;
+    let spec = LinkSpec {
+        name: env.name(device.id.as_str(), "telemetry"),
+        address: address(env, device, "messages/events"),
+        settled: false,
+        properties: client_properties(),
+    };
+    let sender = lane.open_sender(spec).await?;
+    let interest = identity.interest;
+    let commands =
+        (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
+    device.set_lane(lane.serial);
+    *link = Link::Up(Box::new(Attached {
+        sender,
+        commands,
+        lane,
+        place,
+    }));
+    Ok(())
+}
+
+/// Puts the device's token on the connection and sees to its renewal or end.
+pub(crate) async fn authorize(
+    env: &Arc<Env>,
+    connection: &Connection,
+    device: &Arc<Device>,
+    credential: &Credential,
+) -> Result<(), AmqpError> {
+    let audience = sas_resource(&env.config.host, &device.id);
+    match credential {
+        Credential::Policy(policy) => connection.put_policy(policy).await,
+        Credential::DeviceKey(key) => {
+            let ttl = env.config.wire.token_ttl;
+            let token = SasToken::sign(&audience, key, SystemTime::now() + ttl);
+            connection.put_token(audience, token).await?;
+            schedule(env, device, Instant::now() + token::renewal(ttl)).await;
+            Ok(())
+        }
+        Credential::SasToken(token) => {
+            let left = token.expires().duration_since(SystemTime::now());
+            let left = left.map_err(|_| AmqpError::TokenExpired)?;
+            connection.put_token(audience, token.clone()).await?;
+            schedule(env, device, Instant::now() + left).await;
+            Ok(())
+        }
+        other => Err(AmqpError::Unexpected(format!(
+            "credential {other:?} is not known"
+        ))),
+    }
+}
+
+/// Sees to the device's token at a later time, and then only.
+pub(crate) async fn schedule(env: &Env, device: &Arc<Device>, at: Instant) {
+    if device.set_token_due(at) {
+        env.tell(Event::TokenDue(Arc::downgrade(device), at)).await;
+    }
+}

@@ -1,0 +1,421 @@
+//! What the hub sends to one device: messages, methods, twin.
+//!
+//! A task for each device that listens, none for the others. It owns the links, since only the
+//! owner of a receiver can reject, and closes them in order: a receiver dropped with transfers on
+//! their way ends the whole lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fe2o3_amqp::link::delivery::DeliveryInfo;
+use fe2o3_amqp::{Receiver, Sendable, Sender};
+use fe2o3_amqp_types::definitions::Fields;
+use fe2o3_amqp_types::messaging::{Body, Data, Message, MessageId};
+use fe2o3_amqp_types::primitives::{Symbol, Value};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::stream::FuturesUnordered;
+use gateway_core::credential::sas_resource;
+use gateway_core::{
+    Backoff, DesiredPatch, Disposition, ErrorKind, Interest, MethodReply, TwinReply, TwinRequest,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::convert;
+use crate::device::Device;
+use crate::env::{Env, Event};
+use crate::error::AmqpError;
+use crate::lane::{Lane, LinkSpec};
+use crate::twin::{Notice, Twin};
+
+/// Changes of interest and twin requests that wait for the task.
+const QUEUE: usize = 16;
+/// How long an orderly close of a link may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Version of the hub's interface that twins and methods follow.
+const API_VERSION: &str = "2021-04-12";
+
+pub(crate) type TwinAnswer = oneshot::Sender<Result<TwinReply, AmqpError>>;
+
+#[derive(Debug)]
+enum Control {
+    Interest(Interest),
+    Twin(TwinRequest, TwinAnswer),
+}
+
+/// Reaches the task. Dropped, it ends the task in order.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    control: mpsc::Sender<Control>,
+    interest: Interest,
+}
+
+impl Commands {
+    pub(crate) fn start(
+        env: &Arc<Env>,
+        device: &Arc<Device>,
+        lane: &Arc<Lane>,
+        interest: Interest,
+    ) -> Self {
+        let (control, queue) = mpsc::channel(QUEUE);
+        let task = Task {
+            env: env.clone(),
+            device: device.clone(),
+            lane: lane.clone(),
+            interest,
+            messages: None,
+            methods: None,
+            twin: None,
+            verdicts: FuturesUnordered::new(),
+            replies: FuturesUnordered::new(),
+            failures: 0,
+            open_at: Some(Instant::now()),
+        };
+        env.tasks.spawn(task.run(queue));
+        Self { control, interest }
+    }
+
+    pub(crate) async fn set_interest(&mut self, interest: Interest) -> Result<(), AmqpError> {
+        if interest != self.interest {
+            let sent = self.control.send(Control::Interest(interest)).await;
+            sent.map_err(|_| AmqpError::Down)?;
+            self.interest = interest;
+        }
+        Ok(())
+    }
+
+    /// Hands over a request; the answer comes through the channel.
+    pub(crate) async fn ask_twin(
+        &self,
+        request: TwinRequest,
+        answer: TwinAnswer,
+    ) -> Result<(), AmqpError> {
+        self.control
+            .send(Control::Twin(request, answer))
+            .await
+            .map_err(|_| AmqpError::Down)
+    }
+}
+
+struct Task {
+    env: Arc<Env>,
+    device: Arc<Device>,
+    lane: Arc<Lane>,
+    interest: Interest,
+    messages: Option<Receiver>,
+    methods: Option<(Receiver, Sender)>,
+    twin: Option<Twin>,
+    verdicts: FuturesUnordered<BoxFuture<'static, (DeliveryInfo, Disposition)>>,
+    replies: FuturesUnordered<BoxFuture<'static, (MessageId, MethodReply)>>,
+    failures: u32,
+    /// When links that are wanted and missing are to be opened.
+    open_at: Option<Instant>,
+}
+
+/// What the task met.
+enum Met {
+    Control(Option<Control>),
+    Due,
+    Message(Result<(DeliveryInfo, Message<Body<Value>>), AmqpError>),
+    Verdict(DeliveryInfo, Disposition),
+    Method(Result<Message<Body<Value>>, AmqpError>),
+    Reply(MessageId, MethodReply),
+    Twin(Result<Option<Notice>, AmqpError>),
+}
+
+impl Task {
+    async fn run(mut self, mut queue: mpsc::Receiver<Control>) {
+        let down = self.lane.down.clone();
+        loop {
+            let met = tokio::select! {
+                biased;
+                () = down.cancelled() => return,
+                met = self.next(&mut queue) => met,
+            };
+            let handled = match met {
+                Met::Control(None) => break,
+                Met::Control(Some(Control::Interest(interest))) => {
+                    self.interest = interest;
+                    self.open_at = Some(Instant::now());
+                    self.close_unwanted().await;
+                    Ok(())
+                }
+                Met::Control(Some(Control::Twin(request, answer))) => {
+                    self.ask(request, answer).await
+                }
+                Met::Due => self.open_wanted().await,
+                Met::Message(Ok((info, message))) => {
+                    self.deliver(info, message);
+                    Ok(())
+                }
+                Met::Verdict(info, disposition) => self.settle(info, disposition).await,
+                Met::Method(Ok(message)) => self.call(message).await,
+                Met::Reply(id, reply) => self.reply(id, &reply).await,
+                Met::Twin(Ok(notice)) => {
+                    self.notify(notice).await;
+                    Ok(())
+                }
+                Met::Message(Err(error)) => {
+                    self.messages = None;
+                    Err(error)
+                }
+                Met::Method(Err(error)) => {
+                    self.methods = None;
+                    Err(error)
+                }
+                Met::Twin(Err(error)) => {
+                    self.twin = None;
+                    Err(error)
+                }
+            };
+            if let Err(error) = handled
+                && !self.survives(error).await
+            {
+                break;
+            }
+        }
+        self.interest = Interest::NONE;
+        self.twin_close().await;
+        self.close_unwanted().await;
+    }
+
+    /// Waits for whatever comes first. Cancel safe: nothing is taken but what is returned.
+    async fn next(&mut self, queue: &mut mpsc::Receiver<Control>) -> Met {
+        let credit = self.env.config.commands.credit as usize;
+        let due = self.open_at;
+        let messages = self
+            .messages
+            .as_mut()
+            .filter(|_| self.verdicts.len() < credit);
+        let methods = self
+            .methods
+            .as_mut()
+            .filter(|_| self.replies.len() < credit);
+        let message: OptionFuture<_> = messages.map(|link| link.recv::<Body<Value>>()).into();
+        let method: OptionFuture<_> = methods.map(|(link, _)| link.recv::<Body<Value>>()).into();
+        let twin: OptionFuture<_> = self.twin.as_mut().map(Twin::next).into();
+        tokio::select! {
+            Some((info, disposition)) = self.verdicts.next() => Met::Verdict(info, disposition),
+            Some((id, reply)) = self.replies.next() => Met::Reply(id, reply),
+            control = queue.recv() => Met::Control(control),
+            Some(delivery) = message => {
+                Met::Message(delivery.map(|delivery| delivery.into_parts()).map_err(Into::into))
+            }
+            Some(delivery) = method => {
+                Met::Method(delivery.map(|delivery| delivery.into_message()).map_err(Into::into))
+            }
+            Some(notice) = twin => Met::Twin(notice),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Met::Due,
+        }
+    }
+
+    /// Opens the links that are wanted and not there, telemetry's own having come first.
+    async fn open_wanted(&mut self) -> Result<(), AmqpError> {
+        self.open_at = None;
+        let credit = self.env.config.commands.credit;
+        if self.interest.messages && self.messages.is_none() {
+            let spec = self.spec("messages", "messages/devicebound", false, None);
+            self.messages = Some(self.lane.open_receiver(spec, credit).await?);
+        }
+        if self.interest.methods && self.methods.is_none() {
+            let pair = format!("methods:{}", self.env.name(self.device.id.as_str(), "pair"));
+            let receiver = self.spec("methods-in", "methods/devicebound", true, Some(&pair));
+            let sender = self.spec("methods-out", "methods/devicebound", true, Some(&pair));
+            let sender = self.lane.open_sender(sender).await?;
+            self.methods = Some((self.lane.open_receiver(receiver, credit).await?, sender));
+        }
+        if self.interest.desired {
+            self.open_twin().await?.subscribe().await?;
+        }
+        self.failures = 0;
+        Ok(())
+    }
+
+    async fn open_twin(&mut self) -> Result<&mut Twin, AmqpError> {
+        if self.twin.is_none() {
+            let pair = format!("twin:{}", self.env.name(self.device.id.as_str(), "pair"));
+            let receiver = self.spec("twin-in", "twin", true, Some(&pair));
+            let sender = self.spec("twin-out", "twin", true, Some(&pair));
+            let sender = self.lane.open_sender(sender).await?;
+            let receiver = self
+                .lane
+                .open_receiver(receiver, self.env.config.commands.credit)
+                .await?;
+            self.twin = Some(Twin::new(sender, receiver));
+        }
+        self.twin.as_mut().ok_or(AmqpError::Down)
+    }
+
+    fn spec(&self, purpose: &str, path: &str, settled: bool, pair: Option<&str>) -> LinkSpec {
+        let mut properties = client_properties();
+        if let Some(pair) = pair {
+            let mut insert = |name: &str, value: &str| {
+                properties.insert(Symbol::from(name), Value::String(value.to_owned()));
+            };
+            insert("com.microsoft:api-version", API_VERSION);
+            insert("com.microsoft:channel-correlation-id", pair);
+        }
+        LinkSpec {
+            name: self.env.name(self.device.id.as_str(), purpose),
+            address: address(&self.env, &self.device, path),
+            settled,
+            properties,
+        }
+    }
+
+    fn deliver(&mut self, info: DeliveryInfo, message: Message<Body<Value>>) {
+        let deadline = Instant::now() + self.env.config.commands.lock;
+        let message = convert::cloud_message(self.device.id.clone(), message, deadline);
+        let callback = self.device.wish().callback;
+        self.verdicts.push(Box::pin(async move {
+            (info, callback.on_message(message).await)
+        }));
+    }
+
+    async fn settle(&mut self, info: DeliveryInfo, verdict: Disposition) -> Result<(), AmqpError> {
+        // Its link has been lost: the hub gives the message again.
+        let Some(link) = &self.messages else {
+            return Ok(());
+        };
+        let settled = match verdict {
+            Disposition::Complete => link.accept(info).await,
+            Disposition::Reject => link.reject(info, None).await,
+            Disposition::Abandon => link.release(info).await,
+        };
+        settled.map_err(|error| AmqpError::Unexpected(error.to_string()))
+    }
+
+    async fn call(&mut self, message: Message<Body<Value>>) -> Result<(), AmqpError> {
+        let deadline = Instant::now() + self.env.config.commands.method_timeout;
+        match convert::method_call(self.device.id.clone(), message, deadline) {
+            Ok((id, call)) => {
+                let callback = self.device.wish().callback;
+                self.replies.push(Box::pin(
+                    async move { (id, callback.on_method(call).await) },
+                ));
+                Ok(())
+            }
+            Err(id) => {
+                let reply = MethodReply::new(400, r#"{"error":"invalid method request"}"#);
+                self.reply(id, &reply).await
+            }
+        }
+    }
+
+    async fn reply(&mut self, id: MessageId, reply: &MethodReply) -> Result<(), AmqpError> {
+        // Its link has been lost, and with it whoever waited.
+        let Some((_, link)) = &mut self.methods else {
+            return Ok(());
+        };
+        send_settled(link, convert::method_reply(id, reply)).await
+    }
+
+    async fn ask(&mut self, request: TwinRequest, answer: TwinAnswer) -> Result<(), AmqpError> {
+        let opened = match self.open_twin().await {
+            Ok(twin) => twin.ask(request, answer).await,
+            Err(error) => {
+                let passing = error.is_passing();
+                drop(answer.send(Err(error)));
+                if passing {
+                    Err(AmqpError::Down)
+                } else {
+                    Ok(())
+                }
+            }
+        };
+        if opened.is_err() {
+            self.twin = None;
+        }
+        opened
+    }
+
+    async fn notify(&mut self, notice: Option<Notice>) {
+        if let Some(Notice { version, patch }) = notice {
+            let patch = DesiredPatch::new(self.device.id.clone(), version, patch);
+            self.device.wish().callback.on_desired(patch).await;
+        }
+    }
+
+    /// Decides what a lost or refused link means. False: the device's commands are over.
+    async fn survives(&mut self, error: AmqpError) -> bool {
+        if self.lane.down.is_cancelled() || self.device.is_gone() {
+            return false;
+        }
+        tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
+        if error.is_displaced() {
+            // Whoever took the device has it; fighting over it would go on for ever.
+            self.env
+                .tell(Event::Ended(self.device.clone(), ErrorKind::Rejected))
+                .await;
+            return false;
+        }
+        match error.kind() {
+            kind @ (ErrorKind::Unauthorized | ErrorKind::UnknownDevice) => {
+                self.env.tell(Event::Ended(self.device.clone(), kind)).await;
+                return false;
+            }
+            // A hub of a tier without commands refuses them for good.
+            ErrorKind::Unsupported => return true,
+            _ => {}
+        }
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        let wait = backoff.unwrap_or_default().delay(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        self.open_at = Some(Instant::now() + wait);
+        true
+    }
+
+    async fn close_unwanted(&mut self) {
+        if !self.interest.messages
+            && let Some(link) = self.messages.take()
+        {
+            // What is unsettled goes back to the hub's queue with the link.
+            self.verdicts.clear();
+            drop(timeout(CLOSE_PATIENCE, link.close()).await);
+        }
+        if !self.interest.methods
+            && let Some((receiver, sender)) = self.methods.take()
+        {
+            self.replies.clear();
+            drop(timeout(CLOSE_PATIENCE, receiver.close()).await);
+            drop(timeout(CLOSE_PATIENCE, sender.close()).await);
+        }
+    }
+
+    async fn twin_close(&mut self) {
+        if let Some(twin) = self.twin.take() {
+            drop(timeout(CLOSE_PATIENCE, twin.close()).await);
+        }
+    }
+}
+
+/// The properties that every link carries.
+pub(crate) fn client_properties() -> Fields {
+    let mut properties = Fields::new();
+    let version = concat!("iot-gateway/", env!("CARGO_PKG_VERSION"));
+    properties.insert(
+        Symbol::from("com.microsoft:client-version"),
+        Value::String(version.to_owned()),
+    );
+    properties
+}
+
+/// The address of one of a device's nodes at the hub.
+pub(crate) fn address(env: &Env, device: &Device, path: &str) -> String {
+    format!(
+        "amqps://{}/{path}",
+        sas_resource(&env.config.host, &device.id)
+    )
+}
+
+/// Sends what the hub does not settle.
+pub(crate) async fn send_settled(
+    link: &mut Sender,
+    message: Message<Data>,
+) -> Result<(), AmqpError> {
+    let sendable = Sendable::builder().message(message).settled(true).build();
+    // Settled as it is sent: there is nothing to wait for.
+    drop(link.send_batchable(sendable).await?);
+    Ok(())
+}

@@ -1,0 +1,334 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gateway_core::{Backoff, ConfigError};
+use serde::Deserialize;
+
+/// The port of AMQP over TLS (IANA).
+pub const AMQPS_PORT: u16 = 5671;
+
+/// Says which hub to speak to, and how.
+///
+/// Every field but the host has a default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct AmqpConfig {
+    /// The hub's name, as in its connection strings: tokens are made for it.
+    pub host: String,
+    /// Where to connect, if not to the host: a name or an address. Default: the host.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Default 5671.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Whether to speak TLS. Default true; false is for a hub on this machine only.
+    #[serde(default = "default_tls")]
+    pub tls: bool,
+    /// A PEM file of certification authorities to trust instead of the system's. Default none.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Certification authorities as PEM text, trusted besides those of `ca_file`. Default none.
+    #[serde(default)]
+    pub ca_pem: Option<String>,
+    /// How devices share connections.
+    #[serde(default)]
+    pub pool: PoolConfig,
+    /// What happens on the wire.
+    #[serde(default)]
+    pub wire: WireConfig,
+    /// How commands reach devices.
+    #[serde(default)]
+    pub commands: CommandConfig,
+}
+
+fn default_port() -> u16 {
+    AMQPS_PORT
+}
+
+fn default_tls() -> bool {
+    true
+}
+
+impl AmqpConfig {
+    /// Makes a configuration with defaults for all but the hub's name.
+    #[must_use]
+    pub fn new(host: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            address: None,
+            port: AMQPS_PORT,
+            tls: true,
+            ca_file: None,
+            ca_pem: None,
+            pool: PoolConfig::default(),
+            wire: WireConfig::default(),
+            commands: CommandConfig::default(),
+        }
+    }
+
+    /// Connects to this name or address and port instead of the hub's own.
+    #[must_use]
+    pub fn with_address(mut self, address: impl Into<String>, port: u16) -> Self {
+        self.address = Some(address.into());
+        self.port = port;
+        self
+    }
+
+    /// Sets whether to speak TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Trusts the certification authorities of a PEM file instead of the system's.
+    #[must_use]
+    pub fn with_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Trusts the certification authorities of a PEM text instead of the system's.
+    #[must_use]
+    pub fn with_ca_pem(mut self, pem: impl Into<String>) -> Self {
+        self.ca_pem = Some(pem.into());
+        self
+    }
+
+    /// Sets how devices share connections.
+    #[must_use]
+    pub fn with_pool(mut self, pool: PoolConfig) -> Self {
+        self.pool = pool;
+        self
+    }
+
+    /// Sets what happens on the wire.
+    #[must_use]
+    pub fn with_wire(mut self, wire: WireConfig) -> Self {
+        self.wire = wire;
+        self
+    }
+
+    /// Sets how commands reach devices.
+    #[must_use]
+    pub fn with_commands(mut self, commands: CommandConfig) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// Checks the values that a type cannot.
+    ///
+    /// # Errors
+    /// Names the first value out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let empty = |key: &str| ConfigError::new(key, "is empty", "the hub's name");
+        if self.host.trim().is_empty() {
+            return Err(empty("host"));
+        }
+        let (pool, wire, commands) = (&self.pool, &self.wire, &self.commands);
+        // Six links a device at most; a session takes 65,535 with every broker known.
+        let links = pool
+            .devices_per_connection
+            .max(pool.devices_per_policy_connection)
+            * 6;
+        let ranges: [(&str, u128, u128, u128); 14] = [
+            ("port", self.port.into(), 1, 65_535),
+            (
+                "pool.devices_per_connection",
+                pool.devices_per_connection as u128,
+                1,
+                1000,
+            ),
+            (
+                "pool.devices_per_policy_connection",
+                pool.devices_per_policy_connection as u128,
+                1,
+                100_000,
+            ),
+            (
+                "pool.lanes",
+                pool.lanes as u128,
+                (links / 65_535 + 1) as u128,
+                1000,
+            ),
+            (
+                "pool.lane_transfers",
+                pool.lane_transfers.into(),
+                2,
+                1 << 31,
+            ),
+            (
+                "wire.connect_timeout (ms)",
+                wire.connect_timeout.as_millis(),
+                1,
+                600_000,
+            ),
+            (
+                "wire.answer_timeout (ms)",
+                wire.answer_timeout.as_millis(),
+                1,
+                600_000,
+            ),
+            (
+                "wire.idle_timeout (ms)",
+                wire.idle_timeout.as_millis(),
+                10,
+                1_200_000,
+            ),
+            (
+                "wire.heartbeat (ms)",
+                wire.heartbeat.as_millis(),
+                10,
+                600_000,
+            ),
+            ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
+            (
+                "wire.in_flight_per_lane",
+                wire.in_flight_per_lane as u128,
+                1,
+                4096,
+            ),
+            (
+                "wire.token_ttl (s)",
+                wire.token_ttl.as_secs().into(),
+                10,
+                86_400,
+            ),
+            ("commands.credit", commands.credit.into(), 1, 50),
+            ("commands.lock (ms)", commands.lock.as_millis(), 10, 300_000),
+        ];
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                let allowed = format!("{least} to {most}");
+                return Err(ConfigError::new(key, format!("is {value}"), allowed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says how devices share connections.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// Devices with tokens of their own on one connection. Default 995: the hub takes 1000 tokens
+    /// a connection, and Microsoft's C# SDK leaves the same margin.
+    pub devices_per_connection: usize,
+    /// Devices on one connection under a policy of the hub, which costs one token in all.
+    /// Default 995: what the hub takes there is not documented.
+    pub devices_per_policy_connection: usize,
+    /// Sessions on one connection that devices are spread over. Default 16: links are opened one
+    /// after the other on a session, so 995 devices take 62 round trips instead of 995, and a
+    /// session costs 20 KiB.
+    pub lanes: usize,
+    /// Messages after which a lane's session is replaced. Default 2^31: a session stalls for good
+    /// when its 32-bit transfer number wraps.
+    pub lane_transfers: u64,
+    /// The wait between tries to connect. Default 200 ms to 30 s.
+    pub reconnect: Backoff,
+    /// Devices brought back side by side after a connection was lost. Default 64.
+    pub recovering: usize,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            devices_per_connection: 995,
+            devices_per_policy_connection: 995,
+            lanes: 16,
+            lane_transfers: 1 << 31,
+            reconnect: Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
+                .unwrap_or_default(),
+            recovering: 64,
+        }
+    }
+}
+
+/// Says what happens on the wire.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct WireConfig {
+    /// From the first packet to an open AMQP connection. Default 15 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long the hub may take to answer the opening of a session or link, or a token. Default
+    /// 30 s; a lane whose link is not answered in that time is given up.
+    #[serde(with = "humantime_serde")]
+    pub answer_timeout: Duration,
+    /// How long the hub may be silent before the connection counts as lost. Default 120 s, as
+    /// Microsoft's C# SDK; the hub refuses less than 10 s (it is told half of this value).
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long we are silent before an empty frame goes out. Default 30 s, well within the hub's
+    /// own limit of 240 s.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// Bytes that gather for one write. Default 256 KiB, a connection.
+    pub buffer: usize,
+    /// Messages in flight on one lane. Default 1024, well below the hub's window of 5000.
+    pub in_flight_per_lane: usize,
+    /// How long a token that we sign is valid. Default 1 h, as Microsoft's SDKs; it is renewed
+    /// when 10 to 20 % are left.
+    #[serde(with = "humantime_serde")]
+    pub token_ttl: Duration,
+}
+
+impl Default for WireConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            answer_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(120),
+            heartbeat: Duration::from_secs(30),
+            buffer: 256 * 1024,
+            in_flight_per_lane: 1024,
+            token_ttl: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Says how commands reach devices.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CommandConfig {
+    /// Cloud-to-device messages of one device, and methods of one device, that are on their way at
+    /// a time. Default 8: the hub's queue is 50 deep and its lock lasts 60 s.
+    pub credit: u32,
+    /// How long a message may take to be settled. Default 55 s, 5 s within the hub's lock.
+    #[serde(with = "humantime_serde")]
+    pub lock: Duration,
+    /// How long a device may take to answer a method, which the hub does not tell over AMQP.
+    /// Default 30 s, the hub's own default.
+    #[serde(with = "humantime_serde")]
+    pub method_timeout: Duration,
+}
+
+impl Default for CommandConfig {
+    fn default() -> Self {
+        Self {
+            credit: 8,
+            lock: Duration::from_secs(55),
+            method_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_value_out_of_range_names_itself() {
+        let mut config = AmqpConfig::new("hub.example");
+        config.validate().unwrap();
+        config.pool.devices_per_connection = 1001;
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "`pool.devices_per_connection` is 1001; allowed: 1 to 1000"
+        );
+    }
+}

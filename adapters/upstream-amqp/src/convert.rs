@@ -1,0 +1,260 @@
+//! Between the gateway's messages and AMQP's.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use fe2o3_amqp_types::messaging::{
+    ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
+    Properties as Sections,
+};
+use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
+use gateway_core::{
+    CloudMessage, CorrelationId, DeviceId, MethodCall, MethodName, MethodReply, Properties,
+    SystemProperties, Uplink,
+};
+use tokio::time::Instant;
+
+use crate::error::AmqpError;
+
+/// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
+/// and throttling").
+pub(crate) const MAX_UPLINK: usize = 256 * 1024;
+
+const CREATED_AT: &str = "iothub-creation-time-utc";
+const SCHEMA: &str = "iothub-message-schema";
+const COMPONENT: &str = "dt-subject";
+const METHOD_NAME: &str = "IoThub-methodname";
+const METHOD_STATUS: &str = "IoThub-status";
+
+/// Makes an AMQP message of an uplink.
+pub(crate) fn telemetry(uplink: &Uplink) -> Result<Message<Data>, AmqpError> {
+    let size = size(uplink);
+    if size > MAX_UPLINK {
+        return Err(AmqpError::TooLarge(size));
+    }
+    let system = &uplink.system;
+    let sections = Sections {
+        message_id: Some(MessageId::String(uplink.id.as_str().to_owned())),
+        correlation_id: system.correlation_id.clone().map(MessageId::String),
+        user_id: system
+            .user_id
+            .as_ref()
+            .map(|user| Binary::from(user.as_bytes())),
+        content_type: system.content_type.as_deref().map(Symbol::from),
+        content_encoding: system.content_encoding.as_deref().map(Symbol::from),
+        ..Sections::default()
+    };
+    let mut application = ApplicationProperties::default();
+    let mut insert = |name: &str, value: String| {
+        application.insert(name.to_owned(), SimpleValue::String(value));
+    };
+    for (name, value) in uplink.properties.iter() {
+        insert(name, value.to_owned());
+    }
+    if let Some(created) = system.created_at {
+        let text = humantime_serde::re::humantime::format_rfc3339_millis(created);
+        insert(CREATED_AT, text.to_string());
+    }
+    if let Some(schema) = &system.schema {
+        insert(SCHEMA, schema.clone());
+    }
+    let annotations = system.component.as_ref().map(|component| {
+        MessageAnnotations::builder()
+            .insert(Symbol::from(COMPONENT), component.clone())
+            .build()
+    });
+    Ok(Message {
+        header: None,
+        delivery_annotations: None,
+        message_annotations: annotations,
+        properties: Some(sections),
+        application_properties: (!application.is_empty()).then_some(application),
+        body: Data(Binary::from(&uplink.body[..])),
+        footer: None,
+    })
+}
+
+/// What the hub counts: the body, values of system properties, names and values of the others.
+fn size(uplink: &Uplink) -> usize {
+    let system = &uplink.system;
+    let texts = [
+        &system.correlation_id,
+        &system.content_type,
+        &system.content_encoding,
+        &system.user_id,
+        &system.schema,
+        &system.component,
+    ];
+    let system: usize = texts.into_iter().flatten().map(String::len).sum();
+    let application: usize = uplink
+        .properties
+        .iter()
+        .map(|(n, v)| n.len() + v.len())
+        .sum();
+    uplink.body.len() + uplink.id.as_str().len() + system + application
+}
+
+/// Makes a cloud-to-device message of what came on the device's link.
+pub(crate) fn cloud_message(
+    device: DeviceId,
+    message: Message<Body<Value>>,
+    deadline: Instant,
+) -> CloudMessage {
+    let mut cloud = CloudMessage::new(device, body(message.body), deadline);
+    if let Some(sections) = message.properties {
+        cloud.id = sections.message_id.map(id_text);
+        cloud.system.correlation_id = sections.correlation_id.map(id_text);
+        cloud.system.content_type = sections.content_type.map(|symbol| symbol.0);
+        cloud.system.content_encoding = sections.content_encoding.map(|symbol| symbol.0);
+        cloud.system.user_id = sections
+            .user_id
+            .map(|user| String::from_utf8_lossy(&user).into_owned());
+    }
+    if let Some(application) = message.application_properties {
+        cloud.properties = properties(application, &mut cloud.system);
+    }
+    let annotation = |name: &str| {
+        let annotations = message.message_annotations.as_ref()?;
+        annotations.get(
+            &Symbol::from(name) as &dyn fe2o3_amqp_types::messaging::annotations::AnnotationKey
+        )
+    };
+    cloud.delivery_count = match annotation("iothub-deliverycount") {
+        Some(Value::Ubyte(count)) => (*count).into(),
+        Some(Value::Uint(count)) => *count,
+        _ => message.header.map_or(0, |header| header.delivery_count),
+    };
+    cloud.sequence = match annotation("x-opt-sequence-number") {
+        Some(Value::Ulong(number)) => Some(*number),
+        Some(Value::Long(number)) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    cloud
+}
+
+fn properties(application: ApplicationProperties, system: &mut SystemProperties) -> Properties {
+    let mut properties = Properties::new();
+    for (name, value) in application.0 {
+        let text = simple_text(value);
+        match name.as_str() {
+            SCHEMA => system.schema = Some(text),
+            _ => properties.insert(name, text),
+        }
+    }
+    properties
+}
+
+/// Makes a method call of what came on the device's method link, with the id to answer to.
+pub(crate) fn method_call(
+    device: DeviceId,
+    message: Message<Body<Value>>,
+    deadline: Instant,
+) -> Result<(MessageId, MethodCall), MessageId> {
+    let id = message
+        .properties
+        .and_then(|sections| sections.correlation_id);
+    let id = id.unwrap_or(MessageId::Ulong(0));
+    let name = message
+        .application_properties
+        .as_ref()
+        .and_then(|map| map.get(METHOD_NAME));
+    let name = match name {
+        Some(SimpleValue::String(name)) => MethodName::new(name).ok(),
+        _ => None,
+    };
+    match (name, CorrelationId::new(id_text(id.clone()))) {
+        (Some(name), Ok(request)) => {
+            let call = MethodCall::new(device, request, name, body(message.body), deadline);
+            Ok((id, call))
+        }
+        _ => Err(id),
+    }
+}
+
+/// Makes the answer to a method call.
+pub(crate) fn method_reply(id: MessageId, reply: &MethodReply) -> Message<Data> {
+    let mut application = ApplicationProperties::default();
+    application.insert(METHOD_STATUS.to_owned(), SimpleValue::Int(reply.status));
+    Message {
+        header: None,
+        delivery_annotations: None,
+        message_annotations: None,
+        properties: Some(Sections {
+            correlation_id: Some(id),
+            ..Sections::default()
+        }),
+        application_properties: Some(application),
+        body: Data(Binary::from(&reply.payload[..])),
+        footer: None,
+    }
+}
+
+pub(crate) fn body(body: Body<Value>) -> Bytes {
+    match body {
+        Body::Data(batch) => {
+            let mut sections = batch.into_iter().map(|Data(section)| section.into_vec());
+            let mut whole = sections.next().unwrap_or_default();
+            sections.for_each(|section| whole.extend(section));
+            whole.into()
+        }
+        Body::Value(value) => match value.0 {
+            Value::String(text) => text.into(),
+            Value::Binary(bytes) => bytes.into_vec().into(),
+            _ => Bytes::new(),
+        },
+        Body::Sequence(_) | Body::Empty => Bytes::new(),
+    }
+}
+
+pub(crate) fn id_text(id: MessageId) -> String {
+    match id {
+        MessageId::String(text) => text,
+        MessageId::Ulong(number) => number.to_string(),
+        MessageId::Uuid(uuid) => uuid_text(uuid.into_inner()),
+        MessageId::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}
+
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
+}
+
+fn simple_text(value: SimpleValue) -> String {
+    match value {
+        SimpleValue::String(text) => text,
+        SimpleValue::Symbol(symbol) => symbol.0,
+        SimpleValue::Bool(value) => value.to_string(),
+        SimpleValue::Int(value) => value.to_string(),
+        SimpleValue::Uint(value) => value.to_string(),
+        SimpleValue::Long(value) => value.to_string(),
+        SimpleValue::Ulong(value) => value.to_string(),
+        SimpleValue::Short(value) => value.to_string(),
+        SimpleValue::Ushort(value) => value.to_string(),
+        SimpleValue::Byte(value) => value.to_string(),
+        SimpleValue::Ubyte(value) => value.to_string(),
+        SimpleValue::Char(value) => value.to_string(),
+        SimpleValue::Float(value) => value.into_inner().to_string(),
+        SimpleValue::Double(value) => value.into_inner().to_string(),
+        SimpleValue::Uuid(value) => uuid_text(value.into_inner()),
+        SimpleValue::Timestamp(value) => time_text(value),
+        SimpleValue::Binary(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        SimpleValue::Null => String::new(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn time_text(value: Timestamp) -> String {
+    let milliseconds = std::time::Duration::from_millis(value.into_inner().max(0) as u64);
+    // Beyond year 9999 the text form ends.
+    let latest = std::time::Duration::from_secs(253_402_300_799);
+    let time = SystemTime::UNIX_EPOCH + milliseconds.min(latest);
+    humantime_serde::re::humantime::format_rfc3339_millis(time).to_string()
+}

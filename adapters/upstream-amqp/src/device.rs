@@ -1,0 +1,123 @@
+//! One attached device.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use fe2o3_amqp::Sender;
+use gateway_core::{CloudCallback, DeviceId, DeviceIdentity};
+
+use tokio::time::Instant;
+
+use crate::commands::Commands;
+use crate::env::lock;
+use crate::lane::Lane;
+use crate::pool::Place;
+
+/// What whoever attached the device asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) identity: DeviceIdentity,
+    pub(crate) callback: Arc<dyn CloudCallback>,
+}
+
+/// How the device stands with the hub.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// Not there, or lost and not back yet.
+    Down,
+    Up(Box<Attached>),
+    /// The hub ended the session.
+    Ended,
+}
+
+/// What an attached device has. Fields are dropped in this order: links before their place.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) sender: Sender,
+    pub(crate) commands: Option<Commands>,
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) place: Place,
+}
+
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    /// A fair lock: whoever holds it is the device's only sender, so uplinks keep their order.
+    /// Recovery holds it until the device is back, and uplinks wait for it there.
+    pub(crate) link: Arc<tokio::sync::Mutex<Link>>,
+    wish: Mutex<Wish>,
+    /// The serial of the lane it is on; 0 for none.
+    lane: AtomicU64,
+    /// When it last sent, by the upstream's own count: recovery begins with the latest.
+    active: AtomicU64,
+    /// When its token wants care, while that time waits in the supervisor's queue: one entry a
+    /// device, however often it comes and goes.
+    token_due: Mutex<Option<Instant>>,
+    /// Set once nobody wants it any more.
+    gone: AtomicBool,
+}
+
+impl Device {
+    pub(crate) fn new(wish: Wish) -> Self {
+        Self {
+            id: wish.identity.device.clone(),
+            link: Arc::new(tokio::sync::Mutex::new(Link::Down)),
+            wish: Mutex::new(wish),
+            lane: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            token_due: Mutex::default(),
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn wish(&self) -> Wish {
+        lock(&self.wish).clone()
+    }
+
+    /// Replaces the wish and gives back the old one.
+    pub(crate) fn set_wish(&self, wish: Wish) -> Wish {
+        std::mem::replace(&mut lock(&self.wish), wish)
+    }
+
+    pub(crate) fn is_on(&self, lane: u64) -> bool {
+        self.lane.load(Relaxed) == lane
+    }
+
+    pub(crate) fn set_lane(&self, lane: u64) {
+        self.lane.store(lane, Relaxed);
+    }
+
+    pub(crate) fn active(&self) -> u64 {
+        self.active.load(Relaxed)
+    }
+
+    pub(crate) fn set_active(&self, count: u64) {
+        self.active.store(count, Relaxed);
+    }
+
+    /// Sets when the token wants care. True if the supervisor must be told, having no time for
+    /// this device in its queue.
+    pub(crate) fn set_token_due(&self, at: Instant) -> bool {
+        lock(&self.token_due).replace(at).is_none()
+    }
+
+    /// Takes the time at which the token wants care if it has come, else tells what it is now.
+    pub(crate) fn take_token_due(&self) -> Result<(), Instant> {
+        let mut due = lock(&self.token_due);
+        match *due {
+            Some(at) if at > Instant::now() => Err(at),
+            _ => {
+                *due = None;
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Relaxed);
+    }
+}

@@ -1,0 +1,78 @@
+//! What every part of one upstream shares.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gateway_core::ErrorKind;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::AmqpConfig;
+use crate::device::Device;
+use crate::transport::Transport;
+
+/// Tells the supervisor what only it can mend.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A lane is gone; its devices need another.
+    LaneLost(u64),
+    /// A device's telemetry link is gone.
+    LinkLost(Arc<Device>),
+    /// The hub ended a device's session for this reason.
+    Ended(Arc<Device>, ErrorKind),
+    /// A device's token wants care at this time.
+    TokenDue(std::sync::Weak<Device>, Instant),
+}
+
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) config: AmqpConfig,
+    pub(crate) transport: Transport,
+    /// Owns every task; none outlives its connection or, in the end, `closing`.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
+    pub(crate) events: mpsc::Sender<Event>,
+    serial: AtomicU64,
+    seed: u32,
+}
+
+impl Env {
+    pub(crate) fn new(
+        config: AmqpConfig,
+        transport: Transport,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            config,
+            transport,
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            events,
+            serial: AtomicU64::new(1),
+            // Names need to differ between processes, not to be secret.
+            seed: getrandom::u32().unwrap_or_default(),
+        }
+    }
+
+    /// A number that this upstream has not used before.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Relaxed)
+    }
+
+    /// A name for a link or container: unique per session, as AMQP 1.0 section 2.6.1 asks.
+    pub(crate) fn name(&self, prefix: &str, purpose: &str) -> String {
+        format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, self.serial())
+    }
+
+    /// Tells the supervisor. Lost only when the upstream itself is gone.
+    pub(crate) async fn tell(&self, event: Event) {
+        drop(self.events.send(event).await);
+    }
+}
+
+/// Locks what is whole between statements, whoever panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

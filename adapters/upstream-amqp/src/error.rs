@@ -1,0 +1,291 @@
+//! From what the wire said to what can be done about it.
+
+use std::io;
+
+use fe2o3_amqp::connection::OpenError;
+use fe2o3_amqp::link::{
+    DetachError, LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError,
+};
+use fe2o3_amqp::session::BeginError;
+use fe2o3_amqp_types::definitions::{Error as WireError, ErrorCondition};
+use gateway_core::{ErrorKind, UpstreamError};
+use serde_amqp::primitives::Symbol;
+
+/// What can go wrong inside the adapter.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AmqpError {
+    #[error("cannot connect to the hub")]
+    Connect(#[source] io::Error),
+    #[error("the hub's AMQP greeting failed")]
+    Open(#[source] OpenError),
+    #[error("{0} was not answered in time")]
+    Unanswered(&'static str),
+    #[error("the connection to the hub is down")]
+    Down,
+    #[error("the hub cannot be reached; the next try is not due yet")]
+    NotYet(std::time::Duration),
+    #[error("the hub said {condition}: {description}")]
+    Refused {
+        condition: String,
+        description: String,
+    },
+    #[error("the hub answered the token with {status}: {description}")]
+    Token { status: i32, description: String },
+    #[error("the device's token has expired")]
+    TokenExpired,
+    #[error("the hub released the message without taking it")]
+    Released,
+    #[error("the message has {0} bytes; the hub takes {max}", max = crate::convert::MAX_UPLINK)]
+    TooLarge(usize),
+    #[error("the device is not attached")]
+    NotAttached,
+    #[error("the upstream is closed")]
+    Closed,
+    #[error("unexpected: {0}")]
+    Unexpected(String),
+}
+
+impl AmqpError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Connect(_) | Self::Open(_) | Self::Down | Self::NotYet(_) => {
+                ErrorKind::Disconnected
+            }
+            Self::Unanswered(_) => ErrorKind::TimedOut,
+            Self::Refused { condition, .. } => kind_of_condition(condition),
+            Self::Token { status, .. } => kind_of_status(*status),
+            Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::Released => ErrorKind::Throttled,
+            Self::TooLarge(_) => ErrorKind::TooLarge,
+            Self::NotAttached => ErrorKind::UnknownDevice,
+            Self::Closed => ErrorKind::Closed,
+            Self::Unexpected(_) => ErrorKind::Disconnected,
+        }
+    }
+
+    /// Tells whether a new link, session or connection may mend it.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.kind().is_retryable()
+    }
+
+    /// Tells whether another client took the device over (facts of the hub: "newer receive link
+    /// wins").
+    pub(crate) fn is_displaced(&self) -> bool {
+        match self {
+            Self::Refused {
+                condition,
+                description,
+            } => {
+                condition == "amqp:link:stolen"
+                    || condition == "com.microsoft:link-creation-conflict"
+                    || description.contains("Another AMQP Client")
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn into_upstream(self, operation: &'static str) -> UpstreamError {
+        let error = UpstreamError::new(self.kind(), operation);
+        match self {
+            Self::NotYet(wait) => error.with_retry_after(wait).with_source(self),
+            _ => error.with_source(self),
+        }
+    }
+}
+
+/// Sorts the error conditions of AMQP 1.0 (section 2.8) and of Azure IoT Hub.
+///
+/// Source: Azure/azure-iot-sdk-csharp, `amqpTransportExceptions.md`, and Azure/iotedge,
+/// `AmqpErrorMapper.cs`.
+fn kind_of_condition(condition: &str) -> ErrorKind {
+    match condition {
+        "amqp:unauthorized-access" => ErrorKind::Unauthorized,
+        "amqp:not-found" | "com.microsoft:device-not-found" => ErrorKind::UnknownDevice,
+        "amqp:link:message-size-exceeded" => ErrorKind::TooLarge,
+        "amqp:not-allowed" | "amqp:not-implemented" => ErrorKind::Unsupported,
+        "com.microsoft:device-container-throttled" | "amqp:resource-limit-exceeded" => {
+            ErrorKind::Throttled
+        }
+        "com.microsoft:timeout" => ErrorKind::TimedOut,
+        "amqp:internal-error"
+        | "amqp:resource-locked"
+        | "com.microsoft:iot-hub-not-found-error"
+        | "com.microsoft:link-creation-conflict" => ErrorKind::Disconnected,
+        "amqp:invalid-field"
+        | "amqp:decode-error"
+        | "amqp:precondition-failed"
+        | "amqp:resource-deleted"
+        | "amqp:illegal-state"
+        | "amqp:frame-size-too-small"
+        | "com.microsoft:precondition-failed"
+        | "com.microsoft:argument-error"
+        | "com.microsoft:argument-out-of-range"
+        | "com.microsoft:message-lock-lost" => ErrorKind::Rejected,
+        other => {
+            let is_transport = ["amqp:connection:", "amqp:session:", "amqp:link:"]
+                .iter()
+                .any(|prefix| other.starts_with(prefix));
+            if is_transport {
+                ErrorKind::Disconnected
+            } else {
+                ErrorKind::Other
+            }
+        }
+    }
+}
+
+/// Sorts the statuses of `put-token`.
+fn kind_of_status(status: i32) -> ErrorKind {
+    match status {
+        401 | 403 => ErrorKind::Unauthorized,
+        404 => ErrorKind::UnknownDevice,
+        408 => ErrorKind::TimedOut,
+        429 => ErrorKind::Throttled,
+        400..=499 => ErrorKind::Rejected,
+        _ => ErrorKind::Disconnected,
+    }
+}
+
+impl From<WireError> for AmqpError {
+    fn from(error: WireError) -> Self {
+        Self::Refused {
+            condition: condition_text(error.condition),
+            description: error.description.unwrap_or_default(),
+        }
+    }
+}
+
+fn condition_text(condition: ErrorCondition) -> String {
+    match condition {
+        ErrorCondition::AmqpError(error) => Symbol::from(&error).0,
+        ErrorCondition::ConnectionError(error) => Symbol::from(&error).0,
+        ErrorCondition::SessionError(error) => Symbol::from(&error).0,
+        ErrorCondition::LinkError(error) => Symbol::from(&error).0,
+        ErrorCondition::Custom(symbol) => symbol.0,
+    }
+}
+
+impl From<LinkStateError> for AmqpError {
+    fn from(error: LinkStateError) -> Self {
+        match error {
+            LinkStateError::RemoteDetachedWithError(error)
+            | LinkStateError::RemoteClosedWithError(error) => error.into(),
+            _ => Self::Down,
+        }
+    }
+}
+
+impl From<DetachError> for AmqpError {
+    fn from(error: DetachError) -> Self {
+        LinkStateError::from(error).into()
+    }
+}
+
+impl From<SendError> for AmqpError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::LinkStateError(error) => error.into(),
+            SendError::Detached(error) => error.into(),
+            SendError::MessageSizeExceeded(error) => Self::TooLarge(error.size as usize),
+            other => Self::Unexpected(other.to_string()),
+        }
+    }
+}
+
+impl From<RecvError> for AmqpError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::LinkStateError(error) => error.into(),
+            other => Self::Unexpected(other.to_string()),
+        }
+    }
+}
+
+impl From<SenderAttachError> for AmqpError {
+    fn from(error: SenderAttachError) -> Self {
+        match error {
+            SenderAttachError::RemoteClosedWithError(error) => error.into(),
+            SenderAttachError::SessionStopped(_) | SenderAttachError::SessionNotMapped => {
+                Self::Down
+            }
+            other => Self::Unexpected(other.to_string()),
+        }
+    }
+}
+
+impl From<ReceiverAttachError> for AmqpError {
+    fn from(error: ReceiverAttachError) -> Self {
+        match error {
+            ReceiverAttachError::RemoteClosedWithError(error) => error.into(),
+            ReceiverAttachError::SessionStopped(_) | ReceiverAttachError::SessionNotMapped => {
+                Self::Down
+            }
+            other => Self::Unexpected(other.to_string()),
+        }
+    }
+}
+
+impl From<BeginError> for AmqpError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::RemoteEndedWithError(error) => error.into(),
+            _ => Self::Down,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_condition_of_the_hub_has_its_kind() {
+        for (condition, kind) in [
+            ("amqp:unauthorized-access", ErrorKind::Unauthorized),
+            ("amqp:not-found", ErrorKind::UnknownDevice),
+            ("amqp:link:message-size-exceeded", ErrorKind::TooLarge),
+            ("amqp:link:detach-forced", ErrorKind::Disconnected),
+            ("amqp:link:stolen", ErrorKind::Disconnected),
+            ("amqp:connection:forced", ErrorKind::Disconnected),
+            ("amqp:session:window-violation", ErrorKind::Disconnected),
+            ("amqp:internal-error", ErrorKind::Disconnected),
+            (
+                "com.microsoft:device-container-throttled",
+                ErrorKind::Throttled,
+            ),
+            ("amqp:resource-limit-exceeded", ErrorKind::Throttled),
+            ("com.microsoft:timeout", ErrorKind::TimedOut),
+            ("com.microsoft:argument-error", ErrorKind::Rejected),
+            ("amqp:decode-error", ErrorKind::Rejected),
+            ("amqp:not-allowed", ErrorKind::Unsupported),
+            ("com.example:unheard-of", ErrorKind::Other),
+        ] {
+            assert_eq!(kind_of_condition(condition), kind, "{condition}");
+        }
+    }
+
+    #[test]
+    fn each_status_of_put_token_has_its_kind() {
+        for (status, kind) in [
+            (400, ErrorKind::Rejected),
+            (401, ErrorKind::Unauthorized),
+            (404, ErrorKind::UnknownDevice),
+            (429, ErrorKind::Throttled),
+            (500, ErrorKind::Disconnected),
+        ] {
+            assert_eq!(kind_of_status(status), kind, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_displaced_link_is_told_from_a_faulty_hub() {
+        let refused = |condition: &str, description: &str| AmqpError::Refused {
+            condition: condition.into(),
+            description: description.into(),
+        };
+        assert!(refused("amqp:link:stolen", "").is_displaced());
+        let displaced = "Another AMQP Client has opened a Receive Link";
+        assert!(refused("amqp:internal-error", displaced).is_displaced());
+        assert!(!refused("amqp:internal-error", "oops").is_displaced());
+    }
+}

@@ -1,0 +1,376 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fe2o3_amqp_types::messaging::Outcome;
+use gateway_core::{
+    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
+    TwinRequest, Uplink, Upstream, UpstreamError,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
+
+use crate::attach::{authorize, bring_up};
+use crate::commands::Commands;
+use crate::config::AmqpConfig;
+use crate::convert;
+use crate::device::{Attached, Device, Link, Wish};
+use crate::env::{Env, Event, lock};
+use crate::error::AmqpError;
+use crate::pool::{Kind, Pool};
+use crate::supervisor::{Registry, Supervisor, remove};
+use crate::transport::Transport;
+
+/// Events that wait for the supervisor, which never waits for the network itself.
+const EVENTS: usize = 1024;
+/// How long an orderly end of a device's links may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Multiplexes devices over few AMQP connections to an IoT hub.
+///
+/// Dropped, it closes every connection; [`Upstream::close`] lets what is in flight settle first.
+#[derive(Debug)]
+pub struct AmqpUpstream {
+    env: Arc<Env>,
+    pool: Arc<Pool>,
+    registry: Arc<Registry>,
+    /// Sends in flight.
+    sends: TaskTracker,
+    sent: AtomicU64,
+    _stop: DropGuard,
+}
+
+/// Is a snapshot of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AmqpStats {
+    /// Devices on each open connection.
+    pub connections: Vec<usize>,
+    /// Devices that are attached, or are being brought back.
+    pub devices: usize,
+    /// Messages without a verdict yet.
+    pub in_flight: usize,
+}
+
+impl AmqpUpstream {
+    /// Makes an upstream. Nothing is connected until the first device is attached.
+    ///
+    /// # Errors
+    /// A setting is out of range, or the CA file cannot be read.
+    ///
+    /// # Panics
+    /// Called outside a tokio runtime.
+    pub fn new(config: AmqpConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let transport = Transport::new(&config)?;
+        let (events, queue) = mpsc::channel(EVENTS);
+        let env = Arc::new(Env::new(config, transport, events));
+        let pool = Arc::new(Pool::new(env.clone()));
+        let registry = Arc::new(Registry::default());
+        let supervisor = Supervisor {
+            env: env.clone(),
+            pool: pool.clone(),
+            registry: registry.clone(),
+            events: queue,
+        };
+        env.tasks.spawn(supervisor.run());
+        let stop = env.closing.clone().drop_guard();
+        Ok(Self {
+            env,
+            pool,
+            registry,
+            sends: TaskTracker::new(),
+            sent: AtomicU64::new(0),
+            _stop: stop,
+        })
+    }
+
+    /// Takes a snapshot.
+    #[must_use]
+    pub fn stats(&self) -> AmqpStats {
+        AmqpStats {
+            connections: self.pool.fill(),
+            devices: lock(&self.registry).len(),
+            in_flight: self.sends.len(),
+        }
+    }
+
+    fn find(&self, device: &DeviceId) -> Result<Arc<Device>, AmqpError> {
+        if self.env.closing.is_cancelled() || self.sends.is_closed() {
+            return Err(AmqpError::Closed);
+        }
+        lock(&self.registry)
+            .get(device)
+            .cloned()
+            .ok_or(AmqpError::NotAttached)
+    }
+
+    async fn deliver(&self, uplink: &Uplink) -> Result<(), AmqpError> {
+        let device = self.find(&uplink.device)?;
+        let _in_flight = self.sends.token();
+        let message = convert::telemetry(uplink)?;
+        let mut link = device.link.lock().await;
+        let attached = attached(&mut link)?;
+        device.set_active(self.sent.fetch_add(1, Relaxed));
+        // Held until the verdict: what is in flight on a lane is bounded.
+        let window = attached.lane.window.clone().acquire_owned().await;
+        let _window = window.map_err(|_| AmqpError::Down)?;
+        let sent = attached.sender.send_batchable(message).await;
+        attached.lane.count_transfer();
+        let delivery = match sent {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                let error = AmqpError::from(error);
+                return Err(self.link_failed(&device, &mut link, error).await);
+            }
+        };
+        drop(link);
+        match delivery.await {
+            Ok(Outcome::Accepted(_)) => Ok(()),
+            Ok(Outcome::Rejected(rejected)) => Err(match rejected.error {
+                Some(error) => error.into(),
+                None => AmqpError::Refused {
+                    condition: "amqp:not-allowed".to_owned(),
+                    description: "rejected without a reason".to_owned(),
+                },
+            }),
+            Ok(_) => Err(AmqpError::Released),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes note of a telemetry link that is no more, once.
+    async fn link_failed(
+        &self,
+        device: &Arc<Device>,
+        link: &mut Link,
+        error: AmqpError,
+    ) -> AmqpError {
+        if let AmqpError::TooLarge(_) = error {
+            return error;
+        }
+        if let Link::Up(attached) = link {
+            if attached.lane.down.is_cancelled() {
+                // The whole lane is lost; the supervisor knows.
+                return error;
+            }
+            *link = Link::Down;
+            self.env
+                .tell(match error.is_passing() {
+                    true => Event::LinkLost(device.clone()),
+                    false => Event::Ended(device.clone(), error.kind()),
+                })
+                .await;
+        }
+        error
+    }
+
+    async fn change(
+        &self,
+        device: &Arc<Device>,
+        link: &mut Link,
+        wish: Wish,
+    ) -> Result<(), AmqpError> {
+        let identity = wish.identity.clone();
+        let before = device.set_wish(wish);
+        let result = match link {
+            Link::Up(attached) if attached.place.is_of(&Kind::of(&identity.credential)) => {
+                let credential = &identity.credential;
+                let authorized = match *credential == before.identity.credential {
+                    true => Ok(()),
+                    false => match attached.place.connection().await {
+                        Ok(connection) => {
+                            authorize(&self.env, &connection, device, credential).await
+                        }
+                        Err(error) => Err(error),
+                    },
+                };
+                match authorized {
+                    Ok(()) => self.subscribe(device, attached, identity.interest).await,
+                    Err(error) => Err(error),
+                }
+            }
+            _ => bring_up(&self.env, &self.pool, device, link).await,
+        };
+        if result.is_err() {
+            device.set_wish(before);
+        }
+        result
+    }
+
+    async fn subscribe(
+        &self,
+        device: &Arc<Device>,
+        attached: &mut Attached,
+        interest: Interest,
+    ) -> Result<(), AmqpError> {
+        match &mut attached.commands {
+            commands if interest == Interest::NONE => {
+                *commands = None;
+                Ok(())
+            }
+            Some(commands) => commands.set_interest(interest).await,
+            None => {
+                attached.commands =
+                    Some(Commands::start(&self.env, device, &attached.lane, interest));
+                Ok(())
+            }
+        }
+    }
+
+    async fn attach_device(&self, wish: Wish) -> Result<(), AmqpError> {
+        let id = wish.identity.device.clone();
+        loop {
+            if self.sends.is_closed() {
+                return Err(AmqpError::Closed);
+            }
+            let device = lock(&self.registry)
+                .entry(id.clone())
+                .or_insert_with(|| Arc::new(Device::new(wish.clone())))
+                .clone();
+            let mut link = device.link.lock().await;
+            if device.is_gone() {
+                // Detached while this waited for its turn: begin anew.
+                continue;
+            }
+            let is_up = matches!(*link, Link::Up(_));
+            let undo = Undo {
+                registry: &self.registry,
+                device: (!is_up).then(|| device.clone()),
+            };
+            let result = self.change(&device, &mut link, wish).await;
+            if result.is_ok() {
+                undo.disarm();
+            }
+            return result;
+        }
+    }
+
+    async fn ask_twin(
+        &self,
+        device: &DeviceId,
+        request: TwinRequest,
+    ) -> Result<TwinReply, AmqpError> {
+        let device = self.find(device)?;
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut link = device.link.lock().await;
+            let attached = attached(&mut link)?;
+            let commands = attached.commands.get_or_insert_with(|| {
+                Commands::start(&self.env, &device, &attached.lane, Interest::NONE)
+            });
+            commands.ask_twin(request, reply).await?;
+        }
+        match timeout(self.env.config.wire.answer_timeout, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(AmqpError::Down),
+            Err(_) => Err(AmqpError::Unanswered("a twin request")),
+        }
+    }
+}
+
+/// Forgets a device whose attach failed, or was dropped on its way.
+struct Undo<'a> {
+    registry: &'a Registry,
+    device: Option<Arc<Device>>,
+}
+
+impl Undo<'_> {
+    fn disarm(mut self) {
+        self.device = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(device) = self.device.take() {
+            device.set_gone();
+            remove(self.registry, &device);
+        }
+    }
+}
+
+fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
+    match link {
+        Link::Up(attached) => Ok(attached),
+        Link::Down => Err(AmqpError::Down),
+        Link::Ended => Err(AmqpError::NotAttached),
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Upstream for AmqpUpstream {
+    async fn attach(
+        &self,
+        identity: DeviceIdentity,
+        callback: Arc<dyn CloudCallback>,
+    ) -> Result<(), UpstreamError> {
+        let attached = self.attach_device(Wish { identity, callback }).await;
+        attached.map_err(|error| error.into_upstream("attach"))
+    }
+
+    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
+        self.deliver(uplink)
+            .await
+            .map_err(|error| error.into_upstream("send"))
+    }
+
+    async fn twin(
+        &self,
+        device: &DeviceId,
+        request: TwinRequest,
+    ) -> Result<TwinReply, UpstreamError> {
+        self.ask_twin(device, request)
+            .await
+            .map_err(|error| error.into_upstream("twin"))
+    }
+
+    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
+        let Some(device) = lock(&self.registry).remove(device) else {
+            return Ok(());
+        };
+        device.set_gone();
+        let ended = self.env.tasks.spawn(async move {
+            let mut link = device.link.lock().await;
+            device.set_lane(0);
+            if let Link::Up(attached) = std::mem::replace(&mut *link, Link::Down) {
+                let Attached {
+                    sender,
+                    commands,
+                    lane: _lane,
+                    place: _place,
+                } = *attached;
+                drop(commands);
+                return timeout(CLOSE_PATIENCE, sender.close()).await.is_ok();
+            }
+            true
+        });
+        match ended.await {
+            Ok(true) => Ok(()),
+            _ => Err(UpstreamError::new(ErrorKind::TimedOut, "detach")),
+        }
+    }
+
+    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
+        self.sends.close();
+        let settled = timeout(grace, self.sends.wait()).await.is_ok();
+        let devices: HashMap<_, _> = std::mem::take(&mut *lock(&self.registry));
+        self.env.closing.cancel();
+        drop(devices);
+        self.pool.clear();
+        self.env.tasks.close();
+        let ended = timeout(CLOSE_PATIENCE, self.env.tasks.wait()).await.is_ok();
+        if !ended {
+            tracing::warn!(count = self.env.tasks.len(), "Tasks outlived the close");
+        }
+        match settled {
+            true => Ok(()),
+            false => Err(UpstreamError::new(ErrorKind::TimedOut, "close")),
+        }
+    }
+}

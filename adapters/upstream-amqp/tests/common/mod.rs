@@ -1,0 +1,78 @@
+//! A hub and an upstream for tests.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gateway_core::credential::{SasToken, SymmetricKey, sas_resource};
+use gateway_core::{Credential, DeviceId, DeviceIdentity, MessageId, Uplink};
+use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, PoolConfig, WireConfig};
+use hub_simulator::HubSimulator;
+
+pub const HOST: &str = "localhost";
+
+pub async fn hub() -> HubSimulator {
+    HubSimulator::builder()
+        .start()
+        .await
+        .expect("the simulator starts")
+}
+
+/// Reaches a hub quickly again after a cut, whatever the default says for real networks.
+pub fn config(hub: &HubSimulator) -> AmqpConfig {
+    let backoff = gateway_core::Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    let mut pool = PoolConfig::default();
+    pool.reconnect = backoff.expect("a valid backoff");
+    let address = hub.addr();
+    let config = AmqpConfig::new(HOST).with_address(address.ip().to_string(), address.port());
+    let config = config.with_pool(pool);
+    match hub.ca_pem() {
+        Some(_) => config.with_ca_pem(hub.ca_pem().unwrap_or_default()),
+        None => config.with_tls(false),
+    }
+}
+
+pub fn upstream(config: AmqpConfig) -> Arc<AmqpUpstream> {
+    Arc::new(AmqpUpstream::new(config).expect("a valid configuration"))
+}
+
+pub fn device_id(name: &str) -> DeviceId {
+    DeviceId::new(name).expect("a valid device id")
+}
+
+/// Registers a device and gives its identity with its key.
+pub fn with_key(hub: &HubSimulator, name: &str) -> DeviceIdentity {
+    let keys = hub.add_device(name);
+    let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
+    DeviceIdentity::new(device_id(name), Credential::DeviceKey(key))
+}
+
+/// Registers a device and gives its identity with a token of its own.
+pub fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -> DeviceIdentity {
+    let keys = hub.add_device(name);
+    let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
+    let device = device_id(name);
+    let expires = SystemTime::now() + expires_in;
+    let token = SasToken::sign(&sas_resource(HOST, &device), &key, expires);
+    DeviceIdentity::new(device, Credential::SasToken(token))
+}
+
+/// Gives a device's identity under the hub's policy.
+pub fn with_policy(hub: &HubSimulator, name: &str) -> DeviceIdentity {
+    hub.add_device(name);
+    let text = hub.policy_connection_string("device");
+    let parsed: gateway_core::credential::ConnectionString = text.parse().expect("a valid string");
+    DeviceIdentity::new(device_id(name), parsed.credential().clone())
+}
+
+pub fn uplink(device: &DeviceId, id: impl AsRef<str>) -> Uplink {
+    let id = MessageId::new(id.as_ref()).expect("a valid id");
+    Uplink::new(device.clone(), id.clone(), id.as_str().to_owned())
+}
+
+pub fn wire(change: impl FnOnce(&mut WireConfig)) -> WireConfig {
+    let mut wire = WireConfig::default();
+    change(&mut wire);
+    wire
+}

@@ -1,0 +1,173 @@
+//! How an attach is judged and answered (AMQP 1.0 section 2.6.3).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::address;
+use super::codec::encode::{self, AttachReply};
+use super::codec::performative::Attach;
+use super::core::Core;
+use super::link::{Kind, Link};
+use super::session::{Session, Slot};
+use super::{AmqpError, condition};
+use crate::faults::Attaching;
+
+impl Session {
+    /// Opens a link, refuses it, or leaves it unanswered as a script may ask.
+    ///
+    /// # Errors
+    /// A handle beyond what the hub takes, or one in use, ends the session.
+    pub(super) fn on_attach(
+        &mut self,
+        core: &mut Core,
+        attach: &Attach<'_>,
+    ) -> Result<(), AmqpError> {
+        let at = attach.handle as usize;
+        if attach.handle > core.hub.limits.handle_max {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT,
+                "The handle is over handle-max.",
+            ));
+        }
+        if self.slots.len() <= at {
+            core.reserve_handles(at + 1 - self.slots.len())?;
+            self.slots.resize_with(at + 1, Slot::default);
+        }
+        if !matches!(self.slots[at], Slot::Free) {
+            let text = format!("Handle {} is in use.", attach.handle);
+            return Err(AmqpError::new(condition::HANDLE_IN_USE, text));
+        }
+        match self.judge(core, attach) {
+            Ok(None) => self.slots[at] = Slot::Deaf,
+            Ok(Some((kind, device))) => self.open_link(core, attach, kind, device),
+            Err(error) => {
+                tracing::info!(link = attach.name, error = %error.condition, "Attach is refused");
+                self.slots[at] = Slot::Deaf;
+                self.answer(core, attach, None);
+                encode::detach(
+                    &mut core.out,
+                    self.channel,
+                    attach.handle,
+                    true,
+                    Some(&error),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What the link is and whose; `None` if the script wants no answer.
+    fn judge(
+        &self,
+        core: &Core,
+        attach: &Attach<'_>,
+    ) -> Result<Option<(Kind, Option<Arc<str>>)>, AmqpError> {
+        if !core.has_room_for_link() {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT,
+                "The connection has too many links.",
+            ));
+        }
+        if self
+            .names
+            .contains(&(attach.name.into(), attach.peer_receives))
+        {
+            let text = format!(
+                "A link with name '{}' is already attached in session {}.",
+                attach.name, self.channel
+            );
+            return Err(AmqpError::new(condition::RESOURCE_LOCKED, text));
+        }
+        let address = attach.address().unwrap_or_default();
+        let place = address::resolve(address, attach.peer_receives).ok_or_else(|| {
+            let text =
+                format!("The link address '{address}' did not match any of the expected formats.");
+            AmqpError::new(condition::NOT_FOUND, core.describe(404_006, &text))
+        })?;
+        if let Some(device) = &place.device {
+            match core.hub.script.attaching(device) {
+                Attaching::AsUsual => {}
+                Attaching::Refuse(error) => return Err(error),
+                Attaching::Withhold => return Ok(None),
+            }
+        }
+        let device = core.authorize(place.kind, place.device.as_deref())?;
+        Ok(Some((place.kind, device)))
+    }
+
+    fn open_link(
+        &mut self,
+        core: &mut Core,
+        attach: &Attach<'_>,
+        kind: Kind,
+        device: Option<Arc<str>>,
+    ) {
+        let handle = attach.handle;
+        let name: Arc<str> = attach.name.into();
+        self.names.insert((Arc::clone(&name), kind.hub_sends()));
+        let full_credit = core
+            .hub
+            .script
+            .credit()
+            .unwrap_or_else(|| kind.credit(&core.hub.limits));
+        let counter = (kind == Kind::Telemetry)
+            .then(|| {
+                device
+                    .as_deref()
+                    .map(|device| core.hub.record.counter(device))
+            })
+            .flatten();
+        if let Some(pair_kind) = kind.pair() {
+            let pair = self.pairs.entry((pair_kind, device.clone())).or_default();
+            let half = if kind.hub_sends() {
+                &mut pair.outgoing
+            } else {
+                &mut pair.incoming
+            };
+            *half = Some(handle);
+        }
+        let link = Link {
+            name,
+            kind,
+            serial: core.link_opened(device.as_ref()),
+            delivery_count: if kind.hub_sends() {
+                0
+            } else {
+                attach.initial_delivery_count
+            },
+            credit: if kind.hub_sends() { 0 } else { full_credit },
+            full_credit,
+            held: 0,
+            drain: false,
+            waits_for_window: false,
+            partial: None,
+            outbox: VecDeque::new(),
+            counter,
+            device,
+        };
+        tracing::debug!(device.id = link.device.as_deref(), ?kind, "Link is open");
+        self.slots[handle as usize] = Slot::Open(Box::new(link));
+        self.answer(core, attach, Some(kind));
+        if !kind.hub_sends() {
+            self.send_flow(core, Some(handle));
+        }
+        self.subscribe(core, handle);
+    }
+
+    /// The hub's attach: an echo of the peer's, or with null termini if the link is refused.
+    fn answer(&self, core: &mut Core, attach: &Attach<'_>, kind: Option<Kind>) {
+        let terms = kind.map(Kind::terms);
+        let reply = AttachReply {
+            name: attach.name,
+            handle: attach.handle,
+            hub_receives: !attach.peer_receives,
+            sender_settle_mode: terms.and_then(|terms| terms.sender_settle_mode),
+            receiver_settle_mode: terms.and_then(|terms| terms.receiver_settle_mode),
+            source: kind.and(attach.source),
+            target: kind.and(attach.target),
+            max_message_size: terms.and_then(|terms| terms.max_message_size),
+            properties: attach.properties,
+        };
+        encode::attach(&mut core.out, self.channel, &reply);
+    }
+}

@@ -1,0 +1,211 @@
+//! What all sessions of a connection share: tokens, output, the hub, and the time of this turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::codec::encode::Outcome;
+use super::link::Kind;
+use super::tokens::Tokens;
+use super::{AmqpError, condition};
+use crate::clock::iso8601;
+use crate::guid::Guid;
+use crate::hub::Hub;
+use crate::hub::peer::{Peer, Route};
+use crate::hub::record::Accepted;
+use crate::hub::registry::AccessError;
+use crate::hub::state::Now;
+
+/// Handles that a connection's sessions have room for together, used or not.
+const MAX_HANDLES: usize = 1 << 20;
+
+/// Everything that a session needs besides itself.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) tokens: Tokens,
+    pub(crate) out: BytesMut,
+    pub(crate) now: Now,
+    /// The largest frame both sides take.
+    pub(crate) frame_limit: usize,
+    /// Devices with links on this connection, and how many.
+    devices: HashMap<Arc<str>, u32>,
+    links: usize,
+    /// Handles that all sessions have room for.
+    handles: usize,
+    serials: u32,
+    pub(crate) batch: Batch,
+    /// Settlements that a script delays, in the order they fall due.
+    pub(crate) delayed: VecDeque<Delayed>,
+}
+
+/// Telemetry accepted since the record was last told.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) kept: Vec<Accepted>,
+    pub(crate) count: u64,
+}
+
+/// A settlement to be sent later.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    pub(crate) due: Instant,
+    pub(crate) channel: u16,
+    pub(crate) settlement: Settlement,
+}
+
+/// An outcome on its way to the peer.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    pub(crate) handle: u32,
+    pub(crate) serial: u32,
+    pub(crate) delivery_id: u32,
+    pub(crate) outcome: Outcome,
+}
+
+impl Core {
+    pub(crate) fn new(hub: Arc<Hub>, peer: Arc<Peer>, now: Now) -> Self {
+        Self {
+            hub,
+            peer,
+            tokens: Tokens::default(),
+            out: BytesMut::new(),
+            now,
+            frame_limit: 512,
+            devices: HashMap::new(),
+            links: 0,
+            handles: 0,
+            serials: 0,
+            batch: Batch::default(),
+            delayed: VecDeque::new(),
+        }
+    }
+
+    /// Whether the connection may have one more link.
+    pub(crate) fn has_room_for_link(&self) -> bool {
+        self.links < self.hub.limits.links_per_connection
+    }
+
+    /// Asks for room for `count` more handles, so that sparse handles cannot eat all memory.
+    pub(crate) fn reserve_handles(&mut self, count: usize) -> Result<(), AmqpError> {
+        if self.handles + count > MAX_HANDLES {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT,
+                "The handles are too sparse.",
+            ));
+        }
+        self.handles += count;
+        Ok(())
+    }
+
+    pub(crate) fn release_handles(&mut self, count: usize) {
+        self.handles -= count;
+    }
+
+    /// Enters a link into the books; returns its serial number.
+    pub(crate) fn link_opened(&mut self, device: Option<&Arc<str>>) -> u32 {
+        self.serials = (self.serials + 1) & Route::MASK;
+        self.links += 1;
+        self.peer.links.store(self.links, Ordering::Relaxed);
+        if let Some(device) = device {
+            *self.devices.entry(Arc::clone(device)).or_default() += 1;
+            self.peer
+                .devices
+                .store(self.devices.len(), Ordering::Relaxed);
+            self.hub.state().link_opened(device);
+        }
+        self.hub.stir();
+        self.serials
+    }
+
+    /// Takes a link out of the books.
+    pub(crate) fn link_closed(&mut self, device: Option<&Arc<str>>) {
+        self.links -= 1;
+        self.peer.links.store(self.links, Ordering::Relaxed);
+        if let Some(device) = device {
+            if let Some(count) = self.devices.get_mut(device) {
+                *count -= 1;
+                if *count == 0 {
+                    self.devices.remove(device);
+                }
+            }
+            self.peer
+                .devices
+                .store(self.devices.len(), Ordering::Relaxed);
+            self.hub.state().link_closed(device);
+        }
+        self.hub.stir();
+    }
+
+    pub(crate) fn token_count_changed(&mut self) {
+        self.peer.tokens.store(self.tokens.len(), Ordering::Relaxed);
+        self.hub.stir();
+    }
+
+    /// Whether a link of this kind may be open: somebody's token covers it, and its device is there.
+    pub(crate) fn authorize(
+        &self,
+        kind: Kind,
+        device: Option<&str>,
+    ) -> Result<Option<Arc<str>>, AmqpError> {
+        match (kind, device) {
+            (Kind::ServiceC2d, _) if self.tokens.allow_service(&["messages", "devicebound"]) => {
+                Ok(None)
+            }
+            (Kind::CbsRequests | Kind::CbsReplies, _) => Ok(None),
+            (_, Some(id)) if self.tokens.allow_device(id) => self
+                .hub
+                .state()
+                .registry
+                .usable(id)
+                .map(Some)
+                .map_err(|error| self.access_error(&error)),
+            _ => Err(AmqpError::new(
+                condition::UNAUTHORIZED,
+                self.describe(
+                    401_003,
+                    "Unauthorized: no valid token of this connection covers the link.",
+                ),
+            )),
+        }
+    }
+
+    fn access_error(&self, error: &AccessError) -> AmqpError {
+        if error.is_not_found() {
+            AmqpError::new(
+                condition::NOT_FOUND,
+                self.describe(404_001, &error.to_string()),
+            )
+        } else {
+            AmqpError::new(
+                condition::UNAUTHORIZED,
+                self.describe(401_003, &error.to_string()),
+            )
+        }
+    }
+
+    /// An error description as the hub writes it: JSON with a code and a tracking id.
+    pub(crate) fn describe(&self, code: u32, message: &str) -> String {
+        let time = iso8601(self.now.system);
+        let tracking = format!("{}-G:0-TimeStamp:{time}", Guid::random().simple());
+        serde_json::json!({
+            "errorCode": code, "trackingId": tracking, "message": message, "timestampUtc": time,
+        })
+        .to_string()
+    }
+
+    /// Tells the record what was accepted in this turn.
+    pub(crate) fn flush_batch(&mut self) {
+        let batch = &mut self.batch;
+        if batch.count > 0 {
+            self.peer.messages.fetch_add(batch.count, Ordering::Relaxed);
+            self.hub.record.add(batch.count, &mut batch.kept);
+            batch.count = 0;
+            self.hub.stir();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Device-to-cloud messages.
+//!
+//! Source: Microsoft, "Create and read IoT Hub messages"; the batch format is the .NET SDK's.
+
+use std::sync::atomic::Ordering;
+
+use super::unreadable;
+use crate::amqp::codec::DecodeError;
+use crate::amqp::codec::encode::Outcome;
+use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
+use crate::amqp::core::Core;
+use crate::amqp::link::Link;
+use crate::amqp::{AmqpError, condition};
+use crate::hub::record::{Accepted, RecordMode};
+
+/// Most messages in a batch.
+const MAX_BATCH: usize = 500;
+
+/// Takes a message or a batch of them, all or none.
+pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) -> Outcome {
+    let Some(device) = link.device.as_deref() else {
+        return Outcome::Released;
+    };
+    if let Some(error) = core.hub.script.rejection(device) {
+        tracing::debug!(device.id = device, condition = %error.condition, "Telemetry is rejected by script");
+        return Outcome::Rejected(error);
+    }
+    if message.len() > core.hub.limits.max_telemetry_size {
+        let text = core.describe(413_001, "The message or batch is over the size limit.");
+        return Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text));
+    }
+    let before = core.batch.kept.len();
+    match take(core, device, format, message) {
+        Ok(count) if count <= MAX_BATCH => {
+            core.batch.count += count as u64;
+            if let Some(counter) = &link.counter {
+                counter.fetch_add(count as u64, Ordering::Relaxed);
+            }
+            tracing::trace!(device.id = device, count, "Telemetry is accepted");
+            Outcome::Accepted
+        }
+        Ok(_) => {
+            core.batch.kept.truncate(before);
+            let text = "A batch holds at most 500 messages.";
+            Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text))
+        }
+        Err(error) => {
+            core.batch.kept.truncate(before);
+            Outcome::Rejected(unreadable(error))
+        }
+    }
+}
+
+/// Records a message, or each of a batch, and counts them.
+fn take(core: &mut Core, device: &str, format: u32, message: &[u8]) -> Result<usize, DecodeError> {
+    if format != BATCH_FORMAT {
+        return record(core, device, message).map(|()| 1);
+    }
+    let mut count = 0;
+    for part in Sections::decode(message)?.data() {
+        record(core, device, part?)?;
+        count += 1;
+    }
+    if count == 0 {
+        return Err(DecodeError("a batch holds no message"));
+    }
+    Ok(count)
+}
+
+/// Checks a message and keeps of it what the record's mode asks for.
+fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeError> {
+    let sections = Sections::decode(message)?;
+    let mode = core.hub.record.mode();
+    if mode == RecordMode::Count {
+        return Ok(());
+    }
+    let properties = sections.properties()?;
+    let mut accepted = Accepted::bare(device, core.now.system, core.peer.id);
+    accepted.message_id = display_id(properties.message_id);
+    if mode == RecordMode::Full {
+        accepted.correlation_id = display_id(properties.correlation_id);
+        accepted.content_type = properties.content_type.map(str::to_owned);
+        accepted.content_encoding = properties.content_encoding.map(str::to_owned);
+        accepted.user_id = properties
+            .user_id
+            .map(|user| String::from_utf8_lossy(user).into_owned());
+        accepted.body = sections.body()?;
+        sections.each_application_property(|name, value| {
+            accepted.properties.insert(name.to_owned(), value);
+        })?;
+        sections.each_annotation(|name, value| {
+            accepted.annotations.insert(name.to_owned(), value);
+        })?;
+    }
+    core.batch.kept.push(accepted);
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Twins over AMQP: requests in on one link, answers and notifications out on the other.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+
+use super::unreadable;
+use crate::amqp::AmqpError;
+use crate::amqp::codec::message::{MessageWriter, OutProperties, Sections};
+use crate::amqp::codec::read::Value;
+use crate::amqp::codec::write;
+use crate::amqp::core::Core;
+use crate::amqp::link::Outgoing;
+use crate::hub::device::Feed;
+use crate::hub::peer::Subscriber;
+
+const DESIRED_NOTIFICATIONS: &str = "/notifications/twin/properties/desired";
+
+/// What the hub answers: a status, and a version or a body where there is one.
+#[derive(Default)]
+struct Answer {
+    status: i32,
+    version: Option<u64>,
+    body: Option<Bytes>,
+}
+
+impl Answer {
+    fn ok() -> Self {
+        Self {
+            status: 200,
+            ..Self::default()
+        }
+    }
+
+    fn error(status: i32, text: &str) -> Self {
+        let body = json!({ "errorCode": status * 1000, "message": text }).to_string();
+        Self {
+            status,
+            body: Some(body.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Carries out a twin request; `replies` is where the device's twin messages go.
+pub(crate) fn answer(
+    core: &mut Core,
+    device: &Arc<str>,
+    replies: Option<Subscriber>,
+    message: &[u8],
+) -> Result<Outgoing, AmqpError> {
+    let sections = Sections::decode(message).map_err(unreadable)?;
+    let correlation_id = sections.properties().map_err(unreadable)?.correlation_id;
+    let annotation = |name| {
+        sections
+            .annotation(name)
+            .and_then(Value::text)
+            .unwrap_or_default()
+    };
+    let (operation, resource) = (annotation("operation"), annotation("resource"));
+    let is_desired = resource.eq_ignore_ascii_case(DESIRED_NOTIFICATIONS);
+    let mut state = core.hub.state();
+    let answer = match operation {
+        "GET" => match state.twin(device) {
+            Some(twin) => Answer {
+                body: Some(twin.to_string().into()),
+                ..Answer::ok()
+            },
+            None => Answer::error(404, "The device is not registered."),
+        },
+        "PATCH" if resource.eq_ignore_ascii_case("/properties/reported") => {
+            let body = sections.body().map_err(unreadable)?;
+            let patch =
+                serde_json::from_slice(&body).map_err(|_| "The patch is not JSON.".to_owned());
+            let patched = patch.and_then(|patch| {
+                state
+                    .patch_reported(device, &patch)
+                    .map_err(|error| error.to_string())
+            });
+            match patched {
+                Ok(version) => Answer {
+                    version: Some(version),
+                    ..Answer::ok()
+                },
+                Err(text) => Answer::error(400, &text),
+            }
+        }
+        "PUT" if is_desired => {
+            if let Some(subscriber) = replies {
+                state.subscribe(device, Feed::Desired, subscriber);
+            }
+            Answer::ok()
+        }
+        "DELETE" if is_desired => {
+            if let Some(subscriber) = &replies {
+                state.unsubscribe(device, Feed::Desired, subscriber);
+            }
+            Answer::ok()
+        }
+        _ => Answer::error(400, "No such twin operation."),
+    };
+    drop(state);
+    core.hub.stir();
+    tracing::debug!(device.id = %device, operation, resource, status = answer.status, "Twin request");
+    Ok(encode(correlation_id, &answer))
+}
+
+fn encode(correlation_id: Option<&[u8]>, answer: &Answer) -> Outgoing {
+    let writer = MessageWriter::default()
+        .annotations(
+            1 + u32::from(answer.version.is_some()),
+            |out: &mut BytesMut| {
+                write::symbol(out, "status");
+                write::int(out, answer.status);
+                if let Some(version) = answer.version {
+                    write::symbol(out, "version");
+                    write::long(out, i64::try_from(version).unwrap_or(i64::MAX));
+                }
+            },
+        )
+        .properties(&OutProperties {
+            correlation_id,
+            ..OutProperties::default()
+        });
+    let writer = match &answer.body {
+        Some(body) => writer.data(body),
+        None => writer,
+    };
+    Outgoing {
+        message: writer.finish(),
+        settled: true,
+    }
+}
+
+/// Encodes a change of desired properties: no correlation id tells it from an answer.
+pub(crate) fn encode_desired(patch: &[u8]) -> Outgoing {
+    let message = MessageWriter::default()
+        .annotations(1, |out| {
+            write::symbol(out, "resource");
+            write::string(out, "/properties/desired");
+        })
+        .data(patch)
+        .finish();
+    Outgoing {
+        message,
+        settled: true,
+    }
+}

@@ -1,0 +1,138 @@
+//! A link: what it is for, its credit, and what waits on it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::faults::LinkKind;
+use crate::limits::Limits;
+
+/// What a link is for; requests and answers of a pair are two kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    CbsRequests,
+    CbsReplies,
+    Telemetry,
+    C2d,
+    MethodCalls,
+    MethodAnswers,
+    TwinRequests,
+    TwinReplies,
+    ServiceC2d,
+}
+
+/// Kinds of link that work in pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PairKind {
+    Cbs,
+    Methods,
+    Twin,
+}
+
+/// What the hub's attach says for a kind of link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) sender_settle_mode: Option<u8>,
+    pub(crate) receiver_settle_mode: Option<u8>,
+    pub(crate) max_message_size: Option<u64>,
+}
+
+impl Kind {
+    /// Whether the hub sends on it.
+    pub(crate) fn hub_sends(self) -> bool {
+        matches!(
+            self,
+            Self::CbsReplies | Self::C2d | Self::MethodCalls | Self::TwinReplies
+        )
+    }
+
+    pub(crate) fn pair(self) -> Option<PairKind> {
+        match self {
+            Self::CbsRequests | Self::CbsReplies => Some(PairKind::Cbs),
+            Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
+            Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
+            Self::Telemetry | Self::C2d | Self::ServiceC2d => None,
+        }
+    }
+
+    /// The values that the real hub was seen to answer with.
+    pub(crate) fn terms(self) -> Terms {
+        const MIB: u64 = 1024 * 1024;
+        let (sender_settle_mode, receiver_settle_mode, max_message_size) = match self {
+            Self::CbsRequests => (Some(0), Some(0), Some(MIB)),
+            Self::CbsReplies => (None, None, None),
+            Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
+            Self::C2d => (None, Some(1), Some(65_536)),
+            Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
+                (Some(1), Some(0), Some(MIB))
+            }
+        };
+        Terms {
+            sender_settle_mode,
+            receiver_settle_mode,
+            max_message_size,
+        }
+    }
+
+    pub(crate) fn credit(self, limits: &Limits) -> u32 {
+        if self == Self::CbsRequests {
+            limits.cbs_credit
+        } else {
+            limits.credit
+        }
+    }
+
+    /// The name that scripted faults know it by.
+    pub(crate) fn fault_kind(self) -> Option<LinkKind> {
+        match self {
+            Self::Telemetry => Some(LinkKind::Telemetry),
+            Self::C2d => Some(LinkKind::C2d),
+            Self::MethodCalls | Self::MethodAnswers => Some(LinkKind::Methods),
+            Self::TwinRequests | Self::TwinReplies => Some(LinkKind::Twin),
+            Self::CbsRequests | Self::CbsReplies | Self::ServiceC2d => None,
+        }
+    }
+}
+
+/// A link that is attached.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: Kind,
+    pub(crate) device: Option<Arc<str>>,
+    /// Tells this link from an earlier one of the same handle.
+    pub(crate) serial: u32,
+    pub(crate) delivery_count: u32,
+    /// What the peer may still send, or the hub.
+    pub(crate) credit: u32,
+    /// The credit it is topped up to; incoming links only.
+    pub(crate) full_credit: u32,
+    /// Deliveries whose settlement a script holds back: they use up credit.
+    pub(crate) held: u32,
+    /// The peer wants its credit used or returned.
+    pub(crate) drain: bool,
+    /// It stands in the session's queue for the peer's window.
+    pub(crate) waits_for_window: bool,
+    pub(crate) partial: Option<Box<Partial>>,
+    pub(crate) outbox: VecDeque<Outgoing>,
+    /// The device's counter of accepted telemetry.
+    pub(crate) counter: Option<Arc<AtomicU64>>,
+}
+
+/// A delivery of which more frames are to come.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    pub(crate) delivery_id: u32,
+    pub(crate) format: u32,
+    pub(crate) settled: bool,
+    pub(crate) payload: BytesMut,
+}
+
+/// A message that waits for credit.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) message: Bytes,
+    pub(crate) settled: bool,
+}

@@ -1,0 +1,53 @@
+//! The AMQP side: an engine without IO or clock, and a thin task around it for every connection.
+
+mod address;
+mod attach;
+pub(crate) mod codec;
+pub(crate) mod connection;
+pub(crate) mod core;
+mod endpoint;
+pub(crate) mod link;
+mod session;
+pub(crate) mod shell;
+mod tokens;
+
+use std::borrow::Cow;
+
+/// An error as AMQP carries it (AMQP 1.0 section 2.8.14).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AmqpError {
+    pub(crate) condition: Cow<'static, str>,
+    pub(crate) description: String,
+}
+
+impl AmqpError {
+    pub(crate) fn new(
+        condition: impl Into<Cow<'static, str>>,
+        description: impl Into<String>,
+    ) -> Self {
+        Self {
+            condition: condition.into(),
+            description: description.into(),
+        }
+    }
+}
+
+/// Error conditions (AMQP 1.0 sections 2.8.15 to 2.8.18, and the hub's own).
+pub(crate) mod condition {
+    pub(crate) const DECODE: &str = "amqp:decode-error";
+    pub(crate) const FRAMING: &str = "amqp:connection:framing-error";
+    pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
+    pub(crate) const ILLEGAL_STATE: &str = "amqp:illegal-state";
+    pub(crate) const INTERNAL: &str = "amqp:internal-error";
+    pub(crate) const INVALID_FIELD: &str = "amqp:invalid-field";
+    pub(crate) const LOCK_LOST: &str = "com.microsoft:message-lock-lost";
+    pub(crate) const NOT_ALLOWED: &str = "amqp:not-allowed";
+    pub(crate) const NOT_FOUND: &str = "amqp:not-found";
+    pub(crate) const RESOURCE_LIMIT: &str = "amqp:resource-limit-exceeded";
+    pub(crate) const RESOURCE_LOCKED: &str = "amqp:resource-locked";
+    pub(crate) const SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
+    pub(crate) const TRANSFER_LIMIT: &str = "amqp:link:transfer-limit-exceeded";
+    pub(crate) const UNATTACHED_HANDLE: &str = "amqp:session:unattached-handle";
+    pub(crate) const UNAUTHORIZED: &str = "amqp:unauthorized-access";
+    pub(crate) const WINDOW_VIOLATION: &str = "amqp:session:window-violation";
+}

@@ -1,0 +1,228 @@
+//! The task around the engine: reads, lets the engine work, writes what has gathered in one go.
+
+use std::collections::VecDeque;
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
+
+use super::connection::{Connection, LineOrder};
+use crate::hub::Hub;
+use crate::hub::state::Now;
+
+/// Room for one read.
+const READ_CHUNK: usize = 32 * 1024;
+/// Output that may wait before the hub stops reading.
+const MAX_WAITING_OUTPUT: usize = 1024 * 1024;
+/// Reads that may follow each other before something is written.
+const READS_A_WRITE: u32 = 8;
+/// How long a closed connection waits for its peer to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A stream whose end can be a reset.
+pub(crate) trait Line: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Makes dropping the stream reset the connection.
+    fn reset_on_drop(&self);
+}
+
+impl Line for TcpStream {
+    fn reset_on_drop(&self) {
+        if let Err(error) = self.set_zero_linger() {
+            tracing::debug!(%error, "The socket cannot be made to reset");
+        }
+    }
+}
+
+impl Line for TlsStream<TcpStream> {
+    fn reset_on_drop(&self) {
+        self.get_ref().0.reset_on_drop();
+    }
+}
+
+/// Output on its way, each piece with the time it may leave.
+#[derive(Debug, Default)]
+struct Outbound {
+    pieces: VecDeque<(Instant, BytesMut)>,
+    waiting: usize,
+    needs_flush: bool,
+}
+
+impl Outbound {
+    fn push(&mut self, piece: BytesMut, leaves: Instant) {
+        if !piece.is_empty() {
+            self.waiting += piece.len();
+            self.pieces.push_back((leaves, piece));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.pieces.is_empty() && !self.needs_flush
+    }
+
+    fn next_leave(&self) -> Option<Instant> {
+        self.pieces.front().map(|(leaves, _)| *leaves)
+    }
+
+    fn has_work(&self, now: Instant) -> bool {
+        self.next_leave()
+            .map_or(self.needs_flush, |leaves| leaves <= now)
+    }
+
+    /// Writes what may leave, and flushes when all of it is written.
+    ///
+    /// # Cancel safety
+    /// Safe: what was written is accounted for at once.
+    async fn work(&mut self, line: &mut (impl AsyncWrite + Unpin), now: Instant) -> io::Result<()> {
+        while let Some((leaves, piece)) = self.pieces.front_mut()
+            && *leaves <= now
+        {
+            let written = line.write(piece).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.needs_flush = true;
+            self.waiting -= written;
+            piece.advance(written);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+        line.flush().await?;
+        self.needs_flush = false;
+        Ok(())
+    }
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
+    let peer = hub.join();
+    let mut connection = Connection::new(Arc::clone(&hub), Arc::clone(&peer), Now::read());
+    let mut input = BytesMut::new();
+    let mut outbound = Outbound::default();
+    let mut frozen = false;
+    let mut reads = 0;
+    let mut timer = pin!(sleep_until(connection.next_deadline()));
+    tracing::info!(connection = %peer.id, "Connection is open");
+    loop {
+        let now = Now::read();
+        for notice in peer.collect() {
+            match connection.notice(notice, now) {
+                Some(LineOrder::Cut) => {
+                    line.reset_on_drop();
+                    tracing::info!(connection = %peer.id, "Connection is cut by script");
+                    return;
+                }
+                Some(LineOrder::Freeze(freeze)) => frozen = freeze,
+                None => {}
+            }
+        }
+        if frozen {
+            peer.posted().await;
+            continue;
+        }
+        if connection.next_deadline() <= now.instant {
+            connection.on_time(now);
+        }
+        connection.end_turn();
+        outbound.push(connection.take_output(), now.instant + hub.script.latency());
+        if connection.is_closed() && outbound.is_done() {
+            break;
+        }
+        let may_read = !connection.is_closed()
+            && outbound.waiting < MAX_WAITING_OUTPUT
+            && reads < READS_A_WRITE;
+        let may_write = outbound.has_work(now.instant);
+        if !may_write {
+            reads = 0;
+        }
+        let wake = outbound
+            .next_leave()
+            .filter(|_| !may_write)
+            .map_or(connection.next_deadline(), |leaves| {
+                leaves.min(connection.next_deadline())
+            });
+        // Moving the timer costs more than letting it ring for nothing now and then.
+        if wake < timer.deadline() || timer.is_elapsed() {
+            timer.as_mut().reset(wake);
+        }
+        input.reserve(READ_CHUNK);
+        let event = tokio::select! {
+            biased;
+            () = peer.posted() => Ok(Event::Woken),
+            read = read_or_write(&mut line, &mut input, &mut outbound, now.instant, may_read, may_write) => read,
+            () = timer.as_mut() => Ok(Event::Woken),
+        };
+        match event {
+            Ok(Event::Woken) => {}
+            Ok(Event::Written) => reads = 0,
+            Ok(Event::Read(0)) => {
+                tracing::info!(connection = %peer.id, "Connection is closed by its peer");
+                return;
+            }
+            Ok(Event::Read(_)) => {
+                reads += 1;
+                connection.input(&mut input, Now::read());
+                if input.is_empty() && input.capacity() > 4 * READ_CHUNK {
+                    input = BytesMut::new();
+                }
+            }
+            Err(error) => {
+                tracing::info!(connection = %peer.id, %error, "Connection is lost");
+                return;
+            }
+        }
+    }
+    drop(connection);
+    tracing::info!(connection = %peer.id, "Connection is closed");
+    linger(line).await;
+}
+
+enum Event {
+    Woken,
+    Written,
+    Read(usize),
+}
+
+/// Reads if there is something to read, else writes.
+async fn read_or_write(
+    line: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    input: &mut BytesMut,
+    outbound: &mut Outbound,
+    now: Instant,
+    may_read: bool,
+    may_write: bool,
+) -> io::Result<Event> {
+    poll_fn(|cx| {
+        if may_read && let Poll::Ready(read) = pin!(line.read_buf(input)).poll(cx) {
+            return Poll::Ready(read.map(Event::Read));
+        }
+        if may_write && let Poll::Ready(written) = pin!(outbound.work(line, now)).poll(cx) {
+            return Poll::Ready(written.map(|()| Event::Written));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Hangs up in a way that lets the peer read the last words before it.
+async fn linger(mut line: impl Line) {
+    let hang_up = async {
+        line.shutdown().await?;
+        let mut sink = [0; 1024];
+        while line.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    };
+    match timeout(LINGER, hang_up).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::trace!(%error, "The peer was gone first"),
+        Err(_elapsed) => tracing::trace!("The peer does not hang up"),
+    }
+}

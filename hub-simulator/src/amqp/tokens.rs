@@ -1,0 +1,88 @@
+//! The tokens that a connection has put, and what they allow.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::hub::registry::{Grant, Principal};
+
+/// Tokens by the name they were put under; the same name again renews.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    by_name: HashMap<Arc<str>, Grant>,
+    /// The name of each device's latest token.
+    of_device: HashMap<Arc<str>, Arc<str>>,
+    /// Names of the policy tokens.
+    of_policies: Vec<Arc<str>>,
+    expiries: BTreeSet<(u64, Arc<str>)>,
+}
+
+impl Tokens {
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    pub(crate) fn put(&mut self, name: &str, grant: Grant) {
+        self.remove(name);
+        let name: Arc<str> = name.into();
+        match &grant.principal {
+            Principal::Device(device) => {
+                self.of_device.insert(Arc::clone(device), Arc::clone(&name));
+            }
+            Principal::Policy { .. } => self.of_policies.push(Arc::clone(&name)),
+        }
+        self.expiries.insert((grant.expiry, Arc::clone(&name)));
+        self.by_name.insert(name, grant);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some((name, grant)) = self.by_name.remove_entry(name) else {
+            return;
+        };
+        self.expiries.remove(&(grant.expiry, Arc::clone(&name)));
+        match &grant.principal {
+            Principal::Device(device) => {
+                if self.of_device.get(device) == Some(&name) {
+                    self.of_device.remove(device);
+                }
+            }
+            Principal::Policy { .. } => self.of_policies.retain(|other| *other != name),
+        }
+    }
+
+    /// The earliest expiry, in seconds since the Unix epoch.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        self.expiries.first().map(|(expiry, _)| *expiry)
+    }
+
+    /// Drops the tokens that have expired by `unix_now` and tells whether there were any.
+    pub(crate) fn expire(&mut self, unix_now: u64) -> bool {
+        let mut any = false;
+        while let Some((expiry, name)) = self.expiries.first().cloned()
+            && expiry <= unix_now
+        {
+            self.remove(&name);
+            any = true;
+        }
+        any
+    }
+
+    /// Whether a token here lets its holder act as `device`.
+    pub(crate) fn allow_device(&self, device: &str) -> bool {
+        self.of_device.contains_key(device) || self.policies().any(|p| p.may_act_as(device))
+    }
+
+    /// Whether a token here lets its holder use the service endpoint at `path`.
+    pub(crate) fn allow_service(&self, path: &[&str]) -> bool {
+        self.policies().any(|principal| principal.may_serve(path))
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &Principal> {
+        self.of_policies
+            .iter()
+            .filter_map(|name| Some(&self.by_name.get(name)?.principal))
+    }
+}

@@ -1,0 +1,119 @@
+//! How a simulator is set up and started.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::ca::CertificateError;
+use crate::hub::record::RecordMode;
+use crate::limits::Limits;
+use crate::simulator::HubSimulator;
+use crate::store::StoreError;
+
+/// Sets up a [`HubSimulator`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    pub(crate) host: String,
+    pub(crate) tls: bool,
+    pub(crate) address: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) auto_register: bool,
+    pub(crate) record: RecordMode,
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// The simulator cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// What was to be listened on.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificates cannot be made or used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The stored state cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            tls: true,
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            limits: Limits::default(),
+            auto_register: false,
+            record: RecordMode::default(),
+            state: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Sets the hub's host name in tokens, connection strings and certificate; `localhost` by default.
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
+        self
+    }
+
+    /// Chooses TLS (the default) or plain TCP.
+    pub fn with_tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Sets the port; 0, the default, takes a free one.
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.address.set_port(port);
+        self
+    }
+
+    /// Sets the address to listen on, port and all; `127.0.0.1:0` by default.
+    pub fn with_address(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Sets the limits; the real hub's by default.
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Registers any device at first sight, with keys derived from the group key; off by default.
+    pub fn with_auto_register(mut self, auto_register: bool) -> Self {
+        self.auto_register = auto_register;
+        self
+    }
+
+    /// Sets how much of each accepted message is kept; everything by default.
+    pub fn with_record(mut self, record: RecordMode) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// Keeps certificates, policies and devices in a directory, over restarts; nowhere by default.
+    pub fn with_state(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state = Some(directory.into());
+        self
+    }
+
+    /// Starts the hub; it listens when this returns.
+    ///
+    /// # Errors
+    /// Fails if the port is taken, or if state or certificates cannot be read, made or stored.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing runs before it returns.
+    pub async fn start(self) -> Result<HubSimulator, StartError> {
+        HubSimulator::start(self).await
+    }
+}

@@ -1,0 +1,245 @@
+//! Scripted faults: what a test makes go wrong.
+
+mod script;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::amqp::AmqpError;
+use crate::hub::Hub;
+use crate::hub::device::Feed;
+use crate::hub::peer::{ConnectionId, Notice};
+pub(crate) use script::{Attaching, Order, Script, Settling};
+use script::{Rejection, Rules};
+
+/// Kinds of link that a fault can pick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkKind {
+    /// The telemetry link.
+    Telemetry,
+    /// The cloud-to-device link.
+    C2d,
+    /// Both links of direct methods.
+    Methods,
+    /// Both links of the twin.
+    Twin,
+    /// Every link of a device.
+    All,
+}
+
+impl LinkKind {
+    /// Whether a fault for `self` meets a link of `other`, which is `None` for links of no device.
+    pub(crate) fn includes(self, other: Option<Self>) -> bool {
+        other.is_some_and(|other| self == Self::All || self == other)
+    }
+}
+
+/// Script faults of a running hub; every method takes effect at once.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    hub: Arc<Hub>,
+}
+
+/// Holds back all settlements of telemetry until it is released or dropped.
+#[derive(Debug)]
+#[must_use = "dropping the guard releases the settlements"]
+pub struct HeldSettlements {
+    faults: Faults,
+}
+
+impl HeldSettlements {
+    /// Sends what was held back and goes on as usual.
+    pub fn release(self) {}
+}
+
+impl Drop for HeldSettlements {
+    fn drop(&mut self) {
+        self.faults.edit(|rules| rules.hold = false);
+        self.faults.order_all(Order::Release);
+    }
+}
+
+impl Faults {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut Rules)) {
+        self.hub.script.edit(edit);
+    }
+
+    fn order_all(&self, order: Order) {
+        self.hub.broadcast(&Notice::Order(order));
+    }
+
+    /// Accepts telemetry but tells nobody, until the guard is released or dropped.
+    pub fn hold_settlements(&self) -> HeldSettlements {
+        self.edit(|rules| rules.hold = true);
+        HeldSettlements {
+            faults: self.clone(),
+        }
+    }
+
+    /// Accepts the next `count` telemetry messages and never tells.
+    pub fn drop_settlements(&self, count: u64) {
+        self.edit(|rules| rules.drop = count);
+    }
+
+    /// Settles telemetry only after `delay`; zero settles at once again.
+    pub fn delay_settlements(&self, delay: Duration) {
+        self.edit(|rules| rules.delay = (!delay.is_zero()).then_some(delay));
+    }
+
+    /// Sends everything `latency` later, as over a line with a round trip of that length.
+    ///
+    /// Throughput is not limited. The handshake of a TLS connection is not delayed.
+    pub fn latency(&self, latency: Duration) {
+        self.hub.script.set_latency(latency);
+    }
+
+    /// Rejects the next `count` telemetry messages of a device, or of any, with an error condition.
+    pub fn reject_next(&self, device: Option<&str>, count: u64, condition: &str) {
+        let error = scripted(condition);
+        let device = device.map(str::to_owned);
+        if count > 0 {
+            self.edit(|rules| {
+                rules.rejections.push(Rejection {
+                    device,
+                    left: count,
+                    error,
+                })
+            });
+        }
+    }
+
+    /// Rejects the next `count` telemetry messages as the real hub does when it is overloaded.
+    pub fn throttle(&self, device: Option<&str>, count: u64) {
+        self.reject_next(device, count, "com.microsoft:device-container-throttled");
+    }
+
+    /// Takes back all rejections of telemetry.
+    pub fn stop_rejecting(&self) {
+        self.edit(|rules| rules.rejections.clear());
+    }
+
+    /// Refuses every attach of a device with an error condition.
+    pub fn refuse_attach(&self, device: &str, condition: &str) {
+        let error = scripted(condition);
+        self.edit(|rules| rules.refused_attaches.extend([(device.to_owned(), error)]));
+    }
+
+    /// Never answers an attach of a device.
+    pub fn withhold_attach(&self, device: &str) {
+        self.edit(|rules| rules.withheld_attaches.extend([device.to_owned()]));
+    }
+
+    /// Answers attaches of a device as usual again.
+    pub fn allow_attach(&self, device: &str) {
+        self.edit(|rules| {
+            rules.refused_attaches.remove(device);
+            rules.withheld_attaches.remove(device);
+        });
+    }
+
+    /// Refuses good tokens of a device with a status and a text.
+    pub fn refuse_token(&self, device: &str, status: i32, text: &str) {
+        let refusal = (status, text.to_owned());
+        self.edit(|rules| rules.refused_tokens.extend([(device.to_owned(), refusal)]));
+    }
+
+    /// Judges tokens of a device as usual again.
+    pub fn allow_token(&self, device: &str) {
+        self.edit(|rules| drop(rules.refused_tokens.remove(device)));
+    }
+
+    /// Gives sessions begun from now on this window, in frames; `None` is the limit's again.
+    pub fn incoming_window(&self, window: Option<u32>) {
+        self.edit(|rules| rules.incoming_window = window);
+    }
+
+    /// Gives links attached from now on this credit; `None` is the limit's again.
+    pub fn link_credit(&self, credit: Option<u32>) {
+        self.edit(|rules| rules.credit = credit);
+    }
+
+    /// Resets every connection.
+    pub fn cut_all(&self) {
+        self.order_all(Order::Cut);
+    }
+
+    /// Resets one connection.
+    pub fn cut(&self, connection: ConnectionId) {
+        self.hub.post_to(connection, Notice::Order(Order::Cut));
+    }
+
+    /// Closes every connection with an error condition, `amqp:connection:forced` for instance.
+    pub fn close_all(&self, condition: &str) {
+        self.order_all(Order::Close(scripted(condition)));
+    }
+
+    /// Closes one connection with an error condition.
+    pub fn close(&self, connection: ConnectionId, condition: &str) {
+        self.hub
+            .post_to(connection, Notice::Order(Order::Close(scripted(condition))));
+    }
+
+    /// Stops reading from and writing to every connection; their sockets stay open.
+    pub fn freeze_all(&self) {
+        self.order_all(Order::Freeze(true));
+    }
+
+    /// Stops reading from and writing to one connection.
+    pub fn freeze(&self, connection: ConnectionId) {
+        self.hub
+            .post_to(connection, Notice::Order(Order::Freeze(true)));
+    }
+
+    /// Lets every frozen connection go on.
+    pub fn thaw(&self) {
+        self.order_all(Order::Freeze(false));
+    }
+
+    /// Ends every session that has a link of the device, or every session, with a condition.
+    pub fn end_sessions(&self, device: Option<&str>, condition: &str) {
+        self.order_all(Order::EndSessions(
+            device.map(str::to_owned),
+            scripted(condition),
+        ));
+    }
+
+    /// Detaches links of a device with an error condition.
+    pub fn detach(&self, device: &str, kind: LinkKind, condition: &str) {
+        self.order_all(Order::Detach(
+            Some(device.to_owned()),
+            kind,
+            scripted(condition),
+        ));
+    }
+
+    /// Detaches links of all devices with an error condition.
+    pub fn detach_all(&self, kind: LinkKind, condition: &str) {
+        self.order_all(Order::Detach(None, kind, scripted(condition)));
+    }
+
+    /// Takes the cloud-to-device link of a device, as another client of the same device would.
+    pub fn steal(&self, device: &str) {
+        let taken = {
+            let mut state = self.hub.state();
+            state
+                .registry
+                .get_mut(device)
+                .and_then(|device| device.slot(Feed::Messages).take())
+        };
+        if let Some(subscriber) = taken {
+            subscriber.post(Notice::Displaced);
+        }
+    }
+}
+
+fn scripted(condition: &str) -> AmqpError {
+    AmqpError::new(
+        condition.to_owned(),
+        "The script of the hub simulator says so.",
+    )
+}

@@ -1,0 +1,171 @@
+//! What the script of faults says; connections ask it as they go.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::LinkKind;
+use crate::amqp::AmqpError;
+
+/// A fault that a connection carries out at once.
+#[derive(Debug, Clone)]
+pub(crate) enum Order {
+    /// Drop the socket; with a reset rather than an orderly end.
+    Cut,
+    /// Stop reading and writing, or go on.
+    Freeze(bool),
+    /// Close with an error.
+    Close(AmqpError),
+    /// End all sessions, or those with a link of the device.
+    EndSessions(Option<String>, AmqpError),
+    /// Detach the device's links of a kind, or everybody's.
+    Detach(Option<String>, LinkKind, AmqpError),
+    /// Send the settlements held back so far.
+    Release,
+}
+
+/// How a settlement goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settling {
+    Now,
+    Hold,
+    Drop,
+    After(Duration),
+}
+
+/// How an attach is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Attaching {
+    AsUsual,
+    Refuse(AmqpError),
+    Withhold,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) hold: bool,
+    pub(super) drop: u64,
+    pub(super) delay: Option<Duration>,
+    pub(super) rejections: Vec<Rejection>,
+    pub(super) refused_attaches: HashMap<String, AmqpError>,
+    pub(super) withheld_attaches: HashSet<String>,
+    pub(super) refused_tokens: HashMap<String, (i32, String)>,
+    pub(super) incoming_window: Option<u32>,
+    pub(super) credit: Option<u32>,
+}
+
+/// Rejects the next telemetry messages of a device, or of any.
+#[derive(Debug)]
+pub(super) struct Rejection {
+    pub(super) device: Option<String>,
+    pub(super) left: u64,
+    pub(super) error: AmqpError,
+}
+
+/// The script: rules behind a lock, and flags that spare the hot path the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    rules: Mutex<Rules>,
+    concerns_telemetry: AtomicBool,
+    concerns_links: AtomicBool,
+    latency_us: AtomicU64,
+}
+
+impl Script {
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn edit<T>(&self, edit: impl FnOnce(&mut Rules) -> T) -> T {
+        let mut rules = self.rules();
+        let result = edit(&mut rules);
+        let telemetry =
+            rules.hold || rules.drop > 0 || rules.delay.is_some() || !rules.rejections.is_empty();
+        let links = !rules.refused_attaches.is_empty()
+            || !rules.withheld_attaches.is_empty()
+            || !rules.refused_tokens.is_empty()
+            || rules.incoming_window.is_some()
+            || rules.credit.is_some();
+        self.concerns_telemetry.store(telemetry, Ordering::Release);
+        self.concerns_links.store(links, Ordering::Release);
+        result
+    }
+
+    pub(super) fn set_latency(&self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency_us.store(micros, Ordering::Release);
+    }
+
+    pub(crate) fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency_us.load(Ordering::Acquire))
+    }
+
+    fn on_telemetry(&self) -> Option<MutexGuard<'_, Rules>> {
+        self.concerns_telemetry
+            .load(Ordering::Acquire)
+            .then(|| self.rules())
+    }
+
+    fn on_links(&self) -> Option<MutexGuard<'_, Rules>> {
+        self.concerns_links
+            .load(Ordering::Acquire)
+            .then(|| self.rules())
+    }
+
+    /// Whether this telemetry message is to be rejected, and how.
+    pub(crate) fn rejection(&self, device: &str) -> Option<AmqpError> {
+        let mut rules = self.on_telemetry()?;
+        let fits = |r: &Rejection| r.device.as_deref().is_none_or(|id| id == device);
+        let at = rules.rejections.iter().position(fits)?;
+        let rejection = &mut rules.rejections[at];
+        rejection.left -= 1;
+        let error = rejection.error.clone();
+        if rejection.left == 0 {
+            rules.rejections.remove(at);
+        }
+        Some(error)
+    }
+
+    /// How the next settlement of telemetry goes out.
+    pub(crate) fn settling(&self) -> Settling {
+        let Some(mut rules) = self.on_telemetry() else {
+            return Settling::Now;
+        };
+        if rules.drop > 0 {
+            rules.drop -= 1;
+            return Settling::Drop;
+        }
+        match rules.delay {
+            _ if rules.hold => Settling::Hold,
+            Some(delay) => Settling::After(delay),
+            None => Settling::Now,
+        }
+    }
+
+    pub(crate) fn attaching(&self, device: &str) -> Attaching {
+        let Some(rules) = self.on_links() else {
+            return Attaching::AsUsual;
+        };
+        if rules.withheld_attaches.contains(device) {
+            return Attaching::Withhold;
+        }
+        rules
+            .refused_attaches
+            .get(device)
+            .cloned()
+            .map_or(Attaching::AsUsual, Attaching::Refuse)
+    }
+
+    pub(crate) fn token_refusal(&self, device: &str) -> Option<(i32, String)> {
+        self.on_links()?.refused_tokens.get(device).cloned()
+    }
+
+    pub(crate) fn incoming_window(&self) -> Option<u32> {
+        self.on_links()?.incoming_window
+    }
+
+    pub(crate) fn credit(&self) -> Option<u32> {
+        self.on_links()?.credit
+    }
+}

@@ -1,0 +1,87 @@
+//! Pure entry points for fuzz targets; not part of the public API.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::amqp::codec::message::Sections;
+use crate::amqp::codec::performative::Performative;
+use crate::amqp::codec::{frame, read};
+use crate::amqp::connection::Connection;
+use crate::hub::Hub;
+use crate::hub::record::{Record, RecordMode};
+use crate::hub::registry::Registry;
+use crate::hub::sas::SasToken;
+use crate::hub::state::Now;
+use crate::limits::Limits;
+
+/// Decodes a frame, its performative and, as if it were one, a message; returns the bytes consumed.
+#[must_use]
+pub fn decode_frame(input: &[u8]) -> usize {
+    let Ok(Some(frame)) = frame::split(input, 65_536) else {
+        return 0;
+    };
+    black_box(Performative::decode(frame.body).is_ok());
+    decode_message(frame.body);
+    frame.len
+}
+
+/// Decodes a message as far as the hub ever does.
+pub fn decode_message(input: &[u8]) {
+    if let Ok(sections) = Sections::decode(input) {
+        black_box(sections.properties().is_ok());
+        black_box(sections.body().is_ok());
+        black_box(sections.each_application_property(|_, _| {}).is_ok());
+    }
+}
+
+/// Splits values off until none is left; returns the bytes consumed.
+#[must_use]
+pub fn decode_values(input: &[u8]) -> usize {
+    let mut rest = input;
+    while let Ok((_, _, tail)) = read::split(rest) {
+        rest = tail;
+    }
+    input.len() - rest.len()
+}
+
+/// Feeds a connection with bytes, in pieces of `piece`; returns the bytes that it answers.
+#[must_use]
+pub fn feed_connection(input: &[u8], piece: usize) -> usize {
+    let mut registry = Registry::new("hub.test", true);
+    registry.add("dev1");
+    let hub = Arc::new(Hub::new(
+        registry,
+        Limits::default(),
+        Record::new(RecordMode::Full),
+    ));
+    let now = Now::read();
+    let peer = hub.join();
+    let mut connection = Connection::new(hub, Arc::clone(&peer), now);
+    let (mut buffer, mut answered) = (BytesMut::new(), 0);
+    for part in input.chunks(piece.max(1)) {
+        buffer.extend_from_slice(part);
+        connection.input(&mut buffer, now);
+        for notice in peer.collect() {
+            connection.notice(notice, now);
+        }
+        connection.end_turn();
+        answered += connection.take_output().len();
+    }
+    answered
+}
+
+/// Parses a shared access signature; tells whether it is one.
+#[must_use]
+pub fn parse_sas(text: &str) -> bool {
+    SasToken::parse(text).is_ok()
+}
+
+/// Parses a connection string and writes it out again.
+#[must_use]
+pub fn connection_string_round_trip(text: &str) -> bool {
+    crate::ConnectionString::parse(text).is_ok_and(|parsed| {
+        crate::ConnectionString::parse(&parsed.to_string()).as_ref() == Ok(&parsed)
+    })
+}

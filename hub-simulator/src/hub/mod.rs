@@ -1,0 +1,129 @@
+//! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
+
+pub(crate) mod device;
+pub(crate) mod message;
+pub(crate) mod peer;
+pub(crate) mod queue;
+pub(crate) mod record;
+pub(crate) mod registry;
+pub(crate) mod sas;
+pub(crate) mod state;
+pub(crate) mod twin;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use crate::faults::Script;
+use crate::limits::Limits;
+use peer::{ConnectionId, Notice, Peer};
+use record::Record;
+use registry::Registry;
+use state::{HubState, Now};
+
+/// What all connections of one simulator share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) host: String,
+    pub(crate) limits: Limits,
+    pub(crate) record: Record,
+    pub(crate) script: Script,
+    state: Mutex<HubState>,
+    peers: Mutex<BTreeMap<ConnectionId, Arc<Peer>>>,
+    opened: AtomicU64,
+    /// Stirred whenever what `HubStats` shows may have changed.
+    changed: watch::Sender<()>,
+    /// Stirred when the state's next deadline may have come nearer.
+    clock: Arc<Notify>,
+}
+
+impl Hub {
+    pub(crate) fn new(registry: Registry, limits: Limits, record: Record) -> Self {
+        let clock = Arc::new(Notify::new());
+        Self {
+            host: registry.host().to_owned(),
+            state: Mutex::new(HubState::new(
+                registry,
+                limits.queue_rules(),
+                Arc::clone(&clock),
+            )),
+            limits,
+            record,
+            script: Script::default(),
+            peers: Mutex::default(),
+            opened: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
+            clock,
+        }
+    }
+
+    /// The state; held for a few look-ups at a time and never across an await.
+    pub(crate) fn state(&self) -> MutexGuard<'_, HubState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a new connection into the books.
+    pub(crate) fn join(&self) -> Arc<Peer> {
+        let id = ConnectionId(self.opened.fetch_add(1, Ordering::Relaxed) + 1);
+        let peer = Arc::new(Peer::new(id));
+        self.peers().insert(id, Arc::clone(&peer));
+        self.stir();
+        peer
+    }
+
+    /// Takes a connection out of the books.
+    pub(crate) fn leave(&self, id: ConnectionId) {
+        self.peers().remove(&id);
+        self.stir();
+    }
+
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// The open connections, oldest first.
+    pub(crate) fn connections(&self) -> Vec<Arc<Peer>> {
+        self.peers().values().cloned().collect()
+    }
+
+    pub(crate) fn broadcast(&self, notice: &Notice) {
+        for peer in self.connections() {
+            peer.post(notice.clone());
+        }
+    }
+
+    pub(crate) fn post_to(&self, id: ConnectionId, notice: Notice) {
+        if let Some(peer) = self.peers().get(&id) {
+            peer.post(notice);
+        }
+    }
+
+    /// Lets everybody who waits for a condition look again.
+    pub(crate) fn stir(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Drives locks and times to live; runs until it is dropped.
+    pub(crate) async fn run_clock(self: Arc<Self>) {
+        loop {
+            let next = self.state().next_deadline();
+            match next {
+                None => self.clock.notified().await,
+                Some(deadline) => tokio::select! {
+                    () = self.clock.notified() => {}
+                    () = tokio::time::sleep_until(deadline) => self.state().tick(Now::read()),
+                },
+            }
+        }
+    }
+}

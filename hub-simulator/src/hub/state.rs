@@ -1,0 +1,340 @@
+//! The hub's devices and everything that is on its way to them; pure, the time is passed in.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::device::{Device, Fate, Feed, QueuedC2d};
+use super::message::{C2d, C2dError, MethodError, MethodResponse};
+use super::peer::{MethodCall, Notice, Subscriber};
+use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
+use super::registry::Registry;
+use super::twin::{TwinError, notification};
+use crate::guid::Guid;
+
+/// Largest body of a cloud-to-device message.
+const MAX_C2D_BODY: usize = 64 * 1024;
+/// Default and longest time to live of a cloud-to-device message.
+const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+const MAX_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// The time, read once for everything that happens together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) system: SystemTime,
+}
+
+impl Now {
+    pub(crate) fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            system: SystemTime::now(),
+        }
+    }
+
+    /// The instant at a Unix time in seconds, as far off as instants reach.
+    pub(crate) fn at_unix(&self, seconds: u64) -> Instant {
+        let target = Duration::from_secs(seconds);
+        let since = self
+            .system
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let wait = target
+            .saturating_sub(since)
+            .min(Duration::from_secs(100 * 365 * 24 * 3600));
+        self.instant + wait
+    }
+}
+
+/// A cloud-to-device message handed out under a lock.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) lock: Guid,
+    pub(crate) sequence: u64,
+    /// How often it was given back before.
+    pub(crate) deliveries: u32,
+    pub(crate) message: Arc<C2d>,
+    pub(crate) enqueued: SystemTime,
+}
+
+/// Registry, queues, twins and calls.
+#[derive(Debug)]
+pub(crate) struct HubState {
+    pub(crate) registry: Registry,
+    rules: QueueRules,
+    /// Queues to look at, by time.
+    timers: BTreeSet<(Instant, Arc<str>)>,
+    calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
+    /// Devices with a link on any connection.
+    pub(crate) attached: usize,
+    /// Rung when the next deadline has come nearer.
+    clock: Arc<Notify>,
+}
+
+impl HubState {
+    pub(crate) fn new(registry: Registry, rules: QueueRules, clock: Arc<Notify>) -> Self {
+        let (timers, calls) = (BTreeSet::new(), HashMap::new());
+        Self {
+            registry,
+            rules,
+            timers,
+            calls,
+            attached: 0,
+            clock,
+        }
+    }
+
+    // Links and listeners.
+
+    pub(crate) fn link_opened(&mut self, id: &str) {
+        if let Some(device) = self.registry.get_mut(id) {
+            device.links += 1;
+            self.attached += usize::from(device.links == 1);
+            device.attaches += u64::from(device.links == 1);
+        }
+    }
+
+    pub(crate) fn link_closed(&mut self, id: &str) {
+        if let Some(device) = self.registry.get_mut(id)
+            && device.links > 0
+        {
+            device.links -= 1;
+            self.attached -= usize::from(device.links == 0);
+        }
+    }
+
+    /// Makes `subscriber` the listener; the one before is told.
+    pub(crate) fn subscribe(&mut self, id: &str, feed: Feed, subscriber: Subscriber) {
+        let Some(device) = self.registry.get_mut(id) else {
+            return;
+        };
+        let before = device.slot(feed).replace(subscriber.clone());
+        if let Some(before) = before
+            && before != subscriber
+            && feed != Feed::Desired
+        {
+            before.post(Notice::Displaced);
+        }
+    }
+
+    /// Ends a subscription unless somebody else listens by now.
+    pub(crate) fn unsubscribe(&mut self, id: &str, feed: Feed, subscriber: &Subscriber) {
+        if let Some(device) = self.registry.get_mut(id) {
+            device.slot(feed).take_if(|current| current == subscriber);
+        }
+    }
+
+    /// Takes a device out of the registry; its messages are purged.
+    pub(crate) fn remove_device(&mut self, id: &str) -> bool {
+        let Some(device) = self.registry.remove(id) else {
+            return false;
+        };
+        self.attached -= usize::from(device.links > 0);
+        if let Some(mut queue) = device.queue {
+            queue
+                .purge()
+                .for_each(|item| item.fate.decide(C2dOutcome::Purged));
+        }
+        true
+    }
+
+    // Cloud to device.
+
+    pub(crate) fn enqueue(
+        &mut self,
+        id: &str,
+        message: C2d,
+        now: Now,
+    ) -> Result<Arc<Fate>, C2dError> {
+        if message.body.len() > MAX_C2D_BODY {
+            return Err(C2dError::TooLarge);
+        }
+        let rules = self.rules;
+        let device = self.registry.get_mut(id).ok_or(C2dError::UnknownDevice)?;
+        let expires = now.instant + message.ttl.unwrap_or(DEFAULT_TTL).min(MAX_TTL);
+        let fate = Fate::new();
+        let (message, enqueued) = (Arc::new(message), now.system);
+        let item = QueuedC2d {
+            message,
+            enqueued,
+            fate: Arc::clone(&fate),
+        };
+        let queue = device.queue.get_or_insert_default();
+        queue
+            .push(item, expires, &rules)
+            .map_err(|_full| C2dError::QueueFull)?;
+        if let Some(subscriber) = &device.messages {
+            subscriber.post(Notice::MessageReady);
+        }
+        self.arm(id);
+        Ok(fate)
+    }
+
+    /// Locks the device's next message.
+    pub(crate) fn next_message(&mut self, id: &str, now: Now) -> Option<Delivery> {
+        let queue = self.registry.get_mut(id)?.queue.as_mut()?;
+        let lock = Guid::random();
+        let locked = queue.lock_next(lock, now.instant, &self.rules)?;
+        locked.item.fate.delivered();
+        let delivery = Delivery {
+            lock,
+            sequence: locked.sequence,
+            deliveries: locked.deliveries,
+            message: Arc::clone(&locked.item.message),
+            enqueued: locked.item.enqueued,
+        };
+        self.arm(id);
+        Some(delivery)
+    }
+
+    pub(crate) fn settle(
+        &mut self,
+        id: &str,
+        lock: Guid,
+        verdict: Verdict,
+        now: Now,
+    ) -> Result<(), LockLost> {
+        let device = self.registry.get_mut(id).ok_or(LockLost)?;
+        let queue = device.queue.as_mut().ok_or(LockLost)?;
+        let finished = queue.settle(lock, verdict, now.instant, &self.rules)?;
+        if let Some((item, outcome)) = finished {
+            item.fate.decide(outcome);
+        } else if let Some(subscriber) = &device.messages {
+            subscriber.post(Notice::MessageReady);
+        }
+        self.arm(id);
+        Ok(())
+    }
+
+    /// Sets the clock for a device's queue, unless it rings early enough already.
+    fn arm(&mut self, id: &str) {
+        let Some(device) = self.registry.get_mut(id) else {
+            return;
+        };
+        let Some(deadline) = device
+            .queue
+            .as_ref()
+            .and_then(|queue| queue.next_deadline())
+        else {
+            return;
+        };
+        if device.armed.is_none_or(|armed| deadline < armed) {
+            device.armed = Some(deadline);
+            self.timers.insert((deadline, id.into()));
+            self.clock.notify_one();
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Does what has become due.
+    pub(crate) fn tick(&mut self, now: Now) {
+        while let Some((due, id)) = self.timers.pop_first() {
+            if due > now.instant {
+                self.timers.insert((due, id));
+                return;
+            }
+            let Some(device) = self.registry.get_mut(&id) else {
+                continue;
+            };
+            device.armed = None;
+            let Some(queue) = &mut device.queue else {
+                continue;
+            };
+            for (item, outcome) in queue.expire(now.instant, &self.rules) {
+                item.fate.decide(outcome);
+            }
+            if queue.has_free()
+                && let Some(subscriber) = &device.messages
+            {
+                subscriber.post(Notice::MessageReady);
+            }
+            self.arm(&id);
+        }
+    }
+
+    // Direct methods.
+
+    /// Sends a call to the device; the answer, if one comes, arrives on the receiver.
+    pub(crate) fn call_method(
+        &mut self,
+        id: &str,
+        name: &str,
+        payload: Bytes,
+    ) -> Result<(Guid, oneshot::Receiver<MethodResponse>), MethodError> {
+        let device = self.registry.get(id).ok_or(MethodError::UnknownDevice)?;
+        let subscriber = device
+            .methods
+            .as_ref()
+            .ok_or(MethodError::DeviceNotOnline)?;
+        let (answer, answered) = oneshot::channel();
+        let call = MethodCall {
+            id: Guid::random(),
+            name: name.into(),
+            payload,
+        };
+        let call_id = call.id;
+        subscriber.post(|route| Notice::Method(route, call));
+        self.calls.insert(call_id, (id.into(), answer));
+        Ok((call_id, answered))
+    }
+
+    /// Gives up on a call.
+    pub(crate) fn forget_call(&mut self, call: Guid) {
+        self.calls.remove(&call);
+    }
+
+    /// Takes a device's answer; one that nobody waits for, or of another device's call, is dropped.
+    pub(crate) fn answer_method(&mut self, id: &str, call: Guid, response: MethodResponse) {
+        if self
+            .calls
+            .get(&call)
+            .is_some_and(|(device, _)| &**device == id)
+            && let Some((_, answer)) = self.calls.remove(&call)
+        {
+            // The caller may have given up this instant.
+            drop(answer.send(response));
+        }
+    }
+
+    // Twins.
+
+    /// The twin as its device sees it.
+    pub(crate) fn twin(&self, id: &str) -> Option<Value> {
+        let twin = self.registry.get(id)?.twin.as_deref();
+        Some(twin.cloned().unwrap_or_default().device_view())
+    }
+
+    /// Merges desired properties and tells the device if it listens.
+    pub(crate) fn patch_desired(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
+        let device = self.device(id)?;
+        let version = device.twin.get_or_insert_default().desired.patch(patch)?;
+        if let Some(subscriber) = &device.desired {
+            let patch = Bytes::from(notification(patch, version).to_string());
+            subscriber.post(|route| Notice::Desired(route, patch));
+        }
+        Ok(version)
+    }
+
+    pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
+        self.device(id)?
+            .twin
+            .get_or_insert_default()
+            .reported
+            .patch(patch)
+    }
+
+    fn device(&mut self, id: &str) -> Result<&mut Device, TwinError> {
+        self.registry
+            .get_mut(id)
+            .ok_or(TwinError("the device is not registered"))
+    }
+}

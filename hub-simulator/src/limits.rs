@@ -1,0 +1,105 @@
+//! What the hub allows, with the real hub's figures as defaults.
+
+use std::time::Duration;
+
+use crate::hub::queue::QueueRules;
+
+/// Limits of the hub; the defaults are the real hub's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// CBS tokens a connection; default 1000.
+    pub tokens_per_connection: usize,
+    /// How long a device holds a cloud-to-device message; default 60 s.
+    pub c2d_lock: Duration,
+    /// Cloud-to-device messages that wait for one device; default 50.
+    pub c2d_queue_depth: usize,
+    /// Deliveries after which a message is dead; default 10.
+    pub max_delivery_count: u32,
+    /// Whether a lapsed lock counts as a delivery; default false, as the newest documentation has it.
+    pub lapsed_lock_counts: bool,
+    /// Link credit that telemetry, method and twin links are given; default 1000.
+    pub credit: u32,
+    /// Link credit that a `$cbs` link is given; default 100.
+    pub cbs_credit: u32,
+    /// Incoming window of a session in frames; default 5000.
+    pub incoming_window: u32,
+    /// How long a client may be silent; default 240 s.
+    pub idle_timeout: Duration,
+    /// Shortest idle time-out that a client may ask for; default 5 s.
+    pub min_client_idle_timeout: Duration,
+    /// Highest link handle in a session; default 262143.
+    pub handle_max: u32,
+    /// Highest channel of a connection; default 8191.
+    pub channel_max: u16,
+    /// Largest frame in bytes; default 65536.
+    pub max_frame_size: u32,
+    /// Largest telemetry message or batch in bytes; default 256 KB.
+    pub max_telemetry_size: usize,
+    /// Links a connection; default 65536. The real hub's bound is not known.
+    pub links_per_connection: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tokens_per_connection: 1000,
+            c2d_lock: Duration::from_secs(60),
+            c2d_queue_depth: 50,
+            max_delivery_count: 10,
+            lapsed_lock_counts: false,
+            credit: 1000,
+            cbs_credit: 100,
+            incoming_window: 5000,
+            idle_timeout: Duration::from_secs(240),
+            min_client_idle_timeout: Duration::from_secs(5),
+            handle_max: 262_143,
+            channel_max: 8191,
+            max_frame_size: 65_536,
+            max_telemetry_size: 256 * 1024,
+            links_per_connection: 65_536,
+        }
+    }
+}
+
+macro_rules! with {
+    ($($name:ident, $field:ident: $type:ty, $what:literal;)*) => {
+        impl Limits {$(
+            #[doc = concat!("Sets ", $what, ".")]
+            #[must_use]
+            pub fn $name(mut self, value: $type) -> Self {
+                self.$field = value;
+                self
+            }
+        )*}
+    };
+}
+
+with! {
+    with_tokens_per_connection, tokens_per_connection: usize, "the number of CBS tokens a connection";
+    with_c2d_lock, c2d_lock: Duration, "how long a device holds a cloud-to-device message";
+    with_c2d_queue_depth, c2d_queue_depth: usize, "how many cloud-to-device messages wait for a device";
+    with_max_delivery_count, max_delivery_count: u32, "after how many deliveries a message is dead";
+    with_lapsed_lock_counts, lapsed_lock_counts: bool, "whether a lapsed lock counts as a delivery";
+    with_credit, credit: u32, "the link credit of telemetry, method and twin links";
+    with_cbs_credit, cbs_credit: u32, "the link credit of `$cbs` links";
+    with_incoming_window, incoming_window: u32, "the incoming window of a session in frames";
+    with_idle_timeout, idle_timeout: Duration, "how long a client may be silent";
+    with_min_client_idle_timeout, min_client_idle_timeout: Duration, "the shortest idle time-out a client may ask for";
+    with_handle_max, handle_max: u32, "the highest link handle in a session";
+    with_channel_max, channel_max: u16, "the highest channel of a connection";
+    with_max_frame_size, max_frame_size: u32, "the largest frame in bytes, at least 512";
+    with_max_telemetry_size, max_telemetry_size: usize, "the largest telemetry message in bytes";
+    with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+}
+
+impl Limits {
+    pub(crate) fn queue_rules(&self) -> QueueRules {
+        QueueRules {
+            depth: self.c2d_queue_depth,
+            lock: self.c2d_lock,
+            max_deliveries: self.max_delivery_count,
+            lapsed_lock_counts: self.lapsed_lock_counts,
+        }
+    }
+}

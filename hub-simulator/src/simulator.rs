@@ -1,0 +1,400 @@
+//! The running simulator, as tests and programs use it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::builder::{Builder, StartError};
+use crate::ca::Identity;
+use crate::connection_string::{ConnectionString, KeyOwner};
+use crate::faults::Faults;
+use crate::hub::Hub;
+use crate::hub::device::Feed;
+use crate::hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
+use crate::hub::peer::{ConnectionStats, Notice};
+use crate::hub::record::Record;
+use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
+use crate::hub::state::Now;
+use crate::hub::twin::TwinError;
+use crate::server;
+use crate::store::{Store, StoreError};
+
+/// An IoT hub on this machine; dropping it closes every connection and frees the port.
+#[derive(Debug)]
+pub struct HubSimulator {
+    hub: Arc<Hub>,
+    faults: Faults,
+    addr: SocketAddr,
+    ca: Option<String>,
+    store: Option<Store>,
+    /// Aborts the listener, its connections and the clock when it is dropped.
+    _tasks: JoinSet<()>,
+}
+
+/// What the hub carries at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HubStats {
+    /// The open connections, oldest first.
+    pub connections: Vec<ConnectionStats>,
+    /// Connections opened since the start.
+    pub connections_opened: u64,
+    /// Devices with a link on any connection.
+    pub attached_devices: usize,
+    /// Telemetry messages accepted since the start, or since the record was cleared.
+    pub messages: u64,
+}
+
+impl HubSimulator {
+    /// Starts setting up a simulator.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn start(builder: Builder) -> Result<Self, StartError> {
+        let mut registry = Registry::new(&builder.host, builder.auto_register);
+        let store = builder.state.as_deref().map(Store::open).transpose()?;
+        if let Some(store) = &store {
+            store.load(&mut registry)?;
+            store.save(&registry)?;
+        }
+        let identity = match &store {
+            _ if !builder.tls => None,
+            Some(store) => Some(store.identity(&builder.host)?),
+            None => Some(Identity::make(&builder.host)?),
+        };
+        let tls = identity.as_ref().map(Identity::acceptor).transpose()?;
+        let address = builder.address;
+        let failed = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+
+        let hub = Arc::new(Hub::new(
+            registry,
+            builder.limits,
+            Record::new(builder.record),
+        ));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&hub).run_clock());
+        tasks.spawn(server::accept(listener, tls, Arc::clone(&hub)));
+        let faults = Faults::new(Arc::clone(&hub));
+        Ok(Self {
+            hub,
+            faults,
+            addr,
+            ca: identity.map(|identity| identity.ca),
+            store,
+            _tasks: tasks,
+        })
+    }
+
+    /// Returns the hub's host name, as it stands in tokens and certificate.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.hub.host
+    }
+
+    /// Returns the address that the hub listens on.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns the certificate of the authority to trust; none without TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca.as_deref()
+    }
+
+    /// Returns the script of faults.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Returns the record of accepted telemetry.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        self.hub.record.clone()
+    }
+
+    // Registry.
+
+    /// Registers a device unless it is registered, and returns its keys.
+    pub fn add_device(&self, id: &str) -> DeviceKeys {
+        self.hub.state().registry.add(id).keys.encoded()
+    }
+
+    /// Registers many devices.
+    pub fn add_devices<I>(&self, ids: I)
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut state = self.hub.state();
+        for id in ids {
+            state.registry.add(id.as_ref());
+        }
+    }
+
+    /// Returns the keys of a registered device.
+    #[must_use]
+    pub fn device_keys(&self, id: &str) -> Option<DeviceKeys> {
+        Some(self.hub.state().registry.get(id)?.keys.encoded())
+    }
+
+    /// Enables or disables a device; a disabled one loses its links. Returns whether it is registered.
+    pub fn set_enabled(&self, id: &str, enabled: bool) -> bool {
+        let known = match self.hub.state().registry.get_mut(id) {
+            Some(device) => {
+                device.enabled = enabled;
+                true
+            }
+            None => false,
+        };
+        if known && !enabled {
+            self.hub.broadcast(&Notice::DeviceGone(id.into()));
+        }
+        known
+    }
+
+    /// Gives a device new keys; tokens put before stay good until they expire.
+    pub fn rotate_keys(&self, id: &str) -> Option<DeviceKeys> {
+        let mut state = self.hub.state();
+        let device = state.registry.get_mut(id)?;
+        device.keys = KeyPair::random();
+        Some(device.keys.encoded())
+    }
+
+    /// Removes a device: its links are detached, its messages purged. Returns whether it was there.
+    pub fn remove_device(&self, id: &str) -> bool {
+        let removed = self.hub.state().remove_device(id);
+        if removed {
+            self.hub.broadcast(&Notice::DeviceGone(id.into()));
+        }
+        removed
+    }
+
+    /// Returns the connection string of a built-in policy: `iothubowner`, `service`, `device`,
+    /// `registryRead` or `registryReadWrite`.
+    ///
+    /// # Panics
+    /// Panics on any other name.
+    #[must_use]
+    pub fn policy_connection_string(&self, policy: &str) -> String {
+        let state = self.hub.state();
+        let keys = state
+            .registry
+            .policy(policy)
+            .expect("the hub has the built-in policies only")
+            .keys;
+        drop(state);
+        let owner = KeyOwner::Policy(policy.to_owned());
+        ConnectionString::new(self.host(), owner, &keys.primary).to_string()
+    }
+
+    /// Returns the connection string of a device, which is registered if it is not yet.
+    #[must_use]
+    pub fn device_connection_string(&self, id: &str) -> String {
+        let keys = self.hub.state().registry.add(id).keys;
+        ConnectionString::new(self.host(), KeyOwner::Device(id.to_owned()), &keys.primary)
+            .to_string()
+    }
+
+    /// Returns the key, in base64, that keys of automatically registered devices derive from.
+    #[must_use]
+    pub fn group_key(&self) -> String {
+        BASE64.encode(self.hub.state().registry.group_key())
+    }
+
+    /// Stores the registry in the state directory; does nothing without one.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
+    pub fn save(&self) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        store.save(&self.hub.state().registry)
+    }
+
+    // Messages, methods, twins.
+
+    /// Puts a cloud-to-device message into a device's queue.
+    ///
+    /// # Errors
+    /// Fails if the device is unknown, its queue full or the message too large.
+    pub fn send_c2d(&self, device: &str, message: C2d) -> Result<C2dTicket, C2dError> {
+        self.hub
+            .state()
+            .enqueue(device, message, Now::read())
+            .map(C2dTicket::new)
+    }
+
+    /// Calls a direct method and waits for the answer.
+    ///
+    /// # Errors
+    /// Fails at once if the device is unknown or does not listen to methods, and after `within` if it
+    /// does not answer.
+    ///
+    /// # Cancel safety
+    /// Safe, but the device may still carry out the call.
+    pub async fn call_method(
+        &self,
+        device: &str,
+        name: &str,
+        payload: impl Into<Bytes>,
+        within: Duration,
+    ) -> Result<MethodResponse, MethodError> {
+        let (call, answer) = self.hub.state().call_method(device, name, payload.into())?;
+        let answer = timeout(within, answer).await;
+        self.hub.state().forget_call(call);
+        answer
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(MethodError::TimedOut)
+    }
+
+    /// Merges desired properties of a device and returns their new version.
+    ///
+    /// # Errors
+    /// Fails if the device is unknown or the patch against the rules of twins; nothing changes then.
+    pub fn patch_desired(&self, device: &str, patch: &Value) -> Result<u64, TwinError> {
+        self.hub.state().patch_desired(device, patch)
+    }
+
+    /// Returns a device's reported properties with their `$version`; null if it is unknown.
+    #[must_use]
+    pub fn reported(&self, device: &str) -> Value {
+        self.twin(device)["reported"].take()
+    }
+
+    /// Returns a device's twin as the device sees it; null if it is unknown.
+    #[must_use]
+    pub fn twin(&self, device: &str) -> Value {
+        self.hub.state().twin(device).unwrap_or_default()
+    }
+
+    // Watching.
+
+    /// Returns what each open connection carries, oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionStats> {
+        self.hub
+            .connections()
+            .iter()
+            .map(|peer| peer.stats())
+            .collect()
+    }
+
+    /// Counts the connections opened since the start.
+    #[must_use]
+    pub fn connections_opened_total(&self) -> u64 {
+        self.hub.opened()
+    }
+
+    /// Counts the devices that have a link on any connection.
+    #[must_use]
+    pub fn attached_devices(&self) -> usize {
+        self.hub.state().attached
+    }
+
+    /// Returns what the hub carries now.
+    #[must_use]
+    pub fn stats(&self) -> HubStats {
+        HubStats {
+            connections: self.connections(),
+            connections_opened: self.connections_opened_total(),
+            attached_devices: self.attached_devices(),
+            messages: self.hub.record.count(),
+        }
+    }
+
+    /// Waits until the hub's figures meet a condition.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_until(&self, mut condition: impl FnMut(&HubStats) -> bool) {
+        self.wait_for(|| condition(&self.stats())).await;
+    }
+
+    /// Waits until a device has its cloud-to-device link or its method links open.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_listening(&self, device: &str) {
+        self.wait_for(|| {
+            self.listens(device, Feed::Messages) || self.listens(device, Feed::Methods)
+        })
+        .await;
+    }
+
+    /// Waits until a device has its cloud-to-device link open.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_messages(&self, device: &str) {
+        self.wait_for(|| self.listens(device, Feed::Messages)).await;
+    }
+
+    /// Waits until a device listens to nothing.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_deaf(&self, device: &str) {
+        let feeds = [Feed::Messages, Feed::Methods, Feed::Desired];
+        self.wait_for(|| !feeds.into_iter().any(|feed| self.listens(device, feed)))
+            .await;
+    }
+
+    /// How often a device came with its first link, having had none before.
+    #[must_use]
+    pub fn attaches(&self, device: &str) -> u64 {
+        let mut state = self.hub.state();
+        state
+            .registry
+            .get_mut(device)
+            .map_or(0, |device| device.attaches)
+    }
+
+    /// Waits until a device has both its method links open.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_methods(&self, device: &str) {
+        self.wait_for(|| self.listens(device, Feed::Methods)).await;
+    }
+
+    /// Waits until a device has subscribed to its desired properties.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_desired(&self, device: &str) {
+        self.wait_for(|| self.listens(device, Feed::Desired)).await;
+    }
+
+    fn listens(&self, device: &str, feed: Feed) -> bool {
+        let mut state = self.hub.state();
+        state
+            .registry
+            .get_mut(device)
+            .is_some_and(|device| device.slot(feed).is_some())
+    }
+
+    async fn wait_for(&self, mut condition: impl FnMut() -> bool) {
+        let mut changes = self.hub.changes();
+        while !condition() {
+            // The sender lives as long as the hub.
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What survives a restart: certificates, policy keys and devices, in one directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
+
+use crate::ca::Identity;
+use crate::hub::registry::{KeyPair, Registry};
+
+/// Stored state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A file cannot be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The registry file does not hold a registry.
+    #[error("{path} does not hold a registry")]
+    Content {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The directory that the state is kept in.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RegistryFile {
+    group_key: String,
+    policies: Vec<KeysEntry>,
+    devices: Vec<DeviceEntry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeysEntry {
+    name: String,
+    primary: String,
+    secondary: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct DeviceEntry {
+    #[serde(flatten)]
+    keys: KeysEntry,
+    enabled: bool,
+    generation: u64,
+}
+
+impl KeysEntry {
+    fn new(name: &str, keys: &KeyPair) -> Self {
+        let encoded = keys.encoded();
+        Self {
+            name: name.to_owned(),
+            primary: encoded.primary,
+            secondary: encoded.secondary,
+        }
+    }
+
+    fn keys(&self) -> Option<KeyPair> {
+        Some(KeyPair {
+            primary: decode(&self.primary)?,
+            secondary: decode(&self.secondary)?,
+        })
+    }
+}
+
+fn decode(text: &str) -> Option<[u8; 32]> {
+    BASE64.decode(text).ok()?.try_into().ok()
+}
+
+impl Store {
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let store = Self {
+            directory: directory.to_owned(),
+        };
+        fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
+        Ok(store)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let path = self.path(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(file_error(&path, source)),
+        }
+    }
+
+    /// The stored certificates for `host`, made and stored on first use.
+    pub(crate) fn identity(&self, host: &str) -> Result<Identity, crate::StartError> {
+        let stored = (
+            self.read("host")?,
+            self.read("ca.pem")?,
+            self.read("cert.pem")?,
+            self.read("key.pem")?,
+        );
+        if let (Some(of), Some(ca), Some(certificate), Some(key)) = stored
+            && of == host
+        {
+            return Ok(Identity {
+                ca,
+                certificate,
+                key,
+            });
+        }
+        let identity = Identity::make(host)?;
+        for (name, text) in [
+            ("ca.pem", &identity.ca),
+            ("cert.pem", &identity.certificate),
+            ("key.pem", &identity.key),
+        ] {
+            write_atomically(&self.path(name), text)?;
+        }
+        // Last: it vouches for the three before.
+        write_atomically(&self.path("host"), host)?;
+        Ok(identity)
+    }
+
+    /// Puts the stored keys and devices into a fresh registry.
+    pub(crate) fn load(&self, registry: &mut Registry) -> Result<(), StoreError> {
+        let path = self.path("registry.json");
+        let Some(text) = self.read("registry.json")? else {
+            return Ok(());
+        };
+        let bad = || StoreError::Content { path: path.clone() };
+        let stored: RegistryFile = serde_json::from_str(&text).map_err(|_| bad())?;
+        registry.set_group_key(decode(&stored.group_key).ok_or_else(bad)?);
+        for entry in &stored.policies {
+            let policy = registry
+                .policies_mut()
+                .iter_mut()
+                .find(|policy| policy.name == entry.name);
+            policy.ok_or_else(bad)?.keys = entry.keys().ok_or_else(bad)?;
+        }
+        for entry in &stored.devices {
+            let keys = entry.keys.keys().ok_or_else(bad)?;
+            let device = registry.add(&entry.keys.name);
+            (device.keys, device.enabled, device.generation) =
+                (keys, entry.enabled, entry.generation);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save(&self, registry: &Registry) -> Result<(), StoreError> {
+        let mut devices: Vec<_> = registry
+            .devices()
+            .map(|(id, device)| DeviceEntry {
+                keys: KeysEntry::new(id, &device.keys),
+                enabled: device.enabled,
+                generation: device.generation,
+            })
+            .collect();
+        devices.sort_unstable_by(|a, b| a.keys.name.cmp(&b.keys.name));
+        let policies = registry
+            .policies()
+            .iter()
+            .map(|policy| KeysEntry::new(policy.name, &policy.keys))
+            .collect();
+        let file = RegistryFile {
+            group_key: BASE64.encode(registry.group_key()),
+            policies,
+            devices,
+        };
+        let path = self.path("registry.json");
+        let text =
+            serde_json::to_string_pretty(&file).map_err(|error| file_error(&path, error.into()))?;
+        write_atomically(&path, &text)
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, readable by its owner only.
+pub(crate) fn write_atomically(path: &Path, text: &str) -> Result<(), StoreError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = directory.join(format!(".{name}.new"));
+    let write = || -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&draft)?;
+        io::Write::write_all(&mut file, text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(|source| file_error(path, source))
+}
+
+fn file_error(path: &Path, source: io::Error) -> StoreError {
+    StoreError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
