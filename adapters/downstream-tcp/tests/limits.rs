@@ -1,5 +1,7 @@
 //! What a wrong, slow or hostile device costs: itself, and nobody else.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod support;
 
 use std::time::Duration;

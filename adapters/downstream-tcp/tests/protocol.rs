@@ -1,5 +1,7 @@
 //! What a protocol of one's own can rely on.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod support;
 
 use std::sync::Arc;

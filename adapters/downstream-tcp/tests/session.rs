@@ -1,5 +1,7 @@
 //! What a device sees of the gateway, from hello to goodbye.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod support;
 
 use std::time::{Duration, SystemTime};
