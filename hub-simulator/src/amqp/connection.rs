@@ -463,11 +463,8 @@ impl Connection {
             }
             self.detach_unauthorized(|_device| true, Some(&error));
         }
-        while let Some(delayed) = self
-            .core
-            .delayed
-            .pop_front_if(|delayed| delayed.due <= now.instant)
-        {
+        while self.core.delayed.front().is_some_and(|delayed| delayed.due <= now.instant) {
+            let Some(delayed) = self.core.delayed.pop_front() else { break };
             if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&delayed.channel) {
                 session.settle_late(&mut self.core, delayed.settlement);
                 self.touched.push(delayed.channel);

@@ -1,5 +1,6 @@
 //! A device or service on `fe2o3-amqp`, an AMQP stack that has nothing in common with the hub's.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, though not in test functions")]
 
 use std::future::Future;
 use std::sync::Arc;
@@ -259,3 +260,11 @@ pub fn message(id: &str, body: &str) -> Message<Data> {
 }
 
 pub type ValueMessage = Message<AmqpValue<String>>;
+
+/// The body of a delivery of one Data section.
+pub type DataBody = fe2o3_amqp::types::messaging::Body<fe2o3_amqp::types::primitives::Value>;
+
+/// The bytes of a body.
+pub fn bytes_of(body: &DataBody) -> Vec<u8> {
+    body.try_as_data().unwrap().flat_map(|part| part.to_vec()).collect()
+}
