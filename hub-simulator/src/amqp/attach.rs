@@ -63,11 +63,7 @@ impl Session {
     }
 
     /// What the link is and whose; `None` if the script wants no answer.
-    fn judge(
-        &self,
-        core: &Core,
-        attach: &Attach<'_>,
-    ) -> Result<Option<Granted>, AmqpError> {
+    fn judge(&self, core: &Core, attach: &Attach<'_>) -> Result<Option<Granted>, AmqpError> {
         if !core.has_room_for_link() {
             return Err(AmqpError::new(
                 condition::RESOURCE_LIMIT,
@@ -98,7 +94,10 @@ impl Session {
             }
         }
         let device = core.authorize(place.kind, place.device.as_deref())?;
-        Ok(Some(Granted { kind: place.kind, device }))
+        Ok(Some(Granted {
+            kind: place.kind,
+            device,
+        }))
     }
 
     fn open_link(&mut self, core: &mut Core, attach: &Attach<'_>, granted: Granted) {
