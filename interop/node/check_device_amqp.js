@@ -3,6 +3,7 @@
 // The SDKs know port 5671 only; the port is turned below them, in tls.connect.
 
 const fs = require('fs');
+const net = require('net');
 const tls = require('tls');
 const { randomUUID } = require('crypto');
 const { once } = require('events');
@@ -33,8 +34,8 @@ const DEVICE = /DeviceId=([^;]+)/.exec(DEVICE_CS)[1];
 // The hub's control line, if the program runs under run.sh: commands on fd 3, answers on fd 4.
 const control = process.env.HUB_CONTROL === '1'
   ? {
-      out: fs.createWriteStream(null, { fd: 3 }),
-      lines: readline.createInterface({ input: fs.createReadStream(null, { fd: 4 }) })[Symbol.asyncIterator](),
+      out: new net.Socket({ fd: 3, writable: true }),
+      lines: readline.createInterface({ input: new net.Socket({ fd: 4, readable: true }) })[Symbol.asyncIterator](),
     }
   : undefined;
 
