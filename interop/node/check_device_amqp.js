@@ -34,8 +34,8 @@ const DEVICE = /DeviceId=([^;]+)/.exec(DEVICE_CS)[1];
 // The hub's control line, if the program runs under run.sh: commands on fd 3, answers on fd 4.
 const control = process.env.HUB_CONTROL === '1'
   ? {
-      out: new net.Socket({ fd: 3, writable: true }),
-      lines: readline.createInterface({ input: new net.Socket({ fd: 4, readable: true }) })[Symbol.asyncIterator](),
+      out: new net.Socket({ fd: 3, readable: false, writable: true }),
+      lines: readline.createInterface({ input: new net.Socket({ fd: 4, readable: true, writable: false }) })[Symbol.asyncIterator](),
     }
   : undefined;
 
