@@ -138,12 +138,29 @@ impl Ingress {
     ) -> Result<TwinReply, UpstreamError> {
         let session = self.inner.sessions.enter(device)?;
         session.set_route(self.route);
-        {
+        let attached = async || {
             let mut gate = session.gate().await;
-            self.inner.sessions.attached(&session, &mut gate).await?;
+            self.inner.sessions.attached(&session, &mut gate).await
+        };
+        attached().await?;
+        match self.inner.upstream.twin(device, request.clone()).await {
+            Err(error) if is_forgotten(&error) => {
+                session.gate().await.forget();
+                attached().await?;
+                self.inner.upstream.twin(device, request).await
+            }
+            result => result,
         }
-        self.inner.upstream.twin(device, request).await
     }
+}
+
+/// Tells whether the hub may have forgotten a device that was attached: its verdict on a new attach
+/// decides, not this one.
+fn is_forgotten(error: &UpstreamError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnknownDevice | ErrorKind::Unauthorized
+    )
 }
 
 /// Is the right to have one uplink on its way. Dropped unused, it gives its credit back.
@@ -186,11 +203,14 @@ impl Slot {
         session.set_route(self.ingress.route);
         let mut gate = session.gate().await;
         inner.sessions.attached(&session, &mut gate).await?;
-        let result = inner.upstream.send(uplink).await;
-        if let Err(error) = &result {
-            inner.sessions.note_failure(&mut gate, error);
+        match inner.upstream.send(uplink).await {
+            Err(error) if is_forgotten(&error) => {
+                gate.forget();
+                inner.sessions.attached(&session, &mut gate).await?;
+                inner.upstream.send(uplink).await
+            }
+            result => result,
         }
-        result
     }
 }
 

@@ -48,4 +48,4 @@ pub use hub::sas::sign;
 pub use hub::twin::TwinError;
 pub use limits::Limits;
 pub use simulator::{HubSimulator, HubStats};
-pub use store::StoreError;
+pub use store::{StoreError, write_atomically};

@@ -185,7 +185,10 @@ impl Store {
 }
 
 /// Writes a file so that it is there whole or not at all, readable by its owner only.
-pub(crate) fn write_atomically(path: &Path, text: &str) -> Result<(), StoreError> {
+///
+/// # Errors
+/// Fails if the file cannot be written or put in place.
+pub fn write_atomically(path: &Path, text: &str) -> Result<(), StoreError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let draft = directory.join(format!(".{name}.new"));

@@ -141,3 +141,60 @@ impl Drop for Claim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn claim(registry: &Arc<Registry>) -> (Claim, Stop, mpsc::Receiver<Delivery>) {
+        let (sender, receiver) = mpsc::channel(1);
+        let stop = Stop::new(&CancellationToken::new());
+        let device = DeviceId::new("dev1").unwrap();
+        (
+            Claim::new(registry.clone(), device, sender, stop.clone()),
+            stop,
+            receiver,
+        )
+    }
+
+    /// Whether this receiver is the one that the device's commands go to.
+    fn hears(registry: &Registry, receiver: &mpsc::Receiver<Delivery>) -> bool {
+        let sender = registry.find(&DeviceId::new("dev1").unwrap());
+        let before = receiver.sender_strong_count();
+        drop(sender);
+        receiver.sender_strong_count() < before
+    }
+
+    #[test]
+    fn a_claim_without_a_verdict_gets_commands_only_where_nobody_else_does() {
+        let registry = Arc::new(Registry::default());
+        let (first, first_stop, first_receiver) = claim(&registry);
+        assert!(hears(&registry, &first_receiver));
+        first.take();
+        let (second, _, second_receiver) = claim(&registry);
+        assert!(hears(&registry, &first_receiver) && !hears(&registry, &second_receiver));
+        drop(second);
+        assert!(hears(&registry, &first_receiver));
+        assert_eq!(first_stop.stopped().now_or_never(), None);
+    }
+
+    #[test]
+    fn the_claim_taken_last_stands_and_the_one_before_is_stopped() {
+        let registry = Arc::new(Registry::default());
+        let (first, first_stop, _) = claim(&registry);
+        first.take();
+        let (second, second_stop, second_receiver) = claim(&registry);
+        second.take();
+        assert_eq!(
+            first_stop.stopped().now_or_never(),
+            Some(CloseReason::Replaced)
+        );
+        drop(first);
+        assert!(hears(&registry, &second_receiver));
+        assert_eq!(second_stop.stopped().now_or_never(), None);
+        drop(second);
+        assert_eq!(registry.len(), 0);
+    }
+}

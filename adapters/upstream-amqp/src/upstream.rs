@@ -1,10 +1,10 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use fe2o3_amqp_types::messaging::Outcome;
+use futures_util::future::join_all;
 use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
     TwinRequest, Uplink, Upstream, UpstreamError,
@@ -331,6 +331,9 @@ impl Upstream for AmqpUpstream {
     }
 
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
+        if self.sends.is_closed() {
+            return Err(AmqpError::Closed.into_upstream("detach"));
+        }
         let Some(device) = lock(&self.registry).remove(device) else {
             return Ok(());
         };
@@ -359,9 +362,15 @@ impl Upstream for AmqpUpstream {
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
         self.sends.close();
         let settled = timeout(grace, self.sends.wait()).await.is_ok();
-        let devices: HashMap<_, _> = std::mem::take(&mut *lock(&self.registry));
+        let devices = std::mem::take(&mut *lock(&self.registry));
         self.env.closing.cancel();
-        drop(devices);
+        // What is still unsettled fails as its sender is dropped.
+        join_all(
+            devices
+                .values()
+                .map(async |device| *device.link.lock().await = Link::Down),
+        )
+        .await;
         self.pool.clear();
         self.env.tasks.close();
         let ended = timeout(CLOSE_PATIENCE, self.env.tasks.wait()).await.is_ok();

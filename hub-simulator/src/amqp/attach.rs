@@ -12,6 +12,12 @@ use super::session::{Session, Slot};
 use super::{AmqpError, condition};
 use crate::faults::Attaching;
 
+/// A link that may be: what it is for and whose.
+struct Granted {
+    kind: Kind,
+    device: Option<Arc<str>>,
+}
+
 impl Session {
     /// Opens a link, refuses it, or leaves it unanswered as a script may ask.
     ///
@@ -39,7 +45,7 @@ impl Session {
         }
         match self.judge(core, attach) {
             Ok(None) => self.slots[at] = Slot::Deaf,
-            Ok(Some((kind, device))) => self.open_link(core, attach, kind, device),
+            Ok(Some(granted)) => self.open_link(core, attach, granted),
             Err(error) => {
                 tracing::info!(link = attach.name, error = %error.condition, "Attach is refused");
                 self.slots[at] = Slot::Deaf;
@@ -57,11 +63,7 @@ impl Session {
     }
 
     /// What the link is and whose; `None` if the script wants no answer.
-    fn judge(
-        &self,
-        core: &Core,
-        attach: &Attach<'_>,
-    ) -> Result<Option<(Kind, Option<Arc<str>>)>, AmqpError> {
+    fn judge(&self, core: &Core, attach: &Attach<'_>) -> Result<Option<Granted>, AmqpError> {
         if !core.has_room_for_link() {
             return Err(AmqpError::new(
                 condition::RESOURCE_LIMIT,
@@ -92,16 +94,14 @@ impl Session {
             }
         }
         let device = core.authorize(place.kind, place.device.as_deref())?;
-        Ok(Some((place.kind, device)))
+        Ok(Some(Granted {
+            kind: place.kind,
+            device,
+        }))
     }
 
-    fn open_link(
-        &mut self,
-        core: &mut Core,
-        attach: &Attach<'_>,
-        kind: Kind,
-        device: Option<Arc<str>>,
-    ) {
+    fn open_link(&mut self, core: &mut Core, attach: &Attach<'_>, granted: Granted) {
+        let Granted { kind, device } = granted;
         let handle = attach.handle;
         let name: Arc<str> = attach.name.into();
         self.names.insert((Arc::clone(&name), kind.hub_sends()));

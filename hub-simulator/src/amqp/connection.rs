@@ -120,7 +120,7 @@ impl Connection {
     pub(crate) fn end_turn(&mut self) {
         for channel in self.touched.drain(..) {
             if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&channel) {
-                session.flush_settled(&mut self.core);
+                session.end_turn(&mut self.core);
             }
         }
         self.core.flush_batch();
@@ -463,11 +463,15 @@ impl Connection {
             }
             self.detach_unauthorized(|_device| true, Some(&error));
         }
-        while let Some(delayed) = self
+        while self
             .core
             .delayed
-            .pop_front_if(|delayed| delayed.due <= now.instant)
+            .front()
+            .is_some_and(|delayed| delayed.due <= now.instant)
         {
+            let Some(delayed) = self.core.delayed.pop_front() else {
+                break;
+            };
             if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&delayed.channel) {
                 session.settle_late(&mut self.core, delayed.settlement);
                 self.touched.push(delayed.channel);

@@ -210,6 +210,16 @@ impl Session {
         }
     }
 
+    /// Ends a turn: tells what was accepted and reopens the window.
+    ///
+    /// The window opens only between turns, so that a peer that sends beyond it is found out.
+    pub(super) fn end_turn(&mut self, core: &mut Core) {
+        self.flush_settled(core);
+        if self.incoming_window <= self.full_window / 2 {
+            self.send_flow(core, None);
+        }
+    }
+
     // Hub to peer.
 
     /// Puts a message on a link and sends as far as credit and window go.
@@ -379,9 +389,6 @@ impl Session {
                 "More transfers came than the window allows.",
             )
         })?;
-        if self.incoming_window <= self.full_window / 2 {
-            self.send_flow(core, None);
-        }
         let Some(link) = self.known_link(transfer.handle)? else {
             return Ok(());
         };

@@ -1,5 +1,9 @@
 //! A device or service on `fe2o3-amqp`, an AMQP stack that has nothing in common with the hub's.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,14 +28,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Bounds a wait, so that a broken hub fails a test instead of hanging it.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future)
         .await
         .expect("it happens in time")
 }
 
 /// A hub on plain TCP.
-pub async fn plain_hub() -> HubSimulator {
+pub(crate) async fn plain_hub() -> HubSimulator {
     HubSimulator::builder()
         .with_tls(false)
         .start()
@@ -40,7 +44,7 @@ pub async fn plain_hub() -> HubSimulator {
 }
 
 /// Seconds since the Unix epoch, `ahead` from now.
-pub fn expiry(ahead: Duration) -> u64 {
+pub(crate) fn expiry(ahead: Duration) -> u64 {
     (SystemTime::now() + ahead)
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap()
@@ -48,13 +52,13 @@ pub fn expiry(ahead: Duration) -> u64 {
 }
 
 /// A token made of a connection string, good for an hour.
-pub fn token(connection_string: &str) -> String {
+pub(crate) fn token(connection_string: &str) -> String {
     ConnectionString::parse(connection_string)
         .unwrap()
         .sign(expiry(Duration::from_secs(3600)))
 }
 
-pub async fn tls_stream(hub: &HubSimulator) -> TlsStream<TcpStream> {
+pub(crate) async fn tls_stream(hub: &HubSimulator) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(hub.ca_pem().unwrap().as_bytes()).unwrap())
@@ -73,22 +77,22 @@ pub async fn tls_stream(hub: &HubSimulator) -> TlsStream<TcpStream> {
 }
 
 /// A connection with its session for `$cbs`.
-pub struct Client {
-    pub connection: ConnectionHandle<()>,
-    pub session: SessionHandle<()>,
-    pub cbs: Cbs,
+pub(crate) struct Client {
+    pub(crate) connection: ConnectionHandle<()>,
+    pub(crate) session: SessionHandle<()>,
+    pub(crate) cbs: Cbs,
 }
 
 impl Client {
     /// Connects over plain TCP without SASL, as the .NET and Node SDKs do after TLS.
-    pub async fn connect(hub: &HubSimulator) -> Self {
+    pub(crate) async fn connect(hub: &HubSimulator) -> Self {
         let builder = Connection::builder().container_id("test").channel_max(8191);
         let stream = TcpStream::connect(hub.addr()).await.unwrap();
         Self::begin(soon(builder.open_with_stream(stream)).await.unwrap()).await
     }
 
     /// Connects over TLS with SASL.
-    pub async fn connect_tls(hub: &HubSimulator, profile: SaslProfile) -> Self {
+    pub(crate) async fn connect_tls(hub: &HubSimulator, profile: SaslProfile) -> Self {
         let builder = Connection::builder()
             .container_id("test")
             .sasl_profile(profile);
@@ -96,7 +100,7 @@ impl Client {
         Self::begin(soon(builder.open_with_stream(stream)).await.unwrap()).await
     }
 
-    pub async fn begin(mut connection: ConnectionHandle<()>) -> Self {
+    pub(crate) async fn begin(mut connection: ConnectionHandle<()>) -> Self {
         let mut session = soon(Session::begin(&mut connection)).await.unwrap();
         let cbs = Cbs::open(&mut session).await;
         Self {
@@ -107,7 +111,7 @@ impl Client {
     }
 
     /// Connects and puts the token of a device.
-    pub async fn device(hub: &HubSimulator, id: &str) -> Self {
+    pub(crate) async fn device(hub: &HubSimulator, id: &str) -> Self {
         let mut client = Self::connect(hub).await;
         client
             .authorize(&hub.device_connection_string(id), id)
@@ -116,7 +120,7 @@ impl Client {
     }
 
     /// Connects and puts a token of the `service` policy.
-    pub async fn service(hub: &HubSimulator) -> Self {
+    pub(crate) async fn service(hub: &HubSimulator) -> Self {
         let mut client = Self::connect(hub).await;
         client
             .authorize(&hub.policy_connection_string("service"), "service")
@@ -125,16 +129,16 @@ impl Client {
     }
 
     /// Puts a token of a connection string under a name.
-    pub async fn authorize(&mut self, connection_string: &str, name: &str) {
+    pub(crate) async fn authorize(&mut self, connection_string: &str, name: &str) {
         let status = self.cbs.put(name, &token(connection_string)).await;
         assert_eq!(status, (200, "OK".to_owned()));
     }
 
-    pub async fn telemetry(&mut self, id: &str) -> Sender {
+    pub(crate) async fn telemetry(&mut self, id: &str) -> Sender {
         self.sender(&format!("/devices/{id}/messages/events")).await
     }
 
-    pub async fn sender(&mut self, address: &str) -> Sender {
+    pub(crate) async fn sender(&mut self, address: &str) -> Sender {
         soon(Sender::attach(
             &mut self.session,
             link_name("sender"),
@@ -144,7 +148,7 @@ impl Client {
         .unwrap()
     }
 
-    pub async fn receiver(&mut self, address: &str) -> Receiver {
+    pub(crate) async fn receiver(&mut self, address: &str) -> Receiver {
         soon(Receiver::attach(
             &mut self.session,
             link_name("receiver"),
@@ -161,13 +165,13 @@ fn link_name(prefix: &str) -> String {
 }
 
 /// The two `$cbs` links.
-pub struct Cbs {
+pub(crate) struct Cbs {
     sender: Sender,
     receiver: Receiver,
 }
 
 impl Cbs {
-    pub async fn open(session: &mut SessionHandle<()>) -> Self {
+    pub(crate) async fn open(session: &mut SessionHandle<()>) -> Self {
         let sender = soon(Sender::attach(session, link_name("cbs-sender"), "$cbs"))
             .await
             .unwrap();
@@ -178,7 +182,7 @@ impl Cbs {
     }
 
     /// Puts a token; returns status and description.
-    pub async fn put(&mut self, name: &str, token: &str) -> (i32, String) {
+    pub(crate) async fn put(&mut self, name: &str, token: &str) -> (i32, String) {
         self.ask(
             &[
                 ("operation", "put-token"),
@@ -190,7 +194,7 @@ impl Cbs {
         .await
     }
 
-    pub async fn ask(&mut self, properties: &[(&str, &str)], body: &str) -> (i32, String) {
+    pub(crate) async fn ask(&mut self, properties: &[(&str, &str)], body: &str) -> (i32, String) {
         let id = MessageId::from(link_name("request"));
         let mut application = ApplicationProperties::builder();
         for (name, value) in properties {
@@ -227,12 +231,12 @@ impl Cbs {
     }
 }
 
-pub fn accepted(outcome: Outcome) {
+pub(crate) fn accepted(outcome: Outcome) {
     assert!(outcome.is_accepted(), "{outcome:?}");
 }
 
 /// The condition and description of a rejection.
-pub fn rejection(outcome: Outcome) -> (String, String) {
+pub(crate) fn rejection(outcome: Outcome) -> (String, String) {
     match outcome {
         Outcome::Rejected(rejected) => {
             let error = rejected.error.expect("a rejection has its reason");
@@ -243,7 +247,7 @@ pub fn rejection(outcome: Outcome) -> (String, String) {
 }
 
 /// The wire form of an error condition.
-pub fn condition_of(error: &fe2o3_amqp::types::definitions::Error) -> String {
+pub(crate) fn condition_of(error: &fe2o3_amqp::types::definitions::Error) -> String {
     match serde_amqp::to_value(&error.condition).unwrap() {
         serde_amqp::Value::Symbol(symbol) => symbol.into_inner(),
         other => panic!("{other:?}"),
@@ -251,11 +255,22 @@ pub fn condition_of(error: &fe2o3_amqp::types::definitions::Error) -> String {
 }
 
 /// A message with an id and a body.
-pub fn message(id: &str, body: &str) -> Message<Data> {
+pub(crate) fn message(id: &str, body: &str) -> Message<Data> {
     Message::builder()
         .properties(Properties::builder().message_id(id.to_owned()).build())
         .data(body.as_bytes().to_vec())
         .build()
 }
 
-pub type ValueMessage = Message<AmqpValue<String>>;
+pub(crate) type ValueMessage = Message<AmqpValue<String>>;
+
+/// The body of a delivery of one Data section.
+pub(crate) type DataBody = fe2o3_amqp::types::messaging::Body<fe2o3_amqp::types::primitives::Value>;
+
+/// The bytes of a body.
+pub(crate) fn bytes_of(body: &DataBody) -> Vec<u8> {
+    body.try_as_data()
+        .unwrap()
+        .flat_map(|part| part.to_vec())
+        .collect()
+}

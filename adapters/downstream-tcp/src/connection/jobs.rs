@@ -7,6 +7,10 @@ use gateway_core::{
 
 use crate::proto::Refusal;
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are uplinks, which a box would cost an allocation each"
+)]
 #[derive(Debug)]
 pub(super) enum Job {
     Uplink { token: u64, uplink: Uplink },

@@ -221,8 +221,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let peer = self.peer.address;
             tracing::info!(%peer, reason = end.as_str(), "Connection closed before a login");
         }
-        // Gives up the claim and fails the commands: no answer to them is read any more.
+        // Gives up the device and fails its commands: no answer to them is read any more.
         self.standing = Standing::Unknown;
+        (self.presence, self.arrival) = (None, None);
         self.commands = Commands::default();
         self.deliveries.close();
         for job in std::mem::take(&mut self.queue) {

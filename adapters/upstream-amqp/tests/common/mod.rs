@@ -10,9 +10,9 @@ use gateway_core::{Credential, DeviceId, DeviceIdentity, MessageId, Uplink};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, PoolConfig, WireConfig};
 use hub_simulator::HubSimulator;
 
-pub const HOST: &str = "localhost";
+pub(crate) const HOST: &str = "localhost";
 
-pub async fn hub() -> HubSimulator {
+pub(crate) async fn hub() -> HubSimulator {
     HubSimulator::builder()
         .start()
         .await
@@ -20,7 +20,7 @@ pub async fn hub() -> HubSimulator {
 }
 
 /// Reaches a hub quickly again after a cut, whatever the default says for real networks.
-pub fn config(hub: &HubSimulator) -> AmqpConfig {
+pub(crate) fn config(hub: &HubSimulator) -> AmqpConfig {
     let backoff = gateway_core::Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
     let mut pool = PoolConfig::default();
     pool.reconnect = backoff.expect("a valid backoff");
@@ -33,23 +33,23 @@ pub fn config(hub: &HubSimulator) -> AmqpConfig {
     }
 }
 
-pub fn upstream(config: AmqpConfig) -> Arc<AmqpUpstream> {
+pub(crate) fn upstream(config: AmqpConfig) -> Arc<AmqpUpstream> {
     Arc::new(AmqpUpstream::new(config).expect("a valid configuration"))
 }
 
-pub fn device_id(name: &str) -> DeviceId {
+pub(crate) fn device_id(name: &str) -> DeviceId {
     DeviceId::new(name).expect("a valid device id")
 }
 
 /// Registers a device and gives its identity with its key.
-pub fn with_key(hub: &HubSimulator, name: &str) -> DeviceIdentity {
+pub(crate) fn with_key(hub: &HubSimulator, name: &str) -> DeviceIdentity {
     let keys = hub.add_device(name);
     let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
     DeviceIdentity::new(device_id(name), Credential::DeviceKey(key))
 }
 
 /// Registers a device and gives its identity with a token of its own.
-pub fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -> DeviceIdentity {
+pub(crate) fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -> DeviceIdentity {
     let keys = hub.add_device(name);
     let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
     let device = device_id(name);
@@ -59,19 +59,19 @@ pub fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -> Devic
 }
 
 /// Gives a device's identity under the hub's policy.
-pub fn with_policy(hub: &HubSimulator, name: &str) -> DeviceIdentity {
+pub(crate) fn with_policy(hub: &HubSimulator, name: &str) -> DeviceIdentity {
     hub.add_device(name);
     let text = hub.policy_connection_string("device");
     let parsed: gateway_core::credential::ConnectionString = text.parse().expect("a valid string");
     DeviceIdentity::new(device_id(name), parsed.credential().clone())
 }
 
-pub fn uplink(device: &DeviceId, id: impl AsRef<str>) -> Uplink {
+pub(crate) fn uplink(device: &DeviceId, id: impl AsRef<str>) -> Uplink {
     let id = MessageId::new(id.as_ref()).expect("a valid id");
     Uplink::new(device.clone(), id.clone(), id.as_str().to_owned())
 }
 
-pub fn wire(change: impl FnOnce(&mut WireConfig)) -> WireConfig {
+pub(crate) fn wire(change: impl FnOnce(&mut WireConfig)) -> WireConfig {
     let mut wire = WireConfig::default();
     change(&mut wire);
     wire

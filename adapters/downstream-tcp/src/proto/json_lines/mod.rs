@@ -26,7 +26,7 @@
 //! | `bye` | `reason`, `retry_after_ms`: the gateway closes the connection |
 //! | `pong` | |
 //!
-//! Ids are texts; a number is taken as its digits. A telemetry message without an id gets one, which
+//! Ids are texts; a number is taken as its digits. An empty frame is a sign of life. A telemetry message without an id gets one, which
 //! the `ack` names; the device's own `seq` comes back as well, so that a device can count instead.
 //! Only an id that the device gives lets the hub's readers tell a message sent twice.
 
@@ -335,6 +335,9 @@ impl Protocol for JsonLines {
     }
 
     fn on_frame(&mut self, frame: Bytes, actions: &mut Actions) {
+        if frame.is_empty() {
+            return;
+        }
         if let Err(fault) = self.take(&frame, actions) {
             self.complain(&fault, actions);
         }

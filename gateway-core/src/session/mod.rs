@@ -1,13 +1,14 @@
 //! The devices that the hub knows through us: a bounded table, least recently used out first.
 
+mod gate;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use lru::LruCache;
-use tokio::sync::MutexGuard as GateGuard;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as GateGuard};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::callback::CloudCallback;
 use crate::config::SessionConfig;
@@ -15,6 +16,8 @@ use crate::credential::{Credential, CredentialProvider, SasToken};
 use crate::error::{ErrorKind, UpstreamError};
 use crate::id::DeviceId;
 use crate::upstream::{DeviceIdentity, Interest, Upstream};
+pub(crate) use gate::Gate;
+use gate::is_lasting;
 
 /// Sessions that may stand above the capacity while others are being detached.
 const DETACHING_ABOVE_CAPACITY: usize = 64;
@@ -27,35 +30,12 @@ pub(crate) const SWEEPS_PER_TTL: u32 = 8;
 pub(crate) type Route = u32;
 const NO_ROUTE: Route = Route::MAX;
 
-/// How the device stands with the hub. Behind the gate, so changes and uplinks come one by one.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    state: State,
-    presented: Option<SasToken>,
-    subscribed: Interest,
-    wanted: Interest,
-    refusals: u32,
-}
-
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Detached,
-    Attached {
-        until: Option<SystemTime>,
-    },
-    Refused {
-        until: Instant,
-        kind: ErrorKind,
-    },
-}
-
 /// One device. Its gate is a fair lock: whoever holds it is the device's only sender, which keeps
 /// uplinks in order over retries and makes any number of parallel attaches one.
 #[derive(Debug)]
 pub(crate) struct Session {
     device: DeviceId,
-    gate: tokio::sync::Mutex<Gate>,
+    gate: Arc<AsyncMutex<Gate>>,
     /// Users that came in and have not left; while there are any, the session stays.
     busy: AtomicU32,
     /// The sweep in which it was last used.
@@ -64,18 +44,21 @@ pub(crate) struct Session {
     online: AtomicBool,
     /// Counts announcements, so that an older connection's end does not unsubscribe a newer one.
     presence: AtomicU64,
+    /// Counts attaches, so that an older session's end does not end a newer one.
+    attaches: AtomicU64,
 }
 
 impl Session {
     fn new(device: DeviceId) -> Self {
         Self {
             device,
-            gate: tokio::sync::Mutex::default(),
+            gate: Arc::default(),
             busy: AtomicU32::new(0),
             used: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
             online: AtomicBool::new(false),
             presence: AtomicU64::new(0),
+            attaches: AtomicU64::new(0),
         }
     }
 
@@ -185,7 +168,7 @@ impl SessionTable {
         if let Some(session) = sessions.get(device) {
             let queued = session.busy.fetch_add(1, Relaxed);
             let busy = Busy(session.clone());
-            session.used.store(self.sweep.load(Relaxed), Relaxed);
+            self.touch(session);
             return match queued < self.max_queued {
                 true => Ok(busy),
                 false => Err(full().with_source("too many messages of this device are waiting")),
@@ -199,9 +182,14 @@ impl SessionTable {
         }
         let session = Arc::new(Session::new(device.clone()));
         session.busy.store(1, Relaxed);
-        session.used.store(self.sweep.load(Relaxed), Relaxed);
+        self.touch(&session);
         sessions.put(device.clone(), session.clone());
         Ok(Busy(session))
+    }
+
+    /// Notes a use. Goes with a move to the young end: the sweep relies on the order.
+    fn touch(&self, session: &Session) {
+        session.used.store(self.sweep.load(Relaxed), Relaxed);
     }
 
     /// Starts to detach the session silent for longest among those that may go.
@@ -213,6 +201,7 @@ impl SessionTable {
             let (device, session) = (device.clone(), session.clone());
             // Busy and online ones, and those on their way out, move to the young end.
             sessions.promote(&device);
+            self.touch(&session);
             if session.may_go() && self.retire(sessions, session) {
                 self.counters.evicted.fetch_add(1, Relaxed);
                 return;
@@ -220,34 +209,31 @@ impl SessionTable {
         }
     }
 
-    /// Removes a session that may go: at once where the hub does not know the device, else after
+    /// Removes a session that may go: at once where the upstream cannot know the device, else after
     /// a detach. False if its gate is taken, as by an earlier call.
     fn retire(
         self: &Arc<Self>,
         sessions: &mut LruCache<DeviceId, Arc<Session>>,
         session: Arc<Session>,
     ) -> bool {
-        match session.gate.try_lock() {
-            Err(_) => return false,
-            Ok(gate) if !matches!(gate.state, State::Attached { .. }) => {
-                sessions.pop(&session.device);
-                return true;
-            }
-            Ok(_) => {}
+        let Ok(mut gate) = session.gate.clone().try_lock_owned() else {
+            return false;
+        };
+        if !gate.is_held {
+            sessions.pop(&session.device);
+            return true;
         }
         let table = self.clone();
+        // The gate stays taken until the end: whoever comes meanwhile waits and attaches anew.
         self.spawn(async move {
-            let mut gate = session.gate.lock().await;
+            if let Err(error) = table.upstream.detach(&session.device).await {
+                tracing::debug!(device.id = %session.device, error = %error, "Detach failed");
+            }
+            gate.forget();
+            gate.is_held = false;
+            let mut sessions = lock(&table.sessions);
             if session.may_go() {
-                if let Err(error) = table.upstream.detach(&session.device).await {
-                    tracing::debug!(device.id = %session.device, error = %error, "Detach failed");
-                }
-                gate.state = State::Detached;
-                // Whoever came meanwhile waits at the gate and attaches anew.
-                let mut sessions = lock(&table.sessions);
-                if session.may_go() {
-                    sessions.pop(&session.device);
-                }
+                sessions.pop(&session.device);
             }
         })
     }
@@ -289,87 +275,57 @@ impl SessionTable {
         session: &Busy,
         gate: &mut Gate,
     ) -> Result<(), UpstreamError> {
-        match gate.state {
-            State::Attached { until } if until.is_none_or(|until| SystemTime::now() < until) => {
-                if gate.subscribed == gate.wanted {
-                    return Ok(());
-                }
-            }
-            State::Refused { until, kind } => {
-                let left = until.saturating_duration_since(Instant::now());
-                if !left.is_zero() {
-                    return Err(UpstreamError::new(kind, "attach").with_retry_after(left));
-                }
-            }
-            State::Attached { .. } | State::Detached => {}
+        if gate.stands(gate.wanted) {
+            return Ok(());
         }
-        self.attach(session, gate).await
+        let (token, wanted) = (gate.token.clone(), gate.wanted);
+        self.attach(session, gate, token, wanted).await
     }
 
-    async fn attach(&self, session: &Busy, gate: &mut Gate) -> Result<(), UpstreamError> {
-        let device = &session.0.device;
-        let result = match self.identity(device, gate).await {
-            Ok((identity, until)) => self
-                .upstream
-                .attach(identity.with_interest(gate.wanted), self.callback.clone())
-                .await
-                .map(|()| until),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(until) => {
-                gate.state = State::Attached { until };
-                gate.subscribed = gate.wanted;
-                gate.refusals = 0;
+    /// Asks the hub to take the device so. What stood before stands until the hub has agreed.
+    async fn attach(
+        &self,
+        session: &Busy,
+        gate: &mut Gate,
+        token: Option<SasToken>,
+        interest: Interest,
+    ) -> Result<(), UpstreamError> {
+        gate.check(token.as_ref())?;
+        let was_held = gate.is_held;
+        match self.ask(&session.0.device, gate, &token, interest).await {
+            Ok(()) => {
+                session.0.attaches.fetch_add(1, Relaxed);
+                gate.accept(token, interest);
                 Ok(())
             }
             Err(error) => {
-                self.note_refusal(gate, &error);
+                if is_lasting(error.kind()) {
+                    gate.is_held = was_held;
+                    gate.refuse(token, error.kind(), &self.config.refusal);
+                }
                 Err(error)
             }
         }
     }
 
-    async fn identity(
+    async fn ask(
         &self,
         device: &DeviceId,
-        gate: &Gate,
-    ) -> Result<(DeviceIdentity, Option<SystemTime>), UpstreamError> {
-        let (credential, until) = match &gate.presented {
+        gate: &mut Gate,
+        token: &Option<SasToken>,
+        interest: Interest,
+    ) -> Result<(), UpstreamError> {
+        let credential = match token {
             Some(token) if token.expires() <= SystemTime::now() => {
                 return Err(UpstreamError::new(ErrorKind::Unauthorized, "attach")
                     .with_source("the device's token has expired; it must present a new one"));
             }
-            Some(token) => (Credential::SasToken(token.clone()), Some(token.expires())),
-            None => (self.credentials.credential(device).await?, None),
+            Some(token) => Credential::SasToken(token.clone()),
+            None => self.credentials.credential(device).await?,
         };
-        Ok((DeviceIdentity::new(device.clone(), credential), until))
-    }
-
-    /// Remembers a lasting refusal for a while, so that a bad device costs the hub little.
-    fn note_refusal(&self, gate: &mut Gate, error: &UpstreamError) {
-        use ErrorKind::{Rejected, Unauthorized, UnknownDevice, Unsupported};
-        gate.state = match error.kind() {
-            kind @ (Rejected | Unauthorized | UnknownDevice | Unsupported) => {
-                let wait = self.config.refusal.delay(gate.refusals);
-                gate.refusals = gate.refusals.saturating_add(1);
-                State::Refused {
-                    until: Instant::now() + wait,
-                    kind,
-                }
-            }
-            _ => State::Detached,
-        };
-    }
-
-    /// Notes from a failed uplink that the hub does not know the device any more.
-    pub(crate) fn note_failure(&self, gate: &mut Gate, error: &UpstreamError) {
-        if matches!(
-            error.kind(),
-            ErrorKind::UnknownDevice | ErrorKind::Unauthorized
-        ) {
-            gate.state = State::Detached;
-        }
+        gate.is_held = true;
+        let identity = DeviceIdentity::new(device.clone(), credential).with_interest(interest);
+        self.upstream.attach(identity, self.callback.clone()).await
     }
 
     /// Notes that the hub ended the device's session.
@@ -377,11 +333,25 @@ impl SessionTable {
         let Some(session) = lock(&self.sessions).peek(device).cloned() else {
             return;
         };
+        let attaches = session.attaches.load(Relaxed);
         let mut gate = session.gate.lock().await;
-        self.note_refusal(&mut gate, &UpstreamError::new(reason, "session"));
+        if session.attaches.load(Relaxed) != attaches {
+            return;
+        }
+        gate.forget();
+        gate.is_held = false;
+        let reason = match reason {
+            // Another client has the device now; its messages are as good as before.
+            ErrorKind::Rejected => ErrorKind::Disconnected,
+            reason if is_lasting(reason) => reason,
+            _ => return,
+        };
+        let token = gate.token.clone();
+        gate.refuse(token, reason, &self.config.refusal);
     }
 
     /// Attaches a device that listens; it stays until the returned number is given to `offline`.
+    /// Whoever presents a bad token does not disturb the device that is there.
     pub(crate) async fn online(
         &self,
         session: &Busy,
@@ -389,44 +359,23 @@ impl SessionTable {
         token: Option<SasToken>,
     ) -> Result<u64, UpstreamError> {
         let mut gate = session.gate().await;
-        let before = gate.presented.clone();
-        let is_new = token.is_some() && token != before;
-        if is_new {
-            if matches!(gate.state, State::Refused { .. }) {
-                gate.state = State::Detached;
-            }
-            gate.presented = token;
+        if token != gate.token || !gate.stands(interest) {
+            self.attach(session, &mut gate, token, interest).await?;
         }
-        let wanted = std::mem::replace(&mut gate.wanted, interest);
-        let attached_before = matches!(gate.state, State::Attached { .. });
-        let result = match is_new {
-            true => self.attach(session, &mut gate).await,
-            false => self.attached(session, &mut gate).await,
-        };
-        if let Err(error) = result {
-            // Whoever presents a bad token must not disturb the device that is there.
-            gate.wanted = wanted;
-            gate.presented = before;
-            if is_new && attached_before {
-                gate.state = State::Attached {
-                    until: gate.presented.as_ref().map(SasToken::expires),
-                };
-            }
-            return Err(error);
-        }
+        gate.wanted = interest;
         session.0.online.store(true, Relaxed);
         Ok(session.0.presence.fetch_add(1, Relaxed) + 1)
     }
 
     /// Takes back what `online` did, unless the device has come online again since.
     pub(crate) fn offline(self: &Arc<Self>, device: &DeviceId, presence: u64) {
-        let Some(session) = lock(&self.sessions).peek(device).cloned() else {
-            return;
-        };
         let is_current = move |session: &Session| session.presence.load(Relaxed) == presence;
-        if !is_current(&session) {
-            return;
-        }
+        let session = match lock(&self.sessions).get(device) {
+            Some(session) if is_current(session) => session.clone(),
+            _ => return,
+        };
+        // Its idle time begins now.
+        self.touch(&session);
         let table = self.clone();
         self.spawn(async move {
             let mut gate = session.gate.lock().await;
@@ -434,13 +383,11 @@ impl SessionTable {
                 return;
             }
             session.online.store(false, Relaxed);
-            session.used.store(table.sweep.load(Relaxed), Relaxed);
             gate.wanted = Interest::NONE;
-            let is_attached = matches!(gate.state, State::Attached { .. });
-            if is_attached && gate.subscribed != Interest::NONE {
+            if gate.is_subscribed() {
                 session.busy.fetch_add(1, Relaxed);
                 let busy = Busy(session.clone());
-                if let Err(error) = table.attach(&busy, &mut gate).await {
+                if let Err(error) = table.attached(&busy, &mut gate).await {
                     tracing::debug!(device.id = %session.device, error = %error, "Unsubscribe failed");
                 }
             }

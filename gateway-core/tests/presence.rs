@@ -1,0 +1,160 @@
+//! Devices that listen, and devices with tokens of their own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[expect(dead_code, reason = "each test crate uses a part")]
+mod support;
+
+use std::time::{Duration, SystemTime};
+
+use gateway_core::credential::{Credential, SymmetricKey};
+use gateway_core::{Announcement, DeviceId, ErrorKind, Interest, Settlement};
+use support::{Harness, device, key, soon, token};
+use tokio::time::{sleep, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn wrong_key() -> SymmetricKey {
+    SymmetricKey::from_base64("d3Jvbmc=").unwrap()
+}
+
+fn with_token(name: &DeviceId, key: &SymmetricKey, life: Duration) -> Announcement {
+    Announcement::new(name.clone()).with_token(Some(token(name, key, life)))
+}
+
+/// A gateway whose hub knows the device `a` by its key.
+fn start() -> (Harness, DeviceId) {
+    let (run, a) = (Harness::start(|_| {}), device("a"));
+    run.hub.register(a.clone(), key());
+    (run, a)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_hears_while_its_presence_lives() {
+    let (run, a) = start();
+    let presence = run.online(Announcement::new(a.clone())).await.unwrap();
+    assert_eq!(presence.device(), &a);
+    soon(run.hub.wait_listening(&a, Interest::COMMANDS)).await;
+    drop(presence);
+    soon(run.hub.wait_deaf(&a)).await;
+    assert!(run.hub.is_attached(&a), "it stays attached for its uplinks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_older_connection_does_not_silence_a_newer_one() {
+    let (run, a) = start();
+    let older = run.online(Announcement::new(a.clone())).await.unwrap();
+    let all = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    let newer = run.online(all).await.unwrap();
+    drop(older);
+    sleep(HOUR * 5).await;
+    assert_eq!(run.hub.identity(&a).unwrap().interest, Interest::ALL);
+    drop(newer);
+    soon(run.hub.wait_deaf(&a)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_token_does_not_disturb_the_device_that_is_there() {
+    let (run, a) = start();
+    let good = with_token(&a, &key(), HOUR);
+    let _presence = run.online(good.clone()).await.unwrap();
+    let all = with_token(&a, &wrong_key(), HOUR).with_interest(Interest::ALL);
+    let refused = run.online(all).await;
+    assert_eq!(refused.unwrap_err(), ErrorKind::Unauthorized);
+    let identity = run.hub.identity(&a).unwrap();
+    assert_eq!(
+        identity.credential,
+        Credential::SasToken(good.token.unwrap())
+    );
+    assert_eq!(identity.interest, Interest::COMMANDS);
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+    assert_eq!(run.hub.attaches(&a), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_token_given_up_on_its_way_does_not_disturb_the_device_that_is_there() {
+    let (run, a) = start();
+    let _presence = run.online(Announcement::new(a.clone())).await.unwrap();
+    run.hub.set_latency(SECOND);
+    let bad = with_token(&a, &wrong_key(), HOUR).with_interest(Interest::ALL);
+    assert!(timeout(SECOND / 2, run.online(bad)).await.is_err());
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+    assert_eq!(run.hub.identity(&a).unwrap().interest, Interest::COMMANDS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_token_does_not_keep_out_the_device_it_names() {
+    let (run, a) = start();
+    let bad = with_token(&a, &wrong_key(), HOUR);
+    for _ in 0..3 {
+        let refused = run.online(bad.clone()).await;
+        assert_eq!(refused.unwrap_err(), ErrorKind::Unauthorized);
+    }
+    assert_eq!(
+        run.hub.attach_requests(&a),
+        1,
+        "the same token is judged once"
+    );
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+    let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_for_another_device_is_refused_without_asking_the_hub() {
+    let (run, a) = start();
+    let other = token(&device("b"), &key(), HOUR);
+    let forged = Announcement::new(a.clone()).with_token(Some(other));
+    let refused = run.online(forged).await;
+    assert_eq!(refused.unwrap_err(), ErrorKind::Unauthorized);
+    assert_eq!(run.hub.attach_requests(&a), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_without_a_token_gets_the_providers_credential() {
+    let (run, a) = start();
+    let presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    drop(presence);
+    let _presence = run.online(Announcement::new(a.clone())).await.unwrap();
+    let credential = run.hub.identity(&a).unwrap().credential;
+    assert!(
+        matches!(credential, Credential::Policy(_)),
+        "{credential:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_device_is_let_in_at_once_with_a_new_token() {
+    let (run, a) = start();
+    let refused = run.online(with_token(&a, &wrong_key(), HOUR)).await;
+    assert_eq!(refused.unwrap_err(), ErrorKind::Unauthorized);
+    let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_an_expired_token_refuses_until_a_new_one_comes() {
+    let (run, a) = start();
+    // The token's clock is the wall's, which cannot be paused; a slow machine gets a longer token.
+    let mut life = 2 * SECOND;
+    let (presence, expires) = loop {
+        let brief = with_token(&a, &key(), life);
+        let expires = brief.token.as_ref().unwrap().expires();
+        if let Ok(presence) = run.online(brief).await
+            && run.send("a", "in time").await == Settlement::Accepted
+        {
+            break (presence, expires);
+        }
+        life *= 2;
+    };
+    while SystemTime::now() < expires {
+        sleep(SECOND).await;
+    }
+    let refused = Settlement::Rejected(ErrorKind::Unauthorized);
+    assert_eq!(run.send("a", "late").await, refused);
+    sleep(HOUR).await;
+    assert_eq!(run.send("a", "later").await, refused);
+    drop(presence);
+    let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    assert_eq!(run.send("a", "again").await, Settlement::Accepted);
+}

@@ -1,0 +1,208 @@
+//! What a script can make go wrong, and that it goes wrong for nobody else.
+
+mod support;
+
+use std::time::Duration;
+
+use fe2o3_amqp::link::Sender;
+use hub_simulator::{C2d, HubSimulator, LinkKind};
+use support::{Client, DataBody, accepted, message, plain_hub, rejection, soon, token};
+use tokio::time::Instant;
+
+const BRIEF: Duration = Duration::from_millis(150);
+
+async fn two_senders(hub: &HubSimulator) -> (Client, Sender, Sender) {
+    hub.add_devices(["a", "b"]);
+    let mut client = Client::connect(hub).await;
+    client
+        .authorize(&hub.policy_connection_string("device"), "localhost")
+        .await;
+    let a = client.telemetry("a").await;
+    let b = client.telemetry("b").await;
+    (client, a, b)
+}
+
+#[tokio::test]
+async fn held_settlements_come_when_they_are_released() {
+    let hub = plain_hub().await;
+    let (_client, mut a, mut b) = two_senders(&hub).await;
+    let held = hub.faults().hold_settlements();
+    let mut of_a = a.send_batchable(message("1", "x")).await.unwrap();
+    let of_b = b.send_batchable(message("2", "x")).await.unwrap();
+    assert!(tokio::time::timeout(BRIEF, &mut of_a).await.is_err());
+    assert_eq!(hub.record().count(), 2);
+    held.release();
+    accepted(soon(of_a).await.unwrap());
+    accepted(soon(of_b).await.unwrap());
+    accepted(soon(a.send(message("3", "x"))).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_dropped_settlement_never_comes() {
+    let hub = plain_hub().await;
+    let (_client, mut a, mut b) = two_senders(&hub).await;
+    hub.faults().drop_settlements(1);
+    let lost = a.send_batchable(message("1", "x")).await.unwrap();
+    accepted(soon(b.send(message("2", "x"))).await.unwrap());
+    assert!(tokio::time::timeout(BRIEF, lost).await.is_err());
+    assert_eq!(hub.record().count(), 2);
+}
+
+#[tokio::test]
+async fn delays_and_latency_take_their_time() {
+    let hub = plain_hub().await;
+    let (_client, mut a, _b) = two_senders(&hub).await;
+    hub.faults().delay_settlements(BRIEF);
+    let start = Instant::now();
+    accepted(soon(a.send(message("1", "x"))).await.unwrap());
+    assert!(start.elapsed() >= BRIEF);
+    hub.faults().delay_settlements(Duration::ZERO);
+    hub.faults().latency(BRIEF);
+    let start = Instant::now();
+    let settlements = [
+        a.send_batchable(message("2", "x")).await,
+        a.send_batchable(message("3", "x")).await,
+    ];
+    for settlement in settlements {
+        accepted(soon(settlement.unwrap()).await.unwrap());
+    }
+    assert!(
+        (BRIEF..BRIEF * 2).contains(&start.elapsed()),
+        "latency is no throughput limit"
+    );
+}
+
+#[tokio::test]
+async fn the_next_messages_of_a_device_are_rejected() {
+    let hub = plain_hub().await;
+    let (_client, mut a, mut b) = two_senders(&hub).await;
+    hub.faults().reject_next(Some("a"), 1, "amqp:not-allowed");
+    hub.faults().throttle(Some("a"), 1);
+    accepted(soon(b.send(message("1", "x"))).await.unwrap());
+    assert_eq!(
+        rejection(soon(a.send(message("2", "x"))).await.unwrap()).0,
+        "amqp:not-allowed"
+    );
+    let throttled = rejection(soon(a.send(message("3", "x"))).await.unwrap());
+    assert_eq!(throttled.0, "com.microsoft:device-container-throttled");
+    accepted(soon(a.send(message("4", "x"))).await.unwrap());
+    assert_eq!(hub.record().count(), 2);
+}
+
+#[tokio::test]
+async fn attaches_and_tokens_are_refused_by_device() {
+    let hub = plain_hub().await;
+    let (mut client, ..) = two_senders(&hub).await;
+    hub.add_devices(["c", "d"]);
+    hub.faults().refuse_attach("c", "amqp:internal-error");
+    client.telemetry("d").await;
+    let attach = Sender::attach(&mut client.session, "c", "/devices/c/messages/events");
+    assert!(format!("{:?}", soon(attach).await.unwrap_err()).contains("InternalError"));
+
+    hub.faults().refuse_token("d", 503, "Busy.");
+    let refused = client
+        .cbs
+        .put("d", &token(&hub.device_connection_string("d")))
+        .await;
+    assert_eq!(refused, (503, "Busy.".to_owned()));
+    client
+        .authorize(&hub.device_connection_string("c"), "c")
+        .await;
+    hub.faults().allow_token("d");
+    client
+        .authorize(&hub.device_connection_string("d"), "d")
+        .await;
+}
+
+#[tokio::test]
+async fn a_withheld_attach_has_no_answer() {
+    let hub = plain_hub().await;
+    let (mut client, mut a, _b) = two_senders(&hub).await;
+    hub.add_device("c");
+    hub.faults().withhold_attach("c");
+    {
+        let attach = Sender::attach(&mut client.session, "c", "/devices/c/messages/events");
+        assert!(tokio::time::timeout(BRIEF, attach).await.is_err());
+    }
+    accepted(soon(a.send(message("1", "x"))).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_cut_is_noticed_at_once_and_spares_other_connections() {
+    let hub = plain_hub().await;
+    let mut cut = Client::device(&hub, "a").await;
+    let mut stays = Client::device(&hub, "b").await;
+    let mut sender = stays.telemetry("b").await;
+    let first = hub.connections()[0].id;
+    hub.faults().cut(first);
+    soon(cut.connection.on_close()).await.unwrap_err();
+    accepted(soon(sender.send(message("1", "x"))).await.unwrap());
+    soon(hub.wait_until(|stats| stats.connections.len() == 1)).await;
+    assert_eq!(hub.connections_opened_total(), 2);
+    hub.faults().cut_all();
+    soon(hub.wait_until(|stats| stats.connections.is_empty())).await;
+    assert_eq!(hub.attached_devices(), 0);
+}
+
+#[tokio::test]
+async fn a_polite_close_names_its_condition() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "a").await;
+    hub.faults().close_all("amqp:connection:forced");
+    let error = format!(
+        "{:?}",
+        soon(client.connection.on_close()).await.unwrap_err()
+    );
+    assert!(error.contains("ConnectionForced"), "{error}");
+}
+
+#[tokio::test]
+async fn a_frozen_connection_goes_on_when_it_thaws() {
+    let hub = plain_hub().await;
+    let (_client, mut a, _b) = two_senders(&hub).await;
+    hub.faults().freeze_all();
+    let mut settlement = a.send_batchable(message("1", "x")).await.unwrap();
+    assert!(tokio::time::timeout(BRIEF, &mut settlement).await.is_err());
+    assert_eq!(hub.record().count(), 0);
+    hub.faults().thaw();
+    accepted(soon(settlement).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_ended_session_and_a_detached_link_leave_the_rest() {
+    let hub = plain_hub().await;
+    let (mut client, mut a, mut b) = two_senders(&hub).await;
+    hub.faults()
+        .detach("a", LinkKind::Telemetry, "amqp:link:detach-forced");
+    let error = format!("{:?}", soon(a.on_detach()).await);
+    assert!(error.contains("DetachForced"), "{error}");
+    accepted(soon(b.send(message("1", "x"))).await.unwrap());
+
+    hub.faults().end_sessions(Some("b"), "amqp:internal-error");
+    soon(client.session.on_end()).await.unwrap_err();
+    let mut again = fe2o3_amqp::Session::begin(&mut client.connection)
+        .await
+        .unwrap();
+    let mut b = Sender::attach(&mut again, "b", "/devices/b/messages/events")
+        .await
+        .unwrap();
+    accepted(soon(b.send(message("2", "x"))).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_stolen_link_says_who_took_it() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "a").await;
+    let mut receiver = client.receiver("/devices/a/messages/devicebound").await;
+    soon(hub.wait_listening("a")).await;
+    hub.faults().steal("a");
+    let error = format!("{:?}", soon(receiver.recv::<DataBody>()).await.unwrap_err());
+    assert!(
+        error.contains("Another AMQP Client has opened a Receive Link"),
+        "{error}"
+    );
+    let ticket = hub.send_c2d("a", C2d::new("waits")).unwrap();
+    let mut receiver = client.receiver("/devices/a/messages/devicebound").await;
+    soon(receiver.recv::<DataBody>()).await.unwrap();
+    assert_eq!(ticket.delivery_count(), 1);
+}
