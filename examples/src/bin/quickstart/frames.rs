@@ -1,0 +1,95 @@
+//! The frames of JSON lines that a device of this fleet speaks and understands.
+//!
+//! See `gateway_downstream_tcp::proto::json_lines` for the whole protocol.
+
+use std::io::Write as _;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::verdict::message_id;
+
+/// Is any frame of the gateway.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Frame<'a> {
+    #[serde(rename = "type")]
+    pub(crate) kind: &'a str,
+    pub(crate) seq: Option<u32>,
+    /// Given back as it came.
+    #[serde(borrow)]
+    pub(crate) id: Option<&'a RawValue>,
+    pub(crate) tag: Option<u64>,
+    pub(crate) reason: Option<&'a str>,
+    pub(crate) retry_after_ms: Option<u64>,
+}
+
+impl<'a> Frame<'a> {
+    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+
+    /// What it says, for people.
+    pub(crate) fn words(&self) -> String {
+        let reason = self.reason.unwrap_or("no reason given");
+        format!("the gateway said {} ({reason})", self.kind)
+    }
+}
+
+/// Writes a device's frames. Ids and secrets of this fleet need no escapes.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    device: String,
+}
+
+impl Writer {
+    pub(crate) fn new(device: String) -> Self {
+        Self { device }
+    }
+
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    pub(crate) fn hello(&self, secret: &str, listens: bool, output: &mut Vec<u8>) {
+        let device = &self.device;
+        line(
+            output,
+            format_args!(
+                r#"{{"type":"hello","id":"{device}","secret":"{secret}","interest":{{"messages":{listens},"methods":{listens}}}}}"#
+            ),
+        );
+    }
+
+    pub(crate) fn telemetry(&self, seq: u32, output: &mut Vec<u8>) {
+        let id = message_id(&self.device, seq);
+        let temperature = 20 + seq % 10;
+        line(
+            output,
+            format_args!(
+                r#"{{"type":"telemetry","id":"{id}","seq":{seq},"body":{{"temperature":{temperature},"count":{seq}}}}}"#
+            ),
+        );
+    }
+
+    pub(crate) fn c2d_ack(&self, tag: u64, output: &mut Vec<u8>) {
+        line(
+            output,
+            format_args!(r#"{{"type":"c2d_ack","tag":{tag},"outcome":"complete"}}"#),
+        );
+    }
+
+    pub(crate) fn method_response(&self, id: &RawValue, output: &mut Vec<u8>) {
+        let device = &self.device;
+        line(
+            output,
+            format_args!(
+                r#"{{"type":"method_response","id":{id},"status":200,"payload":{{"by":"{device}"}}}}"#
+            ),
+        );
+    }
+}
+
+fn line(output: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Memory takes everything.
+    drop(writeln!(output, "{text}"));
+}
