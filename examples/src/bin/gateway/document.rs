@@ -3,6 +3,9 @@
 //! serde stops at the first mistake. So what is wrong is noted with its line and taken out, and
 //! the section is read again, until it reads well: each mistake is found once.
 
+mod tree;
+mod wrong;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -10,6 +13,9 @@ use gateway_core::ConfigError;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
+
+use tree::{find, insert, remove, walk};
+use wrong::{Wrong, worded};
 
 /// What stands in for a missing key while the rest is read.
 const STAND_IN: &str = "missing";
@@ -133,7 +139,7 @@ impl<'t> Document<'t> {
         };
         loop {
             let error = match T::deserialize(Deserializer::from(table.clone())) {
-                Err(error) => Wrong::of_type(&table, &error),
+                Err(error) => Wrong::of_type(table.get_ref(), &error),
                 Ok(value) => match validate(&value) {
                     Err(error) => Wrong::of_value(&error),
                     Ok(()) => return Some(value),
@@ -195,136 +201,5 @@ impl<'t> Document<'t> {
             .filter(|b| **b == b'\n')
             .count()
             + 1
-    }
-}
-
-/// Is what serde or a validation says, with the key it is about, relative to its section.
-struct Wrong {
-    key: String,
-    problem: String,
-    is_missing: bool,
-}
-
-impl Wrong {
-    fn of_type(table: &Table<'_>, error: &toml::de::Error) -> Self {
-        let mut key = String::new();
-        if let Some(span) = error.span() {
-            // The deepest that contains it, children after their parents.
-            walk(table.get_ref(), "", &mut |at, name, value| {
-                if contains(&name, &span) || contains(&value, &span) {
-                    key = at.to_owned();
-                }
-            });
-        }
-        let message = error.message();
-        // The one place where serde tells the key in words only.
-        match message
-            .strip_prefix("missing field `")
-            .and_then(|rest| rest.strip_suffix('`'))
-        {
-            None => Self {
-                key,
-                problem: worded(message),
-                is_missing: false,
-            },
-            Some(name) => {
-                let key = if key.is_empty() {
-                    name.to_owned()
-                } else {
-                    format!("{key}.{name}")
-                };
-                Self {
-                    key,
-                    problem: "is missing".to_owned(),
-                    is_missing: true,
-                }
-            }
-        }
-    }
-
-    fn of_value(error: &ConfigError) -> Self {
-        let text = error.to_string();
-        let problem = text
-            .strip_prefix(&format!("`{}` ", error.key()))
-            .unwrap_or(&text);
-        // Some keys name their unit as well.
-        let key = error.key().split(' ').next().unwrap_or_default();
-        Self {
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-            is_missing: false,
-        }
-    }
-}
-
-/// Makes serde's words go on from the key.
-fn worded(message: &str) -> String {
-    match message.split_once(", expected ") {
-        Some((problem, expected)) if problem.starts_with("unknown field") => {
-            format!(
-                "is not known; allowed: {}",
-                expected.trim_start_matches("one of ")
-            )
-        }
-        Some((problem, expected)) => format!("has an {problem}; allowed: {expected}"),
-        None if message == "invalid socket address syntax" => {
-            "is no address; allowed: an address and a port such as 127.0.0.1:7007".to_owned()
-        }
-        None => format!("is wrong: {message}"),
-    }
-}
-
-type Span = std::ops::Range<usize>;
-
-fn contains(outer: &Span, inner: &Span) -> bool {
-    outer.start <= inner.start && inner.end <= outer.end && !outer.is_empty()
-}
-
-/// Visits every key below a table, with the places of its name and of its value.
-fn walk(table: &DeTable<'_>, prefix: &str, visit: &mut dyn FnMut(&str, Span, Span)) {
-    for (name, value) in table {
-        let key = match prefix {
-            "" => name.get_ref().to_string(),
-            prefix => format!("{prefix}.{}", name.get_ref()),
-        };
-        visit(&key, name.span(), value.span());
-        if let DeValue::Table(table) = value.get_ref() {
-            walk(table, &key, visit);
-        }
-    }
-}
-
-fn find<'a, 't>(table: &'a DeTable<'t>, key: &str) -> Option<&'a Spanned<DeValue<'t>>> {
-    match key.split_once('.') {
-        None => table.get(key),
-        Some((name, below)) => find(table.get(name)?.get_ref().as_table()?, below),
-    }
-}
-
-fn remove<'t>(table: &mut DeTable<'t>, key: &str) -> Option<Spanned<DeValue<'t>>> {
-    match key.split_once('.') {
-        None => table.remove(key),
-        Some((name, below)) => match table.get_mut(name)?.get_mut() {
-            DeValue::Table(table) => remove(table, below),
-            _ => None,
-        },
-    }
-}
-
-/// Sets a text below tables that are there, and tells whether they were.
-fn insert(table: &mut DeTable<'_>, key: &str, text: &str) -> bool {
-    match key.split_once('.') {
-        None => {
-            let value = DeValue::String(text.to_owned().into());
-            table.insert(
-                Spanned::new(0..0, key.to_owned().into()),
-                Spanned::new(0..0, value),
-            );
-            true
-        }
-        Some((name, below)) => match table.get_mut(name).map(Spanned::get_mut) {
-            Some(DeValue::Table(table)) => insert(table, below, text),
-            _ => false,
-        },
     }
 }
