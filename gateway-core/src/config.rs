@@ -108,7 +108,7 @@ impl Default for TimeoutConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RetryConfig {
-    /// From the first try to the start of the last. Default 30 s; after that the device is told to
+    /// From the first failure to the start of the last try. Default 30 s; after that the device is told to
     /// come back later. Zero turns retries off.
     #[serde(with = "humantime_serde")]
     pub budget: Duration,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -134,6 +134,7 @@ impl GatewayBuilder {
                 downstreams,
                 counters,
                 commands,
+                has_run: AtomicBool::new(false),
             }),
         })
     }
@@ -146,6 +147,7 @@ struct Shared {
     downstreams: Vec<(String, Arc<dyn Downstream>)>,
     counters: Arc<UpstreamCounters>,
     commands: Arc<CommandCounters>,
+    has_run: AtomicBool,
 }
 
 /// Is devices on one side, a hub on the other, and the contract between them. Cheap to clone.
@@ -185,7 +187,7 @@ impl Gateway {
     /// A gateway runs once.
     ///
     /// # Errors
-    /// A downstream failed, or the gateway ran before.
+    /// A downstream failed, or the gateway runs or ran before.
     ///
     /// # Cancel safety
     /// Not safe: dropping it cuts everything off without a report.
@@ -194,9 +196,10 @@ impl Gateway {
             inner,
             config,
             downstreams,
+            has_run,
             ..
         } = &*self.shared;
-        if inner.closing.is_cancelled() {
+        if has_run.swap(true, Relaxed) {
             return Err(RunError::Ended);
         }
         let mut serving = JoinSet::new();
@@ -331,8 +334,8 @@ pub enum RunError {
     /// A downstream panicked: a defect in it.
     #[error("a downstream panicked; please report this with the log")]
     Panicked,
-    /// The gateway ran before.
-    #[error("the gateway ran before; build a new one")]
+    /// The gateway runs or ran before.
+    #[error("the gateway runs or ran before; build a new one")]
     Ended,
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +16,10 @@ use crate::message::{
     SessionEnd,
 };
 use crate::session::SessionTable;
+
+/// How long a downstream may take over what has no deadline of its own, so that it does not pile
+/// up behind a device that takes nothing.
+const NOTICE_TIME: Duration = Duration::from_secs(30);
 
 /// Counts commands and what became of them.
 #[derive(Debug, Default)]
@@ -60,13 +65,12 @@ impl Router {
     async fn deliver(
         &self,
         downlink: Downlink,
-        deadline: Option<Instant>,
+        deadline: Instant,
     ) -> Result<Delivered, DownstreamError> {
         let device = downlink.device().clone();
-        let result = match (self.find(&device), deadline) {
-            (None, _) => Err(DownstreamError::new(ErrorKind::UnknownDevice, "route")),
-            (Some(downstream), None) => downstream.send(downlink).await,
-            (Some(downstream), Some(at)) => match timeout_at(at, downstream.send(downlink)).await {
+        let result = match self.find(&device) {
+            None => Err(DownstreamError::new(ErrorKind::UnknownDevice, "route")),
+            Some(downstream) => match timeout_at(deadline, downstream.send(downlink)).await {
                 Ok(result) => result,
                 Err(_) => Err(DownstreamError::new(ErrorKind::TimedOut, "deliver")),
             },
@@ -83,7 +87,7 @@ impl Router {
 impl CloudCallback for Router {
     async fn on_method(&self, call: MethodCall) -> MethodReply {
         let deadline = call.deadline;
-        let (counter, reply) = match self.deliver(Downlink::Method(call), Some(deadline)).await {
+        let (counter, reply) = match self.deliver(Downlink::Method(call), deadline).await {
             Ok(Delivered::Answered(reply)) => (&self.counters.answered, reply),
             Ok(Delivered::Acknowledged | Delivered::Sent) => {
                 (&self.counters.unanswered, MethodReply::new(202, "{}"))
@@ -97,9 +101,7 @@ impl CloudCallback for Router {
     async fn on_message(&self, message: CloudMessage) -> Disposition {
         use ErrorKind::{Rejected, TooLarge, Unsupported};
         let deadline = message.deadline;
-        let result = self
-            .deliver(Downlink::Message(message), Some(deadline))
-            .await;
+        let result = self.deliver(Downlink::Message(message), deadline).await;
         let (counter, disposition) = match result.map_err(|error| error.kind()) {
             Ok(_) => (&self.counters.completed, Disposition::Complete),
             Err(Rejected | TooLarge | Unsupported) => {
@@ -113,13 +115,15 @@ impl CloudCallback for Router {
 
     async fn on_desired(&self, patch: DesiredPatch) {
         // Nothing waits for it: a device that missed a patch reads its twin when it comes back.
-        drop(self.deliver(Downlink::Desired(patch), None).await);
+        let deadline = Instant::now() + NOTICE_TIME;
+        drop(self.deliver(Downlink::Desired(patch), deadline).await);
     }
 
     async fn on_end(&self, end: SessionEnd) {
         if let Some(sessions) = self.sessions.upgrade() {
             sessions.ended(&end.device, end.reason).await;
         }
-        drop(self.deliver(Downlink::End(end), None).await);
+        let deadline = Instant::now() + NOTICE_TIME;
+        drop(self.deliver(Downlink::End(end), deadline).await);
     }
 }

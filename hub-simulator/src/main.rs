@@ -32,13 +32,23 @@ struct Options {
     /// Device to register; may be given many times.
     #[arg(long = "device", value_name = "ID", default_value = "device-1")]
     devices: Vec<String>,
+    /// Print nothing but the answers to commands.
+    #[arg(long)]
+    quiet: bool,
     /// Register every device at first sight, with a key derived from the group key.
     #[arg(long)]
     auto_register: bool,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
+    let result = runtime.block_on(run());
+    // A read of standard input cannot be called off: do not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run() -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("hub_simulator=debug"));
     tracing_subscriber::fmt()
@@ -60,7 +70,9 @@ async fn main() -> anyhow::Result<()> {
     if let Some(path) = &options.env_file {
         variables.write(path)?;
     }
-    variables.print(&hub, &options);
+    if !options.quiet {
+        variables.print(&hub, &options);
+    }
 
     tokio::select! {
         signal = stop_signal() => signal.context("signals cannot be awaited")?,

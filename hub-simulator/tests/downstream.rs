@@ -290,7 +290,10 @@ struct TwinLinks {
     replies: Receiver,
 }
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests, though not in a test function")]
+#[allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests, though not in a test function"
+)]
 impl TwinLinks {
     async fn open(client: &mut Client) -> Self {
         let replies = client.receiver("/devices/dev1/twin").await;

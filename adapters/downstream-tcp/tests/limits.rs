@@ -56,8 +56,8 @@ async fn a_silent_device_is_told_goodbye() {
 #[tokio::test]
 async fn a_device_that_waits_for_the_hub_is_not_silent() {
     let mut config = config(&["dev1"]);
-    config.timeouts.idle = Duration::from_millis(400);
-    config.timeouts.frame = Duration::from_millis(400);
+    config.timeouts.idle = Duration::from_secs(2);
+    config.timeouts.frame = Duration::from_secs(2);
     config.limits.window = 1;
     let running = Running::start(config).await;
     let mut dev1 = running.connect("dev1").await;
@@ -66,7 +66,7 @@ async fn a_device_that_waits_for_the_hub_is_not_silent() {
     // The beginning of the next frame waits in the gateway meanwhile.
     dev1.write(format!("{first}\n{{\"type\":").as_bytes()).await;
     running.hub.wait_held(1).await;
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     dev1.write(b"\"ping\"}\n").await;
     running.hub.release();
     assert_eq!(dev1.hear().await, json!({"type": "ack", "id": "a"}));

@@ -106,7 +106,7 @@ impl Protocol for Words {
 async fn start(confirms: bool) -> Running {
     let mut config = config(&[]);
     config.identity.trust_any_id = true;
-    config.timeouts.command = Duration::from_millis(if confirms { 100 } else { 60_000 });
+    config.timeouts.command = Duration::from_millis(if confirms { 1_000 } else { 60_000 });
     let expired = Arc::new(AtomicU64::new(0));
     let words = move |_: &Peer| Words {
         codec: FrameCodec::new(Framing::Line, 100),

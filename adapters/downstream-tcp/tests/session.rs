@@ -291,7 +291,7 @@ async fn a_desired_change_counts_as_sent_and_no_more() {
 #[tokio::test]
 async fn a_device_that_confirms_nothing_is_waited_for_only_so_long() {
     let mut config = config(&["dev1"]);
-    config.timeouts.command = Duration::from_millis(100);
+    config.timeouts.command = Duration::from_secs(1);
     let running = Running::start(config).await;
     let mut dev1 = running.connect("dev1").await;
     let error = running

@@ -140,7 +140,7 @@ async fn a_required_certificate_is_required() {
 async fn noise_instead_of_a_handshake_costs_nobody_else_anything() {
     let pki = Pki::new();
     let mut config = pki.config();
-    config.timeouts.hello = Duration::from_millis(500);
+    config.timeouts.hello = Duration::from_secs(3);
     let running = Running::start(config).await;
     let mut half = TcpStream::connect(running.address()).await.unwrap();
     half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
@@ -244,7 +244,7 @@ async fn openssl_is_served() {
     let pki = Pki::new();
     let mut config = pki.config();
     // It does not end by itself: the gateway says goodbye.
-    config.timeouts.idle = Duration::from_secs(2);
+    config.timeouts.idle = Duration::from_secs(4);
     let running = Running::start(config).await;
     let mut openssl = Command::new("openssl");
     openssl

@@ -39,7 +39,6 @@ pub mod downstream;
 mod memory_downstream;
 mod memory_upstream;
 mod recording_callback;
-mod twin;
 pub mod upstream;
 
 use std::future::poll_fn;

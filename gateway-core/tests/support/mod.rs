@@ -1,5 +1,8 @@
 //! What several tests share.
 
+pub(crate) mod memory_devices;
+pub(crate) mod memory_hub;
+
 use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{

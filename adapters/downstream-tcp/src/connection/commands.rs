@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
-use gateway_core::ErrorKind;
+use gateway_core::{Delivered, ErrorKind};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::registry::Outcome;
+use super::{Connection, Standing};
+use crate::proto::{Command, Confirmation};
+use crate::registry::{Delivery, Outcome};
 
 #[derive(Debug)]
 struct Waiting {
@@ -67,4 +70,37 @@ impl Commands {
 /// Answers whoever sent a command, if they still wait.
 pub(super) fn answer(reply: oneshot::Sender<Outcome>, outcome: Outcome) {
     drop(reply.send(outcome));
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn takes_commands(&self) -> bool {
+        let limits = &self.shared.config.limits;
+        matches!(self.standing, Standing::Known { .. })
+            && self.commands.len() < limits.max_commands
+            && self.unwritten.len() < limits.max_commands
+            && self.actions.output.len() < limits.max_unwritten
+    }
+
+    pub(super) fn command(&mut self, delivery: Delivery) {
+        let Delivery {
+            downlink,
+            reply,
+            deadline,
+        } = delivery;
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        if reply.is_closed() || time_left.is_zero() {
+            return answer(reply, Err(ErrorKind::TimedOut));
+        }
+        let tag = self.commands.next_tag();
+        let command = Command::new(tag, &downlink, time_left);
+        match self.protocol.on_command(command, &mut self.actions) {
+            Err(kind) => answer(reply, Err(kind)),
+            Ok(Confirmation::Awaited) => self.commands.wait(tag, deadline, reply),
+            Ok(Confirmation::Never) if self.actions.output.is_empty() => {
+                answer(reply, Ok(Delivered::Sent));
+            }
+            Ok(Confirmation::Never) => self.unwritten.push(reply),
+        }
+        self.obey();
+    }
 }

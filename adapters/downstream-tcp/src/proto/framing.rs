@@ -147,8 +147,14 @@ pub struct FrameCodec {
 
 impl FrameCodec {
     /// Makes a codec for frames of at most `max_frame` bytes, length and delimiter not counted.
+    ///
+    /// # Panics
+    /// The framing is not [valid](Framing::validate).
     #[must_use]
     pub fn new(framing: Framing, max_frame: usize) -> Self {
+        if let Err(error) = framing.validate(max_frame) {
+            panic!("a framing is to be validated first: {error}");
+        }
         let lengths = match framing {
             Framing::LengthPrefixed {
                 bytes,
@@ -197,10 +203,7 @@ impl FrameCodec {
                 Ok((input.len() >= size).then(|| input.split_to(size).freeze()))
             }
             (Framing::Delimiter { delimiter }, _) => {
-                let (length, last) = match delimiter.split_last() {
-                    Some((last, _)) => (delimiter.len(), *last),
-                    None => return Err(FrameError::fatal("no_delimiter")),
-                };
+                let (length, last) = (delimiter.len(), delimiter[delimiter.len() - 1]);
                 let ends = |input: &[u8], at: usize| input[..=at].ends_with(delimiter);
                 let found = find(input, self.searched.max(length - 1), last, ends);
                 self.delimited(input, found, length)

@@ -56,10 +56,11 @@ pub async fn an_expired_credential_is_unauthorized(fixture: &dyn UpstreamFixture
 
 /// A session ends with the device's token, says so, and begins again with a new one.
 pub async fn a_session_ends_with_its_token(fixture: &dyn UpstreamFixture) -> Outcome {
-    let (upstream, callback) = (fixture.upstream(), RecordingCallback::new());
+    let upstream = fixture.upstream();
     let mut life = Duration::from_secs(3);
     // On a machine so slow that the token expires on the way, a longer one is tried.
-    let device = loop {
+    let (device, callback) = loop {
+        let callback = RecordingCallback::new();
         let Some(brief) = fixture.device_with_token("brief", life).await else {
             return Outcome::Skipped("the upstream takes no tokens");
         };
@@ -67,7 +68,7 @@ pub async fn a_session_ends_with_its_token(fixture: &dyn UpstreamFixture) -> Out
         if upstream.attach(brief, callback.shared()).await.is_ok()
             && upstream.send(&uplink(&device, "in time")).await.is_ok()
         {
-            break device;
+            break (device, callback);
         }
         life *= 2;
     };

@@ -1,5 +1,7 @@
 use std::pin::pin;
 
+use tokio::time::sleep;
+
 use super::*;
 
 /// Close lets a send in flight settle; later calls are Closed.
@@ -16,7 +18,12 @@ pub async fn close_drains_then_refuses(fixture: &dyn UpstreamFixture) -> Outcome
         result = &mut send => panic!("settled as {result:?} while held"),
         () = fixture.wait_held(1) => {}
     }
-    let close = upstream.close(Duration::from_secs(30));
+    let mut close = pin!(upstream.close(Duration::from_secs(30)));
+    tokio::select! {
+        result = &mut send => panic!("settled as {result:?} while held"),
+        result = &mut close => panic!("closed as {result:?} with a send in flight"),
+        () = sleep(WATCH) => {}
+    }
     let (sent, closed, ()) = tokio::join!(send, close, fixture.release());
     sent.expect("what was in flight settles");
     closed.expect("everything settled within the grace");

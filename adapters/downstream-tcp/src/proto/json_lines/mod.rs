@@ -32,23 +32,17 @@
 
 mod decode;
 mod encode;
+mod inbound;
 
 use std::collections::VecDeque;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
-use gateway_core::credential::SasToken;
-use gateway_core::{
-    Delivered, DeviceId, Downlink, ErrorKind, Interest, MessageId, MethodReply, Settlement,
-    TwinReply, TwinRequest, Uplink,
-};
+use gateway_core::{DeviceId, Downlink, ErrorKind, Interest, MessageId, Settlement, TwinReply};
 
 use super::{
     Actions, CloseReason, Command, Confirmation, FrameCodec, FrameError, Framing, Login, Peer,
-    Proof, Protocol, Refusal, Secret,
+    Proof, Protocol, Refusal,
 };
-use decode::{Key, Message};
 use encode::Frame;
 
 /// Properties of one message; more are refused. Default 100: the hub limits their size, this
@@ -139,30 +133,6 @@ impl JsonLines {
         }
     }
 
-    fn hello(&mut self, message: Message<'_>, actions: &mut Actions) -> Result<(), Fault> {
-        let id = message
-            .id
-            .ok_or_else(|| fault("bad_id", "`id` is missing"))?;
-        let device = DeviceId::new(id.0).map_err(|error| fault("bad_id", error))?;
-        if let Some(known) = &self.device {
-            if *known != device {
-                return Err(fault("already_identified", "one connection, one device"));
-            }
-            self.tell(&Frame::Welcome { id: known.as_str() }, actions);
-            return Ok(());
-        }
-        let proof = match (message.token, message.secret) {
-            (Some(token), _) => {
-                Proof::Token(SasToken::parse(&token.0).map_err(|error| fault("bad_token", error))?)
-            }
-            (None, Some(secret)) => Proof::Secret(Secret::from(secret.0)),
-            (None, None) => Proof::None,
-        };
-        let interest = message.interest.map_or(self.interest, Interest::from);
-        actions.identify(Login::new(device, proof).with_interest(interest));
-        Ok(())
-    }
-
     fn wait_for(&mut self, waiting: Waiting) -> u64 {
         self.next_token += 1;
         self.waiting.push_back((self.next_token, waiting));
@@ -175,142 +145,6 @@ impl JsonLines {
             .iter()
             .position(|(waiting, _)| *waiting == token)?;
         Some(self.waiting.remove(at)?.1)
-    }
-
-    fn telemetry(
-        &mut self,
-        device: DeviceId,
-        message: Message<'_>,
-        frame: &Bytes,
-        actions: &mut Actions,
-    ) {
-        let seq = message.seq;
-        let id_given = message.id.clone();
-        match self.uplink(device, message, frame) {
-            Ok(uplink) => {
-                let waiting = Waiting::Uplink {
-                    id: uplink.id.clone(),
-                    seq,
-                };
-                let token = self.wait_for(waiting);
-                actions.uplink(token, uplink);
-            }
-            Err((reason, detail)) => self.tell(
-                &Frame::Nack {
-                    id: id_given.as_ref().map(|id| &*id.0),
-                    seq,
-                    reason,
-                    detail: Some(&detail),
-                    retry_after_ms: None,
-                },
-                actions,
-            ),
-        }
-    }
-
-    fn uplink(
-        &mut self,
-        device: DeviceId,
-        message: Message<'_>,
-        frame: &Bytes,
-    ) -> Result<Uplink, Fault> {
-        let id = match message.id {
-            Some(id) => MessageId::new(id.0).map_err(|error| fault("bad_id", error))?,
-            None => MessageId::new(format!("{}-{}", self.id_prefix, self.next_token + 1))
-                .map_err(|error| fault("bad_id", error))?,
-        };
-        let (body, media_type) = match (message.body, message.body_base64) {
-            (Some(body), None) => (
-                frame.slice_ref(body.get().as_bytes()),
-                Some("application/json"),
-            ),
-            (None, Some(text)) => {
-                let body = BASE64
-                    .decode(&*text.0)
-                    .map_err(|error| fault("bad_body", error))?;
-                (Bytes::from(body), None)
-            }
-            _ => return Err(fault("bad_body", "give one of `body` and `body_base64`")),
-        };
-        let mut uplink = Uplink::new(device, id, body);
-        if let Some(media_type) = message
-            .content_type
-            .as_ref()
-            .map(|text| &*text.0)
-            .or(media_type)
-        {
-            // JSON text is UTF-8 here, whatever the device says about its type.
-            uplink = uplink.with_content(media_type, message.body.map(|_| "utf-8"));
-        }
-        uplink.system.created_at = message.created_at;
-        if let Some(properties) = message.properties {
-            uplink = uplink.with_properties(properties.0);
-        }
-        Ok(uplink)
-    }
-
-    fn answer(
-        &mut self,
-        message: &Message<'_>,
-        frame: &Bytes,
-        actions: &mut Actions,
-    ) -> Result<(), Fault> {
-        let tag = message
-            .tag
-            .as_ref()
-            .or(message.id.as_ref())
-            .and_then(|tag| tag.0.parse().ok());
-        let tag = tag.ok_or_else(|| fault("bad_tag", "the answer does not say to what"))?;
-        let result = match (
-            &*message.kind.0,
-            message.outcome.as_ref().map(|text| &*text.0),
-        ) {
-            ("method_response", _) => {
-                let payload = message.payload.map_or(Bytes::new(), |payload| {
-                    frame.slice_ref(payload.get().as_bytes())
-                });
-                let status = message
-                    .status
-                    .ok_or_else(|| fault("bad_status", "`status` is missing"))?;
-                Ok(Delivered::Answered(MethodReply::new(status, payload)))
-            }
-            (_, Some("complete")) => Ok(Delivered::Acknowledged),
-            (_, Some("reject")) => Err(ErrorKind::Rejected),
-            (_, Some("abandon")) => Err(ErrorKind::Throttled),
-            _ => return Err(fault("bad_outcome", "allowed: complete, reject, abandon")),
-        };
-        actions.done(tag, result);
-        Ok(())
-    }
-
-    fn take(&mut self, frame: &Bytes, actions: &mut Actions) -> Result<(), Fault> {
-        let message = Message::parse(frame).map_err(|error| fault("malformed", error))?;
-        let kind = &*message.kind.0;
-        if kind == "hello" {
-            return self.hello(message, actions);
-        }
-        let Some(device) = self.device.clone() else {
-            return Err(fault("hello_expected", "say `hello` first"));
-        };
-        let id = message.id.as_ref().map(|Key(id)| id.to_string());
-        match kind {
-            "telemetry" => self.telemetry(device, message, frame, actions),
-            "c2d_ack" | "method_response" => self.answer(&message, frame, actions)?,
-            "ping" => self.tell(&Frame::Pong, actions),
-            "twin_get" => {
-                let token = self.wait_for(Waiting::TwinGet { id });
-                actions.twin(token, TwinRequest::Get);
-            }
-            "twin_patch" => {
-                let patch = message.patch.filter(|patch| patch.get().starts_with('{'));
-                let patch = patch.ok_or_else(|| fault("bad_patch", "`patch` is an object"))?;
-                let body = frame.slice_ref(patch.get().as_bytes());
-                let token = self.wait_for(Waiting::TwinPatch { id });
-                actions.twin(token, TwinRequest::PatchReported(body));
-            }
-            _ => return Err(fault("unknown_type", format!("{kind:.32?} is no type"))),
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 use std::time::{Duration, SystemTime};
 
-use gateway_core::{CloudMessage, CorrelationId, DesiredPatch, MethodCall, MethodName};
+use gateway_core::{
+    CloudMessage, CorrelationId, Delivered, DesiredPatch, MethodCall, MethodName, MethodReply,
+    TwinRequest, Uplink,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::time::Instant;

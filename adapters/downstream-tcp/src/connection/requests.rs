@@ -1,0 +1,167 @@
+//! What the protocol asks for, and what came of it.
+
+use futures_util::FutureExt as _;
+use gateway_core::{DeviceId, ErrorKind, Presence, Settlement, Slot, UpstreamError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::jobs::{Done, Job};
+use super::login::{self, Admission};
+use super::{Connection, End, Standing};
+use crate::proto::{CloseReason, Login, Refusal, Request};
+use crate::registry::Claim;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Does what the protocol asked for.
+    pub(super) fn obey(&mut self) {
+        while !self.actions.requests.is_empty() {
+            let mut requests = std::mem::take(&mut self.actions.requests);
+            for request in requests.drain(..) {
+                self.grant(request);
+            }
+            if self.actions.requests.is_empty() {
+                // The same memory serves the next frame.
+                self.actions.requests = requests;
+            }
+        }
+    }
+
+    pub(super) fn grant(&mut self, request: Request) {
+        match request {
+            Request::Identify(login) => self.identify(login),
+            Request::Done { tag, result } => self.commands.done(tag, result),
+            Request::Close => {
+                self.end.get_or_insert(End::Told(CloseReason::Protocol));
+            }
+            Request::Twin { token, request } => {
+                let job = Job::Twin { token, request };
+                match self.standing {
+                    Standing::Known { .. } if self.end.is_none() => self.queue.push_back(job),
+                    _ => self.done(job.undone()),
+                }
+            }
+            Request::Uplink { token, uplink } => match &self.standing {
+                Standing::Known { device, .. } if *device != uplink.device => {
+                    self.refuse(token, ErrorKind::Unauthorized);
+                }
+                Standing::Known { .. } if self.end.is_none() => {
+                    self.queue.push_back(Job::Uplink { token, uplink });
+                }
+                Standing::Known { .. } => self.done(Job::Uplink { token, uplink }.undone()),
+                _ if self.end.is_some() => self.done(Job::Uplink { token, uplink }.undone()),
+                _ => self.refuse(token, ErrorKind::Unauthorized),
+            },
+        }
+    }
+
+    pub(super) fn refuse(&mut self, token: u64, kind: ErrorKind) {
+        self.done(Done::Uplink {
+            token,
+            settlement: Settlement::Rejected(kind),
+        });
+    }
+
+    pub(super) fn identify(&mut self, login: Login) {
+        match &self.standing {
+            Standing::Judging => tracing::warn!("A protocol identified a device twice at once"),
+            Standing::Known { device, .. } if *device == login.device => {
+                let device = device.clone();
+                self.protocol.on_login(Ok(&device), &mut self.actions);
+            }
+            Standing::Known { .. } => {
+                let refusal = Refusal::new(ErrorKind::Rejected);
+                self.judged(Err(refusal));
+            }
+            Standing::Unknown => {
+                self.standing = Standing::Judging;
+                let (registry, device) = (self.shared.registry.clone(), login.device.clone());
+                let (sender, stop) = (self.sender.clone(), self.stop.clone());
+                self.judgement = Some(login::judge(
+                    self.shared.clone(),
+                    self.ingress.clone(),
+                    self.peer.clone(),
+                    login,
+                    move || Claim::new(registry, device, sender, stop),
+                    self.hello_deadline,
+                ));
+            }
+        }
+    }
+
+    pub(super) fn judged(&mut self, verdict: Result<Admission, Refusal>) {
+        match verdict {
+            Ok(Admission {
+                claim,
+                announcement,
+                presence,
+            }) => {
+                let device = announcement.device.clone();
+                tracing::info!(device.id = %device, peer = %self.peer.address, "Device connected");
+                claim.take();
+                if presence.is_none() {
+                    self.arrival = Some(login::arrive(self.ingress.clone(), announcement));
+                }
+                self.presence = presence;
+                self.heard = Instant::now();
+                self.standing = Standing::Known {
+                    device: device.clone(),
+                    _claim: claim,
+                };
+                self.protocol.on_login(Ok(&device), &mut self.actions);
+            }
+            Err(refusal) => {
+                tracing::info!(peer = %self.peer.address, error = %refusal, "Login refused");
+                self.protocol.on_login(Err(&refusal), &mut self.actions);
+                self.end
+                    .get_or_insert(End::Told(CloseReason::Refused(refusal)));
+            }
+        }
+        self.obey();
+    }
+
+    pub(super) fn arrived(&mut self, verdict: Result<Presence, UpstreamError>) {
+        match verdict {
+            Ok(presence) => self.presence = Some(presence),
+            Err(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::Closed => CloseReason::Shutdown,
+                    _ => CloseReason::Refused(Refusal::from(&error)),
+                };
+                tracing::info!(peer = %self.peer.address, error = %error, "Hub refused the device");
+                self.end.get_or_insert(End::Told(reason));
+            }
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        let actions = &mut self.actions;
+        match done {
+            Done::Uplink { token, settlement } => {
+                self.protocol.on_settled(token, settlement, actions);
+            }
+            Done::Twin { token, answer } => self.protocol.on_twin(token, answer, actions),
+        }
+        self.obey();
+    }
+
+    /// Takes the next job that may begin: an uplink needs a credit.
+    pub(super) fn next_job(&mut self) -> Option<(DeviceId, Option<Slot>, Job)> {
+        let Standing::Known { device, .. } = &self.standing else {
+            return None;
+        };
+        let slot = match self.queue.front()? {
+            Job::Twin { .. } => None,
+            Job::Uplink { .. } if self.reserving.is_some() => return None,
+            Job::Uplink { .. } => {
+                let slot = self.slot.take().or_else(|| self.ingress.try_reserve());
+                if slot.is_none() {
+                    let ingress = self.ingress.clone();
+                    self.reserving = Some(async move { ingress.reserve().await }.boxed());
+                    return None;
+                }
+                slot
+            }
+        };
+        Some((device.clone(), slot, self.queue.pop_front()?))
+    }
+}

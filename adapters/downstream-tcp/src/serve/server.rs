@@ -1,0 +1,213 @@
+//! The listener: takes connections in, within bounds, and never ends for anything they do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gateway_core::{Backoff, Ingress, ServeContext};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::addresses::Addresses;
+use crate::config::TimeoutConfig;
+use crate::connection::Connection;
+use crate::proto::{Actions, CloseReason, Peer};
+use crate::registry::Stop;
+use crate::tls;
+
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    ingress: Ingress,
+    shutdown: CancellationToken,
+    connections: JoinSet<()>,
+    addresses: Addresses,
+    refused: u64,
+}
+
+impl Server {
+    pub(super) fn new(shared: Arc<Shared>, context: ServeContext) -> Self {
+        Self {
+            shared,
+            ingress: context.ingress,
+            shutdown: context.shutdown,
+            connections: JoinSet::new(),
+            addresses: Addresses::default(),
+            refused: 0,
+        }
+    }
+
+    pub(super) async fn serve(mut self, listener: TcpListener) {
+        let mut failures = 0;
+        let shutdown = self.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.connections.join_next_with_id() => self.ended(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        failures = 0;
+                        self.accepted(stream, address);
+                    }
+                    // The peer gave up already.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        // Most likely out of file descriptors: connections that end free some.
+                        let wait = accept_backoff(failures);
+                        failures = failures.saturating_add(1);
+                        tracing::warn!(error = %error, count = failures, "Cannot take connections in");
+                        tokio::select! {
+                            () = shutdown.cancelled() => break,
+                            () = sleep(wait) => {}
+                        }
+                    }
+                }
+            }
+        }
+        drop(listener);
+        while let Some(ended) = self.connections.join_next_with_id().await {
+            self.ended(ended);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(error = %error, "A connection panicked: a defect in its protocol");
+                }
+                error.id()
+            }
+        };
+        self.addresses.remove(id);
+    }
+
+    fn accepted(&mut self, stream: TcpStream, address: SocketAddr) {
+        let limits = &self.shared.config.limits;
+        let is_full = self.connections.len() >= limits.max_connections
+            || self.addresses.count(address) >= limits.max_connections_per_address;
+        let peer = Peer::new(address);
+        if is_full {
+            self.refused += 1;
+            // Not a line for each: whoever floods connections must not flood the log.
+            if self.refused.is_power_of_two() {
+                tracing::warn!(count = self.refused, %address, "Connections refused: too many");
+            }
+            return self.turn_away(stream, &peer);
+        }
+        if let Err(error) = prepare(&stream, &self.shared.config.timeouts) {
+            tracing::debug!(error = %error, %address, "Connection was gone before it began");
+            return;
+        }
+        let stop = Stop::new(&self.shutdown);
+        let served = converse(
+            self.shared.clone(),
+            self.ingress.clone(),
+            peer,
+            stream,
+            stop,
+        );
+        let task = self.connections.spawn(served);
+        self.addresses.add(task.id(), address);
+    }
+
+    /// Says why, if that costs nothing: not over TLS, and not to a peer that does not read.
+    fn turn_away(&self, stream: TcpStream, peer: &Peer) {
+        if self.shared.tls.is_some() {
+            return;
+        }
+        let mut actions = Actions::new();
+        self.shared
+            .factory
+            .protocol(peer)
+            .on_close(CloseReason::TooManyConnections, &mut actions);
+        if let Ok(mut stream) = stream.into_std() {
+            drop(io::Write::write(&mut stream, actions.output()));
+        }
+    }
+}
+
+/// The wait after a failed accept: short, since it also holds up the next healthy connection.
+fn accept_backoff(failures: u32) -> Duration {
+    Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
+        .unwrap_or_default()
+        .delay(failures)
+}
+
+/// Sets what makes dead peers show.
+fn prepare(stream: &TcpStream, timeouts: &TimeoutConfig) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(timeouts.keepalive)
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(timeouts.tcp_user))?;
+    Ok(())
+}
+
+/// Speaks with one device to the end.
+async fn converse(
+    shared: Arc<Shared>,
+    ingress: Ingress,
+    peer: Peer,
+    stream: TcpStream,
+    stop: Stop,
+) {
+    let deadline = Instant::now() + shared.config.timeouts.hello;
+    let Some(acceptor) = shared.tls.clone() else {
+        Connection::new(shared, ingress, peer, stream, stop, deadline)
+            .run()
+            .await;
+        return;
+    };
+    let handshake = tokio::select! {
+        _ = stop.stopped() => return,
+        handshake = timeout_at(deadline, acceptor.accept(stream)) => handshake,
+    };
+    match handshake {
+        Ok(Ok(stream)) => {
+            let certificates = stream.get_ref().1.peer_certificates();
+            let name = certificates.and_then(|chain| tls::name_of(chain.first()?));
+            let peer = Peer {
+                certificate_name: name,
+                ..peer
+            };
+            // On the heap: it is larger than its like without TLS.
+            Box::pin(Connection::new(shared, ingress, peer, stream, stop, deadline).run()).await;
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error, peer = %peer.address, "TLS handshake failed");
+        }
+        Err(_) => tracing::debug!(peer = %peer.address, "TLS handshake took too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::listen;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_watched_by_the_system_for_a_dead_peer() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        prepare(&stream, &TimeoutConfig::default()).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(60))
+        );
+    }
+}

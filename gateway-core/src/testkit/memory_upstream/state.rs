@@ -1,0 +1,207 @@
+//! What the hub in memory knows, and how it judges.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::MemoryUpstream;
+use super::twin::Twin;
+use crate::callback::CloudCallback;
+use crate::credential::{Credential, SasToken, SymmetricKey};
+use crate::error::{ErrorKind, UpstreamError};
+use crate::id::DeviceId;
+use crate::message::{TwinReply, TwinRequest, Uplink};
+use crate::upstream::{DeviceIdentity, Interest};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) registry: Option<HashMap<DeviceId, SymmetricKey>>,
+    pub(super) refused: HashMap<DeviceId, ErrorKind>,
+    pub(super) attached: HashMap<DeviceId, Attachment>,
+    pub(super) counts: HashMap<DeviceId, Counts>,
+    pub(super) accepted: Vec<Uplink>,
+    pub(super) is_holding: bool,
+    pub(super) held: Vec<(Uplink, oneshot::Sender<()>)>,
+    pub(super) rejections: VecDeque<ErrorKind>,
+    pub(super) settlements_to_lose: usize,
+    pub(super) lost: Vec<oneshot::Sender<()>>,
+    pub(super) throttle: Option<Duration>,
+    pub(super) latency: Duration,
+    pub(super) is_down: bool,
+    pub(super) is_closed: bool,
+    pub(super) in_flight: usize,
+    /// Cancelled by a cut, which puts a new one in its place.
+    pub(super) connection: CancellationToken,
+    pub(super) twins: HashMap<DeviceId, Twin>,
+}
+
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub(super) identity: DeviceIdentity,
+    pub(super) callback: Arc<dyn CloudCallback>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) requests: u64,
+    pub(super) attaches: u64,
+    pub(super) detaches: u64,
+}
+
+pub(super) fn fail<T>(kind: ErrorKind, operation: &'static str) -> Result<T, UpstreamError> {
+    Err(UpstreamError::new(kind, operation))
+}
+
+impl State {
+    pub(super) fn check(&self, operation: &'static str) -> Result<(), UpstreamError> {
+        match self.throttle {
+            _ if self.is_closed => fail(ErrorKind::Closed, operation),
+            _ if self.is_down => fail(ErrorKind::Disconnected, operation),
+            None => Ok(()),
+            Some(after) => {
+                Err(UpstreamError::new(ErrorKind::Throttled, operation).with_retry_after(after))
+            }
+        }
+    }
+
+    pub(super) fn judge(&self, identity: &DeviceIdentity) -> Result<(), ErrorKind> {
+        if let Some(kind) = self.refused.get(&identity.device) {
+            return Err(*kind);
+        }
+        if let Credential::SasToken(token) = &identity.credential
+            && (token.expires() <= SystemTime::now() || !token.is_for(&identity.device))
+        {
+            return Err(ErrorKind::Unauthorized);
+        }
+        let Some(registry) = &self.registry else {
+            return Ok(());
+        };
+        let key = registry
+            .get(&identity.device)
+            .ok_or(ErrorKind::UnknownDevice)?;
+        let is_right = match &identity.credential {
+            Credential::Policy(_) => true,
+            Credential::DeviceKey(given) => given == key,
+            Credential::SasToken(token) => {
+                *token == SasToken::sign(token.resource(), key, token.expires())
+            }
+        };
+        is_right.then_some(()).ok_or(ErrorKind::Unauthorized)
+    }
+
+    pub(super) fn counts(&mut self, device: &DeviceId) -> &mut Counts {
+        self.counts.entry(device.clone()).or_default()
+    }
+
+    /// Takes an uplink; the receiver, where there is one, tells when it is settled.
+    pub(super) fn arrive(
+        &mut self,
+        uplink: &Uplink,
+    ) -> Result<Option<oneshot::Receiver<()>>, UpstreamError> {
+        self.check("send")?;
+        if !self.attached.contains_key(&uplink.device) {
+            return fail(ErrorKind::UnknownDevice, "send");
+        }
+        if size(uplink) > MemoryUpstream::MAX_MESSAGE {
+            return fail(ErrorKind::TooLarge, "send");
+        }
+        if let Some(kind) = self.rejections.pop_front() {
+            return fail(kind, "send");
+        }
+        let (settle, settled) = oneshot::channel();
+        if self.is_holding {
+            self.held.push((uplink.clone(), settle));
+            return Ok(Some(settled));
+        }
+        self.accepted.push(uplink.clone());
+        if self.settlements_to_lose > 0 {
+            self.settlements_to_lose -= 1;
+            self.lost.push(settle);
+            return Ok(Some(settled));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn ask_twin(
+        &mut self,
+        device: &DeviceId,
+        request: TwinRequest,
+    ) -> Result<TwinReply, UpstreamError> {
+        self.check("twin")?;
+        if !self.attached.contains_key(device) {
+            return fail(ErrorKind::UnknownDevice, "twin");
+        }
+        let twin = self.twins.entry(device.clone()).or_default();
+        match request {
+            TwinRequest::Get => Ok(TwinReply::new(twin.read(), None)),
+            TwinRequest::PatchReported(patch) => match twin.patch_reported(&patch) {
+                Ok(version) => Ok(TwinReply::new("", Some(version))),
+                Err(kind) => fail(kind, "twin"),
+            },
+        }
+    }
+
+    pub(super) fn way_back(&self) -> WayBack {
+        WayBack {
+            connection: self.connection.clone(),
+            latency: self.latency,
+        }
+    }
+
+    pub(super) fn cut(&mut self) {
+        mem::take(&mut self.connection).cancel();
+        self.held.clear();
+        self.lost.clear();
+    }
+
+    pub(super) fn listens(&self, device: &DeviceId, wanted: Interest) -> bool {
+        self.attached.get(device).is_some_and(|attachment| {
+            let has = attachment.identity.interest;
+            (has.messages || !wanted.messages)
+                && (has.methods || !wanted.methods)
+                && (has.desired || !wanted.desired)
+        })
+    }
+}
+
+/// What counts towards a message's size: the body and the application's names and values.
+fn size(uplink: &Uplink) -> usize {
+    let properties = uplink.properties.iter();
+    uplink.body.len()
+        + properties
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+}
+
+/// How an answer comes back: taken with the request, so that a cut between the two is seen.
+pub(super) struct WayBack {
+    pub(super) connection: CancellationToken,
+    pub(super) latency: Duration,
+}
+
+impl WayBack {
+    /// Waits out the latency, unless the connection is cut.
+    pub(super) async fn answer<T>(
+        self,
+        operation: &'static str,
+        answer: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let answer = async {
+            let answer = answer.await;
+            if !self.latency.is_zero() {
+                sleep(self.latency).await;
+            }
+            answer
+        };
+        tokio::select! {
+            biased;
+            () = self.connection.cancelled() => fail(ErrorKind::Disconnected, operation),
+            answer = answer => answer,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The downstream suite against downstreams with one fault each: a case that passes here proves
+//! nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[expect(dead_code, reason = "each test crate uses a part")]
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gateway_core::testkit::{
+    DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
+    downstream,
+};
+use gateway_core::{
+    Delivered, DeviceId, Disposition, Downlink, Downstream, DownstreamError, ErrorKind, MessageId,
+    MethodReply, ServeContext,
+};
+use support::memory_devices::Memory;
+use tokio::task::JoinSet;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    AcknowledgesWhatItWrote,
+    TakesNobodyForDisconnected,
+    IgnoresShutdown,
+    EndsAtNoise,
+    TellsAcceptedAtOnce,
+    MixesUpReplies,
+    NeverSettles,
+    HearsNoFarewell,
+}
+use Fault::*;
+
+#[derive(Debug)]
+struct Faulty {
+    inner: Memory,
+    fault: Fault,
+    noise: Arc<tokio::sync::Notify>,
+}
+
+#[derive(Debug)]
+struct FaultyDownstream {
+    inner: Arc<dyn Downstream>,
+    fault: Fault,
+    noise: Arc<tokio::sync::Notify>,
+}
+
+#[async_trait]
+impl Downstream for FaultyDownstream {
+    async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        tokio::select! {
+            served = self.inner.serve(context) => served?,
+            () = self.noise.notified() => return Err(DownstreamError::new(ErrorKind::Other, "serve")),
+        }
+        match self.fault {
+            IgnoresShutdown => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
+        let is_message = matches!(downlink, Downlink::Message(_));
+        let delivered = self.inner.send(downlink);
+        match self.fault {
+            AcknowledgesWhatItWrote if is_message => {
+                drop(tokio::time::timeout(Duration::from_millis(10), delivered).await);
+                Ok(Delivered::Acknowledged)
+            }
+            TakesNobodyForDisconnected => delivered
+                .await
+                .map_err(|_| DownstreamError::new(ErrorKind::Disconnected, "send")),
+            _ => delivered.await,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FaultyClient {
+    inner: Box<dyn DeviceClient>,
+    fault: Fault,
+    events: VecDeque<DeviceEvent>,
+    last_reply: Option<MethodReply>,
+}
+
+#[async_trait]
+impl DeviceClient for FaultyClient {
+    async fn send(&mut self, id: MessageId, body: Bytes) -> bool {
+        if self.fault == TellsAcceptedAtOnce {
+            self.events.push_back(DeviceEvent::Accepted(id.clone()));
+        }
+        self.inner.send(id, body).await
+    }
+
+    async fn next(&mut self) -> DeviceEvent {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            match (self.fault, self.inner.next().await) {
+                (NeverSettles | TellsAcceptedAtOnce, DeviceEvent::Accepted(_)) => {}
+                (HearsNoFarewell, DeviceEvent::Closed) => std::future::pending().await,
+                (_, event) => return event,
+            }
+        }
+    }
+
+    async fn settle(&mut self, tag: &str, disposition: Disposition) {
+        self.inner.settle(tag, disposition).await;
+    }
+
+    async fn reply(&mut self, tag: &str, reply: MethodReply) {
+        let own = reply.clone();
+        let reply = match (self.fault, self.last_reply.replace(own)) {
+            (MixesUpReplies, Some(other)) => other,
+            _ => reply,
+        };
+        self.inner.reply(tag, reply).await;
+    }
+
+    async fn close(self: Box<Self>) {
+        self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl DownstreamFixture for Faulty {
+    fn capabilities(&self) -> DownstreamCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn bind(&self, settings: DownstreamSettings) -> Arc<dyn Downstream> {
+        Arc::new(FaultyDownstream {
+            inner: self.inner.bind(settings).await,
+            fault: self.fault,
+            noise: self.noise.clone(),
+        })
+    }
+
+    async fn connect(&self, device: &DeviceId) -> Box<dyn DeviceClient> {
+        Box::new(FaultyClient {
+            inner: self.inner.connect(device).await,
+            fault: self.fault,
+            events: VecDeque::new(),
+            last_reply: None,
+        })
+    }
+
+    async fn intrude(&self, device: &DeviceId, id: MessageId) {
+        self.inner.intrude(device, id).await;
+    }
+
+    async fn send_garbage(&self) {
+        self.inner.send_garbage().await;
+        if self.fault == EndsAtNoise {
+            self.noise.notify_one();
+        }
+    }
+}
+
+/// Fails unless each case finds its fault, by a panic or by not coming to an end.
+macro_rules! assert_caught {
+    ($($fault:ident: $($case:ident),+;)+) => {{
+        let mut cases = JoinSet::new();
+        $($(cases.spawn(async {
+            let fixture = Faulty {
+                inner: Memory::default(),
+                fault: $fault,
+                noise: Arc::default(),
+            };
+            let mut case = JoinSet::new();
+            case.spawn(async move { downstream::$case(&fixture).await });
+            let ended = tokio::time::timeout(Duration::from_secs(5), case.join_next()).await;
+            let caught = !matches!(ended, Ok(Some(Ok(_))));
+            (caught, concat!(stringify!($case), " with ", stringify!($fault)))
+        });)+)+
+        let missed: Vec<_> = cases.join_all().await.into_iter().filter(|(caught, _)| !caught).collect();
+        assert!(missed.is_empty(), "{missed:#?}");
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_is_found_by_a_case() {
+    assert_caught! {
+        AcknowledgesWhatItWrote: an_acknowledged_message_completes, a_refused_message_is_rejected,
+            a_message_that_could_not_be_taken_now_is_abandoned,
+            a_connection_lost_while_waiting_is_never_acknowledged, a_device_that_is_gone_is_unknown;
+        TakesNobodyForDisconnected: a_device_that_is_gone_is_unknown,
+            a_refused_message_is_rejected, a_silent_method_ends_with_its_deadline;
+        IgnoresShutdown: shutdown_finishes_what_is_in_flight;
+        EndsAtNoise: garbage_never_ends_serve;
+        TellsAcceptedAtOnce: a_device_is_told_accepted_only_after_the_hub_accepted,
+            a_rejection_is_told, a_retry_is_told, a_device_that_the_hub_refuses_harms_nobody;
+        MixesUpReplies: parallel_methods_get_their_own_replies;
+        NeverSettles: a_device_is_told_accepted_only_after_the_hub_accepted,
+            a_device_keeps_its_order;
+        HearsNoFarewell: the_newest_connection_of_a_device_wins;
+    }
+}

@@ -1,0 +1,240 @@
+//! Commands on their way from the hub to a device.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[expect(dead_code, reason = "each test crate uses a part")]
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_core::testkit::MemoryDevice;
+use gateway_core::{
+    Announcement, CloudCallback, CloudMessage, CorrelationId, Delivered, DesiredPatch, DeviceId,
+    Disposition, Downlink, Downstream, DownstreamError, ErrorKind, Interest, MethodCall,
+    MethodName, MethodReply, ServeContext, SessionEnd,
+};
+use support::{Harness, device, soon};
+use tokio::time::Instant;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn call(device: &DeviceId) -> MethodCall {
+    MethodCall::new(
+        device.clone(),
+        CorrelationId::new("1").unwrap(),
+        MethodName::new("reboot").unwrap(),
+        "{}",
+        Instant::now() + PATIENCE,
+    )
+}
+
+fn message(device: &DeviceId) -> CloudMessage {
+    CloudMessage::new(device.clone(), "hello", Instant::now() + PATIENCE)
+}
+
+async fn connect(run: &Harness, name: &str) -> MemoryDevice {
+    let announcement = Announcement::new(device(name)).with_interest(Interest::ALL);
+    run.devices.connect_as(announcement).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_answers_its_own_methods() {
+    let run = Harness::start(|_| {});
+    let (a, b) = (connect(&run, "a").await, connect(&run, "b").await);
+    let answer = async |device: &MemoryDevice, status| {
+        let command = device.next().await.unwrap();
+        assert_eq!(command.downlink().device(), device.id());
+        command.reply(MethodReply::new(status, "{}"));
+    };
+    let (call_a, call_b) = (call(a.id()), call(b.id()));
+    let (reply_a, reply_b, (), ()) = tokio::join!(
+        run.hub.call_method(call_a),
+        run.hub.call_method(call_b),
+        answer(&b, 202),
+        answer(&a, 201),
+    );
+    assert_eq!(reply_a.unwrap().status, 201);
+    assert_eq!(reply_b.unwrap().status, 202);
+    assert_eq!(run.gateway.stats().methods_answered, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_failure_of_a_method_is_a_reply() {
+    use ErrorKind::*;
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    for (kind, status) in [
+        (UnknownDevice, 404),
+        (TooLarge, 413),
+        (Rejected, 403),
+        (Unauthorized, 403),
+        (Unsupported, 501),
+        (Disconnected, 503),
+        (Closed, 503),
+        (Throttled, 503),
+        (TimedOut, 504),
+        (Other, 500),
+    ] {
+        let refuse = async { a.next().await.unwrap().refuse(kind) };
+        let (reply, ()) = tokio::join!(run.hub.call_method(call(a.id())), refuse);
+        let body = format!("{{\"error\":\"{kind}\"}}");
+        assert_eq!(reply, Some(MethodReply::new(status, body)));
+    }
+    let take = async { a.next().await.unwrap().acknowledge() };
+    let (reply, ()) = tokio::join!(run.hub.call_method(call(a.id())), take);
+    assert_eq!(reply.unwrap().status, 202, "taken, and without an answer");
+    assert_eq!(run.gateway.stats().methods_unanswered, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_settled_by_what_became_of_it() {
+    use ErrorKind::*;
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    for (kind, disposition) in [
+        (Rejected, Disposition::Reject),
+        (TooLarge, Disposition::Reject),
+        (Unsupported, Disposition::Reject),
+        (UnknownDevice, Disposition::Abandon),
+        (Disconnected, Disposition::Abandon),
+        (TimedOut, Disposition::Abandon),
+        (Throttled, Disposition::Abandon),
+        (Unauthorized, Disposition::Abandon),
+        (Other, Disposition::Abandon),
+    ] {
+        let refuse = async { a.next().await.unwrap().refuse(kind) };
+        let (settled, ()) = tokio::join!(run.hub.send_message(message(a.id())), refuse);
+        assert_eq!(settled, Some(disposition), "{kind}");
+    }
+    let take = async { a.next().await.unwrap().acknowledge() };
+    let (settled, ()) = tokio::join!(run.hub.send_message(message(a.id())), take);
+    assert_eq!(settled, Some(Disposition::Complete));
+    let stats = run.gateway.stats();
+    assert_eq!(
+        (
+            stats.messages_completed,
+            stats.messages_rejected,
+            stats.messages_abandoned
+        ),
+        (1, 3, 6)
+    );
+}
+
+/// Takes everything and never answers; or panics, or fails to serve.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait]
+impl Downstream for Silent {
+    async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        context.shutdown.cancelled().await;
+        Ok(())
+    }
+
+    async fn send(&self, _: Downlink) -> Result<Delivered, DownstreamError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_past_its_deadline_for_a_silent_downstream() {
+    let run = Harness::build(|_| {}, |hub| hub, |b| b.with_downstream("silent", Silent));
+    let a = device("a");
+    let ingress = run.gateway.ingress("silent").unwrap();
+    let announcement = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    let _presence = ingress.online(announcement).await.unwrap();
+    let started = Instant::now();
+    let (reply, settled) = tokio::join!(
+        run.hub.call_method(call(&a)),
+        run.hub.send_message(message(&a))
+    );
+    assert_eq!(reply.unwrap().status, 504);
+    assert_eq!(settled, Some(Disposition::Abandon));
+    assert!(started.elapsed() < PATIENCE * 2);
+    // These have no deadline of their own, and must not pile up either.
+    soon(run.hub.patch_desired(&a, "{}")).await.unwrap();
+    soon(run.hub.end_session(&a, ErrorKind::Unauthorized)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_goes_to_the_downstream_that_saw_the_device_last() {
+    let run = Harness::build(|_| {}, |hub| hub, |b| b.with_downstream("silent", Silent));
+    let a = device("a");
+    let elsewhere = run.gateway.ingress("silent").unwrap();
+    let _older = elsewhere
+        .online(Announcement::new(a.clone()))
+        .await
+        .unwrap();
+    let newer = connect(&run, "a").await;
+    let take = async { newer.next().await.unwrap().acknowledge() };
+    let (settled, ()) = tokio::join!(run.hub.send_message(message(&a)), take);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_desired_patch_and_the_end_of_a_session_reach_the_device() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let take = async {
+        let command = a.next().await.unwrap();
+        let Downlink::Desired(patch) = command.downlink().clone() else {
+            panic!("not a patch: {command:?}");
+        };
+        command.acknowledge();
+        patch
+    };
+    let (version, patch) = tokio::join!(run.hub.patch_desired(a.id(), r#"{"x":1}"#), take);
+    assert_eq!(
+        patch,
+        DesiredPatch::new(a.id().clone(), version.unwrap(), r#"{"x":1}"#)
+    );
+    run.hub.end_session(a.id(), ErrorKind::Unauthorized).await;
+    soon(a.ended()).await;
+}
+
+/// Answers one method itself.
+#[derive(Debug)]
+struct Answer {
+    status: i32,
+    next: Arc<dyn CloudCallback>,
+}
+
+#[async_trait]
+impl CloudCallback for Answer {
+    async fn on_method(&self, call: MethodCall) -> MethodReply {
+        match call.name.as_str() {
+            "reboot" => MethodReply::new(self.status, ""),
+            _ => self.next.on_method(call).await,
+        }
+    }
+
+    async fn on_message(&self, message: CloudMessage) -> Disposition {
+        self.next.on_message(message).await
+    }
+
+    async fn on_desired(&self, patch: DesiredPatch) {
+        self.next.on_desired(patch).await;
+    }
+
+    async fn on_end(&self, end: SessionEnd) {
+        self.next.on_end(end).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callback_added_last_sees_a_call_first() {
+    let answer = |status| move |next| Answer { status, next };
+    let run = Harness::build(
+        |_| {},
+        |hub| hub,
+        |builder| builder.with_callback(answer(1)).with_callback(answer(2)),
+    );
+    let a = connect(&run, "a").await;
+    let reply = run.hub.call_method(call(a.id())).await;
+    assert_eq!(reply.unwrap().status, 2);
+    let take = async { a.next().await.unwrap().acknowledge() };
+    let (settled, ()) = tokio::join!(run.hub.send_message(message(a.id())), take);
+    assert_eq!(settled, Some(Disposition::Complete));
+}

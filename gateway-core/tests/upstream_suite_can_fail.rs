@@ -1,0 +1,252 @@
+//! The upstream suite against upstreams with one fault each: a case that passes here proves
+//! nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[expect(dead_code, reason = "each test crate uses a part")]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_core::testkit::{MemoryUpstream, upstream};
+use gateway_core::{
+    CloudCallback, CloudMessage, DesiredPatch, DeviceId, DeviceIdentity, Disposition, ErrorKind,
+    Interest, MethodCall, MethodReply, Properties, SessionEnd, TwinReply, TwinRequest, Uplink,
+    Upstream, UpstreamError,
+};
+use support::memory_hub::Memory;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    SaysOkAtOnce,
+    TakesALostConnectionForOk,
+    TakesARefusalForALostConnection,
+    SwapsMessages,
+    DropsProperties,
+    LosesASendSilently,
+    InventsAMessage,
+    ForgetsDevicesAtACut,
+    AttachesAnewEachTime,
+    IgnoresRefusals,
+    IgnoresInterest,
+    IgnoresDetach,
+    CallsBackOneByOne,
+    CompletesEverything,
+    AnswersMethodsItself,
+    HidesSessionEnds,
+    DropsPatches,
+    ClosesWithoutDraining,
+    IgnoresClose,
+}
+use Fault::*;
+
+#[derive(Debug)]
+struct Faulty {
+    hub: MemoryUpstream,
+    fault: Fault,
+    sent: AtomicU64,
+    is_cut: AtomicBool,
+    one_by_one: Arc<Mutex<()>>,
+    background: std::sync::Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+struct FaultyCallback {
+    next: Arc<dyn CloudCallback>,
+    fault: Fault,
+    one_by_one: Arc<Mutex<()>>,
+}
+
+#[async_trait]
+impl CloudCallback for FaultyCallback {
+    async fn on_method(&self, call: MethodCall) -> MethodReply {
+        let reply = self.next.on_method(call).await;
+        match self.fault {
+            AnswersMethodsItself => MethodReply::new(200, "{}"),
+            _ => reply,
+        }
+    }
+
+    async fn on_message(&self, message: CloudMessage) -> Disposition {
+        let _turn = match self.fault {
+            CallsBackOneByOne => Some(self.one_by_one.lock().await),
+            _ => None,
+        };
+        let disposition = self.next.on_message(message).await;
+        match self.fault {
+            CompletesEverything => Disposition::Complete,
+            _ => disposition,
+        }
+    }
+
+    async fn on_desired(&self, mut patch: DesiredPatch) {
+        if self.fault == DropsPatches {
+            patch.version = 1;
+        }
+        self.next.on_desired(patch).await;
+    }
+
+    async fn on_end(&self, mut end: SessionEnd) {
+        if self.fault == HidesSessionEnds {
+            end.reason = ErrorKind::Other;
+        }
+        self.next.on_end(end).await;
+    }
+}
+
+#[async_trait]
+impl Upstream for Faulty {
+    async fn attach(
+        &self,
+        identity: DeviceIdentity,
+        callback: Arc<dyn CloudCallback>,
+    ) -> Result<(), UpstreamError> {
+        let callback = Arc::new(FaultyCallback {
+            next: callback,
+            fault: self.fault,
+            one_by_one: self.one_by_one.clone(),
+        });
+        let identity = match self.fault {
+            AttachesAnewEachTime => {
+                self.hub.attach(identity.clone(), callback.clone()).await?;
+                self.hub.detach(&identity.device).await?;
+                identity
+            }
+            IgnoresInterest if self.hub.is_attached(&identity.device) => {
+                identity.with_interest(Interest::ALL)
+            }
+            _ => identity,
+        };
+        match self.hub.attach(identity, callback).await {
+            Err(_) if self.fault == IgnoresRefusals => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
+        let number = self.sent.fetch_add(1, Relaxed);
+        let mut uplink = uplink.clone();
+        match self.fault {
+            SaysOkAtOnce => {
+                let hub = self.hub.clone();
+                let send = async move { drop(hub.send(&uplink).await) };
+                self.background.lock().unwrap().spawn(send);
+                return Ok(());
+            }
+            SwapsMessages if number % 7 == 3 => tokio::time::sleep(Duration::from_millis(20)).await,
+            DropsProperties => uplink.properties = Properties::new(),
+            LosesASendSilently if number % 7 == 3 => return Ok(()),
+            InventsAMessage if number % 7 == 3 => {
+                uplink.id = gateway_core::MessageId::random();
+                self.hub.send(&uplink).await?;
+            }
+            ForgetsDevicesAtACut if self.is_cut.load(Relaxed) => {
+                return Err(UpstreamError::new(ErrorKind::UnknownDevice, "send"));
+            }
+            _ => {}
+        }
+        let result = self.hub.send(&uplink).await;
+        match (self.fault, result.as_ref().map_err(UpstreamError::kind)) {
+            (TakesALostConnectionForOk, Err(ErrorKind::Disconnected)) => Ok(()),
+            (TakesARefusalForALostConnection, Err(_)) => {
+                Err(UpstreamError::new(ErrorKind::Disconnected, "send"))
+            }
+            (ForgetsDevicesAtACut, Err(ErrorKind::Disconnected)) => {
+                self.is_cut.store(true, Relaxed);
+                result
+            }
+            _ => result,
+        }
+    }
+
+    async fn twin(
+        &self,
+        device: &DeviceId,
+        request: TwinRequest,
+    ) -> Result<TwinReply, UpstreamError> {
+        match (self.fault, request) {
+            (DropsPatches, TwinRequest::PatchReported(_)) => Ok(TwinReply::new("", None)),
+            (_, request) => self.hub.twin(device, request).await,
+        }
+    }
+
+    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
+        match self.fault {
+            IgnoresDetach => Ok(()),
+            _ => self.hub.detach(device).await,
+        }
+    }
+
+    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
+        match self.fault {
+            ClosesWithoutDraining => self.hub.close(Duration::ZERO).await,
+            IgnoresClose => Ok(()),
+            _ => self.hub.close(grace).await,
+        }
+    }
+}
+
+fn faulty(fault: Fault) -> Memory {
+    Memory::new(|hub| Faulty {
+        hub,
+        fault,
+        sent: AtomicU64::new(0),
+        is_cut: AtomicBool::new(false),
+        one_by_one: Arc::default(),
+        background: std::sync::Mutex::default(),
+    })
+}
+
+/// Fails unless each case finds its fault, by a panic or by not coming to an end.
+macro_rules! assert_caught {
+    ($($fault:ident: $($case:ident),+;)+) => {{
+        let mut cases = JoinSet::new();
+        $($(cases.spawn(async {
+            let fixture = faulty($fault);
+            let mut case = JoinSet::new();
+            case.spawn(async move { upstream::$case(&fixture).await });
+            let ended = tokio::time::timeout(Duration::from_secs(5), case.join_next()).await;
+            let caught = !matches!(ended, Ok(Some(Ok(_))));
+            (caught, concat!(stringify!($case), " with ", stringify!($fault)))
+        });)+)+
+        let missed: Vec<_> = cases.join_all().await.into_iter().filter(|(caught, _)| !caught).collect();
+        assert!(missed.is_empty(), "{missed:#?}");
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_is_found_by_a_case() {
+    assert_caught! {
+        SaysOkAtOnce: ok_only_after_the_hub_accepted, a_lost_settlement_is_never_ok,
+            a_rejected_message_is_rejected, close_drains_then_refuses,
+            a_dropped_send_leaves_the_link_usable_and_in_order, a_too_large_message_is_told;
+        TakesALostConnectionForOk: a_lost_settlement_is_never_ok,
+            a_cut_in_flight_is_disconnected_and_the_device_sends_again, close_ends_with_its_grace;
+        TakesARefusalForALostConnection: a_rejected_message_is_rejected,
+            a_too_large_message_is_told, sending_without_attach_is_unknown_device;
+        SwapsMessages: many_devices_in_parallel_keep_their_order;
+        DropsProperties: a_message_survives_whole;
+        LosesASendSilently: nothing_is_lost_or_invented_over_reconnects,
+            many_devices_in_parallel_keep_their_order;
+        InventsAMessage: nothing_is_lost_or_invented_over_reconnects;
+        ForgetsDevicesAtACut: a_cut_in_flight_is_disconnected_and_the_device_sends_again;
+        AttachesAnewEachTime: parallel_attaches_are_one;
+        IgnoresRefusals: a_refused_device_harms_nobody, an_expired_credential_is_unauthorized;
+        IgnoresInterest: interest_off_ends_commands;
+        IgnoresDetach: detached_is_unknown_and_detaching_twice_is_ok;
+        CallsBackOneByOne: a_slow_callback_stalls_nobody;
+        CompletesEverything: a_refused_message_is_rejected_at_the_hub,
+            an_abandoned_message_comes_again;
+        AnswersMethodsItself: a_method_reply_reaches_the_hub,
+            parallel_methods_get_their_own_replies;
+        HidesSessionEnds: a_session_ends_with_its_token;
+        DropsPatches: a_twin_is_read_and_patched, a_desired_patch_arrives;
+        ClosesWithoutDraining: close_drains_then_refuses;
+        IgnoresClose: close_drains_then_refuses, close_ends_with_its_grace;
+    }
+}
