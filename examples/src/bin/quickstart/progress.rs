@@ -95,7 +95,7 @@ impl Progress {
 
     fn settle(&self) {
         let settled = self.settled.next();
-        if settled % self.total.div_ceil(STEPS) == 0 || settled == self.total {
+        if settled.is_multiple_of(self.total.div_ceil(STEPS)) || settled == self.total {
             // Not for every message: each time wakes those who wait.
             self.told.send_if_modified(|told| {
                 let is_later = settled > *told;

@@ -33,11 +33,11 @@ pub(crate) struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.accepted as f64 / self.seconds.max(f64::EPSILON);
-        writeln!(
-            f,
-            "{} devices over {} connections to the hub",
-            self.devices, self.connections
-        )?;
+        let connections = match self.connections {
+            1 => "1 connection".to_owned(),
+            count => format!("{count} connections"),
+        };
+        writeln!(f, "{} devices over {connections} to the hub", self.devices)?;
         writeln!(f)?;
         writeln!(
             f,

@@ -1,0 +1,237 @@
+use std::fs;
+
+use super::*;
+
+const CONNECTION: &str = "HostName=hub.example;SharedAccessKeyName=device;SharedAccessKey=c2VjcmV0";
+const MINIMAL: &str = r#"
+[upstream.amqp]
+connection_string = { env = "HUB" }
+[credentials]
+kind = "policy"
+[downstream.tcp]
+"#;
+
+/// Reads a text in a directory with a file `key` and an environment with `HUB`.
+fn read(text: &str) -> Result<Settings, Vec<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in [
+        ("key", "c2VjcmV0\n"),
+        ("ca.pem", ""),
+        ("keys.json", r#"{"d1": "?"}"#),
+    ] {
+        fs::write(directory.path().join(name), content).unwrap();
+    }
+    let variable = |name: &str| (name == "HUB").then(|| CONNECTION.to_owned());
+    let around = Surroundings {
+        directory: directory.path(),
+        variable: &variable,
+    };
+    Settings::read(text, &around)
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    read(text).unwrap_err()
+}
+
+#[test]
+fn a_minimal_file_gives_the_defaults_and_the_host_of_the_connection_string() {
+    let settings = read(MINIMAL).unwrap();
+    assert_eq!(settings.amqp, AmqpConfig::new("hub.example"));
+    assert_eq!(settings.gateway, GatewayConfig::default());
+    assert_eq!(settings.log, LogConfig::default());
+}
+
+#[test]
+fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
+    let text = include_str!("../../../../gateway.toml");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let variable = |name: &str| (name == "HUB_CONNECTION_STRING").then(|| CONNECTION.to_owned());
+    let settings = Settings::read(
+        text,
+        &Surroundings {
+            directory,
+            variable: &variable,
+        },
+    )
+    .unwrap();
+    assert_eq!(settings.amqp, AmqpConfig::new("hub.example"));
+    assert_eq!(settings.gateway, GatewayConfig::default());
+    assert_eq!(settings.log, LogConfig::default());
+    let (tcp, default) = (settings.tcp, TcpConfig::default());
+    assert_eq!(
+        (tcp.listen, tcp.limits, tcp.timeouts),
+        (default.listen, default.limits, default.timeouts)
+    );
+    assert_eq!(tcp.json_lines, default.json_lines);
+}
+
+#[test]
+fn every_mistake_is_named_with_its_line_its_key_and_what_is_allowed() {
+    let text = r#"
+[gateway]
+max_inflight = 3
+max_in_flight = 0
+max_queued_per_device = "many"
+[gateway.sessions]
+capacity = 0
+idle_ttl = "soon"
+[gateway.retry]
+backoff = { least = "2s", most = "1s" }
+
+[upstream.amqp]
+host = "hub.example"
+port = 0
+ca_file = "nowhere.pem"
+[upstream.amqp.pool]
+devices_per_connection = 1001
+lanes = 0
+[upstream.mqtt]
+
+[credentials]
+kind = "group_key"
+key = "c2VjcmV0"
+
+[downstream.tcp]
+listen = "nowhere"
+[downstream.tcp.limits]
+window = 65
+[downstream.tcp.identity]
+secrets = { d1 = "hidden" }
+[downstream.tcp.tls]
+key = "key"
+
+[log]
+filter = "loud=very"
+[logs]
+"#;
+    let found = mistakes(text);
+    let expected = [
+        (
+            3,
+            "`gateway.max_inflight` is not known; allowed: `max_in_flight`",
+        ),
+        (4, "`gateway.max_in_flight` is 0; allowed: 1 to 1000000"),
+        (
+            5,
+            "`gateway.max_queued_per_device` has an invalid type: string \"many\"; allowed: u32",
+        ),
+        (
+            7,
+            "`gateway.sessions.capacity` is 0; allowed: 1 to 10000000",
+        ),
+        (8, "`gateway.sessions.idle_ttl` "),
+        (10, "`gateway.retry.backoff` "),
+        (14, "`upstream.amqp.port` is 0; allowed: 1 to 65535"),
+        (15, "`upstream.amqp.ca_file` names "),
+        (
+            17,
+            "`upstream.amqp.pool.devices_per_connection` is 1001; allowed: 1 to 1000",
+        ),
+        (18, "`upstream.amqp.pool.lanes` is 0; allowed: 1 to 1000"),
+        (19, "`upstream.mqtt` is not known; allowed: amqp"),
+        (
+            23,
+            "`credentials.key` is wrong: a secret must not stand in this file; allowed: { env",
+        ),
+        (
+            26,
+            "`downstream.tcp.listen` is no address; allowed: an address and a port",
+        ),
+        (28, "`downstream.tcp.limits.window` is 65; allowed: 1 to 64"),
+        (
+            30,
+            "`downstream.tcp.identity.secrets` must not stand in this file; allowed: `secrets_file`",
+        ),
+        (31, "`downstream.tcp.tls.certificate` is missing"),
+        (35, "`log.filter` is \"loud=very\""),
+        (
+            36,
+            "`logs` is not known; allowed: gateway, upstream, credentials, downstream, log",
+        ),
+    ];
+    for (line, problem) in expected {
+        let start = format!("line {line}: {problem}");
+        let count = found
+            .iter()
+            .filter(|mistake| mistake.starts_with(&start))
+            .count();
+        assert_eq!(count, 1, "{start}\nin {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(!found.concat().contains("hidden") && !found.concat().contains("c2VjcmV0"));
+}
+
+#[test]
+fn what_is_not_toml_is_named_line_by_line() {
+    let found = mistakes("[gateway\nmax_in_flight = 1\n[log]\nfilter = \n");
+    assert!(
+        found.iter().any(|mistake| mistake.starts_with("line 1: ")),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|mistake| mistake.starts_with("line 4: ")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_empty_file_says_what_a_gateway_needs() {
+    let found = mistakes("");
+    for key in ["`upstream.amqp`", "`credentials.kind`", "`downstream.tcp`"] {
+        let is_named = |mistake: &&String| mistake.contains(key) && mistake.contains("is missing");
+        assert_eq!(
+            found.iter().filter(is_named).count(),
+            1,
+            "{key} in {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_that_is_not_there_is_named_where_it_is_asked_for() {
+    let text = MINIMAL
+        .replace("HUB", "ELSEWHERE")
+        .replace("policy", "device_tokens");
+    let found = mistakes(&text);
+    assert_eq!(
+        found,
+        [
+            "line 3: `upstream.amqp.connection_string` names the environment variable ELSEWHERE, \
+          which is not set; set it"
+        ]
+    );
+}
+
+#[test]
+fn each_kind_of_credentials_takes_its_own_secret_and_no_other() {
+    let with = |credentials: &str| read(&MINIMAL.replace(r#"kind = "policy""#, credentials));
+    with("kind = 'group_key'\nkey = { file = 'key' }").unwrap();
+    with("kind = 'device_tokens'").unwrap();
+    let found = with("kind = 'device_keys'\nkeys = { file = 'keys.json' }").unwrap_err();
+    assert!(
+        found[0].contains("line 6: `credentials.keys` is no JSON object"),
+        "{found:?}"
+    );
+    let found = with("kind = 'group_key'").unwrap_err();
+    assert!(
+        found[0].contains("`credentials.key` is missing"),
+        "{found:?}"
+    );
+    let found = with("kind = 'policy'\nkey = { file = 'key' }").unwrap_err();
+    assert!(
+        found[0].starts_with("line 6: `credentials.key` has no effect"),
+        "{found:?}"
+    );
+    let found = with("kind = 'magic'").unwrap_err();
+    assert!(found[0].starts_with("line 5: `credentials.kind` ") && found[0].contains("group_key"));
+}
+
+#[test]
+fn relative_paths_begin_at_the_files_directory() {
+    let settings = read(&format!("{MINIMAL}\n[upstream.amqp.wire]\nbuffer = 4096\n")).unwrap();
+    assert_eq!(settings.amqp.wire.buffer, 4096);
+    let text = MINIMAL.replace("[credentials]", "ca_file = \"ca.pem\"\n[credentials]");
+    let path = read(&text).unwrap().amqp.ca_file.unwrap();
+    assert!(path.is_absolute() && path.ends_with("ca.pem"));
+}
