@@ -125,6 +125,7 @@ impl<U: Upstream> GatewayBuilder<U> {
             upstream,
             credits: Arc::new(Semaphore::new(config.max_in_flight)),
             closing: CancellationToken::new(),
+            is_closing: AtomicBool::new(false),
             counters: Default::default(),
         });
         Ok(Gateway {
@@ -225,7 +226,7 @@ impl Gateway {
 
         tracing::info!(in_flight = self.in_flight(), "Shutting down");
         let settled_before = self.settled();
-        inner.closing.cancel();
+        inner.close();
         let deadline = Instant::now() + config.shutdown_grace;
         let drain = async {
             while let Some(ended) = serving.join_next().await {

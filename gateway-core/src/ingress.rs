@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,20 @@ pub(crate) struct Inner {
     pub(crate) upstream: Arc<dyn Upstream>,
     pub(crate) credits: Arc<Semaphore>,
     pub(crate) closing: CancellationToken,
+    /// The same as `closing`, for a look that takes no lock.
+    pub(crate) is_closing: AtomicBool,
     pub(crate) counters: UplinkCounters,
+}
+
+impl Inner {
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Relaxed);
+        self.closing.cancel();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Relaxed)
+    }
 }
 
 /// Takes uplinks from one downstream. Cheap to clone.
@@ -65,6 +78,9 @@ impl Ingress {
     /// # Cancel safety
     /// Safe; the place in the queue is lost.
     pub async fn reserve(&self) -> Slot {
+        if let Some(slot) = self.try_reserve() {
+            return slot;
+        }
         let credit = tokio::select! {
             biased;
             () = self.inner.closing.cancelled() => None,
@@ -80,7 +96,7 @@ impl Ingress {
     #[must_use]
     pub fn try_reserve(&self) -> Option<Slot> {
         let credit = self.inner.credits.clone().try_acquire_owned().ok()?;
-        let credit = (!self.inner.closing.is_cancelled()).then_some(credit);
+        let credit = (!self.inner.is_closing()).then_some(credit);
         Some(Slot {
             ingress: self.clone(),
             credit,
@@ -103,7 +119,7 @@ impl Ingress {
             interest,
             token,
         } = announcement;
-        if self.inner.closing.is_cancelled() {
+        if self.inner.is_closing() {
             return Err(UpstreamError::new(ErrorKind::Closed, "online"));
         }
         if token.as_ref().is_some_and(|token| !token.is_for(&device)) {
@@ -199,15 +215,17 @@ impl Slot {
 
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
         let inner = &*self.ingress.inner;
+        // Not by way of `Arc`'s own implementation, which would box once more.
+        let upstream = &*inner.upstream;
         let session = inner.sessions.enter(&uplink.device)?;
         session.set_route(self.ingress.route);
         let mut gate = session.gate().await;
         inner.sessions.attached(&session, &mut gate).await?;
-        match inner.upstream.send(uplink).await {
+        match upstream.send(uplink).await {
             Err(error) if is_forgotten(&error) => {
                 gate.forget();
                 inner.sessions.attached(&session, &mut gate).await?;
-                inner.upstream.send(uplink).await
+                upstream.send(uplink).await
             }
             result => result,
         }

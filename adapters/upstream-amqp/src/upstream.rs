@@ -107,7 +107,7 @@ impl AmqpUpstream {
     }
 
     fn find(&self, device: &DeviceId) -> Result<Arc<Device>, AmqpError> {
-        if self.env.closing.is_cancelled() || self.sends.is_closed() {
+        if self.sends.is_closed() {
             return Err(AmqpError::Closed);
         }
         lock(&self.registry)

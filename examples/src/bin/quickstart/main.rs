@@ -21,6 +21,10 @@ use clap::Parser as _;
 
 use crate::args::{Args, Part};
 
+/// A message is many small pieces, made on one thread and dropped on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     // Log lines would tear the view; RUST_LOG=warn shows, for instance, each lost connection.
