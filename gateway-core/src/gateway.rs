@@ -27,15 +27,15 @@ const LEAST_CLOSE_GRACE: Duration = Duration::from_secs(1);
 type Intercept = Box<dyn FnOnce(Arc<dyn CloudCallback>) -> Arc<dyn CloudCallback> + Send>;
 
 /// Puts a gateway together.
-pub struct GatewayBuilder {
-    upstream: Arc<dyn Upstream>,
+pub struct GatewayBuilder<U> {
+    upstream: U,
     config: GatewayConfig,
     credentials: Option<Arc<dyn CredentialProvider>>,
     downstreams: Vec<(String, Arc<dyn Downstream>)>,
     intercepts: Vec<Intercept>,
 }
 
-impl fmt::Debug for GatewayBuilder {
+impl<U: Upstream> fmt::Debug for GatewayBuilder<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatewayBuilder")
             .field("upstream", &self.upstream)
@@ -45,7 +45,7 @@ impl fmt::Debug for GatewayBuilder {
     }
 }
 
-impl GatewayBuilder {
+impl<U: Upstream> GatewayBuilder<U> {
     /// Sets bounds and times. Default: [`GatewayConfig::default`].
     #[must_use]
     pub fn with_config(mut self, config: GatewayConfig) -> Self {
@@ -159,9 +159,9 @@ pub struct Gateway {
 impl Gateway {
     /// Starts to put a gateway together over an upstream.
     #[must_use]
-    pub fn builder(upstream: impl Upstream) -> GatewayBuilder {
+    pub fn builder<U: Upstream>(upstream: U) -> GatewayBuilder<U> {
         GatewayBuilder {
-            upstream: Arc::new(upstream),
+            upstream,
             config: GatewayConfig::default(),
             credentials: None,
             downstreams: Vec::new(),

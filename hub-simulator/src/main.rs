@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser;
-use hub_simulator::HubSimulator;
+use hub_simulator::{HubSimulator, RecordMode};
 use tracing_subscriber::EnvFilter;
+
+/// Latest telemetry messages that the control line can show.
+const KEPT_MESSAGES: usize = 1000;
 
 /// Azure IoT Hub on this machine.
 #[derive(Debug, Parser)]
@@ -61,6 +64,7 @@ async fn run() -> anyhow::Result<()> {
         .with_address(SocketAddr::new(options.bind, options.amqps_port))
         .with_state(&options.state)
         .with_auto_register(options.auto_register)
+        .with_record(RecordMode::Recent(KEPT_MESSAGES))
         .start()
         .await
         .context("the hub cannot start")?;

@@ -27,11 +27,7 @@ const METHOD_NAME: &str = "IoThub-methodname";
 const METHOD_STATUS: &str = "IoThub-status";
 
 /// Makes an AMQP message of an uplink.
-pub(crate) fn telemetry(uplink: &Uplink) -> Result<Message<Data>, AmqpError> {
-    let size = size(uplink);
-    if size > MAX_UPLINK {
-        return Err(AmqpError::TooLarge(size));
-    }
+pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
     let system = &uplink.system;
     let sections = Sections {
         message_id: Some(MessageId::String(uplink.id.as_str().to_owned())),
@@ -63,7 +59,7 @@ pub(crate) fn telemetry(uplink: &Uplink) -> Result<Message<Data>, AmqpError> {
             .insert(Symbol::from(COMPONENT), component.clone())
             .build()
     });
-    Ok(Message {
+    Message {
         header: None,
         delivery_annotations: None,
         message_annotations: annotations,
@@ -71,11 +67,12 @@ pub(crate) fn telemetry(uplink: &Uplink) -> Result<Message<Data>, AmqpError> {
         application_properties: (!application.is_empty()).then_some(application),
         body: Data(Binary::from(&uplink.body[..])),
         footer: None,
-    })
+    }
 }
 
-/// What the hub counts: the body, values of system properties, names and values of the others.
-fn size(uplink: &Uplink) -> usize {
+/// What the hub counts, in bytes: the body, values of system properties, names and values of the
+/// others. An error if it is more than the hub takes.
+pub(crate) fn size(uplink: &Uplink) -> Result<usize, AmqpError> {
     let system = &uplink.system;
     let texts = [
         &system.correlation_id,
@@ -91,7 +88,11 @@ fn size(uplink: &Uplink) -> usize {
         .iter()
         .map(|(n, v)| n.len() + v.len())
         .sum();
-    uplink.body.len() + uplink.id.as_str().len() + system + application
+    let size = uplink.body.len() + uplink.id.as_str().len() + system + application;
+    match size > MAX_UPLINK {
+        true => Err(AmqpError::TooLarge(size)),
+        false => Ok(size),
+    }
 }
 
 /// Makes a cloud-to-device message of what came on the device's link.

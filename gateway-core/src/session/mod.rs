@@ -279,7 +279,8 @@ impl SessionTable {
             return Ok(());
         }
         let (token, wanted) = (gate.token.clone(), gate.wanted);
-        self.attach(session, gate, token, wanted).await
+        // Rare, and larger than all the rest of an uplink's future.
+        Box::pin(self.attach(session, gate, token, wanted)).await
     }
 
     /// Asks the hub to take the device so. What stood before stands until the hub has agreed.

@@ -24,7 +24,7 @@ const READ_CHUNK: usize = 32 * 1024;
 const MAX_WAITING_OUTPUT: usize = 1024 * 1024;
 /// Reads that may follow each other before something is written.
 const READS_A_WRITE: u32 = 8;
-/// How long a closed connection waits for its peer to hang up.
+/// How long a closed connection waits for its peer: to take the last words, then to hang up.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A stream whose end can be a reset.
@@ -109,6 +109,7 @@ pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
     let mut outbound = Outbound::default();
     let mut frozen = false;
     let mut reads = 0;
+    let mut give_up = None;
     let mut timer = pin!(sleep_until(connection.next_deadline()));
     tracing::info!(connection = %peer.id, "Connection is open");
     loop {
@@ -133,9 +134,13 @@ pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
         }
         connection.end_turn();
         outbound.push(connection.take_output(), now.instant + hub.script.latency());
-        if connection.is_closed() && outbound.is_done() {
-            break;
+        if connection.is_closed() {
+            let until = *give_up.get_or_insert(now.instant + hub.script.latency() + LINGER);
+            if outbound.is_done() || now.instant >= until {
+                break;
+            }
         }
+        let deadline = give_up.unwrap_or_else(|| connection.next_deadline());
         let may_read = !connection.is_closed()
             && outbound.waiting < MAX_WAITING_OUTPUT
             && reads < READS_A_WRITE;
@@ -146,9 +151,7 @@ pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
         let wake = outbound
             .next_leave()
             .filter(|_| !may_write)
-            .map_or(connection.next_deadline(), |leaves| {
-                leaves.min(connection.next_deadline())
-            });
+            .map_or(deadline, |leaves| leaves.min(deadline));
         // Moving the timer costs more than letting it ring for nothing now and then.
         if wake < timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(wake);

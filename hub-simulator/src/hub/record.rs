@@ -14,9 +14,11 @@ use crate::ConnectionId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RecordMode {
-    /// Whole messages.
+    /// Whole messages, all of them.
     #[default]
     Full,
+    /// Whole messages, at least this many of the latest and at most twice as many.
+    Recent(usize),
     /// Device, message id and time of arrival.
     Compact,
     /// Counts only.
@@ -115,11 +117,19 @@ impl Record {
 
     /// Adds `count` messages, of which `kept` are what the mode keeps.
     pub(crate) fn add(&self, count: u64, kept: &mut Vec<Accepted>) {
-        self.lock().append(kept);
+        let mut accepted = self.lock();
+        accepted.append(kept);
+        if let RecordMode::Recent(least) = self.inner.mode
+            && accepted.len() > 2 * least
+        {
+            let surplus = accepted.len() - least;
+            accepted.drain(..surplus);
+        }
+        drop(accepted);
         self.inner.total.send_modify(|total| *total += count);
     }
 
-    /// Returns every accepted message so far, in the order of acceptance per device.
+    /// Returns the accepted messages that are kept, in the order of acceptance per device.
     ///
     /// Empty in [`RecordMode::Count`].
     #[must_use]
@@ -181,5 +191,27 @@ impl Record {
             .accepted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recent_record_keeps_the_latest_and_counts_all() {
+        let record = Record::new(RecordMode::Recent(3));
+        for number in 0..100 {
+            let mut message = Accepted::bare("d", SystemTime::UNIX_EPOCH, ConnectionId(1));
+            message.message_id = Some(number.to_string());
+            record.add(1, &mut vec![message]);
+        }
+        assert_eq!(record.count(), 100);
+        let kept = record.accepted();
+        assert!((3..=6).contains(&kept.len()));
+        assert_eq!(
+            kept.last().and_then(|m| m.message_id.as_deref()),
+            Some("99")
+        );
     }
 }

@@ -77,7 +77,7 @@ fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeErr
     let properties = sections.properties()?;
     let mut accepted = Accepted::bare(device, core.now.system, core.peer.id);
     accepted.message_id = display_id(properties.message_id);
-    if mode == RecordMode::Full {
+    if matches!(mode, RecordMode::Full | RecordMode::Recent(_)) {
         accepted.correlation_id = display_id(properties.correlation_id);
         accepted.content_type = properties.content_type.map(str::to_owned);
         accepted.content_encoding = properties.content_encoding.map(str::to_owned);

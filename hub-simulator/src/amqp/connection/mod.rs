@@ -1,5 +1,8 @@
 //! A connection as a state machine: bytes and notices in, bytes out, the time passed in.
 
+mod events;
+mod sasl;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,19 +11,16 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::codec::encode::{self, SaslCode};
-use super::codec::frame::{self, FrameKind, ProtocolHeader};
-use super::codec::performative::{Begin, Open, Performative};
-use super::codec::{DecodeError, code, read};
-use super::core::Core;
-use super::session::Session;
-use super::{AmqpError, condition, endpoint};
-use crate::clock::unix_seconds;
-use crate::faults::Order;
+use crate::amqp::codec::DecodeError;
+use crate::amqp::codec::encode;
+use crate::amqp::codec::frame::{self, FrameKind, ProtocolHeader};
+use crate::amqp::codec::performative::{Begin, Open, Performative};
+use crate::amqp::core::Core;
+use crate::amqp::session::Session;
+use crate::amqp::{AmqpError, condition};
 use crate::guid::Guid;
 use crate::hub::Hub;
-use crate::hub::peer::{Notice, Peer, Route};
-use crate::hub::registry::Principal;
+use crate::hub::peer::Peer;
 use crate::hub::state::Now;
 
 /// The smallest frame that everybody must take (AMQP 1.0 section 2.8.19).
@@ -356,241 +356,6 @@ impl Connection {
         }
         self.session_count_changed();
     }
-
-    // SASL (AMQP 1.0 section 5.3).
-
-    fn sasl_init(&mut self, body: &[u8]) -> Result<(), AmqpError> {
-        let (mechanism, response) = parse_sasl_init(body).map_err(undecodable)?;
-        let outcome = match mechanism {
-            // The identity comes by a token on $cbs.
-            "MSSBCBS" | "ANONYMOUS" | "EXTERNAL" => SaslCode::Ok,
-            "PLAIN" => self.login(response.unwrap_or_default()),
-            _ => SaslCode::Auth,
-        };
-        encode::sasl_outcome(&mut self.core.out, outcome);
-        self.phase = if outcome == SaslCode::Ok {
-            Phase::Header { after_sasl: true }
-        } else {
-            Phase::Closed
-        };
-        Ok(())
-    }
-
-    /// `PLAIN`: the user names the identity and the short name of the hub, the password is a token.
-    fn login(&mut self, response: &[u8]) -> SaslCode {
-        let mut parts = response
-            .split(|byte| *byte == 0)
-            .skip(1)
-            .map(std::str::from_utf8);
-        let (Some(Ok(user)), Some(Ok(token)), None) = (parts.next(), parts.next(), parts.next())
-        else {
-            return SaslCode::Auth;
-        };
-        let mut state = self.core.hub.state();
-        let Some((identity, scope)) = user.rsplit_once('@') else {
-            return SaslCode::Auth;
-        };
-        let Some(hub) = scope.strip_prefix("sas.") else {
-            return SaslCode::Auth;
-        };
-        let policy_hub = hub.strip_prefix("root.");
-        if policy_hub.unwrap_or(hub) != state.registry.short_name() {
-            return SaslCode::Sys;
-        }
-        let checked = state.registry.check_token(token, self.core.now.system);
-        drop(state);
-        let fits = |principal: &Principal| match principal {
-            Principal::Device(device) => policy_hub.is_none() && &**device == identity,
-            Principal::Policy { name, .. } => policy_hub.is_some() && *name == identity,
-        };
-        match checked {
-            Ok(grant) if fits(&grant.principal) => {
-                self.core.tokens.put(LOGIN, grant);
-                self.core.token_count_changed();
-                self.has_login = true;
-                SaslCode::Ok
-            }
-            Ok(_) => SaslCode::Auth,
-            Err(error) => {
-                tracing::info!(user, %error, "Login is refused");
-                SaslCode::Auth
-            }
-        }
-    }
-
-    // Time.
-
-    /// When `on_time` next has something to do.
-    pub(crate) fn next_deadline(&self) -> Instant {
-        let silence = self.last_input + self.core.hub.limits.idle_timeout;
-        let heartbeat = self.heartbeat.map(|every| self.last_output + every);
-        let expiry = self
-            .core
-            .tokens
-            .next_expiry()
-            .map(|expiry| self.core.now.at_unix(expiry));
-        let delayed = self.core.delayed.front().map(|delayed| delayed.due);
-        [heartbeat, expiry, delayed]
-            .into_iter()
-            .flatten()
-            .fold(silence, Instant::min)
-    }
-
-    /// Does what has become due.
-    pub(crate) fn on_time(&mut self, now: Now) {
-        self.core.now = now;
-        if self.is_closed() {
-            return;
-        }
-        if now.instant >= self.last_input + self.core.hub.limits.idle_timeout {
-            return self.close(Some(&AmqpError::new(
-                condition::RESOURCE_LIMIT,
-                "The peer is silent.",
-            )));
-        }
-        if self
-            .heartbeat
-            .is_some_and(|every| now.instant >= self.last_output + every)
-            && self.phase == Phase::Open
-        {
-            frame::put_empty(&mut self.core.out);
-        }
-        if self.core.tokens.expire(unix_seconds(now.system)) {
-            self.core.token_count_changed();
-            let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
-            if self.has_login && !self.core.tokens.contains(LOGIN) {
-                return self.close(Some(&error));
-            }
-            self.detach_unauthorized(|_device| true, Some(&error));
-        }
-        while self
-            .core
-            .delayed
-            .front()
-            .is_some_and(|delayed| delayed.due <= now.instant)
-        {
-            let Some(delayed) = self.core.delayed.pop_front() else {
-                break;
-            };
-            if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&delayed.channel) {
-                session.settle_late(&mut self.core, delayed.settlement);
-                self.touched.push(delayed.channel);
-            }
-        }
-    }
-
-    /// Detaches the links that no token covers any more, or whose device is gone.
-    fn detach_unauthorized(
-        &mut self,
-        concerns: impl Fn(Option<&str>) -> bool,
-        text: Option<&AmqpError>,
-    ) {
-        for slot in self.sessions.values_mut() {
-            let SessionSlot::Open(session) = slot else {
-                continue;
-            };
-            let lost: Vec<_> = session
-                .links()
-                .filter(|(_, link)| concerns(link.device.as_deref()))
-                .filter_map(|(handle, link)| {
-                    let error = self
-                        .core
-                        .authorize(link.kind, link.device.as_deref())
-                        .err()?;
-                    Some((handle, error))
-                })
-                .collect();
-            for (handle, error) in lost {
-                session.detach(&mut self.core, handle, Some(text.unwrap_or(&error)));
-            }
-        }
-    }
-
-    // Notices.
-
-    /// Takes a notice of the hub; what concerns the line itself comes back as an order.
-    pub(crate) fn notice(&mut self, notice: Notice, now: Now) -> Option<LineOrder> {
-        self.core.now = now;
-        match notice {
-            Notice::MessageReady(route) => {
-                self.at(route, |session, core, handle| session.pump(core, handle))
-            }
-            Notice::Desired(route, patch) => self.at(route, |session, core, handle| {
-                session.send(core, handle, endpoint::twin::encode_desired(&patch));
-            }),
-            Notice::Method(route, call) => self.at(route, |session, core, handle| {
-                session.send(core, handle, endpoint::methods::encode(&call));
-            }),
-            Notice::Displaced(route) => self.at(route, |session, core, handle| {
-                let text = "Another AMQP Client has opened a Receive Link";
-                let error = AmqpError::new(condition::INTERNAL, text);
-                session.detach(core, handle, Some(&error));
-            }),
-            Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
-            Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
-            Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
-            Notice::Order(order) => self.obey(order),
-        }
-        None
-    }
-
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Cut | Order::Freeze(_) => {}
-            Order::Close(error) => self.close(Some(&error)),
-            Order::EndSessions(device, error) => {
-                for channel in self.sessions.keys().copied().collect::<Vec<_>>() {
-                    let Some(SessionSlot::Open(session)) = self.sessions.get(&channel) else {
-                        continue;
-                    };
-                    let concerned = device.as_deref().is_none_or(|id| {
-                        session
-                            .links()
-                            .any(|(_, link)| link.device.as_deref() == Some(id))
-                    });
-                    if concerned {
-                        self.end_session(channel, &error);
-                    }
-                }
-            }
-            Order::Detach(device, kind, error) => {
-                for slot in self.sessions.values_mut() {
-                    let SessionSlot::Open(session) = slot else {
-                        continue;
-                    };
-                    let concerned: Vec<u32> = session
-                        .links()
-                        .filter(|(_, link)| {
-                            device.is_none() || link.device.as_deref() == device.as_deref()
-                        })
-                        .filter(|(_, link)| kind.includes(link.kind.fault_kind()))
-                        .map(|(handle, _)| handle)
-                        .collect();
-                    for handle in concerned {
-                        session.detach(&mut self.core, handle, Some(&error));
-                    }
-                }
-            }
-            Order::Release => {
-                for (channel, slot) in &mut self.sessions {
-                    if let SessionSlot::Open(session) = slot {
-                        session.release_held(&mut self.core);
-                        self.touched.push(*channel);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Acts on the link that a route means, if it is still there.
-    fn at(&mut self, route: Route, act: impl FnOnce(&mut Session, &mut Core, u32)) {
-        let (channel, handle, serial) = route.unpack();
-        if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&channel)
-            && let Some(handle) = session.current(handle, serial)
-        {
-            act(session, &mut self.core, handle);
-        }
-    }
 }
 
 impl Drop for Connection {
@@ -603,17 +368,4 @@ impl Drop for Connection {
 
 fn undecodable(error: DecodeError) -> AmqpError {
     AmqpError::new(condition::DECODE, error.to_string())
-}
-
-fn parse_sasl_init(body: &[u8]) -> Result<(&str, Option<&[u8]>), DecodeError> {
-    match read::split(body)?.0 {
-        read::Value::Described(described) if described.code == code::SASL_INIT => {
-            let mut fields = described.fields()?;
-            let mechanism = fields
-                .text()?
-                .ok_or(DecodeError("sasl-init names no mechanism"))?;
-            Ok((mechanism, fields.binary()?))
-        }
-        _ => Err(DecodeError("not a sasl-init")),
-    }
 }

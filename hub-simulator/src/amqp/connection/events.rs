@@ -1,0 +1,185 @@
+//! What happens to a connection besides its input: time passes, the hub has news, a script has orders.
+
+use tokio::time::Instant;
+
+use super::{Connection, LOGIN, LineOrder, Phase, SessionSlot};
+use crate::amqp::codec::frame;
+use crate::amqp::core::Core;
+use crate::amqp::session::Session;
+use crate::amqp::{AmqpError, condition, endpoint};
+use crate::clock::unix_seconds;
+use crate::faults::Order;
+use crate::hub::peer::{Notice, Route};
+use crate::hub::state::Now;
+
+impl Connection {
+    /// When `on_time` next has something to do.
+    pub(crate) fn next_deadline(&self) -> Instant {
+        let silence = self.last_input + self.core.hub.limits.idle_timeout;
+        let heartbeat = self.heartbeat.map(|every| self.last_output + every);
+        let expiry = self
+            .core
+            .tokens
+            .next_expiry()
+            .map(|expiry| self.core.now.at_unix(expiry));
+        let delayed = self.core.delayed.front().map(|delayed| delayed.due);
+        [heartbeat, expiry, delayed]
+            .into_iter()
+            .flatten()
+            .fold(silence, Instant::min)
+    }
+
+    /// Does what has become due.
+    pub(crate) fn on_time(&mut self, now: Now) {
+        self.core.now = now;
+        if self.is_closed() {
+            return;
+        }
+        if now.instant >= self.last_input + self.core.hub.limits.idle_timeout {
+            return self.close(Some(&AmqpError::new(
+                condition::RESOURCE_LIMIT,
+                "The peer is silent.",
+            )));
+        }
+        if self
+            .heartbeat
+            .is_some_and(|every| now.instant >= self.last_output + every)
+            && self.phase == Phase::Open
+        {
+            frame::put_empty(&mut self.core.out);
+        }
+        if self.core.tokens.expire(unix_seconds(now.system)) {
+            self.core.token_count_changed();
+            let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
+            if self.has_login && !self.core.tokens.contains(LOGIN) {
+                return self.close(Some(&error));
+            }
+            self.detach_unauthorized(|_device| true, Some(&error));
+        }
+        while self
+            .core
+            .delayed
+            .front()
+            .is_some_and(|delayed| delayed.due <= now.instant)
+        {
+            let Some(delayed) = self.core.delayed.pop_front() else {
+                break;
+            };
+            if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&delayed.channel) {
+                session.settle_late(&mut self.core, delayed.settlement);
+                self.touched.push(delayed.channel);
+            }
+        }
+    }
+
+    /// Detaches the links that no token covers any more, or whose device is gone.
+    fn detach_unauthorized(
+        &mut self,
+        concerns: impl Fn(Option<&str>) -> bool,
+        text: Option<&AmqpError>,
+    ) {
+        for slot in self.sessions.values_mut() {
+            let SessionSlot::Open(session) = slot else {
+                continue;
+            };
+            let lost: Vec<_> = session
+                .links()
+                .filter(|(_, link)| concerns(link.device.as_deref()))
+                .filter_map(|(handle, link)| {
+                    let error = self
+                        .core
+                        .authorize(link.kind, link.device.as_deref())
+                        .err()?;
+                    Some((handle, error))
+                })
+                .collect();
+            for (handle, error) in lost {
+                session.detach(&mut self.core, handle, Some(text.unwrap_or(&error)));
+            }
+        }
+    }
+
+    /// Takes a notice of the hub; what concerns the line itself comes back as an order.
+    pub(crate) fn notice(&mut self, notice: Notice, now: Now) -> Option<LineOrder> {
+        self.core.now = now;
+        match notice {
+            Notice::MessageReady(route) => {
+                self.at(route, |session, core, handle| session.pump(core, handle))
+            }
+            Notice::Desired(route, patch) => self.at(route, |session, core, handle| {
+                session.send(core, handle, endpoint::twin::encode_desired(&patch));
+            }),
+            Notice::Method(route, call) => self.at(route, |session, core, handle| {
+                session.send(core, handle, endpoint::methods::encode(&call));
+            }),
+            Notice::Displaced(route) => self.at(route, |session, core, handle| {
+                let text = "Another AMQP Client has opened a Receive Link";
+                let error = AmqpError::new(condition::INTERNAL, text);
+                session.detach(core, handle, Some(&error));
+            }),
+            Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
+            Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
+            Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
+            Notice::Order(order) => self.obey(order),
+        }
+        None
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Cut | Order::Freeze(_) => {}
+            Order::Close(error) => self.close(Some(&error)),
+            Order::EndSessions(device, error) => {
+                for channel in self.sessions.keys().copied().collect::<Vec<_>>() {
+                    let Some(SessionSlot::Open(session)) = self.sessions.get(&channel) else {
+                        continue;
+                    };
+                    let concerned = device.as_deref().is_none_or(|id| {
+                        session
+                            .links()
+                            .any(|(_, link)| link.device.as_deref() == Some(id))
+                    });
+                    if concerned {
+                        self.end_session(channel, &error);
+                    }
+                }
+            }
+            Order::Detach(device, kind, error) => {
+                for slot in self.sessions.values_mut() {
+                    let SessionSlot::Open(session) = slot else {
+                        continue;
+                    };
+                    let concerned: Vec<u32> = session
+                        .links()
+                        .filter(|(_, link)| {
+                            device.is_none() || link.device.as_deref() == device.as_deref()
+                        })
+                        .filter(|(_, link)| kind.includes(link.kind.fault_kind()))
+                        .map(|(handle, _)| handle)
+                        .collect();
+                    for handle in concerned {
+                        session.detach(&mut self.core, handle, Some(&error));
+                    }
+                }
+            }
+            Order::Release => {
+                for (channel, slot) in &mut self.sessions {
+                    if let SessionSlot::Open(session) = slot {
+                        session.release_held(&mut self.core);
+                        self.touched.push(*channel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acts on the link that a route means, if it is still there.
+    fn at(&mut self, route: Route, act: impl FnOnce(&mut Session, &mut Core, u32)) {
+        let (channel, handle, serial) = route.unpack();
+        if let Some(SessionSlot::Open(session)) = self.sessions.get_mut(&channel)
+            && let Some(handle) = session.current(handle, serial)
+        {
+            act(session, &mut self.core, handle);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What the hub sends on a session: flow both ways, deliveries, and what the peer makes of them.
+
+use bytes::Bytes;
+
+use super::{Session, Unsettled, Waiting};
+use crate::amqp::codec::encode::{
+    self, LinkCredit, Outcome, SessionFlow, TRANSFER_OVERHEAD, TransferHead,
+};
+use crate::amqp::codec::performative::{Disposition, Flow, LinkFlow, PeerOutcome};
+use crate::amqp::core::Core;
+use crate::amqp::link::{Kind, Link, Outgoing};
+use crate::amqp::{AmqpError, condition, endpoint};
+use crate::guid::Guid;
+use crate::hub::queue::Verdict;
+
+/// Messages that wait on one link before the hub gives it up.
+const MAX_OUTBOX: usize = 4096;
+
+impl Session {
+    fn session_flow(&self) -> SessionFlow {
+        SessionFlow {
+            next_incoming_id: self.next_incoming_id,
+            incoming_window: self.incoming_window,
+            next_outgoing_id: self.next_outgoing_id,
+        }
+    }
+
+    /// Tells the peer the state of the session, and of a link.
+    pub(in crate::amqp) fn send_flow(&mut self, core: &mut Core, handle: Option<u32>) {
+        self.incoming_window = self.full_window;
+        let link = handle.and_then(|handle| {
+            let link = self.link(handle)?;
+            Some(LinkCredit {
+                handle,
+                delivery_count: link.delivery_count,
+                credit: link.credit,
+            })
+        });
+        encode::flow(&mut core.out, self.channel, self.session_flow(), link);
+    }
+
+    pub(in crate::amqp) fn on_flow(
+        &mut self,
+        core: &mut Core,
+        flow: &Flow,
+    ) -> Result<(), AmqpError> {
+        // What the peer will take beyond what it has seen (section 2.5.6).
+        let seen = flow.next_incoming_id.unwrap_or(1);
+        let in_flight = self.next_outgoing_id.wrapping_sub(seen);
+        self.peer_window = flow.incoming_window.saturating_sub(in_flight);
+        if let Some(link) = flow.link {
+            self.on_link_flow(core, link, flow.echo)?;
+        } else if flow.echo {
+            self.send_flow(core, None);
+        }
+        self.use_window(core);
+        Ok(())
+    }
+
+    fn on_link_flow(
+        &mut self,
+        core: &mut Core,
+        flow: LinkFlow,
+        echo: bool,
+    ) -> Result<(), AmqpError> {
+        let Some(link) = self.known_link(flow.handle)? else {
+            return Ok(());
+        };
+        if link.kind.hub_sends() {
+            let limit = flow
+                .delivery_count
+                .unwrap_or(0)
+                .wrapping_add(flow.credit.unwrap_or(0));
+            let credit = limit.wrapping_sub(link.delivery_count);
+            // A limit behind what was sent already is a credit that was taken back.
+            link.credit = if credit > u32::MAX / 2 { 0 } else { credit };
+            link.drain = flow.drain;
+            self.pump(core, flow.handle);
+        }
+        if echo {
+            self.send_flow(core, Some(flow.handle));
+        }
+        Ok(())
+    }
+
+    /// Sends what waited for the peer's window.
+    fn use_window(&mut self, core: &mut Core) {
+        while self.peer_window > 0
+            && let Some(waiting) = self.backlog.pop_front()
+        {
+            self.put_transfer(core, waiting.head, &waiting.payload);
+        }
+        for _ in 0..self.waiting_links.len() {
+            let Some(handle) = self.waiting_links.pop_front() else {
+                return;
+            };
+            if let Some(link) = self.link(handle) {
+                link.waits_for_window = false;
+                self.pump(core, handle);
+            }
+        }
+    }
+
+    /// Ends a turn: tells what was accepted and reopens the window.
+    ///
+    /// The window opens only between turns, so that a peer that sends beyond it is found out.
+    pub(in crate::amqp) fn end_turn(&mut self, core: &mut Core) {
+        self.flush_settled(core);
+        if self.incoming_window <= self.full_window / 2 {
+            self.send_flow(core, None);
+        }
+    }
+
+    /// Puts a message on a link and sends as far as credit and window go.
+    pub(in crate::amqp) fn send(&mut self, core: &mut Core, handle: u32, message: Outgoing) {
+        let Some(link) = self.link(handle) else {
+            return;
+        };
+        if link.outbox.len() >= MAX_OUTBOX {
+            let error = AmqpError::new(condition::RESOURCE_LIMIT, "The link takes no messages.");
+            return self.detach(core, handle, Some(&error));
+        }
+        link.outbox.push_back(message);
+        self.pump(core, handle);
+    }
+
+    /// Sends what a link has to send as far as credit and window go.
+    pub(in crate::amqp) fn pump(&mut self, core: &mut Core, handle: u32) {
+        loop {
+            let window_is_shut = self.peer_window == 0 || !self.backlog.is_empty();
+            let Some(link) = self.link(handle) else {
+                return;
+            };
+            if link.credit == 0 {
+                return;
+            }
+            if window_is_shut {
+                if !link.waits_for_window {
+                    link.waits_for_window = true;
+                    self.waiting_links.push_back(handle);
+                }
+                return;
+            }
+            let Some((outgoing, tag, lock)) = next_message(core, link) else {
+                break;
+            };
+            link.credit -= 1;
+            link.delivery_count = link.delivery_count.wrapping_add(1);
+            let device = link.device.clone();
+            let delivery_id = self.next_delivery_id;
+            self.next_delivery_id = delivery_id.wrapping_add(1);
+            if let (Some(lock), Some(device)) = (lock, device) {
+                self.unsettled.insert(
+                    delivery_id,
+                    Unsettled {
+                        handle,
+                        device,
+                        lock,
+                    },
+                );
+            }
+            let settled = outgoing.settled;
+            let head = TransferHead {
+                handle,
+                delivery_id,
+                tag: *tag.as_bytes(),
+                settled,
+                more: false,
+            };
+            self.send_delivery(core, head, outgoing.message);
+        }
+        let Some(link) = self.link(handle) else {
+            return;
+        };
+        if std::mem::take(&mut link.drain) {
+            link.delivery_count = link.delivery_count.wrapping_add(link.credit);
+            link.credit = 0;
+            self.send_flow(core, Some(handle));
+        }
+    }
+
+    fn send_delivery(&mut self, core: &mut Core, head: TransferHead, mut message: Bytes) {
+        let room = core.frame_limit - TRANSFER_OVERHEAD;
+        loop {
+            let payload = message.split_to(room.min(message.len()));
+            let head = TransferHead {
+                more: !message.is_empty(),
+                ..head
+            };
+            if self.peer_window > 0 && self.backlog.is_empty() {
+                self.put_transfer(core, head, &payload);
+            } else {
+                self.backlog.push_back(Waiting { head, payload });
+            }
+            if message.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn put_transfer(&mut self, core: &mut Core, head: TransferHead, payload: &[u8]) {
+        self.peer_window -= 1;
+        self.next_outgoing_id = self.next_outgoing_id.wrapping_add(1);
+        encode::transfer(&mut core.out, self.channel, head, payload);
+    }
+
+    /// The peer says what became of deliveries of the hub.
+    pub(in crate::amqp) fn on_disposition(&mut self, core: &mut Core, disposition: &Disposition) {
+        if !disposition.peer_receives {
+            return;
+        }
+        let (first, last) = (disposition.first, disposition.last);
+        let span = last.wrapping_sub(first);
+        // The range is the peer's to choose: walk whichever is shorter.
+        let ids: Vec<u32> = if (span as usize) < self.unsettled.len() {
+            (0..=span)
+                .map(|offset| first.wrapping_add(offset))
+                .collect()
+        } else {
+            let mut ids: Vec<u32> = self.unsettled.keys().copied().collect();
+            ids.retain(|id| id.wrapping_sub(first) <= span);
+            ids.sort_unstable_by_key(|id| id.wrapping_sub(first));
+            ids
+        };
+        for id in ids {
+            self.settle_c2d(core, id, disposition);
+        }
+    }
+
+    fn settle_c2d(&mut self, core: &mut Core, id: u32, disposition: &Disposition) {
+        let (verdict, answer) = match disposition.outcome {
+            Some(PeerOutcome::Accepted) => (Verdict::Complete, Outcome::Accepted),
+            Some(PeerOutcome::Rejected) => (Verdict::Reject, Outcome::Accepted),
+            Some(PeerOutcome::Modified {
+                undeliverable_here: true,
+            }) => (Verdict::Reject, Outcome::Accepted),
+            Some(PeerOutcome::Released | PeerOutcome::Modified { .. }) => {
+                (Verdict::Abandon, Outcome::Released)
+            }
+            // Forgotten without an outcome: the lock will lapse.
+            None if disposition.settled => {
+                self.unsettled.remove(&id);
+                return;
+            }
+            None | Some(PeerOutcome::Other) => return,
+        };
+        let Some(unsettled) = self.unsettled.remove(&id) else {
+            return;
+        };
+        let settled = core
+            .hub
+            .state()
+            .settle(&unsettled.device, unsettled.lock, verdict, core.now);
+        tracing::debug!(device.id = %unsettled.device, ?verdict, in_time = settled.is_ok(), "Device settled a message");
+        if !disposition.settled {
+            let answer = match settled {
+                Ok(()) => answer,
+                Err(_lost) => Outcome::Rejected(AmqpError::new(
+                    condition::LOCK_LOST,
+                    core.describe(412_002, "The message lock has lapsed."),
+                )),
+            };
+            encode::disposition(&mut core.out, self.channel, false, id, id, &answer);
+        }
+    }
+}
+
+/// The next message of a link: from its outbox, or from the device's queue and then locked.
+fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Option<Guid>)> {
+    if link.kind == Kind::C2d {
+        let delivery = core
+            .hub
+            .state()
+            .next_message(link.device.as_deref()?, core.now)?;
+        let lock = delivery.lock;
+        let message = endpoint::c2d::encode(link.device.as_deref()?, &delivery);
+        return Some((
+            Outgoing {
+                message,
+                settled: false,
+            },
+            lock,
+            Some(lock),
+        ));
+    }
+    Some((link.outbox.pop_front()?, Guid::random(), None))
+}
