@@ -1,6 +1,7 @@
 //! What the programs of this package share.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -47,4 +48,14 @@ pub fn log_to_stderr(filter: &str) -> Result<(), ParseError> {
         .with_writer(io::stderr)
         .init();
     Ok(())
+}
+
+/// Turns a program's result into its exit code, and tells an error with its causes in one line.
+#[must_use]
+pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        // Nobody is left to tell if this fails.
+        drop(writeln!(io::stderr(), "Error: {error:#}"));
+        ExitCode::FAILURE
+    })
 }

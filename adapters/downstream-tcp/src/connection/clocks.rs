@@ -30,19 +30,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Sets the alarm. One that is early finds nothing to do and is set again, which is cheaper
-    /// than moving it with every frame.
-    pub(super) fn set(&self, mut alarm: Pin<&mut Sleep>) {
+    /// than moving it with every frame. Tells whether there is anything to wait for: an alarm that
+    /// has rung goes on ringing.
+    pub(super) fn set(&self, mut alarm: Pin<&mut Sleep>) -> bool {
         let deadlines = [
             self.device_deadline().map(|(at, _)| at),
             self.wire.write_deadline(),
             self.commands.deadline(),
             self.heartbeat.map(|(_, at)| at),
         ];
-        if let Some(at) = deadlines.into_iter().flatten().min()
-            && (at < alarm.deadline() || alarm.is_elapsed())
-        {
+        let Some(at) = deadlines.into_iter().flatten().min() else {
+            return false;
+        };
+        if at < alarm.deadline() || alarm.is_elapsed() {
             alarm.as_mut().reset(at);
         }
+        true
     }
 
     pub(super) fn ring(&mut self) {

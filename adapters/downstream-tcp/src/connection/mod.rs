@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.note_reading(reads);
             self.wire
                 .watch(&self.actions.output, self.shared.config.timeouts.write);
-            self.set(alarm.as_mut());
+            let is_set = self.set(alarm.as_mut());
             let takes_commands = self.takes_commands();
             tokio::select! {
                 biased;
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Some(delivery) = self.deliveries.recv(), if takes_commands => {
                     self.command(delivery);
                 }
-                () = &mut alarm => self.ring(),
+                () = &mut alarm, if is_set => self.ring(),
                 progress = self.wire.turn(&mut self.actions.output, reads) => {
                     self.progressed(progress);
                 }

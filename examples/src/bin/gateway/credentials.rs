@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::document::Document;
 use crate::secret::{SecretSource, Surroundings};
+use crate::settings::CONNECTION_STRING;
 
 /// Knows the devices' credentials.
 pub(crate) type Credentials = Arc<dyn CredentialProvider>;
@@ -69,6 +70,8 @@ impl CredentialsConfig {
     ) -> Option<Credentials> {
         let (key, credentials) = match self.kind {
             Kind::DeviceTokens => return Some(Arc::new(StaticCredentials::default())),
+            // What is wrong with the connection string is noted already.
+            Kind::Policy if connection.is_none() && document.has(CONNECTION_STRING) => return None,
             Kind::Policy => ("credentials.kind", policy(connection)),
             Kind::GroupKey => ("credentials.key", read(self.key, around, group_key)),
             Kind::DeviceKeys => ("credentials.keys", read(self.keys, around, device_keys)),

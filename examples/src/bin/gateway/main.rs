@@ -38,8 +38,11 @@ struct Args {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    examples::exit(start(&Args::parse()).await)
+}
+
+async fn start(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(settings) = read(&args.config)? else {
         return Ok(ExitCode::FAILURE);
     };

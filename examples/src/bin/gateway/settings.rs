@@ -49,6 +49,8 @@ impl LogConfig {
     }
 }
 
+/// Where the hub's connection string stands.
+pub(crate) const CONNECTION_STRING: &str = "upstream.amqp.connection_string";
 const AMQP: &str = "upstream.amqp";
 const TCP: &str = "downstream.tcp";
 
@@ -95,17 +97,20 @@ fn amqp(
         document.note(AMQP, "is missing; a gateway needs a hub");
         return (None, None);
     }
-    let key = format!("{AMQP}.connection_string");
-    let connection = document.take::<SecretSource>(&key).and_then(|source| {
-        let parsed = source.read(around).and_then(|text| {
-            let parsed = text.parse::<ConnectionString>();
-            parsed.map_err(|error| format!("is no connection string: {error}"))
+    let connection = document
+        .take::<SecretSource>(CONNECTION_STRING)
+        .and_then(|source| {
+            let parsed = source.read(around).and_then(|text| {
+                let parsed = text.parse::<ConnectionString>();
+                parsed.map_err(|error| format!("is no connection string: {error}"))
+            });
+            parsed
+                .map_err(|problem| document.note(CONNECTION_STRING, problem))
+                .ok()
         });
-        parsed.map_err(|problem| document.note(&key, problem)).ok()
-    });
     // The connection string may name the host; whether it could be read is told already.
     let host = format!("{AMQP}.host");
-    if document.has(&key) && !document.has(&host) {
+    if document.has(CONNECTION_STRING) && !document.has(&host) {
         document.set(
             &host,
             connection

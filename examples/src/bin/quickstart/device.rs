@@ -86,7 +86,6 @@ impl Device {
             let Err(lost) = self.converse().await else {
                 return;
             };
-            fleet.progress.lost_connections.add();
             fleet
                 .progress
                 .complain(format!("{}: {}", self.writer.device(), lost.error));

@@ -25,8 +25,11 @@ use crate::args::{Args, Part};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    examples::exit(start(&Args::parse()))
+}
+
+fn start(args: &Args) -> anyhow::Result<ExitCode> {
     // Log lines would tear the view; RUST_LOG=warn shows, for instance, each lost connection.
     examples::log_to_stderr("error")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -35,7 +38,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         match &args.part {
             Some(Part::Gateway) => gateway::serve().await.map(|()| ExitCode::SUCCESS),
-            None => whole(&args).await,
+            None => whole(args).await,
         }
     });
     // The gateway may still be waiting for standard input in a thread that cannot be woken.

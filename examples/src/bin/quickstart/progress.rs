@@ -47,8 +47,6 @@ pub(crate) struct Progress {
     pub(crate) refused: Counter,
     settled: Counter,
     told: watch::Sender<u64>,
-    /// Connections of devices that were lost.
-    pub(crate) lost_connections: Counter,
     pub(crate) c2d_sent: Counter,
     pub(crate) c2d_completed: Counter,
     pub(crate) methods_called: Counter,
@@ -68,7 +66,6 @@ impl Progress {
             refused: Counter::default(),
             settled: Counter::default(),
             told: watch::Sender::new(0),
-            lost_connections: Counter::default(),
             c2d_sent: Counter::default(),
             c2d_completed: Counter::default(),
             methods_called: Counter::default(),

@@ -1,5 +1,6 @@
 //! A whole run: brings everything up, lets the fleet work, compares, takes everything down.
 
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +25,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     let limit = examples::raise_file_limit().context("the limit of open files cannot be raised")?;
     let plan = Plan::new(args, limit)?;
     if plan.takes_turns() {
-        tracing::error!(
-            count = plan.devices - plan.places,
-            "Devices connect in turns, {} at a time: this process may not have more files open",
-            plan.places
-        );
+        writeln!(
+            io::stderr(),
+            "{} of {} devices connect at a time and the others take turns: more would need more \
+             open files or ports than this process may have (see `ulimit -Hn`).",
+            plan.places,
+            plan.devices
+        )?;
     }
     let mut limits = Limits::default();
     if plan.cut {

@@ -190,10 +190,7 @@ fn an_empty_file_says_what_a_gateway_needs() {
 
 #[test]
 fn a_secret_that_is_not_there_is_named_where_it_is_asked_for() {
-    let text = MINIMAL
-        .replace("HUB", "ELSEWHERE")
-        .replace("policy", "device_tokens");
-    let found = mistakes(&text);
+    let found = mistakes(&MINIMAL.replace("HUB", "ELSEWHERE"));
     assert_eq!(
         found,
         [
