@@ -54,7 +54,7 @@ impl Harness {
     pub(crate) fn build<U: Upstream>(
         configure: impl FnOnce(&mut GatewayConfig),
         wrap: impl FnOnce(MemoryUpstream) -> U,
-        more: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
+        more: impl FnOnce(GatewayBuilder<U>) -> GatewayBuilder<U>,
     ) -> Self {
         let (hub, devices) = (MemoryUpstream::new(), MemoryDownstream::new());
         let mut config = GatewayConfig::default();
