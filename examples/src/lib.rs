@@ -59,3 +59,8 @@ pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+/// The README's own example, so that it compiles as long as it is shown.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
