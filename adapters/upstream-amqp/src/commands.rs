@@ -69,6 +69,7 @@ impl Commands {
             twin: None,
             verdicts: FuturesUnordered::new(),
             replies: FuturesUnordered::new(),
+            notice: None,
             failures: 0,
             open_at: Some(Instant::now()),
         };
@@ -108,6 +109,7 @@ struct Task {
     twin: Option<Twin>,
     verdicts: FuturesUnordered<BoxFuture<'static, (DeliveryInfo, Disposition)>>,
     replies: FuturesUnordered<BoxFuture<'static, (MessageId, MethodReply)>>,
+    notice: Option<BoxFuture<'static, ()>>,
     failures: u32,
     /// When links that are wanted and missing are to be opened.
     open_at: Option<Instant>,
@@ -122,6 +124,7 @@ enum Met {
     Method(Result<Message<Body<Value>>, AmqpError>),
     Reply(MessageId, MethodReply),
     Twin(Result<Option<Notice>, AmqpError>),
+    Notified,
 }
 
 impl Task {
@@ -133,48 +136,61 @@ impl Task {
                 () = down.cancelled() => return,
                 met = self.next(&mut queue) => met,
             };
-            let handled = match met {
-                Met::Control(None) => break,
-                Met::Control(Some(Control::Interest(interest))) => {
-                    self.interest = interest;
-                    self.open_at = Some(Instant::now());
-                    self.close_unwanted().await;
-                    Ok(())
-                }
-                Met::Control(Some(Control::Twin(request, answer))) => {
-                    self.ask(request, answer).await
-                }
-                Met::Due => self.open_wanted().await,
-                Met::Message(Ok((info, message))) => {
-                    self.deliver(info, message);
-                    Ok(())
-                }
-                Met::Verdict(info, disposition) => self.settle(info, disposition).await,
-                Met::Method(Ok(message)) => self.call(message).await,
-                Met::Reply(id, reply) => self.reply(id, &reply).await,
-                Met::Twin(Ok(notice)) => {
-                    self.notify(notice).await;
-                    Ok(())
-                }
-                Met::Message(Err(error)) => {
-                    self.messages = None;
-                    Err(error)
-                }
-                Met::Method(Err(error)) => {
-                    self.methods = None;
-                    Err(error)
-                }
-                Met::Twin(Err(error)) => {
-                    self.twin = None;
-                    Err(error)
-                }
-            };
-            if let Err(error) = handled
-                && !self.survives(error).await
-            {
+            // Rare, and larger than all that waits: a device that only waits should be small.
+            if !Box::pin(self.handle(met)).await {
                 break;
             }
         }
+        Box::pin(self.close()).await;
+    }
+
+    /// Handles what was met. False: the device's commands are over.
+    async fn handle(&mut self, met: Met) -> bool {
+        let handled = match met {
+            Met::Control(None) => return false,
+            Met::Control(Some(Control::Interest(interest))) => {
+                self.interest = interest;
+                self.open_at = Some(Instant::now());
+                self.close_unwanted().await;
+                Ok(())
+            }
+            Met::Control(Some(Control::Twin(request, answer))) => self.ask(request, answer).await,
+            Met::Due => self.open_wanted().await,
+            Met::Message(Ok((info, message))) => {
+                self.deliver(info, message);
+                Ok(())
+            }
+            Met::Verdict(info, disposition) => self.settle(info, disposition).await,
+            Met::Method(Ok(message)) => self.call(message).await,
+            Met::Reply(id, reply) => self.reply(id, &reply).await,
+            Met::Twin(Ok(notice)) => {
+                self.notify(notice);
+                Ok(())
+            }
+            Met::Notified => {
+                self.notice = None;
+                Ok(())
+            }
+            Met::Message(Err(error)) => {
+                self.messages = None;
+                Err(error)
+            }
+            Met::Method(Err(error)) => {
+                self.methods = None;
+                Err(error)
+            }
+            Met::Twin(Err(error)) => {
+                self.twin = None;
+                Err(error)
+            }
+        };
+        match handled {
+            Ok(()) => true,
+            Err(error) => self.survives(error).await,
+        }
+    }
+
+    async fn close(&mut self) {
         self.interest = Interest::NONE;
         self.twin_close().await;
         self.close_unwanted().await;
@@ -194,7 +210,10 @@ impl Task {
             .filter(|_| self.replies.len() < credit);
         let message: OptionFuture<_> = messages.map(|link| link.recv::<Body<Value>>()).into();
         let method: OptionFuture<_> = methods.map(|(link, _)| link.recv::<Body<Value>>()).into();
-        let twin: OptionFuture<_> = self.twin.as_mut().map(Twin::next).into();
+        // A change is passed on before the next is taken.
+        let twin = self.twin.as_mut().filter(|_| self.notice.is_none());
+        let twin: OptionFuture<_> = twin.map(|twin| Box::pin(twin.next())).into();
+        let notified: OptionFuture<_> = self.notice.as_mut().into();
         tokio::select! {
             Some((info, disposition)) = self.verdicts.next() => Met::Verdict(info, disposition),
             Some((id, reply)) = self.replies.next() => Met::Reply(id, reply),
@@ -206,6 +225,7 @@ impl Task {
                 Met::Method(delivery.map(|delivery| delivery.into_message()).map_err(Into::into))
             }
             Some(notice) = twin => Met::Twin(notice),
+            Some(()) = notified => Met::Notified,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Met::Due,
         }
     }
@@ -330,11 +350,13 @@ impl Task {
         opened
     }
 
-    async fn notify(&mut self, notice: Option<Notice>) {
-        if let Some(Notice { version, patch }) = notice {
-            let patch = DesiredPatch::new(self.device.id.clone(), version, patch);
-            self.device.wish().callback.on_desired(patch).await;
-        }
+    fn notify(&mut self, notice: Option<Notice>) {
+        let Some(Notice { version, patch }) = notice else {
+            return;
+        };
+        let patch = DesiredPatch::new(self.device.id.clone(), version, patch);
+        let callback = self.device.wish().callback;
+        self.notice = Some(Box::pin(async move { callback.on_desired(patch).await }));
     }
 
     /// Decides what a lost or refused link means. False: the device's commands are over.
