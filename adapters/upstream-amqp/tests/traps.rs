@@ -1,0 +1,280 @@
+//! The AMQP client's traps (fe2o3-amqp 0.18), each shown not to hurt a device, or its neighbours.
+//! The crate's documentation lists them, with those that cannot be met by construction.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{config, hub, uplink, upstream, wire, with_key};
+use gateway_core::testkit::RecordingCallback;
+use gateway_core::{DeviceId, ErrorKind, Interest, Upstream, Uplink};
+use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
+use hub_simulator::{C2d, HubSimulator, LinkKind};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// One lane: whoever ends its session ends every device's.
+fn one_lane(hub: &HubSimulator) -> AmqpConfig {
+    let mut config = config(hub);
+    config.pool.lanes = 1;
+    config
+}
+
+async fn attach(upstream: &AmqpUpstream, hub: &HubSimulator, name: &str) -> DeviceId {
+    let identity = with_key(hub, name);
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, RecordingCallback::new().shared()).await;
+    attached.unwrap_or_else(|error| panic!("{name} cannot attach: {error}"));
+    device
+}
+
+/// Sends a message, again while it fails in passing.
+async fn send_until_ok(upstream: &AmqpUpstream, message: &Uplink) {
+    loop {
+        match upstream.send(message).await {
+            Ok(()) => return,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The ids that the hub accepted of a device, without repetitions.
+fn accepted(hub: &HubSimulator, device: &DeviceId) -> Vec<String> {
+    let accepted = hub.record().accepted().into_iter();
+    let mut ids: Vec<_> = accepted
+        .filter(|message| message.device_id == device.as_str())
+        .filter_map(|message| message.message_id)
+        .collect();
+    ids.dedup();
+    ids
+}
+
+/// Trap 2: a receiver dropped with transfers on their way ends the whole session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_goes_with_messages_on_their_way_leaves_its_lane_to_the_others() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    for round in 0..10 {
+        let name = format!("listener-{round}");
+        let identity = with_key(&hub, &name).with_interest(Interest::COMMANDS);
+        let device = identity.device.clone();
+        let callback = RecordingCallback::new().shared();
+        upstream.attach(identity, callback).await.expect("attached");
+        hub.wait_messages(&name).await;
+        for n in 0..20 {
+            hub.send_c2d(&name, C2d::new(format!("message {n}"))).expect("queued");
+        }
+        upstream.detach(&device).await.expect("detached");
+        upstream.send(&uplink(&neighbour, format!("m-{round}"))).await.expect("accepted");
+    }
+    assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
+    assert_eq!(hub.connections_opened_total(), 1);
+}
+
+/// Trap 3: an attach cancelled on its way ends the whole session when its answer comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    hub.faults().latency(Duration::from_millis(20));
+    for (n, patience) in [1, 5, 10, 20, 30, 40, 50].into_iter().enumerate() {
+        let identity = with_key(&hub, &format!("hasty-{n}"));
+        let attach = upstream.attach(identity, RecordingCallback::new().shared());
+        // Whether it is done by then makes no difference.
+        drop(timeout(Duration::from_millis(patience), attach).await);
+        upstream.send(&uplink(&neighbour, format!("m-{n}"))).await.expect("accepted");
+    }
+    hub.faults().latency(Duration::ZERO);
+    assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
+    attach(&upstream, &hub, "hasty-0").await;
+}
+
+/// Trap 3: an attach that is never answered keeps its session busy for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attach_without_answer_costs_its_lane_and_the_others_come_back() {
+    let hub = hub().await;
+    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_millis(500)));
+    let upstream = upstream(config);
+    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    with_key(&hub, "mute");
+    hub.faults().withhold_attach("mute");
+    let result = upstream.attach(with_key(&hub, "mute"), RecordingCallback::new().shared()).await;
+    assert_eq!(result.expect_err("no answer").kind(), ErrorKind::TimedOut);
+    send_until_ok(&upstream, &uplink(&neighbour, "after")).await;
+    assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
+    hub.faults().allow_attach("mute");
+    attach(&upstream, &hub, "mute").await;
+}
+
+/// Trap 4: the attach after a refused one fails with an illegal state.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_attaches_do_not_fail_the_good_ones_behind_them() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let mut attaching = JoinSet::new();
+    for n in 0..60 {
+        let (upstream, identity) = (upstream.clone(), with_key(&hub, &format!("device-{n}")));
+        if n % 2 == 1 {
+            hub.faults().refuse_attach(identity.device.as_str(), "amqp:not-found");
+        }
+        attaching.spawn(async move {
+            (n, upstream.attach(identity, RecordingCallback::new().shared()).await)
+        });
+    }
+    while let Some(attached) = attaching.join_next().await {
+        match attached.expect("no panic") {
+            (n, Ok(())) => assert_eq!(n % 2, 0, "device-{n} is refused"),
+            (n, Err(error)) => {
+                assert_eq!((n % 2, error.kind()), (1, ErrorKind::UnknownDevice), "device-{n}");
+            }
+        }
+    }
+    assert_eq!(hub.attached_devices(), 30);
+}
+
+/// Trap 5: a session stalls for good when its transfer numbers wrap.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_is_replaced_before_it_is_used_up_and_nothing_is_lost() {
+    let hub = hub().await;
+    let mut config = one_lane(&hub);
+    config.pool.lane_transfers = 50;
+    let upstream = upstream(config);
+    let mut sending = JoinSet::new();
+    for n in 0..4 {
+        let device = attach(&upstream, &hub, &format!("device-{n}")).await;
+        let upstream = upstream.clone();
+        sending.spawn(async move {
+            for m in 0..100 {
+                send_until_ok(&upstream, &uplink(&device, format!("m-{m:03}"))).await;
+            }
+            device
+        });
+    }
+    let expected: Vec<_> = (0..100).map(|m| format!("m-{m:03}")).collect();
+    while let Some(device) = sending.join_next().await {
+        assert_eq!(accepted(&hub, &device.expect("no panic")), expected);
+    }
+    assert_eq!(hub.connections_opened_total(), 1);
+    assert!(hub.attaches("device-0") > 1, "the lane was replaced");
+}
+
+/// Trap 8: a token's answer handed to whoever asks next.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_device_gets_the_answer_to_its_own_token() {
+    let hub = hub().await;
+    hub.faults().latency(Duration::from_millis(5));
+    let upstream = upstream(config(&hub));
+    let mut attaching = JoinSet::new();
+    for n in 0..40 {
+        let (upstream, identity) = (upstream.clone(), with_key(&hub, &format!("device-{n}")));
+        match n % 4 {
+            1 => hub.faults().refuse_token(identity.device.as_str(), 401, "no"),
+            2 => hub.faults().refuse_token(identity.device.as_str(), 429, "later"),
+            _ => {}
+        }
+        attaching.spawn(async move {
+            let attach = upstream.attach(identity, RecordingCallback::new().shared());
+            match n % 4 {
+                3 => (n, timeout(Duration::from_millis(3), attach).await.ok()),
+                _ => (n, Some(attach.await)),
+            }
+        });
+    }
+    while let Some(attached) = attaching.join_next().await {
+        let (n, result) = attached.expect("no panic");
+        let kind = result.map(|result| result.err().map(|error| error.kind()));
+        match n % 4 {
+            0 => assert_eq!(kind, Some(None), "device-{n}"),
+            1 => assert_eq!(kind, Some(Some(ErrorKind::Unauthorized)), "device-{n}"),
+            2 => assert_eq!(kind, Some(Some(ErrorKind::Throttled)), "device-{n}"),
+            _ => {}
+        }
+    }
+}
+
+/// Trap 10: an idle sender does not see that its link was detached.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_detached_while_idle_is_replaced_for_the_next_message() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let (idle, neighbour) =
+        (attach(&upstream, &hub, "idle").await, attach(&upstream, &hub, "neighbour").await);
+    hub.faults().detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
+    hub.wait_until(|stats| stats.attached_devices == 1).await;
+    send_until_ok(&upstream, &uplink(&idle, "after")).await;
+    assert_eq!(accepted(&hub, &idle), ["after"]);
+    upstream.send(&uplink(&neighbour, "m")).await.expect("accepted");
+    assert_eq!(hub.attaches("neighbour"), 1);
+}
+
+/// Trap 12: two peers that write to each other and do not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_both_ways_through_small_buffers_do_not_block_each_other() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub).with_wire(wire(|wire| wire.buffer = 1024)));
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "both-ways").with_interest(Interest::COMMANDS);
+    let device = identity.device.clone();
+    upstream.attach(identity, callback.shared()).await.expect("attached");
+    hub.wait_messages("both-ways").await;
+    let down = async {
+        for _ in 0..40 {
+            let sent = hub.send_c2d("both-ways", C2d::new(vec![b'd'; 60_000]));
+            sent.expect("queued").outcome().await;
+        }
+    };
+    let up = async {
+        for n in 0..40 {
+            let mut message = uplink(&device, format!("m-{n}"));
+            message.body = vec![b'u'; 200_000].into();
+            upstream.send(&message).await.expect("accepted");
+        }
+    };
+    timeout(Duration::from_secs(60), async { tokio::join!(down, up) }).await.expect("no deadlock");
+}
+
+/// Trap 13: behind a shut session window the client gathers without bound, and may stall.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrow_session_window_slows_and_loses_nothing() {
+    let hub = hub().await;
+    hub.faults().incoming_window(Some(2));
+    let upstream = upstream(one_lane(&hub).with_wire(wire(|wire| wire.in_flight_per_lane = 16)));
+    let mut sending = JoinSet::new();
+    for n in 0..20 {
+        let device = attach(&upstream, &hub, &format!("device-{n}")).await;
+        let upstream: Arc<AmqpUpstream> = upstream.clone();
+        sending.spawn(async move {
+            for m in 0..20 {
+                let message = uplink(&device, format!("m-{m}"));
+                upstream.send(&message).await.expect("accepted");
+            }
+        });
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent.expect("no panic");
+    }
+    assert_eq!(hub.record().count(), 400);
+}
+
+/// Trap 17: a frozen peer is noticed by its silence only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_hub_is_noticed_and_left() {
+    let hub = hub().await;
+    let config = config(&hub).with_wire(wire(|wire| {
+        wire.idle_timeout = Duration::from_secs(20);
+        wire.connect_timeout = Duration::from_secs(2);
+    }));
+    let mut config = config;
+    config.wire.idle_timeout = Duration::from_secs(11);
+    let upstream = upstream(config);
+    let device = attach(&upstream, &hub, "device").await;
+    hub.faults().freeze_all();
+    let error = upstream.send(&uplink(&device, "m")).await.expect_err("the hub is frozen");
+    assert_eq!(error.kind(), ErrorKind::Disconnected);
+    hub.faults().thaw();
+    send_until_ok(&upstream, &uplink(&device, "after")).await;
+}
