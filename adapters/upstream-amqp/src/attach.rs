@@ -31,19 +31,27 @@ pub(crate) async fn bring_up(
     link: &mut Link,
 ) -> Result<(), AmqpError> {
     // The old links end before new ones begin.
-    *link = Link::Down;
+    link.lose();
     let identity = device.wish().identity;
     let kind = Kind::of(&identity.credential);
     let mut tries = 0;
-    let (place, connection) = loop {
-        let place = pool.place(&kind);
+    let connection = loop {
+        let kept = link
+            .take_place()
+            .filter(|place| place.is_of(&kind) && !place.is_lost());
+        // Kept in the link while this tries, so that another try finds it there.
+        *link = Link::Down(Some(kept.unwrap_or_else(|| pool.place(&kind))));
+        let Link::Down(Some(place)) = &*link else {
+            continue;
+        };
         let connection = place.connection().await?;
         match authorize(env, &connection, device, &identity.credential).await {
-            Ok(()) => break (place, connection),
+            Ok(()) => break connection,
             Err(AmqpError::Token { description, .. })
                 if description.contains(TOO_MANY_TOKENS) && tries < FULL_TRIES =>
             {
                 place.mark_full();
+                *link = Link::Down(None);
                 tries += 1;
             }
             Err(error) => return Err(error),
@@ -61,12 +69,18 @@ pub(crate) async fn bring_up(
     let commands =
         (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
     device.set_lane(lane.serial);
-    *link = Link::Up(Box::new(Attached {
-        sender,
-        commands,
-        lane,
-        place,
-    }));
+    // A lane lost until here was lost without this device; from here on the supervisor finds it.
+    if lane.down.is_cancelled() {
+        return Err(AmqpError::Down);
+    }
+    if let Some(place) = link.take_place() {
+        *link = Link::Up(Box::new(Attached {
+            sender,
+            commands,
+            lane,
+            place,
+        }));
+    }
     Ok(())
 }
 

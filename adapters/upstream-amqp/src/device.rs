@@ -23,11 +23,33 @@ pub(crate) struct Wish {
 /// How the device stands with the hub.
 #[derive(Debug)]
 pub(crate) enum Link {
-    /// Not there, or lost and not back yet.
-    Down,
+    /// Not there, or lost and not back yet; with its place, if it still has one.
+    Down(Option<Place>),
     Up(Box<Attached>),
     /// The hub ended the session.
     Ended,
+}
+
+impl Link {
+    /// Drops the links and keeps the place: the connection may be as good as before, and must not
+    /// be closed for want of devices.
+    pub(crate) fn lose(&mut self) {
+        *self = match std::mem::replace(self, Self::Down(None)) {
+            Self::Up(attached) => {
+                let Attached { place, .. } = *attached;
+                Self::Down(Some(place))
+            }
+            other => other,
+        };
+    }
+
+    /// Takes the place out of a lost link.
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
+        match self {
+            Self::Down(place) => place.take(),
+            _ => None,
+        }
+    }
 }
 
 /// What an attached device has. Fields are dropped in this order: links before their place.
@@ -61,7 +83,7 @@ impl Device {
     pub(crate) fn new(wish: Wish) -> Self {
         Self {
             id: wish.identity.device.clone(),
-            link: Arc::new(tokio::sync::Mutex::new(Link::Down)),
+            link: Arc::new(tokio::sync::Mutex::new(Link::Down(None))),
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),

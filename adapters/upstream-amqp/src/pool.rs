@@ -176,6 +176,11 @@ impl Place {
         self.slot.is_full.store(true, Relaxed);
     }
 
+    /// Tells whether the connection was lost; this place is of no more use then.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.slot.is_lost()
+    }
+
     pub(crate) fn is_of(&self, kind: &Kind) -> bool {
         self.slot.kind == *kind
     }

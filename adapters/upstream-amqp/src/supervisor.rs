@@ -128,10 +128,10 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
         let is_lost = match (&*link, lane) {
             (Link::Ended, _) => false,
             (_, Some(lane)) => device.is_on(lane),
-            (link, None) => matches!(link, Link::Down),
+            (link, None) => matches!(link, Link::Down(_)),
         };
         is_lost.then(|| {
-            *link = Link::Down;
+            link.lose();
             device.set_lane(0);
             (device, link)
         })

@@ -166,7 +166,7 @@ impl AmqpUpstream {
                 // The whole lane is lost; the supervisor knows.
                 return error;
             }
-            *link = Link::Down;
+            link.lose();
             self.env
                 .tell(match error.is_passing() {
                     true => Event::LinkLost(device.clone()),
@@ -328,7 +328,7 @@ fn transfer(
 fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
     match link {
         Link::Up(attached) => Ok(attached),
-        Link::Down => Err(AmqpError::Down),
+        Link::Down(_) => Err(AmqpError::Down),
         Link::Ended => Err(AmqpError::NotAttached),
     }
 }
@@ -372,7 +372,7 @@ impl Upstream for AmqpUpstream {
         let ended = self.env.tasks.spawn(async move {
             let mut link = device.link.lock().await;
             device.set_lane(0);
-            if let Link::Up(attached) = std::mem::replace(&mut *link, Link::Down) {
+            if let Link::Up(attached) = std::mem::replace(&mut *link, Link::Down(None)) {
                 let Attached {
                     sender,
                     commands,
@@ -399,7 +399,7 @@ impl Upstream for AmqpUpstream {
         join_all(
             devices
                 .values()
-                .map(async |device| *device.link.lock().await = Link::Down),
+                .map(async |device| *device.link.lock().await = Link::Down(None)),
         )
         .await;
         self.pool.clear();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{config, hub, uplink, upstream, wire, with_key};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{DeviceId, ErrorKind, Interest, Upstream, Uplink};
+use gateway_core::{DeviceId, ErrorKind, Interest, Uplink, Upstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use hub_simulator::{C2d, HubSimulator, LinkKind};
 use tokio::task::JoinSet;
@@ -24,7 +24,9 @@ fn one_lane(hub: &HubSimulator) -> AmqpConfig {
 async fn attach(upstream: &AmqpUpstream, hub: &HubSimulator, name: &str) -> DeviceId {
     let identity = with_key(hub, name);
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, RecordingCallback::new().shared()).await;
+    let attached = upstream
+        .attach(identity, RecordingCallback::new().shared())
+        .await;
     attached.unwrap_or_else(|error| panic!("{name} cannot attach: {error}"));
     device
 }
@@ -65,10 +67,14 @@ async fn a_device_that_goes_with_messages_on_their_way_leaves_its_lane_to_the_ot
         upstream.attach(identity, callback).await.expect("attached");
         hub.wait_messages(&name).await;
         for n in 0..20 {
-            hub.send_c2d(&name, C2d::new(format!("message {n}"))).expect("queued");
+            hub.send_c2d(&name, C2d::new(format!("message {n}")))
+                .expect("queued");
         }
         upstream.detach(&device).await.expect("detached");
-        upstream.send(&uplink(&neighbour, format!("m-{round}"))).await.expect("accepted");
+        upstream
+            .send(&uplink(&neighbour, format!("m-{round}")))
+            .await
+            .expect("accepted");
     }
     assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
     assert_eq!(hub.connections_opened_total(), 1);
@@ -86,7 +92,10 @@ async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
         let attach = upstream.attach(identity, RecordingCallback::new().shared());
         // Whether it is done by then makes no difference.
         drop(timeout(Duration::from_millis(patience), attach).await);
-        upstream.send(&uplink(&neighbour, format!("m-{n}"))).await.expect("accepted");
+        upstream
+            .send(&uplink(&neighbour, format!("m-{n}")))
+            .await
+            .expect("accepted");
     }
     hub.faults().latency(Duration::ZERO);
     assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
@@ -102,7 +111,9 @@ async fn an_attach_without_answer_costs_its_lane_and_the_others_come_back() {
     let neighbour = attach(&upstream, &hub, "neighbour").await;
     with_key(&hub, "mute");
     hub.faults().withhold_attach("mute");
-    let result = upstream.attach(with_key(&hub, "mute"), RecordingCallback::new().shared()).await;
+    let result = upstream
+        .attach(with_key(&hub, "mute"), RecordingCallback::new().shared())
+        .await;
     assert_eq!(result.expect_err("no answer").kind(), ErrorKind::TimedOut);
     send_until_ok(&upstream, &uplink(&neighbour, "after")).await;
     assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
@@ -119,17 +130,27 @@ async fn refused_attaches_do_not_fail_the_good_ones_behind_them() {
     for n in 0..60 {
         let (upstream, identity) = (upstream.clone(), with_key(&hub, &format!("device-{n}")));
         if n % 2 == 1 {
-            hub.faults().refuse_attach(identity.device.as_str(), "amqp:not-found");
+            hub.faults()
+                .refuse_attach(identity.device.as_str(), "amqp:not-found");
         }
         attaching.spawn(async move {
-            (n, upstream.attach(identity, RecordingCallback::new().shared()).await)
+            (
+                n,
+                upstream
+                    .attach(identity, RecordingCallback::new().shared())
+                    .await,
+            )
         });
     }
     while let Some(attached) = attaching.join_next().await {
         match attached.expect("no panic") {
             (n, Ok(())) => assert_eq!(n % 2, 0, "device-{n} is refused"),
             (n, Err(error)) => {
-                assert_eq!((n % 2, error.kind()), (1, ErrorKind::UnknownDevice), "device-{n}");
+                assert_eq!(
+                    (n % 2, error.kind()),
+                    (1, ErrorKind::UnknownDevice),
+                    "device-{n}"
+                );
             }
         }
     }
@@ -172,8 +193,12 @@ async fn each_device_gets_the_answer_to_its_own_token() {
     for n in 0..40 {
         let (upstream, identity) = (upstream.clone(), with_key(&hub, &format!("device-{n}")));
         match n % 4 {
-            1 => hub.faults().refuse_token(identity.device.as_str(), 401, "no"),
-            2 => hub.faults().refuse_token(identity.device.as_str(), 429, "later"),
+            1 => hub
+                .faults()
+                .refuse_token(identity.device.as_str(), 401, "no"),
+            2 => hub
+                .faults()
+                .refuse_token(identity.device.as_str(), 429, "later"),
             _ => {}
         }
         attaching.spawn(async move {
@@ -201,13 +226,19 @@ async fn each_device_gets_the_answer_to_its_own_token() {
 async fn a_link_detached_while_idle_is_replaced_for_the_next_message() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let (idle, neighbour) =
-        (attach(&upstream, &hub, "idle").await, attach(&upstream, &hub, "neighbour").await);
-    hub.faults().detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
+    let (idle, neighbour) = (
+        attach(&upstream, &hub, "idle").await,
+        attach(&upstream, &hub, "neighbour").await,
+    );
+    hub.faults()
+        .detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
     hub.wait_until(|stats| stats.attached_devices == 1).await;
     send_until_ok(&upstream, &uplink(&idle, "after")).await;
     assert_eq!(accepted(&hub, &idle), ["after"]);
-    upstream.send(&uplink(&neighbour, "m")).await.expect("accepted");
+    upstream
+        .send(&uplink(&neighbour, "m"))
+        .await
+        .expect("accepted");
     assert_eq!(hub.attaches("neighbour"), 1);
 }
 
@@ -219,7 +250,10 @@ async fn large_messages_both_ways_through_small_buffers_do_not_block_each_other(
     let callback = RecordingCallback::new();
     let identity = with_key(&hub, "both-ways").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
-    upstream.attach(identity, callback.shared()).await.expect("attached");
+    upstream
+        .attach(identity, callback.shared())
+        .await
+        .expect("attached");
     hub.wait_messages("both-ways").await;
     let down = async {
         for _ in 0..40 {
@@ -234,7 +268,9 @@ async fn large_messages_both_ways_through_small_buffers_do_not_block_each_other(
             upstream.send(&message).await.expect("accepted");
         }
     };
-    timeout(Duration::from_secs(60), async { tokio::join!(down, up) }).await.expect("no deadlock");
+    timeout(Duration::from_secs(60), async { tokio::join!(down, up) })
+        .await
+        .expect("no deadlock");
 }
 
 /// Trap 13: behind a shut session window the client gathers without bound, and may stall.
@@ -273,7 +309,10 @@ async fn a_frozen_hub_is_noticed_and_left() {
     let upstream = upstream(config);
     let device = attach(&upstream, &hub, "device").await;
     hub.faults().freeze_all();
-    let error = upstream.send(&uplink(&device, "m")).await.expect_err("the hub is frozen");
+    let error = upstream
+        .send(&uplink(&device, "m"))
+        .await
+        .expect_err("the hub is frozen");
     assert_eq!(error.kind(), ErrorKind::Disconnected);
     hub.faults().thaw();
     send_until_ok(&upstream, &uplink(&device, "after")).await;
