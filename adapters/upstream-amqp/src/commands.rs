@@ -364,6 +364,7 @@ impl Task {
         if self.lane.down.is_cancelled() || self.device.is_gone() {
             return false;
         }
+        self.lane.note_lost_link();
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
         if error.is_displaced() {
             // Whoever took the device has it; fighting over it would go on for ever.

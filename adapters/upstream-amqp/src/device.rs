@@ -36,7 +36,8 @@ impl Link {
     pub(crate) fn lose(&mut self) {
         *self = match std::mem::replace(self, Self::Down(None)) {
             Self::Up(attached) => {
-                let Attached { place, .. } = *attached;
+                let Attached { place, lane, .. } = *attached;
+                lane.note_lost_link();
                 Self::Down(Some(place))
             }
             other => other,

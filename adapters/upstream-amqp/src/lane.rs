@@ -1,25 +1,27 @@
 //! One AMQP session, shared by some devices of a connection.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fe2o3_amqp::link::receiver::CreditMode;
-use fe2o3_amqp::link::{ReceiverAttachError, SenderAttachError};
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::{Receiver, Sender};
 use fe2o3_amqp_types::definitions::{Fields, ReceiverSettleMode, SenderSettleMode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::env::{Env, Event};
+use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 
 /// Links that wait to be opened.
 const QUEUE: usize = 64;
-/// After a refused link the client may meet the end of that one while it opens the next.
-const AFTER_REFUSAL: Duration = Duration::from_millis(5);
+/// The client lets go of a link that the hub has refused or detached in a task of its own. A link
+/// opened before that takes over its handle and gets its detach, which ends the session, and the
+/// connection with it.
+const REST: Duration = Duration::from_millis(10);
 
 /// A link to be opened.
 #[derive(Debug, Clone)]
@@ -46,6 +48,21 @@ pub(crate) struct Lane {
     pub(crate) down: CancellationToken,
     /// Transfers left before the session must be replaced.
     left: AtomicU64,
+    rest: Rest,
+}
+
+/// When the next link may be opened.
+#[derive(Debug, Clone)]
+struct Rest(Arc<Mutex<Instant>>);
+
+impl Rest {
+    fn begin(&self) {
+        *lock(&self.0) = Instant::now() + REST;
+    }
+
+    fn end(&self) -> Instant {
+        *lock(&self.0)
+    }
 }
 
 impl Lane {
@@ -62,11 +79,13 @@ impl Lane {
             window: Arc::new(Semaphore::new(env.config.wire.in_flight_per_lane)),
             down: connection.child_token(),
             left: AtomicU64::new(env.config.pool.lane_transfers),
+            rest: Rest(Arc::new(Mutex::new(Instant::now()))),
         });
         let (serial, window, down) = (lane.serial, lane.window.clone(), lane.down.clone());
+        let rest = lane.rest.clone();
         let env = env.clone();
         env.clone().tasks.spawn(async move {
-            serve(session, queue, &down, env.config.wire.answer_timeout).await;
+            serve(session, queue, &down, &rest, env.config.wire.answer_timeout).await;
             down.cancel();
             // Whoever waits for the window holds a device's link, which recovery needs.
             window.close();
@@ -85,6 +104,11 @@ impl Lane {
             );
             self.down.cancel();
         }
+    }
+
+    /// Notes that a link here was lost by the hub's doing, not by ours.
+    pub(crate) fn note_lost_link(&self) {
+        self.rest.begin();
     }
 
     pub(crate) async fn open_sender(&self, spec: LinkSpec) -> Result<Sender, AmqpError> {
@@ -119,6 +143,7 @@ async fn serve(
     mut session: SessionHandle<()>,
     mut queue: mpsc::Receiver<Job>,
     down: &CancellationToken,
+    rest: &Rest,
     patience: Duration,
 ) {
     loop {
@@ -134,84 +159,79 @@ async fn serve(
                 None => return,
             },
         };
+        sleep_until(rest.end()).await;
         // To its end, whoever asked: a cancelled attach ends the session when its answer comes.
         // One that is never answered blocks the session, so the session is given up with it.
-        let answered = match job {
-            Job::Sender(spec, reply) => {
-                let result = timeout(patience, attach_sender(&mut session, &spec)).await;
-                answer(result, reply)
-            }
-            Job::Receiver(spec, reply) => {
-                let result = timeout(patience, attach_receiver(&mut session, &spec)).await;
-                answer(result, reply)
-            }
+        let attached = match job {
+            Job::Sender(spec, reply) => answer(
+                timeout(patience, attach_sender(&mut session, spec)).await,
+                reply,
+            ),
+            Job::Receiver(spec, reply) => answer(
+                timeout(patience, attach_receiver(&mut session, spec)).await,
+                reply,
+            ),
         };
-        if !answered {
-            tracing::warn!("The hub does not answer an attach; its session is given up");
-            return;
+        match attached {
+            Attached::Yes => {}
+            Attached::Refused => rest.begin(),
+            Attached::Unanswered => {
+                tracing::warn!("The hub does not answer an attach; its session is given up");
+                return;
+            }
         }
     }
 }
 
+enum Attached {
+    Yes,
+    Refused,
+    Unanswered,
+}
+
 fn answer<T>(
-    result: Result<Result<T, AmqpError>, tokio::time::error::Elapsed>,
+    result: Result<Result<T, AmqpError>, Elapsed>,
     reply: oneshot::Sender<Result<T, AmqpError>>,
-) -> bool {
-    let answered = result.is_ok();
+) -> Attached {
+    let attached = match &result {
+        Ok(Ok(_)) => Attached::Yes,
+        Ok(Err(_)) => Attached::Refused,
+        Err(_) => Attached::Unanswered,
+    };
     let result = result.unwrap_or(Err(AmqpError::Unanswered("a link")));
     // A link that nobody waits for any more closes as it is dropped; it has no credit yet.
     drop(reply.send(result));
-    answered
+    attached
 }
 
 async fn attach_sender(
     session: &mut SessionHandle<()>,
-    spec: &LinkSpec,
+    spec: LinkSpec,
 ) -> Result<Sender, AmqpError> {
-    let attach = async |session: &mut SessionHandle<()>, name: String| {
-        Sender::builder()
-            .name(name)
-            .source(spec.address.as_str())
-            .target(spec.address.as_str())
-            .sender_settle_mode(settle_mode(spec.settled))
-            .receiver_settle_mode(ReceiverSettleMode::First)
-            .properties(spec.properties.clone())
-            .attach(session)
-            .await
-    };
-    match attach(session, spec.name.clone()).await {
-        Err(SenderAttachError::IllegalState) => {
-            sleep(AFTER_REFUSAL).await;
-            Ok(attach(session, format!("{}-again", spec.name)).await?)
-        }
-        result => Ok(result?),
-    }
+    let builder = Sender::builder()
+        .name(spec.name)
+        .source(spec.address.as_str())
+        .target(spec.address.as_str())
+        .sender_settle_mode(settle_mode(spec.settled))
+        .receiver_settle_mode(ReceiverSettleMode::First)
+        .properties(spec.properties);
+    Ok(builder.attach(session).await?)
 }
 
 async fn attach_receiver(
     session: &mut SessionHandle<()>,
-    spec: &LinkSpec,
+    spec: LinkSpec,
 ) -> Result<Receiver, AmqpError> {
-    let attach = async |session: &mut SessionHandle<()>, name: String| {
-        Receiver::builder()
-            .name(name)
-            .source(spec.address.as_str())
-            .target(spec.address.as_str())
-            .sender_settle_mode(settle_mode(spec.settled))
-            .receiver_settle_mode(ReceiverSettleMode::First)
-            .properties(spec.properties.clone())
-            // None yet: dropped with transfers on their way, a receiver ends the whole session.
-            .credit_mode(CreditMode::Manual)
-            .attach(session)
-            .await
-    };
-    match attach(session, spec.name.clone()).await {
-        Err(ReceiverAttachError::IllegalState) => {
-            sleep(AFTER_REFUSAL).await;
-            Ok(attach(session, format!("{}-again", spec.name)).await?)
-        }
-        result => Ok(result?),
-    }
+    let builder = Receiver::builder()
+        .name(spec.name)
+        .source(spec.address.as_str())
+        .target(spec.address.as_str())
+        .sender_settle_mode(settle_mode(spec.settled))
+        .receiver_settle_mode(ReceiverSettleMode::First)
+        .properties(spec.properties)
+        // None yet: dropped with transfers on their way, a receiver ends the whole session.
+        .credit_mode(CreditMode::Manual);
+    Ok(builder.attach(session).await?)
 }
 
 fn settle_mode(settled: bool) -> SenderSettleMode {

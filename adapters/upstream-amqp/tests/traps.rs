@@ -235,11 +235,9 @@ async fn a_link_detached_while_idle_is_replaced_for_the_next_message() {
     hub.wait_until(|stats| stats.attached_devices == 1).await;
     send_until_ok(&upstream, &uplink(&idle, "after")).await;
     assert_eq!(accepted(&hub, &idle), ["after"]);
-    upstream
-        .send(&uplink(&neighbour, "m"))
-        .await
-        .expect("accepted");
-    assert_eq!(hub.attaches("neighbour"), 1);
+    // A message that crosses the hub's detach may cost the lane, never the connection.
+    send_until_ok(&upstream, &uplink(&neighbour, "m")).await;
+    assert_eq!(hub.connections_opened_total(), 1);
 }
 
 /// Trap 12: two peers that write to each other and do not read.

@@ -303,7 +303,10 @@ impl Connection {
             }
             Performative::Flow(flow) => session.on_flow(core, flow),
             Performative::Attach(attach) => session.on_attach(core, attach),
-            Performative::Detach { handle, closed } => session.on_detach(core, *handle, *closed),
+            Performative::Detach { handle, closed } => {
+                session.on_detach(core, *handle, *closed);
+                Ok(())
+            }
             Performative::End => {
                 session.flush_settled(core);
                 session.clear(core);

@@ -159,20 +159,18 @@ impl Session {
         }
     }
 
-    pub(in crate::amqp) fn on_detach(
-        &mut self,
-        core: &mut Core,
-        handle: u32,
-        closed: bool,
-    ) -> Result<(), AmqpError> {
-        if self.known_link(handle)?.is_some() {
-            self.flush_settled(core);
-            self.remove_link(core, handle, Slot::Free);
-            encode::detach(&mut core.out, self.channel, handle, closed, None);
-        } else {
-            self.slots[handle as usize] = Slot::Free;
+    /// Detaches a link at the peer's wish, or hears its answer to ours. A detach for a handle without
+    /// a link is passed over, unlike other frames for it (Azure/azure-amqp, `AmqpSession.cs`).
+    pub(in crate::amqp) fn on_detach(&mut self, core: &mut Core, handle: u32, closed: bool) {
+        match self.slots.get_mut(handle as usize) {
+            Some(Slot::Open(_)) => {
+                self.flush_settled(core);
+                self.remove_link(core, handle, Slot::Free);
+                encode::detach(&mut core.out, self.channel, handle, closed, None);
+            }
+            Some(slot) => *slot = Slot::Free,
+            None => {}
         }
-        Ok(())
     }
 
     /// Takes a link out of all books and leaves `slot` in its place.
