@@ -9,10 +9,33 @@
 //! Lost connections come back by themselves, the most recently active devices first. Links for
 //! commands exist only for devices that listen.
 //!
-//! Against the client's traps (fe2o3-amqp 0.18): deliveries are freed by dropping their sender
-//! when the connection dies; receivers are closed, never dropped; no attach is cancelled; an
-//! attach after a refused one is tried again; a session is replaced before its transfer numbers
-//! wrap; what is in flight on a session is bounded below its window.
+//! # The client's traps
+//!
+//! The AMQP client (fe2o3-amqp 0.18) has ways to stall or end more than it should. Each is shut out by
+//! construction, or has a test that shows it harmless.
+//!
+//! | trap | what shuts it out |
+//! | --- | --- |
+//! | a delivery stays pending when its connection dies | recovery drops every sender first; `conformance.rs`: a cut, a lost settlement |
+//! | a receiver dropped with transfers on their way ends its session | one task owns a device's receivers and closes them; `traps.rs` |
+//! | a cancelled attach ends its session, an unanswered one blocks it | the lane runs each to its end and is given up after `answer_timeout`; `traps.rs` |
+//! | a link opened right after a refused or detached one takes over its handle, and the connection dies | the lane rests before the next; `traps.rs`. A message that crosses the hub's detach may still cost the lane, whose devices come back |
+//! | a session stalls when its 32-bit transfer number wraps | `PoolConfig::lane_transfers`; `traps.rs` |
+//! | the peer's `handle-max` is not kept | devices a connection times six links stay below 65,535: `AmqpConfig::validate` |
+//! | `channel-max` asked for is 255 | asked for 8191 |
+//! | sender and receiver of one name on a session | every name has a number of its own |
+//! | tokens one by one, status 202 only, answers mixed up | own pipelined `$cbs` exchange by correlation id; `traps.rs` |
+//! | SASL without MSSBCBS | ANONYMOUS, then tokens |
+//! | an idle sender does not see its detach | the next message finds it, fails as retryable, and the link is replaced; `traps.rs` |
+//! | heartbeats at the peer's whole idle time-out | the pump sends empty frames after `WireConfig::heartbeat`; `stream.rs` |
+//! | writing blocks reading | the pump writes, from a pipe; `traps.rs`: large messages both ways through 1 KiB |
+//! | transfers gather without bound behind a shut session window | `WireConfig::in_flight_per_lane`; `traps.rs` |
+//! | queues of 65,535 frames, 200 credits | 4096 frames; `CommandConfig::credit` |
+//! | only the receiver's owner can reject | the device's command task is the owner; `conformance.rs` |
+//! | a frozen peer | the idle time-out; `traps.rs` |
+//!
+//! The client's decoder recurses without bound: a hostile hub could overflow its stack. TLS says who
+//! the hub is.
 
 mod attach;
 mod cbs;
