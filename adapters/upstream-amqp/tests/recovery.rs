@@ -1,0 +1,218 @@
+//! What the hub takes away, and what comes back.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{config, hub, uplink, upstream, wire, with_key, with_token};
+use gateway_core::testkit::RecordingCallback;
+use gateway_core::{ErrorKind, Interest, Upstream};
+use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
+    let hub = hub().await;
+    let mut config = config(&hub);
+    config.pool.devices_per_connection = 20;
+    let upstream = upstream(config);
+    let mut devices = Vec::new();
+    for n in 0..60 {
+        let identity = with_key(&hub, &format!("device-{n}"));
+        devices.push(identity.device.clone());
+        let callback = RecordingCallback::new().shared();
+        upstream.attach(identity, callback).await.expect("attached");
+    }
+    let mut sending = JoinSet::new();
+    for device in devices {
+        let upstream = upstream.clone();
+        sending.spawn(async move {
+            for m in 0..20 {
+                let message = uplink(&device, format!("m-{m:02}"));
+                while let Err(error) = upstream.send(&message).await {
+                    assert!(error.is_retryable(), "{error}");
+                    tokio::task::yield_now().await;
+                }
+            }
+            device
+        });
+    }
+    let record = hub.record();
+    for share in [200, 500, 800] {
+        record.wait_for(share).await;
+        hub.faults().cut_all();
+    }
+    let expected: Vec<_> = (0..20).map(|m| format!("m-{m:02}")).collect();
+    while let Some(device) = sending.join_next().await {
+        let device = device.expect("no panic");
+        let accepted = record.accepted().into_iter();
+        let mut ids: Vec<_> = accepted
+            .filter(|message| message.device_id == device.as_str())
+            .filter_map(|message| message.message_id)
+            .collect();
+        ids.dedup();
+        assert_eq!(ids, expected, "{device}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
+    let device = identity.device.clone();
+    upstream
+        .attach(identity, callback.shared())
+        .await
+        .expect("attached");
+    hub.wait_methods("device").await;
+    hub.faults().close_all("amqp:connection:forced");
+    hub.wait_until(|stats| stats.connections_opened == 2).await;
+    hub.wait_methods("device").await;
+    upstream
+        .send(&uplink(&device, "after"))
+        .await
+        .expect("accepted");
+    assert!(callback.record().ends.is_empty(), "no session ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_device_ends_and_its_neighbours_go_on() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let (callback, neighbours) = (RecordingCallback::new(), RecordingCallback::new());
+    let bad = with_key(&hub, "bad").with_interest(Interest::COMMANDS);
+    let good = with_key(&hub, "good");
+    upstream
+        .attach(bad.clone(), callback.shared())
+        .await
+        .expect("attached");
+    upstream
+        .attach(good.clone(), neighbours.shared())
+        .await
+        .expect("attached");
+    hub.wait_messages("bad").await;
+    hub.set_enabled("bad", false);
+    let record = callback.wait_for(|record| !record.ends.is_empty()).await;
+    let reason = record.ends[0].reason;
+    assert!(
+        matches!(reason, ErrorKind::Unauthorized | ErrorKind::UnknownDevice),
+        "{reason}"
+    );
+    upstream
+        .send(&uplink(&good.device, "m"))
+        .await
+        .expect("accepted");
+    assert!(neighbours.record().ends.is_empty());
+    assert_eq!(hub.connections_opened_total(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_another_client_took_is_not_fought_over() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "taken").with_interest(Interest::COMMANDS);
+    let device = identity.device.clone();
+    upstream
+        .attach(identity, callback.shared())
+        .await
+        .expect("attached");
+    hub.wait_messages("taken").await;
+    hub.faults().steal("taken");
+    eprintln!("A");
+    let record = callback.wait_for(|record| !record.ends.is_empty()).await;
+    assert_eq!(record.ends[0].reason, ErrorKind::Rejected);
+    eprintln!("B");
+    hub.wait_deaf("taken").await;
+    let late = upstream
+        .send(&uplink(&device, "late"))
+        .await
+        .expect_err("the session has ended");
+    assert_eq!(late.kind(), ErrorKind::UnknownDevice);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_message_says_so_and_the_link_stays() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let identity = with_key(&hub, "busy");
+    let device = identity.device.clone();
+    upstream
+        .attach(identity, RecordingCallback::new().shared())
+        .await
+        .expect("attached");
+    hub.faults().throttle(Some("busy"), 1);
+    let error = upstream
+        .send(&uplink(&device, "m"))
+        .await
+        .expect_err("throttled");
+    assert_eq!(error.kind(), ErrorKind::Throttled);
+    upstream
+        .send(&uplink(&device, "m"))
+        .await
+        .expect("accepted");
+    assert_eq!(hub.attaches("busy"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_renewed_in_place() {
+    let hub = hub().await;
+    let config = config(&hub);
+    let mut config = config.with_wire(wire(|wire| wire.token_ttl = Duration::from_secs(2)));
+    config.pool.lanes = 2;
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    upstream
+        .attach(identity, callback.shared())
+        .await
+        .expect("attached");
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    let mut n = 0;
+    while tokio::time::Instant::now() < until {
+        upstream
+            .send(&uplink(&device, format!("m-{n}")))
+            .await
+            .expect("accepted");
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        hub.attaches("device"),
+        1,
+        "the link stayed over two lives of its token"
+    );
+    assert!(callback.record().ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_is_put_without_a_detach_and_a_wrong_one_changes_nothing() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new().shared();
+    let hour = Duration::from_secs(3600);
+    let first = with_token(&hub, "device", hour);
+    let device = first.device.clone();
+    upstream
+        .attach(first, callback.clone())
+        .await
+        .expect("attached");
+    let second = with_token(&hub, "device", 2 * hour);
+    upstream
+        .attach(second, callback.clone())
+        .await
+        .expect("renewed");
+    let expired = with_token(&hub, "device", Duration::ZERO);
+    let error = upstream
+        .attach(expired, callback)
+        .await
+        .expect_err("expired");
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    upstream
+        .send(&uplink(&device, "m"))
+        .await
+        .expect("accepted");
+    assert_eq!(hub.attaches("device"), 1);
+}
