@@ -192,7 +192,7 @@ impl AmqpConfig {
             (
                 "wire.token_ttl (s)",
                 wire.token_ttl.as_secs().into(),
-                1,
+                2,
                 86_400,
             ),
             ("commands.credit", commands.credit.into(), 1, 50),

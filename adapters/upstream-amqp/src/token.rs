@@ -6,5 +6,7 @@ use std::time::Duration;
 /// reconnect, are not renewed at once.
 pub(crate) fn renewal(ttl: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-    ttl.mul_f64(0.8 + 0.1 * random)
+    // An expiry is a whole second, rounded down: up to one second of the life is not there.
+    let life = ttl.saturating_sub(Duration::from_secs(1));
+    life.mul_f64(0.8 + 0.1 * random)
 }

@@ -116,9 +116,8 @@ impl SasToken {
     ) -> Self {
         let expires = expires
             .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        // Rounded up: a token lives for as long as was asked, at least.
-        let expires = expires.as_secs() + u64::from(expires.subsec_nanos() > 0);
+            .unwrap_or_default()
+            .as_secs();
         let encoded = utf8_percent_encode(resource, RESERVED).to_string();
         let signature = BASE64.encode(key.hmac_sha256(format!("{encoded}\n{expires}").as_bytes()));
         let signature = utf8_percent_encode(&signature, RESERVED);

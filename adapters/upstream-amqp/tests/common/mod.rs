@@ -53,11 +53,7 @@ pub(crate) fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -
     let keys = hub.add_device(name);
     let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
     let device = device_id(name);
-    // Expiries are whole seconds, rounded up: zero is for one that has passed.
-    let expires = match expires_in.is_zero() {
-        true => SystemTime::now() - Duration::from_secs(2),
-        false => SystemTime::now() + expires_in,
-    };
+    let expires = SystemTime::now() + expires_in;
     let token = SasToken::sign(&sas_resource(HOST, &device), &key, expires);
     DeviceIdentity::new(device, Credential::SasToken(token))
 }
