@@ -158,7 +158,7 @@ async fn a_throttled_message_says_so_and_the_link_stays() {
 async fn tokens_are_renewed_in_place() {
     let hub = hub().await;
     let config = config(&hub);
-    let mut config = config.with_wire(wire(|wire| wire.token_ttl = Duration::from_secs(2)));
+    let mut config = config.with_wire(wire(|wire| wire.token_ttl = Duration::from_secs(10)));
     config.pool.lanes = 2;
     let upstream = upstream(config);
     let callback = RecordingCallback::new();
@@ -168,7 +168,7 @@ async fn tokens_are_renewed_in_place() {
         .attach(identity, callback.shared())
         .await
         .expect("attached");
-    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    let until = tokio::time::Instant::now() + Duration::from_secs(13);
     let mut n = 0;
     while tokio::time::Instant::now() < until {
         upstream

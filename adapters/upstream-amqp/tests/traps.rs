@@ -106,7 +106,7 @@ async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attach_without_answer_costs_its_lane_and_the_others_come_back() {
     let hub = hub().await;
-    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_millis(500)));
+    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &hub, "neighbour").await;
     with_key(&hub, "mute");
