@@ -25,6 +25,19 @@ pub(crate) fn iso8601(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// `2023-05-19T23:10:45.1256254Z`, the form of .NET: up to seven digits, no trailing zeros.
+pub(crate) fn iso8601_ticks(time: SystemTime) -> String {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let fraction = format!("{:07}", since.subsec_nanos() / 100);
+    let whole = iso8601(time);
+    match (whole.trim_end_matches('Z'), fraction.trim_end_matches('0')) {
+        (whole, "") => format!("{whole}Z"),
+        (whole, fraction) => format!("{whole}.{fraction}Z"),
+    }
+}
+
 /// Year, month and day of a day since 1970-01-01, in 400-year eras that begin in March.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -46,6 +59,18 @@ fn civil(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn fractions_of_a_second_are_written_without_trailing_zeros() {
+        for (nanos, text) in [
+            (0, "1970-01-01T00:00:01Z"),
+            (125_625_400, "1970-01-01T00:00:01.1256254Z"),
+            (949_507_099, "1970-01-01T00:00:01.949507Z"),
+        ] {
+            let time = SystemTime::UNIX_EPOCH + Duration::new(1, nanos);
+            assert_eq!(iso8601_ticks(time), text);
+        }
+    }
 
     #[test]
     fn known_times_are_written_as_everybody_writes_them() {
