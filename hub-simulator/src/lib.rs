@@ -49,6 +49,7 @@ pub use hub::queue::C2dOutcome;
 pub use hub::record::{Accepted, Record, RecordMode};
 pub use hub::registry::DeviceKeys;
 pub use hub::sas::sign;
+pub use hub::throttle::{Size, Tier};
 pub use hub::twin::TwinError;
 pub use limits::Limits;
 pub use simulator::{HubSimulator, HubStats};
