@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
+use crate::clock::Ticks;
 use crate::cloud::{Addresses, Cloud};
 use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
@@ -23,6 +24,7 @@ use crate::hub::record::Record;
 use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
 use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
+use crate::provisioning::{Dps, Provisioning};
 use crate::server::{self, Protocol};
 use crate::store::{Store, StoreError};
 use crate::tls::{Authority, Certificates};
@@ -120,6 +122,12 @@ impl HubSimulator {
         } else {
             None
         };
+        let dps = Self::provide(builder, store, hub)?;
+        if let Some(certificates) = &certificates
+            && !dps.host.eq_ignore_ascii_case(&builder.host)
+        {
+            certificates.add(&dps.host)?;
+        }
         let tls = certificates
             .as_ref()
             .map(Certificates::acceptor)
@@ -134,7 +142,7 @@ impl HubSimulator {
             mqtts: mqtts.1,
             https: https.1,
         };
-        let cloud = Arc::new(Cloud::new(addresses, certificates, Arc::clone(hub)));
+        let cloud = Arc::new(Cloud::new(addresses, certificates, dps, Arc::clone(hub)));
         for ((listener, _), protocol) in [
             (amqps, Protocol::Amqp),
             (mqtts, Protocol::Mqtt),
@@ -148,6 +156,26 @@ impl HubSimulator {
             ));
         }
         Ok(cloud)
+    }
+
+    /// Takes up the cloud's provisioning service.
+    fn provide(builder: &Builder, store: Option<&Store>, hub: &Hub) -> Result<Dps, StoreError> {
+        let stored = store.map(Store::load_provisioning).transpose()?.flatten();
+        let group_key = *hub.state().registry.group_key();
+        let options = &builder.provisioning;
+        Ok(Dps::new(
+            options,
+            &builder.host,
+            stored,
+            &group_key,
+            Now::read(),
+        ))
+    }
+
+    /// Returns the provisioning service that this hub shares with those beside it.
+    #[must_use]
+    pub fn provisioning(&self) -> Provisioning {
+        Provisioning::new(self.cloud())
     }
 
     pub(crate) fn cloud(&self) -> Arc<Cloud> {
@@ -198,9 +226,15 @@ impl HubSimulator {
 
     // Registry.
 
-    /// Registers a device unless it is registered, and returns its keys.
+    /// Registers a device unless it is registered, and returns its keys; empty ones if it is there
+    /// and shows certificates instead.
     pub fn add_device(&self, id: &str) -> DeviceKeys {
-        self.hub.state().registry.add(id).keys.encoded()
+        self.keys_of(id).encoded()
+    }
+
+    fn keys_of(&self, id: &str) -> KeyPair {
+        let mut state = self.hub.state();
+        state.registry.add(id).keys().cloned().unwrap_or_default()
     }
 
     /// Registers many devices.
@@ -218,14 +252,15 @@ impl HubSimulator {
     /// Returns the keys of a registered device.
     #[must_use]
     pub fn device_keys(&self, id: &str) -> Option<DeviceKeys> {
-        Some(self.hub.state().registry.get(id)?.keys.encoded())
+        let state = self.hub.state();
+        Some(state.registry.get(id)?.keys()?.encoded())
     }
 
     /// Enables or disables a device; a disabled one loses its links. Returns whether it is registered.
     pub fn set_enabled(&self, id: &str, enabled: bool) -> bool {
         let known = match self.hub.state().registry.get_mut(id) {
             Some(device) => {
-                device.enabled = enabled;
+                device.set_enabled(enabled, Ticks::now());
                 true
             }
             None => false,
@@ -240,8 +275,9 @@ impl HubSimulator {
     pub fn rotate_keys(&self, id: &str) -> Option<DeviceKeys> {
         let mut state = self.hub.state();
         let device = state.registry.get_mut(id)?;
-        device.keys = KeyPair::random();
-        Some(device.keys.encoded())
+        let keys = KeyPair::random();
+        device.set_keys(keys.clone());
+        Some(keys.encoded())
     }
 
     /// Removes a device: its links are detached, its messages purged. Returns whether it was there.
@@ -265,17 +301,18 @@ impl HubSimulator {
             .registry
             .policy(policy)
             .expect("the hub has the built-in policies only")
-            .keys;
+            .keys
+            .clone();
         drop(state);
         let owner = KeyOwner::Policy(policy.to_owned());
-        ConnectionString::new(self.host(), owner, &keys.primary).to_string()
+        ConnectionString::new(self.host(), owner, keys.primary()).to_string()
     }
 
     /// Returns the connection string of a device, which is registered if it is not yet.
     #[must_use]
     pub fn device_connection_string(&self, id: &str) -> String {
-        let keys = self.hub.state().registry.add(id).keys;
-        ConnectionString::new(self.host(), KeyOwner::Device(id.to_owned()), &keys.primary)
+        let keys = self.keys_of(id);
+        ConnectionString::new(self.host(), KeyOwner::Device(id.to_owned()), keys.primary())
             .to_string()
     }
 
@@ -285,7 +322,7 @@ impl HubSimulator {
         BASE64.encode(self.hub.state().registry.group_key())
     }
 
-    /// Stores the registry in the state directory; does nothing without one.
+    /// Stores the registry, and with the first hub the provisioning service, in the state directory; does nothing without one.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -293,6 +330,9 @@ impl HubSimulator {
         let Some(store) = &self.store else {
             return Ok(());
         };
+        if Arc::ptr_eq(&self.cloud.default_hub(), &self.hub) {
+            store.save_provisioning(&self.cloud.dps.state())?;
+        }
         store.save(&self.hub.state().registry)
     }
 

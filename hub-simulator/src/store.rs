@@ -8,7 +8,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
 use crate::hub::registry::{KeyPair, Registry};
+use crate::provisioning::State;
 use crate::tls::Authority;
+
+/// The file of the provisioning service.
+const PROVISIONING: &str = "provisioning.json";
 
 /// Stored state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,15 +73,12 @@ impl KeysEntry {
     }
 
     fn keys(&self) -> Option<KeyPair> {
-        Some(KeyPair {
-            primary: decode(&self.primary)?,
-            secondary: decode(&self.secondary)?,
-        })
+        let decode = |text: &str| BASE64.decode(text).ok();
+        Some(KeyPair::new(
+            &decode(&self.primary)?,
+            &decode(&self.secondary)?,
+        ))
     }
-}
-
-fn decode(text: &str) -> Option<[u8; 32]> {
-    BASE64.decode(text).ok()?.try_into().ok()
 }
 
 impl Store {
@@ -121,7 +122,9 @@ impl Store {
         };
         let bad = || StoreError::Content { path: path.clone() };
         let stored: RegistryFile = serde_json::from_str(&text).map_err(|_| bad())?;
-        registry.set_group_key(decode(&stored.group_key).ok_or_else(bad)?);
+        let group_key = BASE64.decode(&stored.group_key).ok();
+        let group_key = group_key.and_then(|key| key.try_into().ok());
+        registry.set_group_key(group_key.ok_or_else(bad)?);
         for entry in &stored.policies {
             let policy = registry
                 .policies_mut()
@@ -132,22 +135,41 @@ impl Store {
         for entry in &stored.devices {
             let keys = entry.keys.keys().ok_or_else(bad)?;
             let device = registry.add(&entry.keys.name);
-            (device.keys, device.enabled, device.generation) =
-                (keys, entry.enabled, entry.generation);
+            device.set_keys(keys);
+            (device.enabled, device.generation) = (entry.enabled, entry.generation);
         }
         Ok(())
     }
 
+    /// The stored provisioning service, if there is one.
+    pub(crate) fn load_provisioning(&self) -> Result<Option<State>, StoreError> {
+        let Some(text) = self.read(PROVISIONING)? else {
+            return Ok(None);
+        };
+        let path = self.path(PROVISIONING);
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|_| StoreError::Content { path })
+    }
+
+    pub(crate) fn save_provisioning(&self, state: &State) -> Result<(), StoreError> {
+        let path = self.path(PROVISIONING);
+        let text =
+            serde_json::to_string_pretty(state).map_err(|error| file_error(&path, error.into()))?;
+        write_atomically(&path, &text)
+    }
+
     pub(crate) fn save(&self, registry: &Registry) -> Result<(), StoreError> {
-        let mut devices: Vec<_> = registry
+        let devices = registry
             .devices()
-            .map(|(id, device)| DeviceEntry {
-                keys: KeysEntry::new(id, &device.keys),
-                enabled: device.enabled,
-                generation: device.generation,
+            .filter_map(|(id, device)| {
+                Some(DeviceEntry {
+                    keys: KeysEntry::new(id, device.keys()?),
+                    enabled: device.enabled,
+                    generation: device.generation,
+                })
             })
             .collect();
-        devices.sort_unstable_by(|a, b| a.keys.name.cmp(&b.keys.name));
         let policies = registry
             .policies()
             .iter()

@@ -29,9 +29,8 @@ pub(crate) fn choose(
         .iter()
         .filter(|hub| hub.weight > 0 && (allowed.is_empty() || names(&allowed, &hub.host)));
     let chosen = match terms.allocation() {
-        AllocationPolicy::Hashed => {
-            candidates.max_by(|a, b| share(registration_id, a).total_cmp(&share(registration_id, b)))
-        }
+        AllocationPolicy::Hashed => candidates
+            .max_by(|a, b| share(registration_id, a).total_cmp(&share(registration_id, b))),
         AllocationPolicy::Static => match allowed.first() {
             Some(first) => candidates.find(|hub| hub.host.eq_ignore_ascii_case(first)),
             None => candidates.next(),

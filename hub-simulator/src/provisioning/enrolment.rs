@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::error::DpsError;
 use super::key::{Key, Keys};
 use super::x509::{SubmittedX509, X509};
-use crate::clock::iso8601_ticks;
+use crate::clock::Ticks;
 
 /// The two kinds of enrolment, which the service keeps apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,7 @@ impl Kind {
 /// How devices are spread over hubs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub enum AllocationPolicy {
+pub(crate) enum AllocationPolicy {
     /// By a hash of the registration id, in proportion to the hubs' weights.
     Hashed,
     /// To the nearest hub; simulated hubs are equally near, so that devices spread evenly.
@@ -184,8 +183,8 @@ impl Enrolment {
         }
         view["attestation"] = self.attestation.view(with_keys);
         view["etag"] = self.etag.as_str().into();
-        view["createdDateTimeUtc"] = iso8601_ticks(self.created).into();
-        view["lastUpdatedDateTimeUtc"] = iso8601_ticks(self.updated).into();
+        view["createdDateTimeUtc"] = Ticks::from(self.created).to_string().into();
+        view["lastUpdatedDateTimeUtc"] = Ticks::from(self.updated).to_string().into();
         view
     }
 }
@@ -264,7 +263,9 @@ impl Submitted {
                     Some(Attestation::X509(x509)) => Some(&**x509),
                     _ => None,
                 };
-                Ok(Attestation::X509(Box::new(X509::take(given, kind, before)?)))
+                Ok(Attestation::X509(Box::new(X509::take(
+                    given, kind, before,
+                )?)))
             }
             "tpm" => Err(DpsError::invalid(
                 "The simulator has no TPM attestation: use symmetricKey or x509.",

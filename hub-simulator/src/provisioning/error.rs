@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::clock::iso8601_ticks;
+use crate::clock::Ticks;
 use crate::guid::Guid;
 
 /// The service's error codes; the first three digits are those of an HTTP status.
@@ -87,7 +87,7 @@ impl DpsError {
             "errorCode": self.code.number(),
             "trackingId": Guid::random().to_string(),
             "message": self.message,
-            "timestampUtc": iso8601_ticks(now),
+            "timestampUtc": Ticks::from(now).to_string(),
         })
     }
 }

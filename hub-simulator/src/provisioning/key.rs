@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::guid::random_bytes;
+use crate::hub::keys::{DeviceKeys, KeyPair};
 use crate::hub::sas::hmac_sha256;
 
 /// Length in bytes of a key that the service takes (Microsoft, "Symmetric key attestation").
@@ -60,9 +61,8 @@ impl Serialize for Key {
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom("a symmetric key is base64 of 16 to 64 bytes")
-        })
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom("a symmetric key is base64 of 16 to 64 bytes"))
     }
 }
 
@@ -87,6 +87,10 @@ impl Keys {
             primary_key: self.primary_key.derive(registration_id),
             secondary_key: self.secondary_key.derive(registration_id),
         }
+    }
+
+    pub(crate) fn encoded(&self) -> DeviceKeys {
+        KeyPair::new(&self.primary_key.0, &self.secondary_key.0).encoded()
     }
 
     pub(crate) fn either(&self) -> [&Key; 2] {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::clock::iso8601_ticks;
+use crate::clock::Ticks;
 
 /// How long an operation can be asked after.
 const OPERATION_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -107,9 +107,9 @@ impl Registration {
     pub(super) fn view(&self, now: SystemTime) -> Value {
         let mut view = json!({
             "registrationId": self.id,
-            "createdDateTimeUtc": iso8601_ticks(self.created),
+            "createdDateTimeUtc": Ticks::from(self.created).to_string(),
             "status": self.status(now),
-            "lastUpdatedDateTimeUtc": iso8601_ticks(self.updated.min(now)),
+            "lastUpdatedDateTimeUtc": Ticks::from(self.updated.min(now)).to_string(),
             "etag": self.etag,
         });
         if self.is_under_way(now) {

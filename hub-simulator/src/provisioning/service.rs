@@ -106,9 +106,7 @@ impl State {
             Kind::Individual => (&self.individuals, Code::EnrollmentNotFound),
             Kind::Group => (&self.groups, Code::GroupNotFound),
         };
-        table
-            .get(&id.to_lowercase())
-            .ok_or_else(|| missing.into())
+        table.get(&id.to_lowercase()).ok_or_else(|| missing.into())
     }
 
     /// Creates an enrolment, or replaces one whose etag is given.
@@ -121,8 +119,9 @@ impl State {
         hubs: &[LinkedHub],
         now: SystemTime,
     ) -> Result<Value, DpsError> {
-        let submitted: Submitted = serde_json::from_slice(body)
-            .map_err(|error| DpsError::invalid(format!("The enrollment cannot be read: {error}")))?;
+        let submitted: Submitted = serde_json::from_slice(body).map_err(|error| {
+            DpsError::invalid(format!("The enrollment cannot be read: {error}"))
+        })?;
         let stored = self.write(kind, id, &submitted, if_match, hubs, now)?;
         Ok(stored.view(kind, true))
     }
@@ -139,7 +138,10 @@ impl State {
         submitted.check()?;
         let same = |other: &str| other.eq_ignore_ascii_case(id);
         if !is_valid_registration_id(id) || !submitted.id(kind).is_none_or(same) {
-            return Err(DpsError::invalid(format!("The {} is not valid.", kind.id_field())));
+            return Err(DpsError::invalid(format!(
+                "The {} is not valid.",
+                kind.id_field()
+            )));
         }
         for host in submitted.terms.allowed_hubs() {
             if !hubs.iter().any(|hub| names(&[host], &hub.host)) {
@@ -179,10 +181,7 @@ impl State {
             created: before.map_or(now, |before| before.created),
             updated: now,
         };
-        Ok(table
-            .entry(key)
-            .insert_entry(enrolment)
-            .into_mut())
+        Ok(table.entry(key).insert_entry(enrolment).into_mut())
     }
 
     /// Shows an enrolment; an individual one with its registration state.
@@ -306,11 +305,16 @@ impl State {
         }
         .unwrap_or_default();
         if items.is_empty() || items.len() > MAX_BULK {
-            return Err(DpsError::invalid("A bulk operation has 1 to 10 enrollments."));
+            return Err(DpsError::invalid(
+                "A bulk operation has 1 to 10 enrollments.",
+            ));
         }
         let mut errors = Vec::new();
         for item in items {
-            let id = item[kind.id_field()].as_str().unwrap_or_default().to_owned();
+            let id = item[kind.id_field()]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             if let Err(error) = self.bulk_item(kind, bulk.mode, &id, item, hubs, now) {
                 errors.push(json!({
                     kind.id_field(): id,
@@ -335,8 +339,9 @@ impl State {
             let etag = item["etag"].as_str();
             return self.remove(kind, id, IfMatch(etag));
         }
-        let submitted: Submitted = serde_json::from_value(item)
-            .map_err(|error| DpsError::invalid(format!("The enrollment cannot be read: {error}")))?;
+        let submitted: Submitted = serde_json::from_value(item).map_err(|error| {
+            DpsError::invalid(format!("The enrollment cannot be read: {error}"))
+        })?;
         let etag = submitted.etag.as_deref();
         // The real service refuses to update what it knows unless an etag comes along.
         let condition = match mode {

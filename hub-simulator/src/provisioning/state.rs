@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::allocation::{self, LinkedHub};
-use super::enrolment::{Attestation, Capabilities, Enrolment, InitialTwin};
+use super::enrolment::{
+    Attestation, Capabilities, Enrolment, InitialTwin, Kind, ProvisioningStatus, Terms,
+};
 use super::error::{Code, DpsError};
-use super::key::Keys;
+use super::key::{Key, Keys};
 use super::meter::Meter;
 use super::registration::{Outcome, Registration, Substatus};
 use crate::clock::unix_seconds;
 use crate::guid::{Guid, random_bytes};
+use crate::hub::keys::DeviceKeys;
 use crate::hub::sas::SasToken;
 use crate::tls::Thumbprints;
 
@@ -129,6 +132,53 @@ impl State {
             registrations: BTreeMap::new(),
             meter: Meter::default(),
         }
+    }
+
+    /// Makes sure of a group with this primary key.
+    pub(crate) fn keep_group(&mut self, name: &str, primary_key: Key, now: SystemTime) {
+        let group = self
+            .groups
+            .entry(name.to_lowercase())
+            .or_insert_with(|| Enrolment {
+                id: name.to_owned(),
+                device_id: None,
+                attestation: Attestation::SymmetricKey(Keys::random()),
+                terms: Terms::default(),
+                etag: new_etag(),
+                created: now,
+                updated: now,
+            });
+        if let Attestation::SymmetricKey(keys) = &mut group.attestation {
+            keys.primary_key = primary_key;
+        }
+    }
+
+    /// The symmetric keys of an enrolment.
+    pub(crate) fn keys_of(&self, kind: Kind, id: &str) -> Option<DeviceKeys> {
+        match &self.enrolment_of(kind, id).ok()?.attestation {
+            Attestation::SymmetricKey(keys) => Some(keys.encoded()),
+            Attestation::X509(_) => None,
+        }
+    }
+
+    /// Enables or disables an individual enrolment, or else a group; returns whether there is one.
+    pub(crate) fn set_enabled(&mut self, id: &str, enabled: bool) -> bool {
+        let key = id.to_lowercase();
+        let individual = self.individuals.get_mut(&key);
+        let Some(enrolment) = individual.or_else(|| self.groups.get_mut(&key)) else {
+            return false;
+        };
+        enrolment.terms.provisioning_status = Some(if enabled {
+            ProvisioningStatus::Enabled
+        } else {
+            ProvisioningStatus::Disabled
+        });
+        enrolment.etag = new_etag();
+        true
+    }
+
+    pub(crate) fn registration(&self, id: &str) -> Option<&Registration> {
+        self.registrations.get(&id.to_lowercase())
     }
 
     /// Lets a device in that proves to be enrolled.
@@ -246,13 +296,14 @@ impl State {
         if self.registrations.len() >= MAX_REGISTRATIONS && !self.registrations.contains_key(&id) {
             return Err(Code::QuotaExceeded.into());
         }
-        let device_id = enrolment
-            .device_id
-            .clone()
-            .unwrap_or_else(|| match self.registrations.get(&id) {
-                Some(known) if known.group.is_some() => known.device_id.clone(),
-                _ => login.registration_id.clone(),
-            });
+        let device_id =
+            enrolment
+                .device_id
+                .clone()
+                .unwrap_or_else(|| match self.registrations.get(&id) {
+                    Some(known) if known.group.is_some() => known.device_id.clone(),
+                    _ => login.registration_id.clone(),
+                });
         let decided = self.decide(login, enrolment, &device_id, hubs);
         let (outcome, placement) = match decided {
             Ok((substatus, placement)) => (Outcome::Assigned(substatus), placement),
