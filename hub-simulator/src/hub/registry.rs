@@ -230,7 +230,7 @@ pub(crate) struct Registry {
     host: String,
     devices: HashMap<Arc<str>, Device>,
     policies: Vec<Policy>,
-    group_key: [u8; 32],
+    group_key: Arc<[u8]>,
     auto_register: bool,
 }
 
@@ -240,7 +240,7 @@ impl Registry {
             host: host.to_owned(),
             devices: HashMap::new(),
             policies: Policy::built_in(),
-            group_key: random_bytes(),
+            group_key: Arc::new(random_bytes::<32>()),
             auto_register,
         }
     }
@@ -254,12 +254,12 @@ impl Registry {
         self.host.split('.').next().unwrap_or_default()
     }
 
-    pub(crate) fn group_key(&self) -> &[u8; 32] {
+    pub(crate) fn group_key(&self) -> &[u8] {
         &self.group_key
     }
 
-    pub(crate) fn set_group_key(&mut self, key: [u8; 32]) {
-        self.group_key = key;
+    pub(crate) fn set_group_key(&mut self, key: Vec<u8>) {
+        self.group_key = key.into();
     }
 
     pub(crate) fn policies(&self) -> &[Policy] {
@@ -289,7 +289,7 @@ impl Registry {
     /// Registers a device unless it is there already; its keys derive from the group key if the hub
     /// registers by itself, and are random otherwise.
     pub(crate) fn add(&mut self, id: &str) -> &mut Device {
-        let (group_key, auto) = (self.group_key, self.auto_register);
+        let (group_key, auto) = (Arc::clone(&self.group_key), self.auto_register);
         self.devices.entry(id.into()).or_insert_with(|| {
             Device::new(if auto {
                 KeyPair::derived(&group_key, id)
