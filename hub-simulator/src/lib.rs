@@ -35,6 +35,7 @@ mod hub;
 mod limits;
 mod line;
 mod server;
+mod shell;
 mod simulator;
 mod store;
 mod tls;

@@ -1,8 +1,10 @@
 //! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
 
+pub(crate) mod access;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod identity;
+pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
 pub(crate) mod queue;

@@ -1,10 +1,10 @@
-//! The task around the engine: reads, lets the engine work, writes what has gathered in one go.
+//! The task around a connection's engine: reads, lets the engine work, writes what has gathered in
+//! one go.
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,8 +12,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{Connection, LineOrder};
-use crate::cloud::Caller;
+use crate::hub::peer::{Notice, Peer};
 use crate::hub::state::Now;
 use crate::line::Line;
 
@@ -21,10 +20,47 @@ use crate::line::Line;
 const READ_CHUNK: usize = 32 * 1024;
 /// Output that may wait before the hub stops reading.
 const MAX_WAITING_OUTPUT: usize = 1024 * 1024;
+/// Output that may wait at all: what a peer that does not read makes the hub hold.
+const HOPELESS_OUTPUT: usize = 64 * 1024 * 1024;
 /// Reads that may follow each other before something is written.
 const READS_A_WRITE: u32 = 8;
 /// How long a closed connection waits for its peer: to take the last words, then to hang up.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// A protocol as a state machine without IO or clock: bytes and notices in, bytes out, the time
+/// passed in.
+pub(crate) trait Engine {
+    /// Consumes what is whole of `input`.
+    fn input(&mut self, input: &mut BytesMut, now: Now);
+
+    /// Takes a notice of the hub; what concerns the line itself comes back as an order.
+    fn notice(&mut self, notice: Notice, now: Now) -> Option<LineOrder>;
+
+    /// Does what has become due.
+    fn on_time(&mut self, now: Now);
+
+    /// When `on_time` next has something to do.
+    fn next_deadline(&self) -> Instant;
+
+    /// Ends a turn: what gathered for efficiency is written out.
+    fn end_turn(&mut self);
+
+    /// Takes the output gathered so far.
+    fn take_output(&mut self) -> BytesMut;
+
+    /// How much later than made its output leaves.
+    fn latency(&self) -> Duration;
+
+    /// Whether nothing is read or said any more.
+    fn is_closed(&self) -> bool;
+}
+
+/// What the task around an engine has to do itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineOrder {
+    Cut,
+    Freeze(bool),
+}
 
 /// Output on its way, each piece with the time it may leave.
 #[derive(Debug, Default)]
@@ -80,11 +116,8 @@ impl Outbound {
     }
 }
 
-/// Serves one connection until it ends.
-pub(crate) async fn serve(mut line: impl Line, caller: Caller) {
-    let hub = Arc::clone(&caller.hub);
-    let peer = hub.join();
-    let mut connection = Connection::new(caller, Arc::clone(&peer), Now::read());
+/// Drives one connection until it ends; `peer` is its mailbox.
+pub(crate) async fn drive(mut line: impl Line, peer: &Peer, mut connection: impl Engine) {
     let mut input = BytesMut::new();
     let mut outbound = Outbound::default();
     let mut frozen = false;
@@ -114,6 +147,11 @@ pub(crate) async fn serve(mut line: impl Line, caller: Caller) {
         }
         connection.end_turn();
         outbound.push(connection.take_output(), now.instant + connection.latency());
+        if outbound.waiting > HOPELESS_OUTPUT {
+            line.reset_on_drop();
+            tracing::warn!(connection = %peer.id, bytes = outbound.waiting, "Connection is cut: its peer does not read");
+            return;
+        }
         if connection.is_closed() {
             let until = *give_up.get_or_insert(now.instant + connection.latency() + LINGER);
             if outbound.is_done() || now.instant >= until {
