@@ -27,6 +27,7 @@ pub struct Builder {
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
     pub(crate) provisioning: ProvisioningOptions,
+    pub(crate) group_key: Option<String>,
     pub(crate) record: RecordMode,
     pub(crate) state: Option<PathBuf>,
 }
@@ -43,6 +44,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The group key is none.
+    #[error("the group key is no base64 of at least 16 bytes")]
+    GroupKey,
     /// The certificates cannot be made or used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -63,6 +67,7 @@ impl Default for Builder {
             limits: Limits::default(),
             auto_register: false,
             provisioning: ProvisioningOptions::default(),
+            group_key: None,
             record: RecordMode::default(),
             state: None,
         }
@@ -129,6 +134,12 @@ impl Builder {
     /// Sets up the provisioning service; a hub beside another shares the other's.
     pub fn with_provisioning(mut self, provisioning: ProvisioningOptions) -> Self {
         self.provisioning = provisioning;
+        self
+    }
+
+    /// Sets the group key, in base64; the stored one by default, or else a random one.
+    pub fn with_group_key(mut self, key: impl Into<String>) -> Self {
+        self.group_key = Some(key.into());
         self
     }
 

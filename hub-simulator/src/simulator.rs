@@ -80,6 +80,12 @@ impl HubSimulator {
         let store = builder.state.as_deref().map(Store::open).transpose()?;
         if let Some(store) = &store {
             store.load(&mut registry)?;
+        }
+        if let Some(key) = &builder.group_key {
+            let key = BASE64.decode(key).ok().filter(|key| key.len() >= 16);
+            registry.set_group_key(key.ok_or(StartError::GroupKey)?);
+        }
+        if let Some(store) = &store {
             store.save(&registry)?;
         }
         let hub = Arc::new(Hub::new(
@@ -161,7 +167,7 @@ impl HubSimulator {
     /// Takes up the cloud's provisioning service.
     fn provide(builder: &Builder, store: Option<&Store>, hub: &Hub) -> Result<Dps, StoreError> {
         let stored = store.map(Store::load_provisioning).transpose()?.flatten();
-        let group_key = *hub.state().registry.group_key();
+        let group_key = hub.state().registry.group_key().to_vec();
         let options = &builder.provisioning;
         Ok(Dps::new(
             options,

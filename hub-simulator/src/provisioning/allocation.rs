@@ -82,9 +82,10 @@ mod tests {
     }
 
     fn terms(policy: AllocationPolicy) -> Terms {
-        let mut terms = Terms::default();
-        terms.allocation_policy = Some(policy);
-        terms
+        Terms {
+            allocation_policy: Some(policy),
+            ..Terms::default()
+        }
     }
 
     fn hashed(hubs: &[LinkedHub], id: &str) -> String {

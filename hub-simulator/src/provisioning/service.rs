@@ -122,8 +122,7 @@ impl State {
         let submitted: Submitted = serde_json::from_slice(body).map_err(|error| {
             DpsError::invalid(format!("The enrollment cannot be read: {error}"))
         })?;
-        let stored = self.write(kind, id, &submitted, if_match, hubs, now)?;
-        Ok(stored.view(kind, true))
+        self.write(kind, id, &submitted, if_match, hubs, now)
     }
 
     fn write(
@@ -134,7 +133,7 @@ impl State {
         if_match: IfMatch<'_>,
         hubs: &[LinkedHub],
         now: SystemTime,
-    ) -> Result<&Enrolment, DpsError> {
+    ) -> Result<Value, DpsError> {
         submitted.check()?;
         let same = |other: &str| other.eq_ignore_ascii_case(id);
         if !is_valid_registration_id(id) || !submitted.id(kind).is_none_or(same) {
@@ -181,7 +180,9 @@ impl State {
             created: before.map_or(now, |before| before.created),
             updated: now,
         };
-        Ok(table.entry(key).insert_entry(enrolment).into_mut())
+        let view = enrolment.view(kind, true);
+        table.insert(key, enrolment);
+        Ok(view)
     }
 
     /// Shows an enrolment; an individual one with its registration state.
