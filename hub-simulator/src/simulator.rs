@@ -79,6 +79,12 @@ impl HubSimulator {
         let store = builder.state.as_deref().map(Store::open).transpose()?;
         if let Some(store) = &store {
             store.load(&mut registry)?;
+        }
+        if let Some(key) = &builder.group_key {
+            let key = BASE64.decode(key).ok().filter(|key| key.len() >= 16);
+            registry.set_group_key(key.ok_or(StartError::GroupKey)?);
+        }
+        if let Some(store) = &store {
             store.save(&registry)?;
         }
         let hub = Arc::new(Hub::new(

@@ -118,9 +118,8 @@ impl Store {
         };
         let bad = || StoreError::Content { path: path.clone() };
         let stored: RegistryFile = serde_json::from_str(&text).map_err(|_| bad())?;
-        let group_key = BASE64.decode(&stored.group_key).ok();
-        let group_key = group_key.and_then(|key| key.try_into().ok());
-        registry.set_group_key(group_key.ok_or_else(bad)?);
+        let group_key = BASE64.decode(&stored.group_key);
+        registry.set_group_key(group_key.map_err(|_| bad())?);
         for entry in &stored.policies {
             let policy = registry
                 .policies_mut()

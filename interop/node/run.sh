@@ -8,7 +8,7 @@ program=${1:-../../target/debug/hub-simulator}
 
 state=$(mktemp -d)
 mkfifo "$state/commands" "$state/answers"
-"$program" --amqps-port 0 --state "$state" --env-file "$state/hub.env" --quiet \
+"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 --state "$state" --env-file "$state/hub.env" --quiet \
   <"$state/commands" >"$state/answers" 2>"$state/log" &
 hub=$!
 exec 3>"$state/commands" 4<"$state/answers"

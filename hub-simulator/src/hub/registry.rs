@@ -25,7 +25,7 @@ pub(crate) struct Registry {
     /// Devices and their modules by identity, so that a device's modules follow it.
     devices: BTreeMap<Arc<str>, Box<Device>>,
     policies: Vec<Policy>,
-    group_key: [u8; 32],
+    group_key: Arc<[u8]>,
     auto_register: bool,
 }
 
@@ -35,7 +35,7 @@ impl Registry {
             host: host.to_owned(),
             devices: BTreeMap::new(),
             policies: Policy::built_in(),
-            group_key: random_bytes(),
+            group_key: Arc::new(random_bytes::<32>()),
             auto_register,
         }
     }
@@ -49,12 +49,12 @@ impl Registry {
         self.host.split('.').next().unwrap_or_default()
     }
 
-    pub(crate) fn group_key(&self) -> &[u8; 32] {
+    pub(crate) fn group_key(&self) -> &[u8] {
         &self.group_key
     }
 
-    pub(crate) fn set_group_key(&mut self, key: [u8; 32]) {
-        self.group_key = key;
+    pub(crate) fn set_group_key(&mut self, key: Vec<u8>) {
+        self.group_key = key.into();
     }
 
     pub(crate) fn policies(&self) -> &[Policy] {
@@ -103,7 +103,7 @@ impl Registry {
     /// Registers a device unless it is there already; its keys derive from the group key if the hub
     /// registers by itself, and are random otherwise.
     pub(crate) fn add(&mut self, id: &str) -> &mut Device {
-        let (group_key, auto) = (self.group_key, self.auto_register);
+        let (group_key, auto) = (Arc::clone(&self.group_key), self.auto_register);
         self.devices.entry(id.into()).or_insert_with(|| {
             let keys = if auto {
                 KeyPair::derived(&group_key, id)
