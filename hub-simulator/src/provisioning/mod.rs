@@ -173,6 +173,18 @@ impl Dps {
             .operation_status(login, operation, &self.pace, now.system)
     }
 
+    /// Demands a good token of the policy `provisioningserviceowner`.
+    ///
+    /// # Errors
+    /// 401002 if it is none.
+    pub(crate) fn check_owner(&self, token: &str, now: Now) -> Result<(), DpsError> {
+        if self.state().may_serve(token, &[&self.host], now.system) {
+            Ok(())
+        } else {
+            Err(error::Code::Unauthorized.into())
+        }
+    }
+
     /// Tells the device its registration state.
     pub(crate) fn look_up(&self, login: &Login, now: Now) -> Result<Value, DpsError> {
         self.state().look_up(login, now.system)

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::enrolment::InitialTwin;
 use super::key::Keys;
 use super::state::{Credentials, Departure, Placement};
+use crate::clock::Ticks;
 use crate::hub::Hub;
 use crate::hub::device::{Auth, Device, RegisteredThumbprints};
 use crate::hub::keys::KeyPair;
 use crate::hub::peer::Notice;
-use crate::hub::twin::Twin;
+use crate::hub::twin::{Change, Mode, Twin};
 
 /// Registers the device in its hub and takes it out of the one that it leaves.
 pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
@@ -39,7 +38,7 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     if twin.is_some() {
         device.twin = twin;
     } else if is_new && let Some(initial) = placement.initial_twin {
-        start_twin(device, initial);
+        start_twin(device, &placement.device_id, &initial);
     }
     drop(state);
     hub.stir();
@@ -77,13 +76,14 @@ fn auth(credentials: Credentials) -> Auth {
     }
 }
 
-fn start_twin(device: &mut Device, initial: InitialTwin) {
-    let desired = initial.properties.and_then(|properties| properties.desired);
-    let Some(desired) = desired else {
-        return;
+fn start_twin(device: &mut Device, id: &str, initial: &InitialTwin) {
+    let properties = initial.properties.as_ref();
+    let change = Change {
+        tags: initial.tags.as_ref(),
+        desired: properties.and_then(|properties| properties.desired.as_ref()),
     };
-    let twin = device.twin.get_or_insert_default();
-    if let Err(error) = twin.desired.patch(&Value::Object(desired)) {
-        tracing::warn!(%error, "The initial twin is refused");
+    let written = device.twin_mut(id).write(change, Mode::Merge, Ticks::now());
+    if let Err(error) = written {
+        tracing::warn!(device.id = id, %error, "The initial twin is refused");
     }
 }
