@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
+use crate::governor::Operation;
 use crate::lane::LinkSpec;
 use crate::pool::{Kind, Pool};
 use crate::token;
@@ -44,7 +45,10 @@ pub(crate) async fn bring_up(
         let Link::Down(Some(place)) = &*link else {
             continue;
         };
-        let connection = place.connection().await?;
+        let connection = place.connection(device).await?;
+        if kind == Kind::Device {
+            turn(env, device, &connection, Operation::Token).await?;
+        }
         match authorize(env, &connection, device, &identity.credential).await {
             Ok(()) => break connection,
             Err(AmqpError::Token { description, .. })
@@ -64,7 +68,9 @@ pub(crate) async fn bring_up(
         settled: false,
         properties: client_properties(),
     };
-    let sender = lane.open_sender(spec).await?;
+    turn(env, device, &connection, Operation::Link).await?;
+    let opened = lane.open_sender(spec).await;
+    let sender = opened.inspect_err(|error| note_throttle(env, Operation::Link, error))?;
     let interest = identity.interest;
     let commands =
         (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
@@ -84,6 +90,27 @@ pub(crate) async fn bring_up(
     Ok(())
 }
 
+/// Waits for the device's turn, unless the connection goes.
+async fn turn(
+    env: &Env,
+    device: &Device,
+    connection: &Connection,
+    operation: Operation,
+) -> Result<(), AmqpError> {
+    tokio::select! {
+        biased;
+        () = connection.down().cancelled() => Err(AmqpError::Down),
+        () = env.pass(operation, device) => Ok(()),
+    }
+}
+
+/// Has all devices go slower if the hub's answer to one says so.
+pub(crate) fn note_throttle(env: &Env, operation: Operation, error: &AmqpError) {
+    if error.is_throttle() {
+        env.door.throttled(operation);
+    }
+}
+
 /// Puts the device's token on the connection and sees to its renewal or end.
 pub(crate) async fn authorize(
     env: &Arc<Env>,
@@ -92,19 +119,22 @@ pub(crate) async fn authorize(
     credential: &Credential,
 ) -> Result<(), AmqpError> {
     let audience = sas_resource(&env.config.host, &device.id);
+    let noted = |error: &AmqpError| note_throttle(env, Operation::Token, error);
     match credential {
         Credential::Policy(policy) => connection.put_policy(policy).await,
         Credential::DeviceKey(key) => {
             let ttl = env.config.wire.token_ttl;
             let token = SasToken::sign(&audience, key, SystemTime::now() + ttl);
-            connection.put_token(audience, token).await?;
+            let put = connection.put_token(audience, token).await;
+            put.inspect_err(noted)?;
             schedule(env, device, Instant::now() + token::renewal(ttl)).await;
             Ok(())
         }
         Credential::SasToken(token) => {
             let left = token.expires().duration_since(SystemTime::now());
             let left = left.map_err(|_| AmqpError::TokenExpired)?;
-            connection.put_token(audience, token.clone()).await?;
+            let put = connection.put_token(audience, token.clone()).await;
+            put.inspect_err(noted)?;
             schedule(env, device, Instant::now() + left).await;
             Ok(())
         }

@@ -22,10 +22,13 @@ use gateway_core::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::attach::note_throttle;
 use crate::convert;
 use crate::device::Device;
+use crate::door::Turn;
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
+use crate::governor::{Class, Operation, Priority};
 use crate::lane::{Lane, LinkSpec};
 use crate::twin::{Notice, Twin};
 
@@ -72,6 +75,8 @@ impl Commands {
             notice: None,
             failures: 0,
             open_at: Some(Instant::now()),
+            turn: None,
+            asks: Vec::new(),
         };
         env.tasks.spawn(task.run(queue));
         Self { control, interest }
@@ -113,12 +118,25 @@ struct Task {
     failures: u32,
     /// When links that are wanted and missing are to be opened.
     open_at: Option<Instant>,
+    /// What is opened next, and its turn at the door: what is there is served meanwhile.
+    turn: Option<(Wanted, BoxFuture<'static, ()>)>,
+    /// Requests that wait for the twin's links.
+    asks: Vec<(TwinRequest, TwinAnswer)>,
+}
+
+/// What a device listens on, in the order in which it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Messages,
+    Methods,
+    Twin,
 }
 
 /// What the task met.
 enum Met {
     Control(Option<Control>),
     Due,
+    Turn,
     Message(Result<(DeliveryInfo, Message<Body<Value>>), AmqpError>),
     Verdict(DeliveryInfo, Disposition),
     Method(Result<Message<Body<Value>>, AmqpError>),
@@ -150,12 +168,16 @@ impl Task {
             Met::Control(None) => return false,
             Met::Control(Some(Control::Interest(interest))) => {
                 self.interest = interest;
-                self.open_at = Some(Instant::now());
+                self.want();
                 self.close_unwanted().await;
                 Ok(())
             }
             Met::Control(Some(Control::Twin(request, answer))) => self.ask(request, answer).await,
-            Met::Due => self.open_wanted().await,
+            Met::Due => {
+                self.want();
+                Ok(())
+            }
+            Met::Turn => self.open_next().await,
             Met::Message(Ok((info, message))) => {
                 self.deliver(info, message);
                 Ok(())
@@ -214,6 +236,7 @@ impl Task {
         let twin = self.twin.as_mut().filter(|_| self.notice.is_none());
         let twin: OptionFuture<_> = twin.map(|twin| Box::pin(twin.next())).into();
         let notified: OptionFuture<_> = self.notice.as_mut().into();
+        let turn: OptionFuture<_> = self.turn.as_mut().map(|(_, turn)| turn).into();
         tokio::select! {
             Some((info, disposition)) = self.verdicts.next() => Met::Verdict(info, disposition),
             Some((id, reply)) = self.replies.next() => Met::Reply(id, reply),
@@ -226,45 +249,128 @@ impl Task {
             }
             Some(notice) = twin => Met::Twin(notice),
             Some(()) = notified => Met::Notified,
+            Some(()) = turn => Met::Turn,
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Met::Due,
         }
     }
 
-    /// Opens the links that are wanted and not there, telemetry's own having come first.
-    async fn open_wanted(&mut self) -> Result<(), AmqpError> {
+    /// The first that is wanted and not there.
+    fn missing(&self) -> Option<Wanted> {
+        let Interest {
+            messages,
+            methods,
+            desired,
+            ..
+        } = self.interest;
+        let is_deaf = !self.twin.as_ref().is_some_and(Twin::is_subscribed);
+        if messages && self.messages.is_none() {
+            Some(Wanted::Messages)
+        } else if methods && self.methods.is_none() {
+            Some(Wanted::Methods)
+        } else if (desired && is_deaf) || !self.asks.is_empty() {
+            Some(Wanted::Twin)
+        } else {
+            None
+        }
+    }
+
+    /// Queues at the door for what is missing, telemetry's own link having come first.
+    fn want(&mut self) {
         self.open_at = None;
-        let credit = self.env.config.commands.credit;
-        if self.interest.messages && self.messages.is_none() {
-            let spec = self.spec("messages", "messages/devicebound", false, None);
-            self.messages = Some(self.lane.open_receiver(spec, credit).await?);
+        let missing = self.missing();
+        if self.turn.as_ref().map(|(wanted, _)| *wanted) == missing {
+            return;
         }
-        if self.interest.methods && self.methods.is_none() {
-            let pair = format!("methods:{}", self.env.name(self.device.id.as_str(), "pair"));
-            let receiver = self.spec("methods-in", "methods/devicebound", true, Some(&pair));
-            let sender = self.spec("methods-out", "methods/devicebound", true, Some(&pair));
-            let sender = self.lane.open_sender(sender).await?;
-            self.methods = Some((self.lane.open_receiver(receiver, credit).await?, sender));
+        self.turn = missing.map(|wanted| {
+            // Messages lapse while they wait, and methods have somebody waiting.
+            let class = match wanted {
+                Wanted::Messages => Class::Standing,
+                Wanted::Methods => Class::Wanted,
+                Wanted::Twin if !self.asks.is_empty() => Class::Wanted,
+                Wanted::Twin => Class::Quiet,
+            };
+            let priority = Priority::new(class, self.device.active());
+            let env = self.env.clone();
+            let turn = async move {
+                let turn = Turn::default();
+                env.door.pass(Operation::CommandLink, priority, &turn).await;
+            };
+            (wanted, Box::pin(turn) as BoxFuture<'static, ()>)
+        });
+    }
+
+    async fn open_next(&mut self) -> Result<(), AmqpError> {
+        let Some((wanted, _)) = self.turn.take() else {
+            return Ok(());
+        };
+        let opened = match wanted {
+            Wanted::Messages => self.open_messages().await,
+            Wanted::Methods => self.open_methods().await,
+            Wanted::Twin => self.open_twin().await.inspect_err(|_| self.twin = None),
+        };
+        opened.inspect_err(|error| note_throttle(&self.env, Operation::CommandLink, error))?;
+        self.want();
+        if self.turn.is_none() {
+            self.failures = 0;
         }
-        if self.interest.desired {
-            self.open_twin().await?.subscribe().await?;
-        }
-        self.failures = 0;
         Ok(())
     }
 
-    async fn open_twin(&mut self) -> Result<&mut Twin, AmqpError> {
+    async fn open_messages(&mut self) -> Result<(), AmqpError> {
+        let spec = self.spec("messages", "messages/devicebound", false, None);
+        let credit = self.env.config.commands.credit;
+        self.messages = Some(self.lane.open_receiver(spec, credit).await?);
+        Ok(())
+    }
+
+    async fn open_methods(&mut self) -> Result<(), AmqpError> {
+        self.methods = Some(self.open_pair("methods", "methods/devicebound").await?);
+        Ok(())
+    }
+
+    async fn open_twin(&mut self) -> Result<(), AmqpError> {
         if self.twin.is_none() {
-            let pair = format!("twin:{}", self.env.name(self.device.id.as_str(), "pair"));
-            let receiver = self.spec("twin-in", "twin", true, Some(&pair));
-            let sender = self.spec("twin-out", "twin", true, Some(&pair));
-            let sender = self.lane.open_sender(sender).await?;
-            let receiver = self
-                .lane
-                .open_receiver(receiver, self.env.config.commands.credit)
-                .await?;
-            self.twin = Some(Twin::new(sender, receiver));
+            match self.open_pair("twin", "twin").await {
+                Ok((receiver, sender)) => self.twin = Some(Twin::new(sender, receiver)),
+                Err(error) => return self.twin_failed(error),
+            }
         }
-        self.twin.as_mut().ok_or(AmqpError::Down)
+        let (asks, twin) = (std::mem::take(&mut self.asks), self.twin.as_mut());
+        let twin = twin.ok_or(AmqpError::Down)?;
+        if self.interest.desired {
+            twin.subscribe().await?;
+        }
+        for (request, answer) in asks {
+            twin.ask(request, answer).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells those who asked. Without them the twin may be wanted or not.
+    fn twin_failed(&mut self, error: AmqpError) -> Result<(), AmqpError> {
+        note_throttle(&self.env, Operation::CommandLink, &error);
+        let is_wanted = self.interest.desired || error.is_passing();
+        let mut asks = std::mem::take(&mut self.asks).into_iter();
+        let Some((_, first)) = asks.next() else {
+            return Err(error);
+        };
+        drop(first.send(Err(error)));
+        // The others ask again and learn it then.
+        asks.for_each(|(_, answer)| drop(answer.send(Err(AmqpError::Down))));
+        match is_wanted {
+            true => Err(AmqpError::Down),
+            false => Ok(()),
+        }
+    }
+
+    /// Opens both links of an exchange.
+    async fn open_pair(&mut self, name: &str, path: &str) -> Result<(Receiver, Sender), AmqpError> {
+        let pair = format!("{name}:{}", self.env.name(self.device.id.as_str(), "pair"));
+        let receiver = self.spec(&format!("{name}-in"), path, true, Some(&pair));
+        let sender = self.spec(&format!("{name}-out"), path, true, Some(&pair));
+        let sender = self.lane.open_sender(sender).await?;
+        let credit = self.env.config.commands.credit;
+        Ok((self.lane.open_receiver(receiver, credit).await?, sender))
     }
 
     fn spec(&self, purpose: &str, path: &str, settled: bool, pair: Option<&str>) -> LinkSpec {
@@ -332,22 +438,20 @@ impl Task {
     }
 
     async fn ask(&mut self, request: TwinRequest, answer: TwinAnswer) -> Result<(), AmqpError> {
-        let opened = match self.open_twin().await {
-            Ok(twin) => twin.ask(request, answer).await,
-            Err(error) => {
-                let passing = error.is_passing();
-                drop(answer.send(Err(error)));
-                if passing {
-                    Err(AmqpError::Down)
-                } else {
-                    Ok(())
-                }
+        let Some(twin) = &mut self.twin else {
+            if self.asks.len() < QUEUE {
+                self.asks.push((request, answer));
+                self.want();
+            } else {
+                drop(answer.send(Err(AmqpError::Crowded)));
             }
+            return Ok(());
         };
-        if opened.is_err() {
+        let asked = twin.ask(request, answer).await;
+        if asked.is_err() {
             self.twin = None;
         }
-        opened
+        asked
     }
 
     fn notify(&mut self, notice: Option<Notice>) {
@@ -365,6 +469,7 @@ impl Task {
             return false;
         }
         self.lane.note_lost_link();
+        note_throttle(&self.env, Operation::CommandLink, &error);
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
         if error.is_displaced() {
             // Whoever took the device has it; fighting over it would go on for ever.

@@ -4,6 +4,8 @@ use std::time::Duration;
 use gateway_core::{Backoff, ConfigError};
 use serde::Deserialize;
 
+use crate::budget::BudgetConfig;
+
 /// The port of AMQP over TLS (IANA).
 pub const AMQPS_PORT: u16 = 5671;
 
@@ -40,6 +42,9 @@ pub struct AmqpConfig {
     /// How commands reach devices.
     #[serde(default)]
     pub commands: CommandConfig,
+    /// How much of the hub's allowance may be used.
+    #[serde(default)]
+    pub budget: BudgetConfig,
 }
 
 fn default_port() -> u16 {
@@ -64,6 +69,7 @@ impl AmqpConfig {
             pool: PoolConfig::default(),
             wire: WireConfig::default(),
             commands: CommandConfig::default(),
+            budget: BudgetConfig::default(),
         }
     }
 
@@ -114,6 +120,13 @@ impl AmqpConfig {
     #[must_use]
     pub fn with_commands(mut self, commands: CommandConfig) -> Self {
         self.commands = commands;
+        self
+    }
+
+    /// Sets how much of the hub's allowance may be used.
+    #[must_use]
+    pub fn with_budget(mut self, budget: BudgetConfig) -> Self {
+        self.budget = budget;
         self
     }
 
@@ -204,7 +217,7 @@ impl AmqpConfig {
                 return Err(ConfigError::new(key, format!("is {value}"), allowed));
             }
         }
-        Ok(())
+        self.budget.validate()
     }
 }
 

@@ -1,6 +1,6 @@
 //! One attached device.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use fe2o3_amqp::Sender;
@@ -9,7 +9,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::commands::Commands;
+use crate::door::Turn;
 use crate::env::lock;
+use crate::governor::{Class, Priority};
 use crate::lane::Lane;
 use crate::pool::Place;
 
@@ -73,6 +75,10 @@ pub(crate) struct Device {
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,
+    /// Calls that wait for it or are in flight.
+    busy: AtomicUsize,
+    /// Where it stands at the door while it is being brought up.
+    pub(crate) turn: Turn,
     /// When its token wants care, while that time waits in the supervisor's queue: one entry a
     /// device, however often it comes and goes.
     token_due: Mutex<Option<Instant>>,
@@ -90,6 +96,8 @@ impl Device {
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            turn: Turn::default(),
             token_due: Mutex::default(),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
@@ -119,6 +127,25 @@ impl Device {
 
     pub(crate) fn set_active(&self, count: u64) {
         self.active.store(count, Relaxed);
+    }
+
+    /// Notes that somebody waits for the device, until the guard is dropped.
+    pub(crate) fn engage(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Relaxed);
+        Busy(self)
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
+
+    /// How it ranks among those that are brought up.
+    pub(crate) fn priority(&self) -> Priority {
+        let class = match self.is_busy() {
+            true => Class::Wanted,
+            false => Class::Quiet,
+        };
+        Priority::new(class, self.active())
     }
 
     /// Sets when the token wants care. True if the supervisor must be told, having no time for
@@ -155,5 +182,15 @@ impl Device {
         if !self.is_gone() {
             leaving.await;
         }
+    }
+}
+
+/// Counts a call that waits for a device.
+#[derive(Debug)]
+pub(crate) struct Busy<'a>(&'a Device);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Relaxed);
     }
 }

@@ -11,6 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::AmqpConfig;
 use crate::device::Device;
+use crate::door::Door;
+use crate::governor::Operation;
+use crate::progress::Progress;
 use crate::transport::Transport;
 
 /// Tells the supervisor what only it can mend.
@@ -34,6 +37,9 @@ pub(crate) struct Env {
     pub(crate) tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
     pub(crate) events: mpsc::Sender<Event>,
+    /// One budget for all that the hub is asked for.
+    pub(crate) door: Door,
+    pub(crate) progress: Progress,
     serial: AtomicU64,
     seed: u32,
 }
@@ -45,6 +51,8 @@ impl Env {
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
+            door: Door::new(&config.budget),
+            progress: Progress::default(),
             config,
             transport,
             tasks: TaskTracker::new(),
@@ -54,6 +62,14 @@ impl Env {
             // Names need to differ between processes, not to be secret.
             seed: getrandom::u32().unwrap_or_default(),
         }
+    }
+
+    /// Waits until the hub may be asked for this on behalf of a device.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn pass(&self, operation: Operation, device: &Device) {
+        let priority = device.priority();
+        self.door.pass(operation, priority, &device.turn).await;
     }
 
     /// A number that this upstream has not used before.

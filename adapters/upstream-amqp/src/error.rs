@@ -33,6 +33,8 @@ pub(crate) enum AmqpError {
     Token { status: i32, description: String },
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("too many requests of the device wait")]
+    Crowded,
     #[error("the hub released the message without taking it")]
     Released,
     #[error("the message has {0} bytes; the hub takes {max}", max = crate::convert::MAX_UPLINK)]
@@ -55,7 +57,7 @@ impl AmqpError {
             Self::Refused { condition, .. } => kind_of_condition(condition),
             Self::Token { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
-            Self::Released => ErrorKind::Throttled,
+            Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,
             Self::Closed => ErrorKind::Closed,
@@ -80,6 +82,22 @@ impl AmqpError {
                     || condition == "com.microsoft:link-creation-conflict"
                     || description.contains("Another AMQP Client")
             }
+            _ => false,
+        }
+    }
+
+    /// Tells whether the hub asks this gateway, not this device alone, to go slower.
+    pub(crate) fn is_throttle(&self) -> bool {
+        match self {
+            Self::Refused {
+                condition,
+                description,
+            } => {
+                condition == "com.microsoft:device-container-throttled"
+                    || description.contains("Server Busy")
+                    || description.contains("503008")
+            }
+            Self::Token { status, .. } => *status == 429,
             _ => false,
         }
     }
@@ -275,6 +293,21 @@ mod tests {
         ] {
             assert_eq!(kind_of_status(status), kind, "{status}");
         }
+    }
+
+    #[test]
+    fn a_throttling_hub_is_told_from_a_faulty_one() {
+        let refused = |condition: &str, description: &str| AmqpError::Refused {
+            condition: condition.into(),
+            description: description.into(),
+        };
+        assert!(refused("com.microsoft:device-container-throttled", "").is_throttle());
+        let busy = "Server Busy. Please retry operation";
+        assert!(refused("amqp:internal-error", busy).is_throttle());
+        let opens = r#"{"errorCode":503008,"message":"ReceiveLinkOpensThrottled"}"#;
+        assert!(refused("amqp:internal-error", opens).is_throttle());
+        assert!(!refused("amqp:internal-error", "oops").is_throttle());
+        assert!(!refused("amqp:resource-limit-exceeded", "quota").is_throttle());
     }
 
     #[test]

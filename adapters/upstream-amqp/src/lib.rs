@@ -38,16 +38,20 @@
 //! the hub is.
 
 mod attach;
+mod budget;
 mod cbs;
 mod commands;
 mod config;
 mod connection;
 mod convert;
 mod device;
+mod door;
 mod env;
 mod error;
+mod governor;
 mod lane;
 mod pool;
+mod progress;
 mod stream;
 mod supervisor;
 mod token;
@@ -55,6 +59,7 @@ mod transport;
 mod twin;
 mod upstream;
 
+pub use budget::{BudgetConfig, HubTier, Rate};
 pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
 pub use upstream::{AmqpStats, AmqpUpstream};
 

@@ -7,8 +7,10 @@ use gateway_core::Credential;
 use tokio::time::Instant;
 
 use crate::connection::Connection;
+use crate::device::Device;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
+use crate::governor::Operation;
 
 /// Devices that can share a connection: those with tokens of their own, and those under one and
 /// the same policy, whose token counts once.
@@ -137,7 +139,9 @@ impl Pool {
 
 impl Place {
     /// The connection, opened by the first device that asks.
-    pub(crate) async fn connection(&self) -> Result<Arc<Connection>, AmqpError> {
+    ///
+    /// Cancel safe: a connection that was being opened for it is closed.
+    pub(crate) async fn connection(&self, device: &Device) -> Result<Arc<Connection>, AmqpError> {
         let mut connection = self.slot.connection.lock().await;
         if let Some(connection) = &*connection {
             return match connection.down().is_cancelled() {
@@ -151,7 +155,9 @@ impl Place {
         if let Some(wait) = due.filter(|wait| !wait.is_zero()) {
             return Err(AmqpError::NotYet(wait));
         }
-        match Connection::open(&self.pool.env).await {
+        let env = &self.pool.env;
+        env.pass(Operation::Connect, device).await;
+        match Connection::open(env).await {
             Ok(opened) => {
                 *lock(&self.pool.tries) = Tries::default();
                 // A slot gets one connection in its life.
@@ -161,7 +167,7 @@ impl Place {
             }
             Err(error) => {
                 let mut tries = lock(&self.pool.tries);
-                let wait = self.pool.env.config.pool.reconnect.delay(tries.failures);
+                let wait = env.config.pool.reconnect.delay(tries.failures);
                 tries.failures = tries.failures.saturating_add(1);
                 tries.not_before = Some(Instant::now() + wait);
                 let source = std::error::Error::source(&error).map(ToString::to_string);

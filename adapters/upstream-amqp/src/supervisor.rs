@@ -14,8 +14,10 @@ use tokio_util::time::DelayQueue;
 
 use crate::attach::{authorize, bring_up, schedule};
 use crate::device::{Device, Link};
+use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
+use crate::governor::{Class, Operation, Priority};
 use crate::pool::Pool;
 
 /// Tokens renewed side by side. Over 50 ms that is 320 a second: a million devices in an hour.
@@ -79,7 +81,7 @@ impl Supervisor {
                         .filter(|d| d.is_on(lane))
                         .cloned()
                         .collect();
-                    lost.sort_by_key(|device| std::cmp::Reverse(device.active()));
+                    lost.sort_by_key(|device| device.priority());
                     if !lost.is_empty() {
                         tracing::warn!(lane, count = lost.len(), "Bringing devices back");
                         self.spawn(recover(
@@ -140,6 +142,7 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
     let turns = Semaphore::new(env.config.pool.recovering);
     stream::iter(held)
         .for_each_concurrent(None, async |(device, link)| {
+            let _missing = env.progress.missing();
             let bring_back = async {
                 if let Ok(_turn) = turns.acquire().await {
                     Box::pin(bring_back(&env, &pool, &device, link)).await;
@@ -219,12 +222,18 @@ async fn renew(env: Arc<Env>, device: Arc<Device>, renewing: Arc<Semaphore>) {
         return;
     }
     let connection = match &*device.link.lock().await {
-        Link::Up(attached) => attached.place.connection().await,
+        Link::Up(attached) => attached.place.connection(&device).await,
         // Whoever brings it back puts a fresh token.
         _ => return,
     };
     let renewed = match connection {
-        Ok(connection) => authorize(&env, &connection, &device, &credential).await,
+        Ok(connection) => {
+            let priority = Priority::new(Class::Standing, device.active());
+            env.door
+                .pass(Operation::Token, priority, &Turn::default())
+                .await;
+            authorize(&env, &connection, &device, &credential).await
+        }
         Err(error) => Err(error),
     };
     match renewed {

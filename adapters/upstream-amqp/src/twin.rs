@@ -54,6 +54,10 @@ impl Twin {
         Ok(())
     }
 
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.subscribed
+    }
+
     pub(crate) async fn ask(
         &mut self,
         request: TwinRequest,

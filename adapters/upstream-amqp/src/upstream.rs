@@ -19,13 +19,15 @@ use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{authorize, bring_up};
+use crate::attach::{authorize, bring_up, note_throttle};
 use crate::commands::Commands;
 use crate::config::AmqpConfig;
 use crate::convert;
 use crate::device::{Attached, Device, Link, Wish};
+use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
+use crate::governor::{Class, Operation, Priority};
 use crate::pool::{Kind, Pool};
 use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
@@ -34,6 +36,8 @@ use crate::transport::Transport;
 const EVENTS: usize = 1024;
 /// Messages smaller than this go out in one frame, whose size the hub bounds at 64 KiB.
 const ONE_FRAME: usize = 32 * 1024;
+/// Messages go in the order in which they come, each device having one at the door.
+const SENDS: Priority = Priority::new(Class::Wanted, 0);
 /// How long an orderly end of a device's links may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -61,6 +65,13 @@ pub struct AmqpStats {
     pub devices: usize,
     /// Messages without a verdict yet.
     pub in_flight: usize,
+    /// Devices that were lost and are not back.
+    pub recovering: usize,
+    /// Requests to the hub that wait for the budget, see [`BudgetConfig`](crate::BudgetConfig).
+    pub waiting: usize,
+    /// When the last lost device will be back, at the speed of the last ones and by the budget;
+    /// zero if none is lost. An estimate: nobody knows when an unreachable hub comes back.
+    pub recovered_in: Duration,
 }
 
 impl AmqpUpstream {
@@ -85,6 +96,13 @@ impl AmqpUpstream {
             events: queue,
         };
         env.tasks.spawn(supervisor.run());
+        let door = env.clone();
+        env.tasks.spawn(async move {
+            tokio::select! {
+                () = door.closing.cancelled() => {}
+                () = door.door.run() => {}
+            }
+        });
         let stop = env.closing.clone().drop_guard();
         Ok(Self {
             env,
@@ -99,7 +117,15 @@ impl AmqpUpstream {
     /// Takes a snapshot.
     #[must_use]
     pub fn stats(&self) -> AmqpStats {
+        let recovering = self.env.progress.left();
+        let by_budget = match recovering {
+            0 => Duration::ZERO,
+            devices => self.env.door.forecast(devices),
+        };
         AmqpStats {
+            recovering,
+            waiting: self.env.door.waiting(),
+            recovered_in: by_budget.max(self.env.progress.forecast().unwrap_or_default()),
             connections: self.pool.fill(),
             devices: lock(&self.registry).len(),
             in_flight: self.sends.len(),
@@ -120,9 +146,22 @@ impl AmqpUpstream {
         let device = self.find(&uplink.device)?;
         let size = convert::size(uplink)?;
         let _in_flight = self.sends.token();
-        let mut link = device.link.lock().await;
+        let _busy = device.engage();
+        let mut link = match device.link.try_lock() {
+            Ok(link) => link,
+            Err(_) => {
+                self.env.door.hurry(&device.turn);
+                device.link.lock().await
+            }
+        };
         let attached = attached(&mut link)?;
         device.set_active(self.sent.fetch_add(1, Relaxed));
+        tokio::select! {
+            biased;
+            () = self.env.door.pass(Operation::Send, SENDS, &device.turn) => {}
+            // Recovery waits for the link.
+            () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
+        }
         // Held until the verdict: what is in flight on a lane is bounded.
         let window = attached.lane.window.clone().acquire_owned().await;
         let _window = window.map_err(|_| AmqpError::Down)?;
@@ -139,19 +178,23 @@ impl AmqpUpstream {
         drop(link);
         match delivery.await {
             Ok(Outcome::Accepted(_)) => Ok(()),
-            Ok(Outcome::Rejected(rejected)) => Err(match rejected.error {
-                Some(error) => error.into(),
-                None => AmqpError::Refused {
-                    condition: "amqp:not-allowed".to_owned(),
-                    description: "rejected without a reason".to_owned(),
-                },
-            }),
+            Ok(Outcome::Rejected(rejected)) => {
+                let error = match rejected.error {
+                    Some(error) => error.into(),
+                    None => AmqpError::Refused {
+                        condition: "amqp:not-allowed".to_owned(),
+                        description: "rejected without a reason".to_owned(),
+                    },
+                };
+                note_throttle(&self.env, Operation::Send, &error);
+                Err(error)
+            }
             Ok(_) => Err(AmqpError::Released),
             Err(error) => {
                 let error = AmqpError::from(error);
                 if !error.is_passing() {
                     // The hub closed the link for good while this message was on its way.
-                    let ended = Event::Ended(device, error.kind());
+                    let ended = Event::Ended(device.clone(), error.kind());
                     Box::pin(self.env.tell(ended)).await;
                 }
                 Err(error)
@@ -175,6 +218,7 @@ impl AmqpUpstream {
                 return error;
             }
             link.lose();
+            note_throttle(&self.env, Operation::Link, &error);
             self.env
                 .tell(match error.is_passing() {
                     true => Event::LinkLost(device.clone()),
@@ -198,8 +242,11 @@ impl AmqpUpstream {
                 let credential = &identity.credential;
                 let authorized = match *credential == before.identity.credential {
                     true => Ok(()),
-                    false => match attached.place.connection().await {
+                    false => match attached.place.connection(device).await {
                         Ok(connection) => {
+                            if Kind::of(credential) == Kind::Device {
+                                self.env.pass(Operation::Token, device).await;
+                            }
                             authorize(&self.env, &connection, device, credential).await
                         }
                         Err(error) => Err(error),
@@ -248,6 +295,8 @@ impl AmqpUpstream {
                 .entry(id.clone())
                 .or_insert_with(|| Arc::new(Device::new(wish.clone())))
                 .clone();
+            let _busy = device.engage();
+            self.env.door.hurry(&device.turn);
             let mut link = device.link.lock().await;
             if device.is_gone() {
                 // Detached while this waited for its turn: begin anew.
@@ -272,7 +321,12 @@ impl AmqpUpstream {
         request: TwinRequest,
     ) -> Result<TwinReply, AmqpError> {
         let device = self.find(device)?;
+        let _busy = device.engage();
         let (reply, answer) = oneshot::channel();
+        self.env
+            .door
+            .pass(Operation::Twin, SENDS, &Turn::default())
+            .await;
         {
             let mut link = device.link.lock().await;
             let attached = attached(&mut link)?;

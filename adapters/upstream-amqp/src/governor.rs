@@ -1,0 +1,483 @@
+//! Who may ask the hub for what, and when: one budget for all devices. Pure, the time is passed in.
+//!
+//! Each kind of operation has a token bucket. What finds it empty queues by priority; every eighth
+//! that passes is the one that waits longest, so that nobody waits for ever. A throttle answer
+//! halves the bucket's rate (multiplicative decrease), and time restores it (additive increase), as
+//! TCP shares a line that does not tell its width.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::budget::{BudgetConfig, Rate};
+
+/// What the hub is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
+    Connect,
+    Token,
+    /// A telemetry link.
+    Link,
+    /// Links for messages, methods or the twin.
+    CommandLink,
+    Send,
+    Twin,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::Token,
+        Self::Link,
+        Self::CommandLink,
+        Self::Send,
+        Self::Twin,
+    ];
+}
+
+/// Who goes first; the classes in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Keeps a device that is up from being cut off, such as the renewal of a token.
+    Standing,
+    /// Somebody waits for it.
+    Wanted,
+    Quiet,
+}
+
+/// A place in the queue: by class, then the most recently active device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Priority {
+    class: Class,
+    active: Reverse<u64>,
+}
+
+impl Priority {
+    pub(crate) const fn new(class: Class, active: u64) -> Self {
+        Self {
+            class,
+            active: Reverse(active),
+        }
+    }
+}
+
+/// Names whoever waits. Never 0.
+pub(crate) type Ticket = u64;
+
+/// Every so many that pass, the one that waits longest does.
+const OLDEST_EVERY: u32 = 8;
+/// What a throttle answer leaves of a rate.
+const SHRINK: f64 = 0.5;
+/// What a rate never falls below, and grows by in a second, as a part of its full value.
+const STEP: f64 = 0.05;
+/// Throttle answers so close to each other are one: they answer what was sent before the first.
+const SAME_ANSWER: Duration = Duration::from_secs(1);
+/// What may pass at once while a rate is reduced, in seconds of it.
+const REDUCED_BURST: f64 = 0.1;
+/// An unlimited rate is unlimited again when it has grown to so many times its full value.
+const LIFTED_AT: f64 = 20.0;
+
+/// A rate that shrinks and recovers.
+#[derive(Debug)]
+struct Pace {
+    full: Rate,
+    /// The full value where `full` has none.
+    throttled: f64,
+    /// The rate now; none if unlimited.
+    rate: Option<f64>,
+    level: f64,
+    at: Instant,
+    shrunk_at: Option<Instant>,
+}
+
+impl Pace {
+    fn new(full: Rate, throttled: f64, now: Instant) -> Self {
+        let (rate, level) = match full {
+            Rate::Unlimited => (None, 0.0),
+            Rate::Limited { per_second, burst } => (Some(per_second), burst.max(1.0)),
+        };
+        Self {
+            full,
+            throttled,
+            rate,
+            level,
+            at: now,
+            shrunk_at: None,
+        }
+    }
+
+    fn base(&self) -> f64 {
+        match self.full {
+            Rate::Unlimited => self.throttled,
+            Rate::Limited { per_second, .. } => per_second,
+        }
+    }
+
+    /// Lets the rate recover and the bucket fill up to now.
+    fn advance(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        let Some(rate) = self.rate else { return };
+        let most = match self.full {
+            Rate::Unlimited => self.base() * LIFTED_AT,
+            Rate::Limited { per_second, .. } => per_second,
+        };
+        let grown = (rate + self.base() * STEP * passed).min(most);
+        let burst = match self.full {
+            Rate::Unlimited if grown >= most => {
+                self.rate = None;
+                return;
+            }
+            Rate::Limited { burst, .. } if grown >= most => burst,
+            Rate::Limited { burst, .. } => burst.min(grown * REDUCED_BURST),
+            Rate::Unlimited => grown * REDUCED_BURST,
+        };
+        self.rate = Some(grown);
+        self.level = (self.level + (rate + grown) / 2.0 * passed).min(burst.max(1.0));
+    }
+
+    fn take(&mut self) -> bool {
+        let may = self.rate.is_none() || self.level >= 1.0;
+        if may && self.rate.is_some() {
+            self.level -= 1.0;
+        }
+        may
+    }
+
+    fn give_back(&mut self) {
+        // At most what was taken: the next `advance` bounds it by the burst.
+        self.level += 1.0;
+    }
+
+    fn shrink(&mut self, now: Instant) {
+        self.advance(now);
+        let is_same = |at| now.saturating_duration_since(at) < SAME_ANSWER;
+        if self.shrunk_at.is_some_and(is_same) {
+            return;
+        }
+        self.shrunk_at = Some(now);
+        let rate = self.rate.map_or(self.base(), |rate| rate * SHRINK);
+        self.rate = Some(rate.max(self.base() * STEP));
+        self.level = 0.0;
+    }
+
+    /// How long `count` more would take.
+    fn forecast(&self, count: usize) -> Duration {
+        let left = (count as f64 - self.level.max(0.0)).max(0.0);
+        self.rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64((left / rate).min(1e6))
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Bucket {
+    pace: Pace,
+    by_priority: BTreeSet<(Priority, Ticket)>,
+    by_age: BTreeMap<Ticket, Priority>,
+    passed: u32,
+}
+
+impl Bucket {
+    fn insert(&mut self, ticket: Ticket, priority: Priority) {
+        self.by_priority.insert((priority, ticket));
+        self.by_age.insert(ticket, priority);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Priority> {
+        let priority = self.by_age.remove(&ticket)?;
+        self.by_priority.remove(&(priority, ticket));
+        Some(priority)
+    }
+
+    fn next(&mut self) -> Option<Ticket> {
+        let ticket = match self.passed % OLDEST_EVERY {
+            0 => *self.by_age.first_key_value()?.0,
+            _ => self.by_priority.first()?.1,
+        };
+        self.passed = self.passed.wrapping_add(1);
+        self.remove(ticket);
+        Some(ticket)
+    }
+}
+
+/// The budget of one hub.
+#[derive(Debug)]
+pub(crate) struct Governor {
+    buckets: [Bucket; 6],
+    tickets: Ticket,
+}
+
+impl Governor {
+    pub(crate) fn new(config: &BudgetConfig, now: Instant) -> Self {
+        let bucket = |operation| {
+            let rate = match operation {
+                Operation::Connect => config.connects,
+                Operation::Token => config.tokens,
+                Operation::Link => config.links,
+                Operation::CommandLink => config.command_links,
+                Operation::Send => config.sends,
+                Operation::Twin => config.twins,
+            };
+            Bucket {
+                pace: Pace::new(rate, config.throttled, now),
+                by_priority: BTreeSet::new(),
+                by_age: BTreeMap::new(),
+                // The first goes by priority.
+                passed: 1,
+            }
+        };
+        Self {
+            buckets: Operation::ALL.map(bucket),
+            tickets: 0,
+        }
+    }
+
+    fn bucket(&mut self, operation: Operation) -> &mut Bucket {
+        &mut self.buckets[operation as usize]
+    }
+
+    /// Asks to pass: at once, or with the ticket that it will be called by.
+    pub(crate) fn ask(
+        &mut self,
+        operation: Operation,
+        priority: Priority,
+        now: Instant,
+    ) -> Option<Ticket> {
+        let bucket = &mut self.buckets[operation as usize];
+        bucket.pace.advance(now);
+        if bucket.by_age.is_empty() && bucket.pace.take() {
+            return None;
+        }
+        self.tickets += 1;
+        bucket.insert(self.tickets, priority);
+        Some(self.tickets)
+    }
+
+    /// Takes back a wish. One that was granted and not used is given to the next.
+    pub(crate) fn leave(&mut self, operation: Operation, ticket: Ticket) {
+        let bucket = self.bucket(operation);
+        if bucket.remove(ticket).is_none() {
+            bucket.pace.give_back();
+        }
+    }
+
+    /// Notes that somebody waits for it now.
+    pub(crate) fn hurry(&mut self, operation: Operation, ticket: Ticket) {
+        let bucket = self.bucket(operation);
+        if let Some(priority) = bucket.remove(ticket) {
+            let class = priority.class.min(Class::Wanted);
+            bucket.insert(ticket, Priority { class, ..priority });
+        }
+    }
+
+    /// Names one who may pass now.
+    pub(crate) fn admit(&mut self, operation: Operation, now: Instant) -> Option<Ticket> {
+        let bucket = self.bucket(operation);
+        bucket.pace.advance(now);
+        let may = !bucket.by_age.is_empty() && bucket.pace.take();
+        may.then(|| bucket.next()).flatten()
+    }
+
+    /// When the next may pass; none if nobody waits.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let waiting = self.buckets.iter().filter(|b| !b.by_age.is_empty());
+        let due = waiting.map(|bucket| bucket.pace.at + bucket.pace.forecast(1));
+        due.min()
+    }
+
+    /// Takes note of a throttle answer.
+    pub(crate) fn throttled(&mut self, operation: Operation, now: Instant) {
+        self.bucket(operation).pace.shrink(now);
+    }
+
+    pub(crate) fn is_unlimited(&mut self, operation: Operation, now: Instant) -> bool {
+        let bucket = self.bucket(operation);
+        bucket.pace.advance(now);
+        bucket.pace.rate.is_none() && bucket.by_age.is_empty()
+    }
+
+    pub(crate) fn waiting(&self, operation: Operation) -> usize {
+        self.buckets[operation as usize].by_age.len()
+    }
+
+    /// How long it takes until `devices` have a token and a link.
+    pub(crate) fn forecast(&mut self, devices: usize, now: Instant) -> Duration {
+        let mut longest = Duration::ZERO;
+        for operation in [Operation::Token, Operation::Link] {
+            let bucket = self.bucket(operation);
+            bucket.pace.advance(now);
+            longest = longest.max(bucket.pace.forecast(devices.max(bucket.by_age.len())));
+        }
+        longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const QUIET: Priority = Priority::new(Class::Quiet, 0);
+
+    fn governor(rate: Rate, now: Instant) -> Governor {
+        let config = BudgetConfig {
+            tokens: rate,
+            ..BudgetConfig::default()
+        };
+        Governor::new(&config, now)
+    }
+
+    fn limited(per_second: f64, burst: f64) -> Rate {
+        Rate::Limited { per_second, burst }
+    }
+
+    /// Lets a second pass and counts who passes in it.
+    fn second(governor: &mut Governor, now: &mut Instant) -> usize {
+        let mut count = 0;
+        for _ in 0..100 {
+            *now += Duration::from_millis(10);
+            while governor.admit(Operation::Token, *now).is_some() {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    proptest! {
+        /// Whatever is asked, taken back and throttled, no stretch of time sees more than its rate,
+        /// the burst and one.
+        #[test]
+        fn nobody_gets_more_than_the_rate_and_the_burst(
+            steps in proptest::collection::vec((0..40u64, 0..20u32, 0..30u8), 1..200),
+            per_second in 1.0..200.0f64,
+            burst in 1.0..50.0f64,
+        ) {
+            let mut now = Instant::now();
+            let mut governor = governor(limited(per_second, burst), now);
+            let (mut passed, mut waiting) = (Vec::new(), Vec::new());
+            for (pause, asks, what) in steps {
+                now += Duration::from_millis(pause);
+                for _ in 0..asks {
+                    match governor.ask(Operation::Token, QUIET, now) {
+                        None => passed.push(now),
+                        Some(ticket) => waiting.push(ticket),
+                    }
+                }
+                match what {
+                    0 => governor.throttled(Operation::Token, now),
+                    1 => waiting.drain(..).for_each(|t| governor.leave(Operation::Token, t)),
+                    _ => {}
+                }
+                while let Some(ticket) = governor.admit(Operation::Token, now) {
+                    waiting.retain(|other| *other != ticket);
+                    passed.push(now);
+                }
+            }
+            for (at, first) in passed.iter().enumerate() {
+                for (more, last) in passed[at..].iter().enumerate() {
+                    let allowed = per_second * (*last - *first).as_secs_f64() + burst + 1e-6;
+                    prop_assert!((more + 1) as f64 <= allowed.max(1.0), "{} in {:?}", more + 1, *last - *first);
+                }
+            }
+        }
+
+        /// Whoever waits passes before eight times those who were there have passed, whatever comes
+        /// after.
+        #[test]
+        fn nobody_waits_for_ever_behind_better_ones(there in 1..50usize, comers in 1..4usize) {
+            let mut now = Instant::now();
+            let mut governor = governor(limited(1000.0, 1.0), now);
+            let _ = governor.ask(Operation::Token, QUIET, now);
+            for n in 1..there {
+                let _ = governor.ask(Operation::Token, Priority::new(Class::Wanted, n as u64), now);
+            }
+            let last = governor.ask(Operation::Token, QUIET, now);
+            for passed in 0.. {
+                prop_assert!(passed <= 8 * there, "{passed} before it");
+                for _ in 0..comers {
+                    let _ = governor.ask(Operation::Token, Priority::new(Class::Standing, 0), now);
+                }
+                now += Duration::from_millis(1);
+                if governor.admit(Operation::Token, now) == last {
+                    break;
+                }
+            }
+        }
+
+        /// `due` is not too late, and whoever is called at that time finds somebody who may pass.
+        #[test]
+        fn the_next_is_due_when_the_governor_says(per_second in 0.5..500.0f64, shrinks in 0..3u32) {
+            let mut now = Instant::now();
+            let mut governor = governor(limited(per_second, 1.0), now);
+            for _ in 0..shrinks {
+                now += Duration::from_secs(2);
+                governor.throttled(Operation::Token, now);
+            }
+            while governor.ask(Operation::Token, QUIET, now).is_none() {}
+            let due = governor.due().expect("somebody waits");
+            let due = due + Duration::from_micros(1);
+            prop_assert!(governor.admit(Operation::Token, due).is_some());
+        }
+    }
+
+    #[test]
+    fn devices_with_work_go_first_then_the_most_recently_active() {
+        let now = Instant::now();
+        let mut governor = governor(limited(1.0, 1.0), now);
+        assert_eq!(governor.ask(Operation::Token, QUIET, now), None);
+        let mut ask = |class, active| {
+            let ticket = governor.ask(Operation::Token, Priority::new(class, active), now);
+            ticket.expect("the budget is used up")
+        };
+        let (quiet, recent) = (ask(Class::Quiet, 3), ask(Class::Quiet, 9));
+        let (wanted, standing) = (ask(Class::Wanted, 1), ask(Class::Standing, 0));
+        let hurried = ask(Class::Quiet, 2);
+        governor.hurry(Operation::Token, hurried);
+        let mut order = Vec::new();
+        for n in 1..=5 {
+            order.extend(governor.admit(Operation::Token, now + Duration::from_secs(n)));
+        }
+        assert_eq!(order, [standing, hurried, wanted, recent, quiet]);
+    }
+
+    #[test]
+    fn a_throttle_answer_halves_the_rate_for_all_and_time_restores_it() {
+        let mut now = Instant::now();
+        let mut governor = governor(limited(100.0, 100.0), now);
+        for _ in 0..10_000 {
+            let _ = governor.ask(Operation::Token, QUIET, now);
+        }
+        assert_eq!(second(&mut governor, &mut now), 100);
+        governor.throttled(Operation::Token, now);
+        // Another answer to what was sent before.
+        governor.throttled(Operation::Token, now);
+        let reduced = second(&mut governor, &mut now);
+        assert!((45..=55).contains(&reduced), "{reduced}");
+        for _ in 0..10 {
+            second(&mut governor, &mut now);
+        }
+        assert!((98..=101).contains(&second(&mut governor, &mut now)));
+    }
+
+    #[test]
+    fn what_is_unlimited_gets_a_rate_from_a_refusal_on_until_it_is_past() {
+        let mut now = Instant::now();
+        let mut governor = governor(Rate::Unlimited, now);
+        for _ in 0..100_000 {
+            assert_eq!(governor.ask(Operation::Token, QUIET, now), None);
+        }
+        governor.throttled(Operation::Token, now);
+        for _ in 0..1000 {
+            assert!(governor.ask(Operation::Token, QUIET, now).is_some());
+        }
+        assert_eq!(governor.forecast(1000, now), Duration::from_secs(10));
+        let passed = second(&mut governor, &mut now);
+        assert!((95..=110).contains(&passed), "{passed}");
+        now += Duration::from_secs(600);
+        while governor.admit(Operation::Token, now).is_some() {}
+        assert!(governor.is_unlimited(Operation::Token, now));
+    }
+}
