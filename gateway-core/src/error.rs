@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// The device is not known, not attached or not connected.
     UnknownDevice,
+    /// Another client took the device over: it is no longer this gateway's.
+    Displaced,
     /// The message is larger than the other side takes.
     TooLarge,
     /// The protocol or the other side cannot do this at all.
@@ -50,6 +52,7 @@ impl ErrorKind {
             Self::TimedOut => "timed_out",
             Self::Unauthorized => "unauthorized",
             Self::UnknownDevice => "unknown_device",
+            Self::Displaced => "displaced",
             Self::TooLarge => "too_large",
             Self::Unsupported => "unsupported",
             Self::Other => "other",
@@ -65,6 +68,7 @@ impl ErrorKind {
             Self::TimedOut => "no answer came in time; the message may be sent again",
             Self::Unauthorized => "the credential was refused; a new one is needed",
             Self::UnknownDevice => "the device is not known",
+            Self::Displaced => "another client took the device over; leave it to that one",
             Self::TooLarge => "the message is too large; send a smaller one",
             Self::Unsupported => "this is not supported",
             Self::Other => "an unexpected failure",
@@ -260,6 +264,7 @@ mod tests {
             Rejected,
             Unauthorized,
             UnknownDevice,
+            Displaced,
             TooLarge,
             Unsupported,
             Other,

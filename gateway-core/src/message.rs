@@ -164,7 +164,7 @@ impl From<&UpstreamError> for Settlement {
             kind @ (Rejected | Unauthorized | UnknownDevice | TooLarge | Unsupported) => {
                 Self::Rejected(kind)
             }
-            Closed | Disconnected | Throttled | TimedOut | Other => {
+            Closed | Disconnected | Displaced | Throttled | TimedOut | Other => {
                 Self::RetryLater(error.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
             }
         }
@@ -291,7 +291,7 @@ impl MethodReply {
     pub fn from_error(error: &DownstreamError) -> Self {
         use ErrorKind::*;
         let status = match error.kind() {
-            UnknownDevice => 404,
+            UnknownDevice | Displaced => 404,
             TooLarge => 413,
             Rejected | Unauthorized => 403,
             Unsupported => 501,
@@ -333,7 +333,7 @@ impl DesiredPatch {
 pub struct SessionEnd {
     /// The device concerned.
     pub device: DeviceId,
-    /// Why: `Unauthorized` (token expired, device disabled), `Rejected` (another client took the
+    /// Why: `Unauthorized` (token expired, device disabled), `Displaced` (another client took the
     /// device over), `UnknownDevice` (deleted).
     pub reason: ErrorKind,
 }

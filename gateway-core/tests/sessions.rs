@@ -315,7 +315,7 @@ async fn a_device_that_another_client_took_over_is_told_to_come_back_later() {
     let run = Harness::start(|_| {});
     let a = device("a");
     assert_eq!(run.send("a", "1").await, Settlement::Accepted);
-    run.hub.end_session(&a, ErrorKind::Rejected).await;
+    run.hub.end_session(&a, ErrorKind::Displaced).await;
     let settlement = run.send("a", "2").await;
     let Settlement::RetryLater(after) = settlement else {
         panic!("the hub would take the message: {settlement:?}");

@@ -343,7 +343,7 @@ impl SessionTable {
         gate.is_held = false;
         let reason = match reason {
             // Another client has the device now; its messages are as good as before.
-            ErrorKind::Rejected => ErrorKind::Disconnected,
+            ErrorKind::Displaced => ErrorKind::Disconnected,
             reason if is_lasting(reason) => reason,
             _ => return,
         };
