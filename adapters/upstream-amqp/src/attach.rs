@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use gateway_core::credential::{SasToken, sas_resource};
-use gateway_core::{Credential, Interest};
+use gateway_core::{Credential, DeviceIdentity, Interest};
 use tokio::time::Instant;
 
 use crate::commands::{Commands, address, client_properties};
@@ -22,7 +22,7 @@ const TOO_MANY_TOKENS: &str = "maximum number of tokens";
 /// Connections found full by the hub, though not by us, before a device is turned away.
 const FULL_TRIES: usize = 4;
 
-/// Brings up a device whose link the caller holds.
+/// Brings up a device whose link the caller holds, unless its breaker is open.
 ///
 /// Cancel safe: what was opened is closed as it is dropped.
 pub(crate) async fn bring_up(
@@ -31,9 +31,22 @@ pub(crate) async fn bring_up(
     device: &Arc<Device>,
     link: &mut Link,
 ) -> Result<(), AmqpError> {
+    let identity = device.wish().identity;
+    let trial = env.breakers.enter(&device.id, &identity.credential)?;
+    let result = try_up(env, pool, device, &identity, link).await;
+    trial.end(result.as_ref().err());
+    result
+}
+
+async fn try_up(
+    env: &Arc<Env>,
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    identity: &DeviceIdentity,
+    link: &mut Link,
+) -> Result<(), AmqpError> {
     // The old links end before new ones begin.
     link.lose();
-    let identity = device.wish().identity;
     let kind = Kind::of(&identity.credential);
     let mut tries = 0;
     let connection = loop {
@@ -61,7 +74,11 @@ pub(crate) async fn bring_up(
             Err(error) => return Err(error),
         }
     };
-    let lane = connection.lane().await?;
+    let suspect_until = env.breakers.suspect_until(&device.id);
+    let lane = match suspect_until {
+        None => connection.lane().await?,
+        Some(_) => connection.own_lane().await?,
+    };
     let spec = LinkSpec {
         name: env.name(device.id.as_str(), "telemetry"),
         address: address(env, device, "messages/events"),
@@ -81,11 +98,16 @@ pub(crate) async fn bring_up(
     }
     if let Some(place) = link.take_place() {
         *link = Link::Up(Box::new(Attached {
+            serial: env.serial(),
             sender,
             commands,
             lane,
             place,
         }));
+    }
+    if let Some(until) = suspect_until {
+        env.tell(Event::Suspect(Arc::downgrade(device), until))
+            .await;
     }
     Ok(())
 }

@@ -155,7 +155,7 @@ impl Task {
                 met = self.next(&mut queue) => met,
             };
             // Rare, and larger than all that waits: a device that only waits should be small.
-            if !Box::pin(self.handle(met)).await {
+            if !Box::pin(self.handle(met, &queue)).await {
                 break;
             }
         }
@@ -163,7 +163,7 @@ impl Task {
     }
 
     /// Handles what was met. False: the device's commands are over.
-    async fn handle(&mut self, met: Met) -> bool {
+    async fn handle(&mut self, met: Met, queue: &mpsc::Receiver<Control>) -> bool {
         let handled = match met {
             Met::Control(None) => return false,
             Met::Control(Some(Control::Interest(interest))) => {
@@ -208,6 +208,8 @@ impl Task {
         };
         match handled {
             Ok(()) => true,
+            // Nobody holds its links any more: what becomes of them is nobody's loss.
+            Err(_) if queue.is_closed() => false,
             Err(error) => self.survives(error).await,
         }
     }
@@ -471,15 +473,12 @@ impl Task {
         self.lane.note_lost_link();
         note_throttle(&self.env, Operation::CommandLink, &error);
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
-        if error.is_displaced() {
-            // Whoever took the device has it; fighting over it would go on for ever.
-            self.env
-                .tell(Event::Ended(self.device.clone(), ErrorKind::Rejected))
-                .await;
-            return false;
-        }
+        let credential = self.device.wish().identity.credential;
+        let breakers = &self.env.breakers;
+        breakers.strike(&self.device.id, &credential, &error);
         match error.kind() {
-            kind @ (ErrorKind::Unauthorized | ErrorKind::UnknownDevice) => {
+            // Whoever took the device has it; fighting over it would go on for ever.
+            kind @ (ErrorKind::Displaced | ErrorKind::Unauthorized | ErrorKind::UnknownDevice) => {
                 self.env.tell(Event::Ended(self.device.clone(), kind)).await;
                 return false;
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use gateway_core::{Backoff, ConfigError};
 use serde::Deserialize;
 
+use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 
 /// The port of AMQP over TLS (IANA).
@@ -45,6 +46,9 @@ pub struct AmqpConfig {
     /// How much of the hub's allowance may be used.
     #[serde(default)]
     pub budget: BudgetConfig,
+    /// What becomes of devices that the hub refuses or detaches again and again.
+    #[serde(default)]
+    pub breaker: BreakerConfig,
 }
 
 fn default_port() -> u16 {
@@ -70,6 +74,7 @@ impl AmqpConfig {
             wire: WireConfig::default(),
             commands: CommandConfig::default(),
             budget: BudgetConfig::default(),
+            breaker: BreakerConfig::default(),
         }
     }
 
@@ -127,6 +132,13 @@ impl AmqpConfig {
     #[must_use]
     pub fn with_budget(mut self, budget: BudgetConfig) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// Sets what becomes of devices that the hub refuses or detaches again and again.
+    #[must_use]
+    pub fn with_breaker(mut self, breaker: BreakerConfig) -> Self {
+        self.breaker = breaker;
         self
     }
 
@@ -217,6 +229,7 @@ impl AmqpConfig {
                 return Err(ConfigError::new(key, format!("is {value}"), allowed));
             }
         }
+        self.breaker.validate()?;
         self.budget.validate()
     }
 }

@@ -1,7 +1,7 @@
 //! One AMQP connection: its driver, its token node and its lanes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use fe2o3_amqp::Connection as Client;
@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     sessions: mpsc::Sender<SessionReply>,
     lanes: Box<[Mutex<Option<Arc<Lane>>>]>,
     next_lane: AtomicUsize,
+    /// Lanes of devices that misbehaved, which live as long as these do.
+    own_lanes: Mutex<Vec<Weak<Lane>>>,
     /// Whether the policy's token has been put, for the one policy that this connection serves.
     policy: Mutex<bool>,
     down: CancellationToken,
@@ -90,6 +92,7 @@ impl Connection {
             sessions,
             lanes,
             next_lane: AtomicUsize::new(0),
+            own_lanes: Mutex::default(),
             policy: Mutex::new(false),
             down,
             close,
@@ -157,15 +160,35 @@ impl Connection {
         if let Some(lane) = lane.as_ref().filter(|lane| !lane.down.is_cancelled()) {
             return Ok(lane.clone());
         }
+        let started = self.start_lane(false).await?;
+        *lane = Some(started.clone());
+        Ok(started)
+    }
+
+    /// A lane for a device that has misbehaved: of its own while there is room.
+    pub(crate) async fn own_lane(&self) -> Result<Arc<Lane>, AmqpError> {
+        let mut lanes = self.own_lanes.lock().await;
+        let is_live = |lane: &Arc<Lane>| !lane.down.is_cancelled();
+        lanes.retain(|lane| lane.upgrade().is_some_and(|lane| is_live(&lane)));
+        if lanes.len() >= self.env.config.breaker.own_lanes {
+            let turn = self.next_lane.fetch_add(1, Relaxed) % lanes.len();
+            if let Some(lane) = lanes[turn].upgrade() {
+                return Ok(lane);
+            }
+        }
+        let lane = self.start_lane(true).await?;
+        lanes.push(Arc::downgrade(&lane));
+        Ok(lane)
+    }
+
+    async fn start_lane(&self, is_own: bool) -> Result<Arc<Lane>, AmqpError> {
         let (reply, session) = oneshot::channel();
         self.sessions
             .send(reply)
             .await
             .map_err(|_| AmqpError::Down)?;
         let session = session.await.map_err(|_| AmqpError::Down)??;
-        let started = Lane::start(&self.env, session, &self.down);
-        *lane = Some(started.clone());
-        Ok(started)
+        Ok(Lane::start(&self.env, session, &self.down, is_own))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use fe2o3_amqp::Sender;
-use gateway_core::{CloudCallback, DeviceId, DeviceIdentity};
+use gateway_core::{CloudCallback, DeviceId, DeviceIdentity, ErrorKind};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(crate) enum Link {
     /// Not there, or lost and not back yet; with its place, if it still has one.
     Down(Option<Place>),
     Up(Box<Attached>),
+    /// Its breaker is open until then, after a refusal of this kind.
+    Held(Instant, ErrorKind),
     /// The hub ended the session.
     Ended,
 }
@@ -58,6 +60,7 @@ impl Link {
 /// What an attached device has. Fields are dropped in this order: links before their place.
 #[derive(Debug)]
 pub(crate) struct Attached {
+    pub(crate) serial: u64,
     pub(crate) sender: Sender,
     pub(crate) commands: Option<Commands>,
     pub(crate) lane: Arc<Lane>,

@@ -1,7 +1,7 @@
 //! What every part of one upstream shares.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gateway_core::ErrorKind;
 use tokio::sync::mpsc;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::Breakers;
 use crate::config::AmqpConfig;
 use crate::device::Device;
 use crate::door::Door;
@@ -26,7 +27,9 @@ pub(crate) enum Event {
     /// The hub ended a device's session for this reason.
     Ended(Arc<Device>, ErrorKind),
     /// A device's token wants care at this time.
-    TokenDue(std::sync::Weak<Device>, Instant),
+    TokenDue(Weak<Device>, Instant),
+    /// A device may leave its own lane at this time, if it is good until then.
+    Suspect(Weak<Device>, Instant),
 }
 
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub(crate) struct Env {
     /// One budget for all that the hub is asked for.
     pub(crate) door: Door,
     pub(crate) progress: Progress,
+    pub(crate) breakers: Breakers,
     serial: AtomicU64,
     seed: u32,
 }
@@ -53,6 +57,7 @@ impl Env {
         Self {
             door: Door::new(&config.budget),
             progress: Progress::default(),
+            breakers: Breakers::new(&config.breaker),
             config,
             transport,
             tasks: TaskTracker::new(),

@@ -11,6 +11,9 @@ use fe2o3_amqp_types::definitions::{Error as WireError, ErrorCondition};
 use gateway_core::{ErrorKind, UpstreamError};
 use serde_amqp::primitives::Symbol;
 
+/// What goes unanswered when a lane is stuck on an attach.
+pub(crate) const LINK: &str = "a link";
+
 /// What can go wrong inside the adapter.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AmqpError {
@@ -31,6 +34,12 @@ pub(crate) enum AmqpError {
     },
     #[error("the hub answered the token with {status}: {description}")]
     Token { status: i32, description: String },
+    #[error("the hub refused or detached the device too often; it is not asked for now")]
+    Held {
+        wait: std::time::Duration,
+        /// Of the last refusal.
+        kind: ErrorKind,
+    },
     #[error("the device's token has expired")]
     TokenExpired,
     #[error("too many requests of the device wait")]
@@ -54,7 +63,9 @@ impl AmqpError {
                 ErrorKind::Disconnected
             }
             Self::Unanswered(_) => ErrorKind::TimedOut,
+            Self::Refused { .. } if self.is_displaced() => ErrorKind::Displaced,
             Self::Refused { condition, .. } => kind_of_condition(condition),
+            Self::Held { kind, .. } => *kind,
             Self::Token { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
             Self::Released | Self::Crowded => ErrorKind::Throttled,
@@ -102,10 +113,22 @@ impl AmqpError {
         }
     }
 
+    /// Tells whether the hub meant this device, neither all of them nor their connection.
+    pub(crate) fn blames_device(&self) -> bool {
+        match self {
+            Self::Refused { .. } => !self.is_throttle() && !self.is_displaced(),
+            Self::Token { status, .. } => *status < 500 && !self.is_throttle(),
+            Self::Unanswered(what) => *what == LINK,
+            _ => false,
+        }
+    }
+
     pub(crate) fn into_upstream(self, operation: &'static str) -> UpstreamError {
         let error = UpstreamError::new(self.kind(), operation);
         match self {
-            Self::NotYet(wait) => error.with_retry_after(wait).with_source(self),
+            Self::NotYet(wait) | Self::Held { wait, .. } => {
+                error.with_retry_after(wait).with_source(self)
+            }
             _ => error.with_source(self),
         }
     }
@@ -127,8 +150,7 @@ fn kind_of_condition(condition: &str) -> ErrorKind {
         "com.microsoft:timeout" => ErrorKind::TimedOut,
         "amqp:internal-error"
         | "amqp:resource-locked"
-        | "com.microsoft:iot-hub-not-found-error"
-        | "com.microsoft:link-creation-conflict" => ErrorKind::Disconnected,
+        | "com.microsoft:iot-hub-not-found-error" => ErrorKind::Disconnected,
         "amqp:invalid-field"
         | "amqp:decode-error"
         | "amqp:precondition-failed"
@@ -319,6 +341,8 @@ mod tests {
         assert!(refused("amqp:link:stolen", "").is_displaced());
         let displaced = "Another AMQP Client has opened a Receive Link";
         assert!(refused("amqp:internal-error", displaced).is_displaced());
+        let kind = refused("com.microsoft:link-creation-conflict", "").kind();
+        assert_eq!(kind, ErrorKind::Displaced);
         assert!(!refused("amqp:internal-error", "oops").is_displaced());
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, Event, lock};
-use crate::error::AmqpError;
+use crate::error::{AmqpError, LINK};
 
 /// Links that wait to be opened.
 const QUEUE: usize = 64;
@@ -41,6 +41,8 @@ enum Job {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) serial: u64,
+    /// Whether it is for devices that misbehaved.
+    pub(crate) is_own: bool,
     jobs: mpsc::Sender<Job>,
     /// Bounds what is in flight: behind a shut session window the client gathers without bound.
     pub(crate) window: Arc<Semaphore>,
@@ -71,10 +73,12 @@ impl Lane {
         env: &Arc<Env>,
         session: SessionHandle<()>,
         connection: &CancellationToken,
+        is_own: bool,
     ) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let lane = Arc::new(Self {
             serial: env.serial(),
+            is_own,
             jobs,
             window: Arc::new(Semaphore::new(env.config.wire.in_flight_per_lane)),
             down: connection.child_token(),
@@ -198,7 +202,7 @@ fn answer<T>(
         Ok(Err(_)) => Attached::Refused,
         Err(_) => Attached::Unanswered,
     };
-    let result = result.unwrap_or(Err(AmqpError::Unanswered("a link")));
+    let result = result.unwrap_or(Err(AmqpError::Unanswered(LINK)));
     // A link that nobody waits for any more closes as it is dropped; it has no credit yet.
     drop(reply.send(result));
     attached

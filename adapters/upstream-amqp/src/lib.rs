@@ -6,8 +6,13 @@
 //! links live on a few sessions ("lanes") a connection, so that opening them goes on side by side
 //! and a fault in one ends only its share. What is written gathers into few system calls.
 //!
-//! Lost connections come back by themselves, the most recently active devices first. Links for
-//! commands exist only for devices that listen.
+//! Lost connections come back by themselves, devices with work first, then the most recently active,
+//! all under one budget of what the hub may be asked for ([`BudgetConfig`]): a throttle answer to one
+//! slows all. Links for commands exist only for devices that listen.
+//!
+//! A device that is refused or detached again and again gets a lane of its own, and is then answered
+//! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
+//! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.
 //!
 //! # The client's traps
 //!
@@ -19,7 +24,7 @@
 //! | a delivery stays pending when its connection dies | recovery drops every sender first; `conformance.rs`: a cut, a lost settlement |
 //! | a receiver dropped with transfers on their way ends its session | one task owns a device's receivers and closes them; `traps.rs` |
 //! | a cancelled attach ends its session, an unanswered one blocks it | the lane runs each to its end and is given up after `answer_timeout`; `traps.rs` |
-//! | a link opened right after a refused or detached one takes over its handle, and the connection dies | the lane rests before the next; `traps.rs`. A message that crosses the hub's detach may still cost the lane, whose devices come back |
+//! | a link opened right after a refused or detached one takes over its handle, and the connection dies | the lane rests before the next; `traps.rs`. A message that crosses the hub's detach may still cost the lane, whose devices come back: from the second time on its device's own lane; `breaker.rs` |
 //! | a session stalls when its 32-bit transfer number wraps | `PoolConfig::lane_transfers`; `traps.rs` |
 //! | the peer's `handle-max` is not kept | devices a connection times six links stay below 65,535: `AmqpConfig::validate` |
 //! | `channel-max` asked for is 255 | asked for 8191 |
@@ -38,6 +43,7 @@
 //! the hub is.
 
 mod attach;
+mod breaker;
 mod budget;
 mod cbs;
 mod commands;
@@ -59,6 +65,7 @@ mod transport;
 mod twin;
 mod upstream;
 
+pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
 pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
 pub use upstream::{AmqpStats, AmqpUpstream};

@@ -22,6 +22,8 @@ use crate::pool::Pool;
 
 /// Tokens renewed side by side. Over 50 ms that is 320 a second: a million devices in an hour.
 const RENEWING: usize = 16;
+/// The wait before a device in use is taken back to a shared lane.
+const HOME_AGAIN: Duration = Duration::from_secs(5);
 /// The wait before a token that could not be renewed is tried again.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
@@ -52,6 +54,7 @@ type Held = (Arc<Device>, OwnedMutexGuard<Link>);
 impl Supervisor {
     pub(crate) async fn run(mut self) {
         let mut tokens = DelayQueue::<Weak<Device>>::new();
+        let mut suspects = DelayQueue::<Weak<Device>>::new();
         let renewing = Arc::new(Semaphore::new(RENEWING));
         loop {
             let event = tokio::select! {
@@ -68,6 +71,12 @@ impl Supervisor {
                     }
                     continue;
                 }
+                Some(due) = suspects.next() => {
+                    if let Some(device) = due.into_inner().upgrade() {
+                        self.spawn(go_home(self.env.clone(), self.pool.clone(), device));
+                    }
+                    continue;
+                }
                 event = self.events.recv() => match event {
                     Some(event) => event,
                     None => return,
@@ -75,6 +84,7 @@ impl Supervisor {
             };
             match event {
                 Event::TokenDue(device, at) => drop(tokens.insert_at(device, at)),
+                Event::Suspect(device, until) => drop(suspects.insert_at(device, until)),
                 Event::LaneLost(lane) => {
                     let mut lost: Vec<_> = lock(&self.registry)
                         .values()
@@ -143,11 +153,7 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
     stream::iter(held)
         .for_each_concurrent(None, async |(device, link)| {
             let _missing = env.progress.missing();
-            let bring_back = async {
-                if let Ok(_turn) = turns.acquire().await {
-                    Box::pin(bring_back(&env, &pool, &device, link)).await;
-                }
-            };
+            let bring_back = Box::pin(bring_back(&env, &pool, &device, link, &turns));
             tokio::select! {
                 biased;
                 // Whoever detaches it waits for its link.
@@ -163,10 +169,28 @@ async fn bring_back(
     pool: &Arc<Pool>,
     device: &Arc<Device>,
     mut link: OwnedMutexGuard<Link>,
+    turns: &Semaphore,
 ) {
     for failures in 0.. {
-        match bring_up(env, pool, device, &mut link).await {
+        let tried = {
+            let Ok(_turn) = turns.acquire().await else {
+                return;
+            };
+            bring_up(env, pool, device, &mut link).await
+        };
+        match tried {
             Ok(()) => return,
+            Err(AmqpError::Held { wait, kind }) if kind.is_retryable() => {
+                tracing::info!(device.id = %device.id, ?wait, "Device held back");
+                *link = Link::Held(Instant::now() + wait, kind);
+                // Its messages are answered meanwhile.
+                drop(link);
+                sleep(wait).await;
+                link = device.link.clone().lock_owned().await;
+                if !matches!(*link, Link::Held(..)) {
+                    return;
+                }
+            }
             Err(error) if error.is_passing() => {
                 let wait = env.config.pool.reconnect.delay(failures);
                 let wait = match error {
@@ -185,6 +209,32 @@ async fn bring_back(
                 return;
             }
         }
+    }
+}
+
+/// Takes a device that has been good back to a shared lane, when nothing is on its way.
+async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
+    if env.breakers.suspect_until(&device.id).is_some() {
+        // Its next lane of its own has its own time.
+        return;
+    }
+    let later = Instant::now() + HOME_AGAIN;
+    let Ok(mut link) = device.link.try_lock() else {
+        env.tell(Event::Suspect(Arc::downgrade(&device), later))
+            .await;
+        return;
+    };
+    if !matches!(&*link, Link::Up(attached) if attached.lane.is_own) {
+        return;
+    }
+    if device.is_busy() {
+        env.tell(Event::Suspect(Arc::downgrade(&device), later))
+            .await;
+        return;
+    }
+    if let Err(error) = bring_up(&env, &pool, &device, &mut link).await {
+        tracing::debug!(device.id = %device.id, error = %error, "Device lost on its way");
+        env.tell(Event::LinkLost(device.clone())).await;
     }
 }
 

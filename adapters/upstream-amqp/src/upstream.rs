@@ -15,7 +15,7 @@ use gateway_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +69,8 @@ pub struct AmqpStats {
     pub recovering: usize,
     /// Requests to the hub that wait for the budget, see [`BudgetConfig`](crate::BudgetConfig).
     pub waiting: usize,
+    /// Devices that the hub refused or detached so often that it is not asked for now.
+    pub held: usize,
     /// When the last lost device will be back, at the speed of the last ones and by the budget;
     /// zero if none is lost. An estimate: nobody knows when an unreachable hub comes back.
     pub recovered_in: Duration,
@@ -125,6 +127,7 @@ impl AmqpUpstream {
         AmqpStats {
             recovering,
             waiting: self.env.door.waiting(),
+            held: self.env.breakers.open(),
             recovered_in: by_budget.max(self.env.progress.forecast().unwrap_or_default()),
             connections: self.pool.fill(),
             devices: lock(&self.registry).len(),
@@ -175,6 +178,7 @@ impl AmqpUpstream {
                 return Err(Box::pin(self.link_failed(&device, &mut link, error.into())).await);
             }
         };
+        let serial = attached.serial;
         drop(link);
         match delivery.await {
             Ok(Outcome::Accepted(_)) => Ok(()),
@@ -192,13 +196,26 @@ impl AmqpUpstream {
             Ok(_) => Err(AmqpError::Released),
             Err(error) => {
                 let error = AmqpError::from(error);
-                if !error.is_passing() {
-                    // The hub closed the link for good while this message was on its way.
-                    let ended = Event::Ended(device.clone(), error.kind());
-                    Box::pin(self.env.tell(ended)).await;
+                if let AmqpError::Refused { .. } = error {
+                    // The hub closed the link while this message was on its way.
+                    return Err(Box::pin(self.link_closed(&device, serial, error)).await);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Takes note of a telemetry link that the hub closed, unless the device has another by now.
+    async fn link_closed(&self, device: &Arc<Device>, serial: u64, error: AmqpError) -> AmqpError {
+        // Whoever holds it finds the same, or brings the device back already.
+        let Ok(mut link) = device.link.try_lock() else {
+            return error;
+        };
+        match &*link {
+            Link::Up(attached) if attached.serial == serial => {
+                self.link_failed(device, &mut link, error).await
+            }
+            _ => error,
         }
     }
 
@@ -219,6 +236,8 @@ impl AmqpUpstream {
             }
             link.lose();
             note_throttle(&self.env, Operation::Link, &error);
+            let credential = device.wish().identity.credential;
+            self.env.breakers.strike(&device.id, &credential, &error);
             self.env
                 .tell(match error.is_passing() {
                     true => Event::LinkLost(device.clone()),
@@ -302,10 +321,10 @@ impl AmqpUpstream {
                 // Detached while this waited for its turn: begin anew.
                 continue;
             }
-            let is_up = matches!(*link, Link::Up(_));
+            let is_known = matches!(*link, Link::Up(_) | Link::Held(..));
             let undo = Undo {
                 registry: &self.registry,
-                device: (!is_up).then(|| device.clone()),
+                device: (!is_known).then(|| device.clone()),
             };
             let result = self.change(&device, &mut link, wish).await;
             if result.is_ok() {
@@ -391,6 +410,10 @@ fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
     match link {
         Link::Up(attached) => Ok(attached),
         Link::Down(_) => Err(AmqpError::Down),
+        Link::Held(until, kind) => Err(AmqpError::Held {
+            wait: until.saturating_duration_since(Instant::now()),
+            kind: *kind,
+        }),
         Link::Ended => Err(AmqpError::NotAttached),
     }
 }
@@ -440,6 +463,7 @@ impl Upstream for AmqpUpstream {
                     commands,
                     lane: _lane,
                     place: _place,
+                    serial: _,
                 } = *attached;
                 drop(commands);
                 return timeout(CLOSE_PATIENCE, sender.close()).await.is_ok();

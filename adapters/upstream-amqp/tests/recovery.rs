@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{config, hub, uplink, upstream, wire, with_key, with_token};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, Upstream};
+use hub_simulator::{C2d, C2dOutcome};
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,13 +123,35 @@ async fn a_device_that_another_client_took_is_not_fought_over() {
     hub.wait_methods("taken").await;
     hub.faults().steal("taken");
     let record = callback.wait_for(|record| !record.ends.is_empty()).await;
-    assert_eq!(record.ends[0].reason, ErrorKind::Rejected);
+    assert_eq!(record.ends[0].reason, ErrorKind::Displaced);
     hub.wait_deaf("taken").await;
     let late = upstream
         .send(&uplink(&device, "late"))
         .await
         .expect_err("the session has ended");
     assert_eq!(late.kind(), ErrorKind::UnknownDevice);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_taken_by_a_real_second_client_stays_with_that_one() {
+    let hub = hub().await;
+    let (first, second) = (upstream(config(&hub)), upstream(config(&hub)));
+    let (lost, owner) = (RecordingCallback::new(), RecordingCallback::new());
+    let identity = with_key(&hub, "taken").with_interest(Interest::COMMANDS);
+    let attached = first.attach(identity.clone(), lost.shared()).await;
+    attached.expect("attached");
+    hub.wait_methods("taken").await;
+    let attached = second.attach(identity, owner.shared()).await;
+    attached.expect("attached");
+    let record = lost.wait_for(|record| !record.ends.is_empty()).await;
+    assert_eq!(record.ends[0].reason, ErrorKind::Displaced);
+    hub.wait_until(|stats| stats.connections.len() == 1).await;
+    hub.wait_methods("taken").await;
+    let ticket = hub.send_c2d("taken", C2d::new("hello")).expect("queued");
+    assert_eq!(ticket.outcome().await, C2dOutcome::Completed);
+    assert_eq!(owner.record().messages.len(), 1);
+    assert!(owner.record().ends.is_empty(), "nobody fights for it");
+    assert_eq!(first.stats().devices, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
