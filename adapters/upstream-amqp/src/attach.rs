@@ -7,13 +7,14 @@ use gateway_core::credential::{SasToken, sas_resource};
 use gateway_core::{Credential, DeviceIdentity, Interest};
 use tokio::time::Instant;
 
-use crate::commands::{Commands, address, client_properties};
+use crate::commands::Commands;
 use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
 use crate::governor::Operation;
 use crate::lane::LinkSpec;
+use crate::link::{address, client_properties};
 use crate::pool::{Kind, Pool};
 use crate::token;
 
@@ -106,10 +107,16 @@ async fn try_up(
         }));
     }
     if let Some(until) = suspect_until {
-        env.tell(Event::Suspect(Arc::downgrade(device), until))
-            .await;
+        watch(env, device, until).await;
     }
     Ok(())
+}
+
+/// Sees to a device on a lane of its own at a later time.
+pub(crate) async fn watch(env: &Env, device: &Arc<Device>, at: Instant) {
+    if !device.set_watched(true) {
+        env.tell(Event::Suspect(Arc::downgrade(device), at)).await;
+    }
 }
 
 /// Waits for the device's turn, unless the connection goes.

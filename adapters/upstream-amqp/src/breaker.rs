@@ -83,6 +83,9 @@ impl BreakerConfig {
     }
 }
 
+/// Detaches so close to each other are one: the hub's upkeep meets all links of a device.
+const SAME_DETACH: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
@@ -201,8 +204,19 @@ impl Breakers {
         })
     }
 
-    /// Notes what a device did, if it is to blame.
-    pub(crate) fn strike(&self, device: &DeviceId, credential: &Credential, error: &AmqpError) {
+    /// Notes that the hub detached a link of a device, if the device is to blame.
+    pub(crate) fn detached(&self, device: &DeviceId, credential: &Credential, error: &AmqpError) {
+        self.strike(device, credential, error, SAME_DETACH);
+    }
+
+    /// Counts against a device what it is to blame for, unless the last was less than `apart` ago.
+    fn strike(
+        &self,
+        device: &DeviceId,
+        credential: &Credential,
+        error: &AmqpError,
+        apart: Duration,
+    ) {
         if !error.blames_device() {
             return;
         }
@@ -214,7 +228,9 @@ impl Breakers {
         if !is_known {
             table.put(device.clone(), Breaker::new(credential.clone(), now));
         }
-        if let Some(breaker) = table.get_mut(device) {
+        if let Some(breaker) = table.get_mut(device)
+            && (breaker.strikes == 0 || now.saturating_duration_since(breaker.last) >= apart)
+        {
             breaker.strike(&self.config, error.kind(), now);
         }
     }
@@ -247,7 +263,11 @@ pub(crate) struct Trial<'a> {
 impl Trial<'_> {
     pub(crate) fn end(self, error: Option<&AmqpError>) {
         match error {
-            Some(error) => self.breakers.strike(self.device, self.credential, error),
+            Some(error) => {
+                let apart = Duration::ZERO;
+                self.breakers
+                    .strike(self.device, self.credential, error, apart);
+            }
             None => self.change(Breaker::pass),
         }
     }
@@ -347,6 +367,21 @@ mod tests {
         let breakers = breakers();
         fail(&breakers, &key("a2V5"));
         assert!(breakers.enter(&device(), &key("b3RoZXI=")).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_links_detached_at_once_are_one_strike() {
+        let (breakers, key, id) = (breakers(), key("a2V5"), device());
+        for _ in 0..4 {
+            breakers.detached(&id, &key, &refused());
+        }
+        assert_eq!(breakers.suspect_until(&id), None);
+        for _ in 0..2 {
+            advance(SAME_DETACH).await;
+            breakers.detached(&id, &key, &refused());
+            assert!(breakers.suspect_until(&id).is_some());
+        }
+        assert_eq!(breakers.open(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fe2o3_amqp::link::delivery::DeliveryInfo;
-use fe2o3_amqp::{Receiver, Sendable, Sender};
-use fe2o3_amqp_types::definitions::Fields;
-use fe2o3_amqp_types::messaging::{Body, Data, Message, MessageId};
+use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp_types::messaging::{Body, Message, MessageId};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
-use gateway_core::credential::sas_resource;
 use gateway_core::{
     Backoff, DesiredPatch, Disposition, ErrorKind, Interest, MethodReply, TwinReply, TwinRequest,
 };
@@ -30,6 +28,7 @@ use crate::env::{Env, Event};
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
 use crate::lane::{Lane, LinkSpec};
+use crate::link::{address, client_properties, send_settled};
 use crate::twin::{Notice, Twin};
 
 /// Changes of interest and twin requests that wait for the task.
@@ -475,7 +474,7 @@ impl Task {
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
         let credential = self.device.wish().identity.credential;
         let breakers = &self.env.breakers;
-        breakers.strike(&self.device.id, &credential, &error);
+        breakers.detached(&self.device.id, &credential, &error);
         match error.kind() {
             // Whoever took the device has it; fighting over it would go on for ever.
             kind @ (ErrorKind::Displaced | ErrorKind::Unauthorized | ErrorKind::UnknownDevice) => {
@@ -515,34 +514,4 @@ impl Task {
             drop(timeout(CLOSE_PATIENCE, twin.close()).await);
         }
     }
-}
-
-/// The properties that every link carries.
-pub(crate) fn client_properties() -> Fields {
-    let mut properties = Fields::new();
-    let version = concat!("iot-gateway/", env!("CARGO_PKG_VERSION"));
-    properties.insert(
-        Symbol::from("com.microsoft:client-version"),
-        Value::String(version.to_owned()),
-    );
-    properties
-}
-
-/// The address of one of a device's nodes at the hub.
-pub(crate) fn address(env: &Env, device: &Device, path: &str) -> String {
-    format!(
-        "amqps://{}/{path}",
-        sas_resource(&env.config.host, &device.id)
-    )
-}
-
-/// Sends what the hub does not settle.
-pub(crate) async fn send_settled(
-    link: &mut Sender,
-    message: Message<Data>,
-) -> Result<(), AmqpError> {
-    let sendable = Sendable::builder().message(message).settled(true).build();
-    // Settled as it is sent: there is nothing to wait for.
-    drop(link.send_batchable(sendable).await?);
-    Ok(())
 }

@@ -85,6 +85,8 @@ pub(crate) struct Device {
     /// When its token wants care, while that time waits in the supervisor's queue: one entry a
     /// device, however often it comes and goes.
     token_due: Mutex<Option<Instant>>,
+    /// Whether the supervisor will look whether it may leave its own lane: one entry a device.
+    is_watched: AtomicBool,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
     /// Told when `gone` is set.
@@ -102,6 +104,7 @@ impl Device {
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
             token_due: Mutex::default(),
+            is_watched: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
         }
@@ -167,6 +170,11 @@ impl Device {
                 Ok(())
             }
         }
+    }
+
+    /// Notes whether the supervisor watches it, and tells whether it did before.
+    pub(crate) fn set_watched(&self, is_watched: bool) -> bool {
+        self.is_watched.swap(is_watched, Relaxed)
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -56,6 +56,7 @@ mod env;
 mod error;
 mod governor;
 mod lane;
+mod link;
 mod pool;
 mod progress;
 mod stream;

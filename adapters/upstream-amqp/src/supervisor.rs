@@ -12,7 +12,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
-use crate::attach::{authorize, bring_up, schedule};
+use crate::attach::{authorize, bring_up, schedule, watch};
 use crate::device::{Device, Link};
 use crate::door::Turn;
 use crate::env::{Env, Event, lock};
@@ -214,25 +214,26 @@ async fn bring_back(
 
 /// Takes a device that has been good back to a shared lane, when nothing is on its way.
 async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
-    if env.breakers.suspect_until(&device.id).is_some() {
-        // Its next lane of its own has its own time.
-        return;
-    }
+    device.set_watched(false);
     let later = Instant::now() + HOME_AGAIN;
+    if let Some(until) = env.breakers.suspect_until(&device.id) {
+        return watch(&env, &device, until.max(later)).await;
+    }
     let Ok(mut link) = device.link.try_lock() else {
-        env.tell(Event::Suspect(Arc::downgrade(&device), later))
-            .await;
-        return;
+        return watch(&env, &device, later).await;
     };
     if !matches!(&*link, Link::Up(attached) if attached.lane.is_own) {
         return;
     }
     if device.is_busy() {
-        env.tell(Event::Suspect(Arc::downgrade(&device), later))
-            .await;
-        return;
+        return watch(&env, &device, later).await;
     }
-    if let Err(error) = bring_up(&env, &pool, &device, &mut link).await {
+    let moved = tokio::select! {
+        biased;
+        () = device.gone() => return,
+        moved = bring_up(&env, &pool, &device, &mut link) => moved,
+    };
+    if let Err(error) = moved {
         tracing::debug!(device.id = %device.id, error = %error, "Device lost on its way");
         env.tell(Event::LinkLost(device.clone())).await;
     }

@@ -9,9 +9,10 @@ use fe2o3_amqp_types::messaging::{Body, Data, Message, MessageAnnotations, Messa
 use fe2o3_amqp_types::primitives::{Binary, Symbol, Value};
 use gateway_core::{TwinReply, TwinRequest};
 
-use crate::commands::{TwinAnswer, send_settled};
+use crate::commands::TwinAnswer;
 use crate::convert::body;
 use crate::error::AmqpError;
+use crate::link::send_settled;
 
 /// Requests without an answer above which those that nobody waits for are swept out.
 const SWEEP_ABOVE: usize = 64;

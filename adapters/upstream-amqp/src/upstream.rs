@@ -3,18 +3,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fe2o3_amqp::link::SendError;
-use fe2o3_amqp::link::delivery::DeliveryFut;
-use fe2o3_amqp::{Sendable, Sender};
-use fe2o3_amqp_types::messaging::{Data, Message, Outcome};
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, Ready, join_all, ready};
+use fe2o3_amqp_types::messaging::Outcome;
+use futures_util::future::join_all;
 use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
     TwinRequest, Uplink, Upstream, UpstreamError,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
@@ -28,14 +23,13 @@ use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
+use crate::link::transfer;
 use crate::pool::{Kind, Pool};
 use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
 
 /// Events that wait for the supervisor, which never waits for the network itself.
 const EVENTS: usize = 1024;
-/// Messages smaller than this go out in one frame, whose size the hub bounds at 64 KiB.
-const ONE_FRAME: usize = 32 * 1024;
 /// Messages go in the order in which they come, each device having one at the door.
 const SENDS: Priority = Priority::new(Class::Wanted, 0);
 /// How long an orderly end of a device's links may take.
@@ -237,7 +231,7 @@ impl AmqpUpstream {
             link.lose();
             note_throttle(&self.env, Operation::Link, &error);
             let credential = device.wish().identity.credential;
-            self.env.breakers.strike(&device.id, &credential, &error);
+            self.env.breakers.detached(&device.id, &credential, &error);
             self.env
                 .tell(match error.is_passing() {
                     true => Event::LinkLost(device.clone()),
@@ -381,29 +375,6 @@ impl Drop for Undo<'_> {
             remove(self.registry, &device);
         }
     }
-}
-
-type Sent = Result<DeliveryFut<Result<Outcome, SendError>>, SendError>;
-
-/// Hands a message to the client.
-///
-/// Nearly always the link has credit and the client takes the message at once. Its future has
-/// 4 KiB: on the stack for one poll it costs nothing, as a part of each device's own future it
-/// would be allocated, copied and cold. One that has to wait is begun anew: until the transfer is
-/// queued the client has done nothing, and a message of one frame is queued in one step.
-fn transfer(
-    sender: &mut Sender,
-    message: Message<Data>,
-    size: usize,
-) -> Either<Ready<Sent>, BoxFuture<'_, Sent>> {
-    let message = Sendable::from(message);
-    if size < ONE_FRAME {
-        let sent = unconstrained(sender.send_batchable_ref(&message)).now_or_never();
-        if let Some(sent) = sent {
-            return Either::Left(ready(sent));
-        }
-    }
-    Either::Right(Box::pin(sender.send_batchable(message)))
 }
 
 fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
