@@ -164,11 +164,13 @@ impl Run {
             }
             sleep(pause).await;
         }
-        // One that listens does so until all is over, as one that is online.
+        // One that listens does so until all is over, as one that is online: each end that it was
+        // told of may be that of its last session.
+        let mut ends = 0;
         while n.is_multiple_of(2) && !self.over.load(Relaxed) {
-            let ends = callback.record().ends.len();
             let ended = callback.wait_for(|record| record.ends.len() > ends);
-            if timeout(Duration::from_millis(50), ended).await.is_ok() {
+            if let Ok(record) = timeout(Duration::from_millis(50), ended).await {
+                ends = record.ends.len();
                 self.attach(n, &callback).await;
             }
         }
@@ -374,7 +376,13 @@ fn check(
             ));
         }
         if !ids.is_sorted() {
-            return Err(format!("{device}: out of order: {ids:?}"));
+            let accepted = run.hub.record().accepted().into_iter();
+            let came: Vec<_> = accepted
+                .filter(|message| message.device_id == device)
+                .map(|message| (message.message_id, message.connection, message.enqueued))
+                .collect();
+            let told = &told.accepted;
+            return Err(format!("{device}: out of order: {came:?}, told: {told:?}"));
         }
         let mut seen: HashMap<String, u32> = HashMap::new();
         for message in told.callback.record().messages {
