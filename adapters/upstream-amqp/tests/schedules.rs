@@ -144,7 +144,7 @@ impl Run {
         };
         self.attach(n, &callback).await;
         for m in 0..MESSAGES {
-            let message = uplink(&told.device, format!("m-{m:02}"));
+            let message = uplink(&told.device, format!("m-{m:02}-of-{}", told.device));
             loop {
                 match timeout(PATIENCE, self.upstream.send(&message)).await {
                     Ok(Ok(())) => {
@@ -373,6 +373,12 @@ fn check(
         if !missing.is_empty() {
             return Err(format!(
                 "{device}: acknowledged, not at the hub: {missing:?}"
+            ));
+        }
+        let foreign: Vec<_> = ids.iter().filter(|id| !id.ends_with(device)).collect();
+        if !foreign.is_empty() {
+            return Err(format!(
+                "{device}: taken for another's messages: {foreign:?}"
             ));
         }
         if !ids.is_sorted() {
