@@ -4,11 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::ca::CertificateError;
+use std::sync::Arc;
+
+use crate::cloud::Cloud;
 use crate::hub::record::RecordMode;
 use crate::limits::Limits;
 use crate::simulator::HubSimulator;
 use crate::store::StoreError;
+use crate::tls::CertificateError;
 
 /// Sets up a [`HubSimulator`].
 #[derive(Debug, Clone)]
@@ -16,7 +19,10 @@ use crate::store::StoreError;
 pub struct Builder {
     pub(crate) host: String,
     pub(crate) tls: bool,
-    pub(crate) address: SocketAddr,
+    pub(crate) amqps: SocketAddr,
+    pub(crate) mqtts: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) beside: Option<Arc<Cloud>>,
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
     pub(crate) record: RecordMode,
@@ -48,7 +54,10 @@ impl Default for Builder {
         Self {
             host: "localhost".to_owned(),
             tls: true,
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            amqps: (Ipv4Addr::LOCALHOST, 0).into(),
+            mqtts: (Ipv4Addr::LOCALHOST, 0).into(),
+            https: (Ipv4Addr::LOCALHOST, 0).into(),
+            beside: None,
             limits: Limits::default(),
             auto_register: false,
             record: RecordMode::default(),
@@ -70,15 +79,35 @@ impl Builder {
         self
     }
 
-    /// Sets the port; 0, the default, takes a free one.
+    /// Sets the port for AMQP; 0, the default, takes a free one.
     pub fn with_port(mut self, port: u16) -> Self {
-        self.address.set_port(port);
+        self.amqps.set_port(port);
         self
     }
 
-    /// Sets the address to listen on, port and all; `127.0.0.1:0` by default.
+    /// Sets the address for AMQP, port and all; `127.0.0.1:0` by default.
     pub fn with_address(mut self, address: SocketAddr) -> Self {
-        self.address = address;
+        self.amqps = address;
+        self
+    }
+
+    /// Sets the address for MQTT, port and all; `127.0.0.1:0` by default.
+    pub fn with_mqtts_address(mut self, address: SocketAddr) -> Self {
+        self.mqtts = address;
+        self
+    }
+
+    /// Sets the address for HTTP, port and all; `127.0.0.1:0` by default.
+    pub fn with_https_address(mut self, address: SocketAddr) -> Self {
+        self.https = address;
+        self
+    }
+
+    /// Puts the hub behind the listeners of another one, which must outlive it.
+    ///
+    /// Clients are led to either by the host name that they call. Addresses and TLS are the other's.
+    pub fn beside(mut self, other: &HubSimulator) -> Self {
+        self.beside = Some(other.cloud());
         self
     }
 

@@ -9,6 +9,7 @@ use crate::amqp::codec::message::Sections;
 use crate::amqp::codec::performative::Performative;
 use crate::amqp::codec::{frame, read};
 use crate::amqp::connection::Connection;
+use crate::cloud::{Addresses, Caller, Cloud};
 use crate::hub::Hub;
 use crate::hub::record::{Record, RecordMode};
 use crate::hub::registry::Registry;
@@ -58,7 +59,15 @@ pub fn feed_connection(input: &[u8], piece: usize) -> usize {
     ));
     let now = Now::read();
     let peer = hub.join();
-    let mut connection = Connection::new(hub, Arc::clone(&peer), now);
+    let nowhere = ([127, 0, 0, 1], 0).into();
+    let addresses = Addresses {
+        amqps: nowhere,
+        mqtts: nowhere,
+        https: nowhere,
+    };
+    let cloud = Arc::new(Cloud::new(addresses, None, hub));
+    let caller = Caller::new(cloud, None, None);
+    let mut connection = Connection::new(caller, Arc::clone(&peer), now);
     let (mut buffer, mut answered) = (BytesMut::new(), 0);
     for part in input.chunks(piece.max(1)) {
         buffer.extend_from_slice(part);

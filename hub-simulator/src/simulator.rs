@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
-use crate::ca::Identity;
+use crate::cloud::{Addresses, Cloud};
 use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
 use crate::hub::Hub;
@@ -23,19 +23,34 @@ use crate::hub::record::Record;
 use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
 use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
-use crate::server;
+use crate::server::{self, Protocol};
 use crate::store::{Store, StoreError};
+use crate::tls::{Authority, Certificates};
 
 /// An IoT hub on this machine; dropping it closes every connection and frees the port.
 #[derive(Debug)]
 pub struct HubSimulator {
     hub: Arc<Hub>,
     faults: Faults,
-    addr: SocketAddr,
-    ca: Option<String>,
+    cloud: Arc<Cloud>,
     store: Option<Store>,
     /// Aborts the listener, its connections and the clock when it is dropped.
     _tasks: JoinSet<()>,
+}
+
+impl Drop for HubSimulator {
+    fn drop(&mut self) {
+        // A hub beside another leaves the listeners behind.
+        self.cloud.remove(&self.hub);
+        self.faults.cut_all();
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// What the hub carries at a moment.
@@ -65,34 +80,78 @@ impl HubSimulator {
             store.load(&mut registry)?;
             store.save(&registry)?;
         }
-        let identity = match &store {
-            _ if !builder.tls => None,
-            Some(store) => Some(store.identity(&builder.host)?),
-            None => Some(Identity::make(&builder.host)?),
-        };
-        let tls = identity.as_ref().map(Identity::acceptor).transpose()?;
-        let address = builder.address;
-        let failed = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
-
         let hub = Arc::new(Hub::new(
             registry,
-            builder.limits,
+            builder.limits.clone(),
             Record::new(builder.record),
         ));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&hub).run_clock());
-        tasks.spawn(server::accept(listener, tls, Arc::clone(&hub)));
+        let cloud = match &builder.beside {
+            Some(cloud) => {
+                cloud.add(Arc::clone(&hub))?;
+                Arc::clone(cloud)
+            }
+            None => Self::listen(&builder, store.as_ref(), &hub, &mut tasks).await?,
+        };
         let faults = Faults::new(Arc::clone(&hub));
         Ok(Self {
             hub,
+            cloud,
             faults,
-            addr,
-            ca: identity.map(|identity| identity.ca),
             store,
             _tasks: tasks,
         })
+    }
+
+    /// Opens the listeners and starts serving.
+    async fn listen(
+        builder: &Builder,
+        store: Option<&Store>,
+        hub: &Arc<Hub>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Arc<Cloud>, StartError> {
+        let certificates = if builder.tls {
+            let authority = match store {
+                Some(store) => store.authority()?,
+                None => Authority::make()?,
+            };
+            Some(Arc::new(Certificates::new(authority, &builder.host)?))
+        } else {
+            None
+        };
+        let tls = certificates
+            .as_ref()
+            .map(Certificates::acceptor)
+            .transpose()?;
+        let (amqps, mqtts, https) = (
+            bind(builder.amqps).await?,
+            bind(builder.mqtts).await?,
+            bind(builder.https).await?,
+        );
+        let addresses = Addresses {
+            amqps: amqps.1,
+            mqtts: mqtts.1,
+            https: https.1,
+        };
+        let cloud = Arc::new(Cloud::new(addresses, certificates, Arc::clone(hub)));
+        for ((listener, _), protocol) in [
+            (amqps, Protocol::Amqp),
+            (mqtts, Protocol::Mqtt),
+            (https, Protocol::Http),
+        ] {
+            tasks.spawn(server::accept(
+                listener,
+                protocol,
+                tls.clone(),
+                Arc::clone(&cloud),
+            ));
+        }
+        Ok(cloud)
+    }
+
+    pub(crate) fn cloud(&self) -> Arc<Cloud> {
+        Arc::clone(&self.cloud)
     }
 
     /// Returns the hub's host name, as it stands in tokens and certificate.
@@ -101,16 +160,28 @@ impl HubSimulator {
         &self.hub.host
     }
 
-    /// Returns the address that the hub listens on.
+    /// Returns the address that the hub listens on for AMQP.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.cloud.addresses.amqps
+    }
+
+    /// Returns the address that the hub listens on for MQTT.
+    #[must_use]
+    pub fn mqtts_addr(&self) -> SocketAddr {
+        self.cloud.addresses.mqtts
+    }
+
+    /// Returns the address that the hub listens on for HTTP.
+    #[must_use]
+    pub fn https_addr(&self) -> SocketAddr {
+        self.cloud.addresses.https
     }
 
     /// Returns the certificate of the authority to trust; none without TLS.
     #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
-        self.ca.as_deref()
+        Some(self.cloud.certificates.as_ref()?.authority_pem())
     }
 
     /// Returns the script of faults.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
-use crate::ca::Identity;
 use crate::hub::registry::{KeyPair, Registry};
+use crate::tls::Authority;
 
 /// Stored state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -102,34 +102,15 @@ impl Store {
         }
     }
 
-    /// The stored certificates for `host`, made and stored on first use.
-    pub(crate) fn identity(&self, host: &str) -> Result<Identity, crate::StartError> {
-        let stored = (
-            self.read("host")?,
-            self.read("ca.pem")?,
-            self.read("cert.pem")?,
-            self.read("key.pem")?,
-        );
-        if let (Some(of), Some(ca), Some(certificate), Some(key)) = stored
-            && of == host
-        {
-            return Ok(Identity {
-                ca,
-                certificate,
-                key,
-            });
+    /// The stored authority, made and stored on first use.
+    pub(crate) fn authority(&self) -> Result<Authority, crate::StartError> {
+        if let (Some(certificate), Some(key)) = (self.read("ca.pem")?, self.read("ca-key.pem")?) {
+            return Ok(Authority { certificate, key });
         }
-        let identity = Identity::make(host)?;
-        for (name, text) in [
-            ("ca.pem", &identity.ca),
-            ("cert.pem", &identity.certificate),
-            ("key.pem", &identity.key),
-        ] {
-            write_atomically(&self.path(name), text)?;
-        }
-        // Last: it vouches for the three before.
-        write_atomically(&self.path("host"), host)?;
-        Ok(identity)
+        let authority = Authority::make()?;
+        write_atomically(&self.path("ca-key.pem"), &authority.key)?;
+        write_atomically(&self.path("ca.pem"), &authority.certificate)?;
+        Ok(authority)
     }
 
     /// Puts the stored keys and devices into a fresh registry.

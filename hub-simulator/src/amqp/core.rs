@@ -12,11 +12,12 @@ use super::link::Kind;
 use super::tokens::Tokens;
 use super::{AmqpError, condition};
 use crate::clock::iso8601;
+use crate::cloud::Caller;
 use crate::guid::Guid;
 use crate::hub::Hub;
+use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
-use crate::hub::registry::AccessError;
 use crate::hub::state::Now;
 
 /// Handles that a connection's sessions have room for together, used or not.
@@ -26,6 +27,7 @@ const MAX_HANDLES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) caller: Caller,
     pub(crate) peer: Arc<Peer>,
     pub(crate) tokens: Tokens,
     pub(crate) out: BytesMut,
@@ -68,9 +70,10 @@ pub(crate) struct Settlement {
 }
 
 impl Core {
-    pub(crate) fn new(hub: Arc<Hub>, peer: Arc<Peer>, now: Now) -> Self {
+    pub(crate) fn new(caller: Caller, peer: Arc<Peer>, now: Now) -> Self {
         Self {
-            hub,
+            hub: Arc::clone(&caller.hub),
+            caller,
             peer,
             tokens: Tokens::default(),
             out: BytesMut::new(),
@@ -163,29 +166,20 @@ impl Core {
                 .registry
                 .usable(id)
                 .map(Some)
-                .map_err(|error| self.access_error(&error)),
-            _ => Err(AmqpError::new(
-                condition::UNAUTHORIZED,
-                self.describe(
-                    401_003,
-                    "Unauthorized: no valid token of this connection covers the link.",
-                ),
-            )),
+                .map_err(|error| self.refusal(&error.into())),
+            _ => Err(self.refusal(&HubError::new(
+                ErrorCode::IotHubUnauthorized,
+                "Unauthorized: no valid token of this connection covers the link.",
+            ))),
         }
     }
 
-    fn access_error(&self, error: &AccessError) -> AmqpError {
-        if error.is_not_found() {
-            AmqpError::new(
-                condition::NOT_FOUND,
-                self.describe(404_001, &error.to_string()),
-            )
-        } else {
-            AmqpError::new(
-                condition::UNAUTHORIZED,
-                self.describe(401_003, &error.to_string()),
-            )
-        }
+    /// A refusal as AMQP words it.
+    pub(crate) fn refusal(&self, error: &HubError) -> AmqpError {
+        AmqpError::new(
+            condition::of(error.code),
+            self.describe(error.code.number(), &error.message),
+        )
     }
 
     /// An error description as the hub writes it: JSON with a code and a tracking id.

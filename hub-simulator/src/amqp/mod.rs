@@ -34,6 +34,8 @@ impl AmqpError {
 
 /// Error conditions (AMQP 1.0 sections 2.8.15 to 2.8.18, and the hub's own).
 pub(crate) mod condition {
+    use crate::hub::error::ErrorCode;
+
     pub(crate) const DECODE: &str = "amqp:decode-error";
     pub(crate) const FRAMING: &str = "amqp:connection:framing-error";
     pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
@@ -50,4 +52,46 @@ pub(crate) mod condition {
     pub(crate) const UNATTACHED_HANDLE: &str = "amqp:session:unattached-handle";
     pub(crate) const UNAUTHORIZED: &str = "amqp:unauthorized-access";
     pub(crate) const WINDOW_VIOLATION: &str = "amqp:session:window-violation";
+
+    /// The condition that a refusal of the hub goes by (edgeHub's `AmqpErrorMapper`).
+    pub(crate) fn of(code: ErrorCode) -> &'static str {
+        match code {
+            ErrorCode::DeviceNotFound
+            | ErrorCode::ModuleNotFound
+            | ErrorCode::PartitionNotFound
+            | ErrorCode::LinkAddressNotFound
+            | ErrorCode::DeviceNotOnline => NOT_FOUND,
+            ErrorCode::IotHubNotFound => "com.microsoft:iot-hub-not-found-error",
+            ErrorCode::IotHubUnauthorizedAccess | ErrorCode::IotHubUnauthorized => UNAUTHORIZED,
+            ErrorCode::IotHubSuspended => "com.microsoft:iot-hub-suspended",
+            ErrorCode::IotHubQuotaExceeded
+            | ErrorCode::DeviceMaximumQueueDepthExceeded
+            | ErrorCode::IotHubMaxCbsTokenExceeded => RESOURCE_LIMIT,
+            ErrorCode::DeviceAlreadyExists | ErrorCode::ModuleAlreadyExistsOnDevice => {
+                "com.microsoft:device-already-exists"
+            }
+            ErrorCode::LinkCreationConflict => "com.microsoft:link-creation-conflict",
+            ErrorCode::PreconditionFailed => "com.microsoft:precondition-failed",
+            ErrorCode::DeviceMessageLockLost => LOCK_LOST,
+            ErrorCode::MessageTooLarge => SIZE_EXCEEDED,
+            ErrorCode::ThrottlingException
+            | ErrorCode::ThrottleBacklogLimitExceeded
+            | ErrorCode::ThrottleBacklogTimeout
+            | ErrorCode::ReceiveLinkOpensThrottled
+            | ErrorCode::DeviceMaximumInflightMethodExceeded => {
+                "com.microsoft:device-container-throttled"
+            }
+            ErrorCode::GatewayTimeout => "com.microsoft:timeout",
+            ErrorCode::ServerError | ErrorCode::ServiceUnavailable => INTERNAL,
+            ErrorCode::InvalidProtocolVersion
+            | ErrorCode::InvalidOperation
+            | ErrorCode::ArgumentInvalid
+            | ErrorCode::ArgumentNull
+            | ErrorCode::IotHubFormatError
+            | ErrorCode::DeviceDefinedMultipleTimes
+            | ErrorCode::BulkRegistryOperationFailure
+            | ErrorCode::TooManyDevices
+            | ErrorCode::TooManyModulesOnDevice => "com.microsoft:argument-error",
+        }
+    }
 }

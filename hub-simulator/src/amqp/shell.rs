@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::server::TlsStream;
 
 use super::connection::{Connection, LineOrder};
-use crate::hub::Hub;
+use crate::cloud::Caller;
 use crate::hub::state::Now;
+use crate::line::Line;
 
 /// Room for one read.
 const READ_CHUNK: usize = 32 * 1024;
@@ -26,26 +25,6 @@ const MAX_WAITING_OUTPUT: usize = 1024 * 1024;
 const READS_A_WRITE: u32 = 8;
 /// How long a closed connection waits for its peer: to take the last words, then to hang up.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// A stream whose end can be a reset.
-pub(crate) trait Line: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Makes dropping the stream reset the connection.
-    fn reset_on_drop(&self);
-}
-
-impl Line for TcpStream {
-    fn reset_on_drop(&self) {
-        if let Err(error) = self.set_zero_linger() {
-            tracing::debug!(%error, "The socket cannot be made to reset");
-        }
-    }
-}
-
-impl Line for TlsStream<TcpStream> {
-    fn reset_on_drop(&self) {
-        self.get_ref().0.reset_on_drop();
-    }
-}
 
 /// Output on its way, each piece with the time it may leave.
 #[derive(Debug, Default)]
@@ -102,9 +81,10 @@ impl Outbound {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
+pub(crate) async fn serve(mut line: impl Line, caller: Caller) {
+    let hub = Arc::clone(&caller.hub);
     let peer = hub.join();
-    let mut connection = Connection::new(Arc::clone(&hub), Arc::clone(&peer), Now::read());
+    let mut connection = Connection::new(caller, Arc::clone(&peer), Now::read());
     let mut input = BytesMut::new();
     let mut outbound = Outbound::default();
     let mut frozen = false;
@@ -133,9 +113,9 @@ pub(crate) async fn serve(mut line: impl Line, hub: Arc<Hub>) {
             connection.on_time(now);
         }
         connection.end_turn();
-        outbound.push(connection.take_output(), now.instant + hub.script.latency());
+        outbound.push(connection.take_output(), now.instant + connection.latency());
         if connection.is_closed() {
-            let until = *give_up.get_or_insert(now.instant + hub.script.latency() + LINGER);
+            let until = *give_up.get_or_insert(now.instant + connection.latency() + LINGER);
             if outbound.is_done() || now.instant >= until {
                 break;
             }

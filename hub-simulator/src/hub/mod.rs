@@ -1,6 +1,8 @@
 //! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
 
 pub(crate) mod device;
+pub(crate) mod error;
+pub(crate) mod identity;
 pub(crate) mod message;
 pub(crate) mod peer;
 pub(crate) mod queue;
@@ -18,10 +20,18 @@ use tokio::sync::{Notify, watch};
 
 use crate::faults::Script;
 use crate::limits::Limits;
+use error::{ErrorCode, HubError};
 use peer::{ConnectionId, Notice, Peer};
-use record::Record;
-use registry::Registry;
+use record::{Accepted, Record};
+use registry::{AuthMethod, Registry};
 use state::{HubState, Now};
+
+/// Who sends telemetry, as the hub has found out.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    pub(crate) identity: Arc<str>,
+    pub(crate) auth: AuthMethod,
+}
 
 /// What all connections of one simulator share.
 #[derive(Debug)]
@@ -70,11 +80,16 @@ impl Hub {
 
     /// Enters a new connection into the books.
     pub(crate) fn join(&self) -> Arc<Peer> {
-        let id = ConnectionId(self.opened.fetch_add(1, Ordering::Relaxed) + 1);
-        let peer = Arc::new(Peer::new(id));
-        self.peers().insert(id, Arc::clone(&peer));
-        self.stir();
+        let peer = Arc::new(Peer::new());
+        self.adopt(&peer);
         peer
+    }
+
+    /// Enters a connection that another hub has let go.
+    pub(crate) fn adopt(&self, peer: &Arc<Peer>) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.peers().insert(peer.id, Arc::clone(peer));
+        self.stir();
     }
 
     /// Takes a connection out of the books.
@@ -102,6 +117,33 @@ impl Hub {
         if let Some(peer) = self.peers().get(&id) {
             peer.post(notice);
         }
+    }
+
+    /// Takes a telemetry message that did not come by AMQP, which has a faster way of its own.
+    ///
+    /// # Errors
+    /// Refuses what is too large, and what a script rejects.
+    pub(crate) fn accept(&self, message: Accepted, sender: &Sender) -> Result<(), HubError> {
+        let device = identity::split(&sender.identity).0;
+        if let Some(error) = self.script.rejection(&sender.identity) {
+            tracing::debug!(device.id = device, condition = %error.condition, "Telemetry is rejected by script");
+            return Err(HubError::new(
+                ErrorCode::ThrottlingException,
+                error.description,
+            ));
+        }
+        if message.size() > self.limits.max_telemetry_size {
+            let text = "The message is over the size limit.";
+            return Err(HubError::new(ErrorCode::MessageTooLarge, text));
+        }
+        self.record
+            .counter(&sender.identity)
+            .fetch_add(1, Ordering::Relaxed);
+        let kept = self.record.mode().keep(message);
+        self.record.add(1, &mut kept.into_iter().collect());
+        self.stir();
+        tracing::debug!(device.id = device, "Telemetry is accepted");
+        Ok(())
     }
 
     /// Lets everybody who waits for a condition look again.

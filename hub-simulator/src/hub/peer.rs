@@ -14,7 +14,7 @@ use crate::guid::Guid;
 /// Most notices that wait for a connection; one that falls further behind is cut.
 const MAX_WAITING: usize = 100_000;
 
-/// Names a connection for as long as the simulator runs.
+/// Names a connection for as long as the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(crate) u64);
 
@@ -113,9 +113,11 @@ struct Mail {
 }
 
 impl Peer {
-    pub(crate) fn new(id: ConnectionId) -> Self {
+    pub(crate) fn new() -> Self {
+        // Names stay unique when a connection moves from one hub to another.
+        static OPENED: AtomicU64 = AtomicU64::new(0);
         Self {
-            id,
+            id: ConnectionId(OPENED.fetch_add(1, Ordering::Relaxed) + 1),
             mail: Mutex::default(),
             wake: Notify::new(),
             tokens: AtomicUsize::new(0),

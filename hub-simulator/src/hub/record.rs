@@ -25,11 +25,25 @@ pub enum RecordMode {
     Count,
 }
 
+impl RecordMode {
+    /// What is kept of a message.
+    pub(crate) fn keep(self, message: Accepted) -> Option<Accepted> {
+        match self {
+            Self::Full | Self::Recent(_) => Some(message),
+            Self::Compact => Some(Accepted {
+                message_id: message.message_id,
+                ..Accepted::bare(&message.device_id, message.enqueued, message.connection)
+            }),
+            Self::Count => None,
+        }
+    }
+}
+
 /// A telemetry message that the hub has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Accepted {
-    /// The device, as the hub knows it from link and token.
+    /// The device, as the hub knows it from link and token; `device/module` for a module.
     pub device_id: String,
     /// The message id; uuids hyphenated, numbers in decimal.
     pub message_id: Option<String>,
@@ -68,6 +82,28 @@ impl Accepted {
             enqueued,
             connection,
         }
+    }
+}
+
+impl Accepted {
+    /// The size as the hub meters it, in bytes: body, system properties, names and values of
+    /// application properties (Microsoft, "Create and read IoT Hub messages").
+    pub(crate) fn size(&self) -> usize {
+        let system = [
+            &self.message_id,
+            &self.correlation_id,
+            &self.content_type,
+            &self.content_encoding,
+            &self.user_id,
+        ];
+        let texts = |map: &BTreeMap<String, String>| -> usize {
+            map.iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum()
+        };
+        self.body.len()
+            + system.into_iter().flatten().map(String::len).sum::<usize>()
+            + texts(&self.properties)
     }
 }
 

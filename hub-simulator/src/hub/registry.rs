@@ -112,7 +112,7 @@ impl Policy {
 /// Whom a checked token speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Principal {
-    /// One device, by its own key.
+    /// One device or module, by its own key.
     Device(Arc<str>),
     /// The holder of a policy, within the part of the hub the token is for.
     Policy {
@@ -129,7 +129,14 @@ impl Principal {
             Self::Device(own) => &**own == device,
             Self::Policy {
                 rights, resource, ..
-            } => rights.device_connect && resource.covers(&["devices", device]),
+            } => rights.device_connect && resource.covers_identity(device),
+        }
+    }
+
+    pub(crate) fn auth_method(&self) -> AuthMethod {
+        match self {
+            Self::Device(_) => AuthMethod::IdentityKey,
+            Self::Policy { .. } => AuthMethod::HubPolicy,
         }
     }
 
@@ -140,6 +147,34 @@ impl Principal {
             Self::Policy {
                 rights, resource, ..
             } => rights.service_connect && resource.covers(path),
+        }
+    }
+}
+
+/// How a sender of messages has shown who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum AuthMethod {
+    /// By a token made with its own key.
+    IdentityKey,
+    /// By a token made with a key of the hub.
+    HubPolicy,
+    /// By a certificate.
+    Certificate,
+}
+
+impl AuthMethod {
+    /// The value of `iothub-connection-auth-method` (Microsoft, "Create and read IoT Hub messages").
+    pub(crate) fn stamp(self) -> &'static str {
+        match self {
+            Self::IdentityKey => {
+                r#"{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#
+            }
+            Self::HubPolicy => {
+                r#"{"scope":"hub","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#
+            }
+            Self::Certificate => {
+                r#"{"scope":"device","type":"x509Certificate","issuer":"iothub","acceptingIpFilterRule":null}"#
+            }
         }
     }
 }
@@ -165,10 +200,10 @@ pub(crate) enum AccessError {
     Signature,
     #[error("The specified SAS token is not for this hub.")]
     Audience,
-    #[error("Device {device} at IotHub {hub} not registered.")]
-    NotRegistered { device: String, hub: String },
-    #[error("Device {device} at IotHub {hub} is disabled.")]
-    Disabled { device: String, hub: String },
+    #[error("Device {identity} at IotHub {hub} not registered.")]
+    NotRegistered { identity: String, hub: String },
+    #[error("Device {identity} at IotHub {hub} is disabled.")]
+    Disabled { identity: String, hub: String },
     /// A script says so.
     #[error("{text}")]
     Scripted { status: i32, text: String },
@@ -276,12 +311,12 @@ impl Registry {
         let names = || (id.to_owned(), self.short_name().to_owned());
         match self.devices.get_key_value(id) {
             None => {
-                let (device, hub) = names();
-                Err(AccessError::NotRegistered { device, hub })
+                let (identity, hub) = names();
+                Err(AccessError::NotRegistered { identity, hub })
             }
             Some((_, device)) if !device.enabled => {
-                let (device, hub) = names();
-                Err(AccessError::Disabled { device, hub })
+                let (identity, hub) = names();
+                Err(AccessError::Disabled { identity, hub })
             }
             Some((id, _)) => Ok(Arc::clone(id)),
         }
@@ -311,8 +346,8 @@ impl Registry {
                 )
             }
             None => {
-                let id = token.resource.device().ok_or(AccessError::Audience)?;
-                let id = self.usable(id)?;
+                let id = token.resource.identity().ok_or(AccessError::Audience)?;
+                let id = self.usable(&id)?;
                 let keys = self.devices.get(&id).ok_or(AccessError::Malformed)?.keys;
                 (Principal::Device(id), keys)
             }

@@ -8,6 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use super::identity;
+
 /// What a URL component keeps unencoded.
 const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -138,11 +140,18 @@ impl Resource {
         self.host.eq_ignore_ascii_case(host)
     }
 
-    /// The device, if this is one device and nothing below it.
-    pub(crate) fn device(&self) -> Option<&str> {
-        match self.path.as_slice() {
-            [devices, id] if devices.eq_ignore_ascii_case("devices") => Some(id),
-            _ => None,
+    /// The identity, if this is one device or module and nothing below it.
+    pub(crate) fn identity(&self) -> Option<String> {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let (identity, below) = identity::in_path(&path)?;
+        below.is_empty().then(|| identity.into_owned())
+    }
+
+    /// Whether the resource contains a device, or a module of one.
+    pub(crate) fn covers_identity(&self, identity: &str) -> bool {
+        match identity::split(identity) {
+            (device, None) => self.covers(&["devices", device]),
+            (device, Some(module)) => self.covers(&["devices", device, "modules", module]),
         }
     }
 

@@ -18,8 +18,8 @@ use crate::amqp::codec::performative::{Begin, Open, Performative};
 use crate::amqp::core::Core;
 use crate::amqp::session::Session;
 use crate::amqp::{AmqpError, condition};
+use crate::cloud::Caller;
 use crate::guid::Guid;
-use crate::hub::Hub;
 use crate::hub::peer::Peer;
 use crate::hub::state::Now;
 
@@ -73,10 +73,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(hub: Arc<Hub>, peer: Arc<Peer>, now: Now) -> Self {
+    pub(crate) fn new(caller: Caller, peer: Arc<Peer>, now: Now) -> Self {
         Self {
-            channel_max: hub.limits.channel_max,
-            core: Core::new(hub, peer, now),
+            channel_max: caller.hub.limits.channel_max,
+            core: Core::new(caller, peer, now),
             phase: Phase::Header { after_sasl: false },
             sessions: HashMap::new(),
             touched: Vec::new(),
@@ -89,6 +89,11 @@ impl Connection {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// How much later than made its output leaves.
+    pub(crate) fn latency(&self) -> Duration {
+        self.core.hub.script.latency()
     }
 
     /// Takes the output gathered so far.

@@ -3,20 +3,20 @@
 use std::time::{Duration, SystemTime};
 
 use super::unreadable;
+use crate::amqp::AmqpError;
 use crate::amqp::address::c2d_recipient;
 use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{Sections, display_id};
 use crate::amqp::core::Core;
-use crate::amqp::{AmqpError, condition};
-use crate::hub::message::{C2d, C2dError};
+use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::message::C2d;
 
 /// Puts an application's message into the queue of the device that its `to` names.
 pub(crate) fn enqueue(core: &mut Core, message: &[u8]) -> Outcome {
     parse(core, message)
         .and_then(|(device, message)| {
             let sent = core.hub.state().enqueue(&device, message, core.now);
-            sent.map(drop)
-                .map_err(|error| refusal(core, &device, error))
+            sent.map(drop).map_err(|error| core.refusal(&error.into()))
         })
         .into()
 }
@@ -25,8 +25,8 @@ fn parse(core: &Core, message: &[u8]) -> Result<(String, C2d), AmqpError> {
     let sections = Sections::decode(message).map_err(unreadable)?;
     let properties = sections.properties().map_err(unreadable)?;
     let device = properties.to.and_then(c2d_recipient).ok_or_else(|| {
-        let text = core.describe(400_004, "The message's 'to' names no device.");
-        AmqpError::new("com.microsoft:argument-error", text)
+        let text = "The message's 'to' names no device.";
+        core.refusal(&HubError::new(ErrorCode::ArgumentInvalid, text))
     })?;
     let mut c2d = C2d::new(sections.body().map_err(unreadable)?);
     c2d.message_id = display_id(properties.message_id);
@@ -48,16 +48,4 @@ fn parse(core: &Core, message: &[u8]) -> Result<(String, C2d), AmqpError> {
         })
         .map_err(unreadable)?;
     Ok((device, c2d))
-}
-
-fn refusal(core: &Core, device: &str, error: C2dError) -> AmqpError {
-    let (condition, code) = match error {
-        C2dError::UnknownDevice => (condition::NOT_FOUND, 404_001),
-        C2dError::QueueFull => (condition::RESOURCE_LIMIT, 403_004),
-        C2dError::TooLarge => (condition::SIZE_EXCEEDED, 413_001),
-    };
-    AmqpError::new(
-        condition,
-        core.describe(code, &format!("Device {device}: {error}.")),
-    )
 }
