@@ -2,6 +2,7 @@
 // Runs named checks: a line for each, a closing line, the exit status.
 
 const { settings } = require('./settings');
+const { Scope } = require('./scope');
 
 /** Time limit of one check; the hub's own waits (60 s locks) are beyond it on purpose. */
 const LIMIT_MS = 1000 * Number(process.env.HUB_CHECK_SECONDS || 30);
@@ -87,13 +88,16 @@ function reason(error) {
 }
 
 /**
- * Runs the checks, `atOnce` of them at a time, and ends the process.
+ * Runs the checks, `atOnce` of them at a time, and those of `then` one by one after them; ends the process.
  *
- * `needs` names settings without which nothing can be checked, as `[name, value]` pairs.
+ * Each check is given a scope of its own; `before` is given one that lasts. `needs` names settings
+ * without which nothing can be checked, as `[name, value]` pairs.
  */
-async function run(suite, checks, { atOnce = 1, needs = [], before, after } = {}) {
+async function run(suite, checks, { atOnce = 1, then = {}, needs = [], before } = {}) {
   const only = process.argv[2];
-  const waiting = Object.entries(checks).filter(([name]) => !only || name.includes(only));
+  const [waiting, last] = [checks, then].map((group) =>
+    Object.entries(group).filter(([name]) => !only || name.includes(only)),
+  );
   let [passed, failed] = [0, 0];
   const fail = (name, error) => {
     failed += 1;
@@ -106,31 +110,36 @@ async function run(suite, checks, { atOnce = 1, needs = [], before, after } = {}
   process.on('unhandledRejection', (error) => process.env.HUB_TRACE && console.log(error));
 
   async function one([name, check]) {
+    const scope = new Scope();
     try {
       const thrown = new Promise((_, reject) => {
         stray = reject;
       });
-      await soon(Promise.race([check(), thrown]), 'end of the check', LIMIT_MS);
+      await soon(Promise.race([check(scope), thrown]), 'end of the check', LIMIT_MS);
       passed += 1;
       console.log(`ok ${suite}: ${name}`);
     } catch (error) {
       fail(name, error);
+    } finally {
+      await scope.close();
     }
   }
 
-  async function lane() {
-    for (let next = waiting.shift(); next; next = waiting.shift()) await one(next);
+  async function lane(queue) {
+    for (let next = queue.shift(); next; next = queue.shift()) await one(next);
   }
 
+  const everything = new Scope();
   try {
     const missing = needs.find(([, value]) => !value);
     assert(!missing, missing && `${missing[0]} is not set`);
-    if (before) await soon(before(), 'end of the preparation', LIMIT_MS);
-    await Promise.all(Array.from({ length: atOnce }, lane));
+    if (before) await soon(before(everything), 'end of the preparation', LIMIT_MS);
+    await Promise.all(Array.from({ length: atOnce }, () => lane(waiting)));
+    await lane(last);
   } catch (error) {
-    for (const [name] of waiting) fail(name, error);
+    for (const [name] of [...waiting, ...last]) fail(name, error);
   }
-  if (after) await soon(after(), 'end of the clearing up', 5000).catch(() => {});
+  await everything.close();
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed === 0 && passed > 0 ? 0 : 1);
 }
