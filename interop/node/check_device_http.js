@@ -5,7 +5,7 @@ const { Http } = require('azure-iot-device-http');
 const { Message } = require('azure-iot-device');
 const { run, equal, soon, until, sleep, refused, hubNeeds } = require('./lib/runner');
 const { registry, HOST_NAME } = require('./lib/scope');
-const { c2dMessage, inbox, rest, later, policyToken } = require('./lib/calls');
+const { c2dMessage, inbox, rest, later, sasToken } = require('./lib/calls');
 
 const queued = async (device) => Number((await registry().get(device.id)).responseBody.cloudToDeviceMessageCount);
 
@@ -105,7 +105,7 @@ const checks = {
   async 'no message is 204, and an expired token 401'(t) {
     const device = await t.device();
     const path = `/devices/${device.id}/messages/devicebound`;
-    const token = (expiry) => policyToken({ SharedAccessKey: device.key }, `${HOST_NAME}/devices/${device.id}`, expiry);
+    const token = (expiry) => sasToken({ SharedAccessKey: device.key }, `${HOST_NAME}/devices/${device.id}`, expiry);
     const { response } = await rest('GET', path, { token: token(later()) });
     equal(response.statusCode, 204, 'status');
     await refused(rest('GET', path, { token: token(later(-600)) }), 'UnauthorizedError');

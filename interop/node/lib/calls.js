@@ -10,13 +10,13 @@ const { soon, sleep, until } = require('./runner');
 
 const later = (seconds = 3600) => Math.floor(Date.now() / 1000) + seconds;
 
-/** A token of the service policy, or of another that is given. */
-function policyToken(policy = fields(settings.service), resource = HOST_NAME, expiry = later()) {
-  return SharedAccessSignature.create(resource, policy.SharedAccessKeyName, policy.SharedAccessKey, expiry).toString();
+/** A token of the service policy, or of another policy or device that is given. */
+function sasToken(signer = fields(settings.service), resource = HOST_NAME, expiry = later()) {
+  return SharedAccessSignature.create(resource, signer.SharedAccessKeyName, signer.SharedAccessKey, expiry).toString();
 }
 
 /** A REST call that the service SDK has no method for, made with the SDKs' own client: `{ result, response }`. */
-function rest(method, path, { body = null, headers = {}, token = policyToken() } = {}) {
+function rest(method, path, { body = null, headers = {}, token = sasToken() } = {}) {
   const client = new RestApiClient({ host: HOST_NAME, sharedAccessSignature: token }, 'interop');
   const json = body === null ? headers : { 'Content-Type': 'application/json; charset=utf-8', ...headers };
   const url = `${path}${path.includes('?') ? '&' : '?'}api-version=2021-04-12`;
@@ -110,4 +110,4 @@ function inbox(client) {
   return { seen, next, byId: (id) => next((message) => message.messageId === id, `C2D message ${id}`) };
 }
 
-module.exports = { rest, policyToken, later, callOnce, call, answer, tellDesired, c2dMessage, inbox };
+module.exports = { rest, sasToken, later, callOnce, call, answer, tellDesired, c2dMessage, inbox };
