@@ -10,7 +10,7 @@ python_checks=${HUB_PYTHON_CHECKS:-$root/../shared/interop/python}
 (cd "$here/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
 
 state=$(mktemp -d)
-"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 --control-port 0 \
+"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 \
   --state "$state" --env-file "$state/hub.env" --quiet </dev/null >"$state/out" 2>"$state/log" &
 hub=$!
 stop() {

@@ -25,6 +25,7 @@ pub struct Builder {
     pub(crate) beside: Option<Arc<Cloud>>,
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
+    pub(crate) group_key: Option<String>,
     pub(crate) record: RecordMode,
     pub(crate) state: Option<PathBuf>,
 }
@@ -41,6 +42,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The group key is none.
+    #[error("the group key is no base64 of at least 16 bytes")]
+    GroupKey,
     /// The certificates cannot be made or used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -60,6 +64,7 @@ impl Default for Builder {
             beside: None,
             limits: Limits::default(),
             auto_register: false,
+            group_key: None,
             record: RecordMode::default(),
             state: None,
         }
@@ -120,6 +125,12 @@ impl Builder {
     /// Registers any device at first sight, with keys derived from the group key; off by default.
     pub fn with_auto_register(mut self, auto_register: bool) -> Self {
         self.auto_register = auto_register;
+        self
+    }
+
+    /// Sets the group key, in base64; the stored one by default, or else a random one.
+    pub fn with_group_key(mut self, key: impl Into<String>) -> Self {
+        self.group_key = Some(key.into());
         self
     }
 

@@ -1,6 +1,9 @@
-//! Wall-clock times as text and as AMQP timestamps.
+//! Wall-clock times as text, as AMQP timestamps and as the registry counts them.
 
-use std::time::SystemTime;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn unix_millis(time: SystemTime) -> i64 {
@@ -25,6 +28,54 @@ pub(crate) fn iso8601(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// A time as the hub's registry counts: in steps of 100 ns since the year 1; 0 is never.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub(crate) struct Ticks(pub(crate) u64);
+
+impl Ticks {
+    /// 1970-01-01.
+    const UNIX_EPOCH: u64 = 621_355_968_000_000_000;
+    const PER_SECOND: u64 = 10_000_000;
+
+    pub(crate) fn now() -> Self {
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for Ticks {
+    fn from(time: SystemTime) -> Self {
+        let since = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let steps = u64::try_from(since.as_nanos() / 100).unwrap_or(u64::MAX);
+        Self(Self::UNIX_EPOCH.saturating_add(steps))
+    }
+}
+
+/// `2021-07-07T20:45:26.7978599Z`, without the zeros at the end of the fraction.
+impl fmt::Display for Ticks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(since) = self.0.checked_sub(Self::UNIX_EPOCH) else {
+            return f.write_str("0001-01-01T00:00:00Z");
+        };
+        let (seconds, steps) = (since / Self::PER_SECOND, since % Self::PER_SECOND);
+        let whole = iso8601(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        if steps == 0 {
+            return f.write_str(&whole);
+        }
+        let fraction = format!("{steps:07}");
+        write!(
+            f,
+            "{}.{}Z",
+            whole.trim_end_matches('Z'),
+            fraction.trim_end_matches('0')
+        )
+    }
+}
+
 /// Year, month and day of a day since 1970-01-01, in 400-year eras that begin in March.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -45,7 +96,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn known_times_are_written_as_everybody_writes_them() {
@@ -59,6 +109,18 @@ mod tests {
                 iso8601(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
                 text
             );
+        }
+    }
+
+    #[test]
+    fn ticks_read_as_the_registry_writes_them() {
+        for (ticks, text) in [
+            (0, "0001-01-01T00:00:00Z"),
+            (637_287_135_293_360_931, "2020-06-25T20:25:29.3360931Z"),
+            (637_287_135_293_300_000, "2020-06-25T20:25:29.33Z"),
+            (637_287_135_290_000_000, "2020-06-25T20:25:29Z"),
+        ] {
+            assert_eq!(Ticks(ticks).to_string(), text);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::hub::queue::QueueRules;
+use crate::hub::throttle::Size;
 
 /// Limits of the hub; the defaults are the real hub's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Limits {
     pub max_telemetry_size: usize,
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
+    /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
+    pub size: Option<Size>,
 }
 
 impl Default for Limits {
@@ -58,6 +61,7 @@ impl Default for Limits {
             max_frame_size: 65_536,
             max_telemetry_size: 256 * 1024,
             links_per_connection: 65_536,
+            size: None,
         }
     }
 }
@@ -91,6 +95,7 @@ with! {
     with_max_frame_size, max_frame_size: u32, "the largest frame in bytes, at least 512";
     with_max_telemetry_size, max_telemetry_size: usize, "the largest telemetry message in bytes";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+    with_size, size: Option<Size>, "tier and units";
 }
 
 impl Limits {

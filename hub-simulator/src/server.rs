@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::amqp::shell;
+use crate::amqp;
 use crate::cloud::{Caller, Cloud};
 use crate::line::Line;
 use crate::tls::Thumbprints;
@@ -81,7 +81,7 @@ async fn serve(stream: TcpStream, protocol: Protocol, tls: Option<TlsAcceptor>, 
 
 async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
-        Protocol::Amqp => shell::serve(line, caller).await,
+        Protocol::Amqp => amqp::shell::serve(line, caller).await,
         Protocol::Mqtt | Protocol::Http => {
             tracing::info!(?protocol, "The protocol is not spoken yet");
         }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
+use crate::clock::Ticks;
 use crate::cloud::{Addresses, Cloud};
 use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
@@ -78,6 +79,12 @@ impl HubSimulator {
         let store = builder.state.as_deref().map(Store::open).transpose()?;
         if let Some(store) = &store {
             store.load(&mut registry)?;
+        }
+        if let Some(key) = &builder.group_key {
+            let key = BASE64.decode(key).ok().filter(|key| key.len() >= 16);
+            registry.set_group_key(key.ok_or(StartError::GroupKey)?);
+        }
+        if let Some(store) = &store {
             store.save(&registry)?;
         }
         let hub = Arc::new(Hub::new(
@@ -198,9 +205,15 @@ impl HubSimulator {
 
     // Registry.
 
-    /// Registers a device unless it is registered, and returns its keys.
+    /// Registers a device unless it is registered, and returns its keys; empty ones if it is there
+    /// and shows certificates instead.
     pub fn add_device(&self, id: &str) -> DeviceKeys {
-        self.hub.state().registry.add(id).keys.encoded()
+        self.keys_of(id).encoded()
+    }
+
+    fn keys_of(&self, id: &str) -> KeyPair {
+        let mut state = self.hub.state();
+        state.registry.add(id).keys().cloned().unwrap_or_default()
     }
 
     /// Registers many devices.
@@ -218,14 +231,15 @@ impl HubSimulator {
     /// Returns the keys of a registered device.
     #[must_use]
     pub fn device_keys(&self, id: &str) -> Option<DeviceKeys> {
-        Some(self.hub.state().registry.get(id)?.keys.encoded())
+        let state = self.hub.state();
+        Some(state.registry.get(id)?.keys()?.encoded())
     }
 
     /// Enables or disables a device; a disabled one loses its links. Returns whether it is registered.
     pub fn set_enabled(&self, id: &str, enabled: bool) -> bool {
         let known = match self.hub.state().registry.get_mut(id) {
             Some(device) => {
-                device.enabled = enabled;
+                device.set_enabled(enabled, Ticks::now());
                 true
             }
             None => false,
@@ -240,8 +254,9 @@ impl HubSimulator {
     pub fn rotate_keys(&self, id: &str) -> Option<DeviceKeys> {
         let mut state = self.hub.state();
         let device = state.registry.get_mut(id)?;
-        device.keys = KeyPair::random();
-        Some(device.keys.encoded())
+        let keys = KeyPair::random();
+        device.set_keys(keys.clone());
+        Some(keys.encoded())
     }
 
     /// Removes a device: its links are detached, its messages purged. Returns whether it was there.
@@ -265,17 +280,18 @@ impl HubSimulator {
             .registry
             .policy(policy)
             .expect("the hub has the built-in policies only")
-            .keys;
+            .keys
+            .clone();
         drop(state);
         let owner = KeyOwner::Policy(policy.to_owned());
-        ConnectionString::new(self.host(), owner, &keys.primary).to_string()
+        ConnectionString::new(self.host(), owner, keys.primary()).to_string()
     }
 
     /// Returns the connection string of a device, which is registered if it is not yet.
     #[must_use]
     pub fn device_connection_string(&self, id: &str) -> String {
-        let keys = self.hub.state().registry.add(id).keys;
-        ConnectionString::new(self.host(), KeyOwner::Device(id.to_owned()), &keys.primary)
+        let keys = self.keys_of(id);
+        ConnectionString::new(self.host(), KeyOwner::Device(id.to_owned()), keys.primary())
             .to_string()
     }
 

@@ -69,15 +69,12 @@ impl KeysEntry {
     }
 
     fn keys(&self) -> Option<KeyPair> {
-        Some(KeyPair {
-            primary: decode(&self.primary)?,
-            secondary: decode(&self.secondary)?,
-        })
+        let decode = |text: &str| BASE64.decode(text).ok();
+        Some(KeyPair::new(
+            &decode(&self.primary)?,
+            &decode(&self.secondary)?,
+        ))
     }
-}
-
-fn decode(text: &str) -> Option<[u8; 32]> {
-    BASE64.decode(text).ok()?.try_into().ok()
 }
 
 impl Store {
@@ -121,7 +118,8 @@ impl Store {
         };
         let bad = || StoreError::Content { path: path.clone() };
         let stored: RegistryFile = serde_json::from_str(&text).map_err(|_| bad())?;
-        registry.set_group_key(decode(&stored.group_key).ok_or_else(bad)?);
+        let group_key = BASE64.decode(&stored.group_key);
+        registry.set_group_key(group_key.map_err(|_| bad())?);
         for entry in &stored.policies {
             let policy = registry
                 .policies_mut()
@@ -132,22 +130,23 @@ impl Store {
         for entry in &stored.devices {
             let keys = entry.keys.keys().ok_or_else(bad)?;
             let device = registry.add(&entry.keys.name);
-            (device.keys, device.enabled, device.generation) =
-                (keys, entry.enabled, entry.generation);
+            device.set_keys(keys);
+            (device.enabled, device.generation) = (entry.enabled, entry.generation);
         }
         Ok(())
     }
 
     pub(crate) fn save(&self, registry: &Registry) -> Result<(), StoreError> {
-        let mut devices: Vec<_> = registry
+        let devices = registry
             .devices()
-            .map(|(id, device)| DeviceEntry {
-                keys: KeysEntry::new(id, &device.keys),
-                enabled: device.enabled,
-                generation: device.generation,
+            .filter_map(|(id, device)| {
+                Some(DeviceEntry {
+                    keys: KeysEntry::new(id, device.keys()?),
+                    enabled: device.enabled,
+                    generation: device.generation,
+                })
             })
             .collect();
-        devices.sort_unstable_by(|a, b| a.keys.name.cmp(&b.keys.name));
         let policies = registry
             .policies()
             .iter()

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use fe2o3_amqp::Sender;
 use gateway_core::{CloudCallback, DeviceId, DeviceIdentity};
-
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::commands::Commands;
@@ -78,6 +78,8 @@ pub(crate) struct Device {
     token_due: Mutex<Option<Instant>>,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
+    /// Told when `gone` is set.
+    leaving: Notify,
 }
 
 impl Device {
@@ -90,6 +92,7 @@ impl Device {
             active: AtomicU64::new(0),
             token_due: Mutex::default(),
             gone: AtomicBool::new(false),
+            leaving: Notify::new(),
         }
     }
 
@@ -142,5 +145,15 @@ impl Device {
 
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Relaxed);
+        self.leaving.notify_waiters();
+    }
+
+    /// Waits until nobody wants it any more.
+    pub(crate) async fn gone(&self) {
+        // Made before the look, so that what happens in between is not missed.
+        let leaving = self.leaving.notified();
+        if !self.is_gone() {
+            leaving.await;
+        }
     }
 }

@@ -137,19 +137,32 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
         })
     });
     let held: Vec<Held> = join_all(take).await.into_iter().flatten().collect();
+    let turns = Semaphore::new(env.config.pool.recovering);
     stream::iter(held)
-        .for_each_concurrent(env.config.pool.recovering, |held| {
-            bring_back(&env, &pool, held)
+        .for_each_concurrent(None, async |(device, link)| {
+            let bring_back = async {
+                if let Ok(_turn) = turns.acquire().await {
+                    Box::pin(bring_back(&env, &pool, &device, link)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                // Whoever detaches it waits for its link.
+                () = device.gone() => {}
+                () = bring_back => {}
+            }
         })
         .await;
 }
 
-async fn bring_back(env: &Arc<Env>, pool: &Arc<Pool>, (device, mut link): Held) {
+async fn bring_back(
+    env: &Arc<Env>,
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    mut link: OwnedMutexGuard<Link>,
+) {
     for failures in 0.. {
-        if device.is_gone() {
-            return;
-        }
-        match bring_up(env, pool, &device, &mut link).await {
+        match bring_up(env, pool, device, &mut link).await {
             Ok(()) => return,
             Err(error) if error.is_passing() => {
                 let wait = env.config.pool.reconnect.delay(failures);
@@ -165,7 +178,7 @@ async fn bring_back(env: &Arc<Env>, pool: &Arc<Pool>, (device, mut link): Held) 
                 tracing::warn!(device.id = %device.id, error = %error, "Device did not come back");
                 *link = Link::Ended;
                 drop(link);
-                env.tell(Event::Ended(device, reason)).await;
+                env.tell(Event::Ended(device.clone(), reason)).await;
                 return;
             }
         }

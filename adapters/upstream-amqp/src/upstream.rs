@@ -147,7 +147,15 @@ impl AmqpUpstream {
                 },
             }),
             Ok(_) => Err(AmqpError::Released),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                let error = AmqpError::from(error);
+                if !error.is_passing() {
+                    // The hub closed the link for good while this message was on its way.
+                    let ended = Event::Ended(device, error.kind());
+                    Box::pin(self.env.tell(ended)).await;
+                }
+                Err(error)
+            }
         }
     }
 

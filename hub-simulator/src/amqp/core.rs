@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
 use crate::hub::state::Now;
+use crate::hub::throttle::Operation;
 
 /// Handles that a connection's sessions have room for together, used or not.
 const MAX_HANDLES: usize = 1 << 20;
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     handles: usize,
     serials: u32,
     pub(crate) batch: Batch,
+    /// How long what is being delivered has to wait under the hub's throttles.
+    pub(crate) wait: Duration,
     /// Settlements that a script delays, in the order they fall due.
     pub(crate) delayed: VecDeque<Delayed>,
 }
@@ -84,6 +88,7 @@ impl Core {
             handles: 0,
             serials: 0,
             batch: Batch::default(),
+            wait: Duration::ZERO,
             delayed: VecDeque::new(),
         }
     }
@@ -172,6 +177,33 @@ impl Core {
                 "Unauthorized: no valid token of this connection covers the link.",
             ))),
         }
+    }
+
+    /// Sends a settlement later, among the others in the order they fall due.
+    pub(crate) fn delay(&mut self, wait: Duration, channel: u16, settlement: Settlement) {
+        let due = self.now.instant + wait;
+        let at = self.delayed.partition_point(|other| other.due <= due);
+        let delayed = Delayed {
+            due,
+            channel,
+            settlement,
+        };
+        self.delayed.insert(at, delayed);
+    }
+
+    /// Asks the hub's throttles for operations; what is delivered now is settled when it is their turn.
+    pub(crate) fn throttle(
+        &mut self,
+        operation: Operation,
+        amount: usize,
+    ) -> Result<(), AmqpError> {
+        let wait = self
+            .hub
+            .throttles
+            .take_many(operation, amount, self.now.instant)
+            .map_err(|error| self.refusal(&error))?;
+        self.wait = self.wait.max(wait);
+        Ok(())
     }
 
     /// A refusal as AMQP words it.

@@ -34,6 +34,17 @@ pub(crate) enum Settling {
     After(Duration),
 }
 
+impl Settling {
+    /// Lets what would go out earlier wait for its turn under a throttle.
+    pub(crate) fn no_sooner_than(self, wait: Duration) -> Self {
+        match self {
+            Self::Now if !wait.is_zero() => Self::After(wait),
+            Self::After(delay) => Self::After(delay.max(wait)),
+            other => other,
+        }
+    }
+}
+
 /// How an attach is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Attaching {

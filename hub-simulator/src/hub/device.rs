@@ -6,24 +6,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::keys::KeyPair;
 use super::message::C2d;
 use super::peer::Subscriber;
 use super::queue::{C2dOutcome, Queue};
-use super::registry::KeyPair;
 use super::twin::Twin;
+use crate::clock::Ticks;
 use crate::guid::random_bytes;
+use crate::tls::Thumbprints;
 
-/// A device in the registry; what few devices use is made on first use.
+/// A device or module in the registry; what few of them use is made on first use.
 #[derive(Debug)]
 pub(crate) struct Device {
-    pub(crate) keys: KeyPair,
+    pub(crate) auth: Auth,
     pub(crate) enabled: bool,
-    /// Changes when the device is removed and registered anew.
+    /// When it was registered; tells it from one of the same name that was there before.
     pub(crate) generation: u64,
+    /// Changes with every write; shown in base64.
+    pub(crate) etag: u32,
     /// Open links over all connections.
     pub(crate) links: u32,
     /// How often it came with its first link.
     pub(crate) attaches: u64,
+    /// When it last came or went.
+    pub(crate) connection_updated: Ticks,
+    pub(crate) last_activity: Ticks,
+    pub(crate) details: Option<Box<Details>>,
     pub(crate) queue: Option<Box<Queue<QueuedC2d>>>,
     /// When the hub's clock next looks at the queue.
     pub(crate) armed: Option<Instant>,
@@ -34,14 +42,55 @@ pub(crate) struct Device {
     pub(crate) desired: Option<Subscriber>,
 }
 
+/// How a device shows who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Auth {
+    /// By tokens made with a key.
+    Sas(KeyPair),
+    /// By one of two certificates.
+    SelfSigned(Box<RegisteredThumbprints>),
+    /// By any certificate of an authority that the hub trusts.
+    CertificateAuthority,
+}
+
+/// Hashes of a device's certificates in hexadecimal, as they were registered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct RegisteredThumbprints {
+    pub(crate) primary: Option<String>,
+    pub(crate) secondary: Option<String>,
+}
+
+impl RegisteredThumbprints {
+    pub(crate) fn fit(&self, shown: &Thumbprints) -> bool {
+        let own = [&self.primary, &self.secondary];
+        own.into_iter().flatten().any(|own| shown.fits(own))
+    }
+}
+
+/// What most devices have nothing of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Details {
+    pub(crate) status_reason: Option<String>,
+    pub(crate) status_updated: Ticks,
+    /// Of a module: what looks after it.
+    pub(crate) managed_by: Option<String>,
+    pub(crate) iot_edge: bool,
+    pub(crate) device_scope: Option<String>,
+    pub(crate) parent_scopes: Vec<String>,
+}
+
 impl Device {
-    pub(crate) fn new(keys: KeyPair) -> Self {
+    pub(crate) fn new(keys: KeyPair, created: Ticks) -> Self {
         Self {
-            keys,
+            auth: Auth::Sas(keys),
             enabled: true,
-            generation: u64::from_be_bytes(random_bytes()),
+            generation: created.0,
+            etag: u32::from_be_bytes(random_bytes()) >> 2,
             links: 0,
             attaches: 0,
+            connection_updated: Ticks::default(),
+            last_activity: Ticks::default(),
+            details: None,
             queue: None,
             armed: None,
             twin: None,
@@ -49,6 +98,39 @@ impl Device {
             methods: None,
             desired: None,
         }
+    }
+
+    /// The keys, if it has any.
+    pub(crate) fn keys(&self) -> Option<&KeyPair> {
+        match &self.auth {
+            Auth::Sas(keys) => Some(keys),
+            Auth::SelfSigned(_) | Auth::CertificateAuthority => None,
+        }
+    }
+
+    /// Gives it new keys.
+    pub(crate) fn set_keys(&mut self, keys: KeyPair) {
+        self.auth = Auth::Sas(keys);
+        self.written();
+    }
+
+    /// Enables or disables it.
+    pub(crate) fn set_enabled(&mut self, enabled: bool, now: Ticks) {
+        if self.enabled != enabled {
+            self.enabled = enabled;
+            self.details.get_or_insert_default().status_updated = now;
+            self.written();
+        }
+    }
+
+    /// Notes that its first link has opened or its last one closed.
+    pub(crate) fn came_or_went(&mut self, now: Ticks) {
+        (self.connection_updated, self.last_activity) = (now, now);
+    }
+
+    /// Notes a change of the identity.
+    pub(crate) fn written(&mut self) {
+        self.etag = self.etag.wrapping_add(1);
     }
 
     pub(crate) fn slot(&mut self, feed: Feed) -> &mut Option<Subscriber> {

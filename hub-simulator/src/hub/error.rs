@@ -123,7 +123,8 @@ impl From<AccessError> for HubError {
             AccessError::Malformed
             | AccessError::Expired
             | AccessError::Signature
-            | AccessError::Audience => ErrorCode::IotHubUnauthorized,
+            | AccessError::Audience
+            | AccessError::Certificate => ErrorCode::IotHubUnauthorized,
         };
         Self::new(code, error.to_string())
     }

@@ -1,8 +1,10 @@
 //! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
 
+pub(crate) mod access;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod identity;
+pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
 pub(crate) mod queue;
@@ -10,6 +12,7 @@ pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod sas;
 pub(crate) mod state;
+pub(crate) mod throttle;
 pub(crate) mod twin;
 
 use std::collections::BTreeMap;
@@ -18,13 +21,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-use crate::faults::Script;
+use crate::faults::{Script, Settling};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
 use peer::{ConnectionId, Notice, Peer};
 use record::{Accepted, Record};
 use registry::{AuthMethod, Registry};
 use state::{HubState, Now};
+use throttle::{Operation, Throttles};
 
 /// Who sends telemetry, as the hub has found out.
 #[derive(Debug, Clone)]
@@ -40,6 +44,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) record: Record,
     pub(crate) script: Script,
+    pub(crate) throttles: Throttles,
     state: Mutex<HubState>,
     peers: Mutex<BTreeMap<ConnectionId, Arc<Peer>>>,
     opened: AtomicU64,
@@ -59,13 +64,14 @@ impl Hub {
                 limits.queue_rules(),
                 Arc::clone(&clock),
             )),
-            limits,
             record,
+            throttles: Throttles::new(limits.size),
             script: Script::default(),
             peers: Mutex::default(),
             opened: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             clock,
+            limits,
         }
     }
 
@@ -119,11 +125,17 @@ impl Hub {
         }
     }
 
-    /// Takes a telemetry message that did not come by AMQP, which has a faster way of its own.
+    /// Takes a telemetry message that did not come by AMQP, which has a faster way of its own; tells
+    /// how its settlement goes out.
     ///
     /// # Errors
-    /// Refuses what is too large, and what a script rejects.
-    pub(crate) fn accept(&self, message: Accepted, sender: &Sender) -> Result<(), HubError> {
+    /// Refuses what is too large or too much, and what a script rejects.
+    pub(crate) fn accept(
+        &self,
+        message: Accepted,
+        sender: &Sender,
+        now: Now,
+    ) -> Result<Settling, HubError> {
         let device = identity::split(&sender.identity).0;
         if let Some(error) = self.script.rejection(&sender.identity) {
             tracing::debug!(device.id = device, condition = %error.condition, "Telemetry is rejected by script");
@@ -132,10 +144,13 @@ impl Hub {
                 error.description,
             ));
         }
-        if message.size() > self.limits.max_telemetry_size {
+        let size = message.size();
+        if size > self.limits.max_telemetry_size {
             let text = "The message is over the size limit.";
             return Err(HubError::new(ErrorCode::MessageTooLarge, text));
         }
+        let wait = self.throttles.take(Operation::D2c, now.instant)?;
+        self.throttles.count_message(size, now.system)?;
         self.record
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
@@ -143,7 +158,7 @@ impl Hub {
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();
         tracing::debug!(device.id = device, "Telemetry is accepted");
-        Ok(())
+        Ok(self.script.settling().no_sooner_than(wait))
     }
 
     /// Lets everybody who waits for a condition look again.

@@ -15,6 +15,7 @@ use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
 use super::twin::{TwinError, notification};
+use crate::clock::Ticks;
 use crate::guid::Guid;
 
 /// Largest body of a cloud-to-device message.
@@ -95,8 +96,11 @@ impl HubState {
     pub(crate) fn link_opened(&mut self, id: &str) {
         if let Some(device) = self.registry.get_mut(id) {
             device.links += 1;
-            self.attached += usize::from(device.links == 1);
-            device.attaches += u64::from(device.links == 1);
+            if device.links == 1 {
+                self.attached += 1;
+                device.attaches += 1;
+                device.came_or_went(Ticks::now());
+            }
         }
     }
 
@@ -105,7 +109,10 @@ impl HubState {
             && device.links > 0
         {
             device.links -= 1;
-            self.attached -= usize::from(device.links == 0);
+            if device.links == 0 {
+                self.attached -= 1;
+                device.came_or_went(Ticks::now());
+            }
         }
     }
 

@@ -262,6 +262,17 @@ pub(crate) fn message(id: &str, body: &str) -> Message<Data> {
         .build()
 }
 
+/// A message of a service to a device.
+pub(crate) fn c2d(device: &str, body: &str) -> Message<Data> {
+    let properties = Properties::builder()
+        .to(format!("/devices/{device}/messages/deviceBound"))
+        .build();
+    Message::builder()
+        .properties(properties)
+        .data(body.as_bytes().to_vec())
+        .build()
+}
+
 pub(crate) type ValueMessage = Message<AmqpValue<String>>;
 
 /// The body of a delivery of one Data section.

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Connection, LOGIN, LineOrder, Phase, SessionSlot};
+use super::{Connection, LOGIN, Phase, SessionSlot};
 use crate::amqp::codec::frame;
 use crate::amqp::core::Core;
 use crate::amqp::session::Session;
@@ -11,6 +11,7 @@ use crate::clock::unix_seconds;
 use crate::faults::Order;
 use crate::hub::peer::{Notice, Route};
 use crate::hub::state::Now;
+use crate::shell::LineOrder;
 
 impl Connection {
     /// When `on_time` next has something to do.

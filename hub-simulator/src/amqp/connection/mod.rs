@@ -20,8 +20,9 @@ use crate::amqp::session::Session;
 use crate::amqp::{AmqpError, condition};
 use crate::cloud::Caller;
 use crate::guid::Guid;
-use crate::hub::peer::Peer;
+use crate::hub::peer::{Notice, Peer};
 use crate::hub::state::Now;
+use crate::shell::{Engine, LineOrder};
 
 /// The smallest frame that everybody must take (AMQP 1.0 section 2.8.19).
 const MIN_MAX_FRAME_SIZE: u32 = 512;
@@ -46,13 +47,6 @@ enum SessionSlot {
     Open(Box<Session>),
     /// The hub has ended it: frames are dropped until the peer does.
     Ending,
-}
-
-/// What the task around the engine has to do itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LineOrder {
-    Cut,
-    Freeze(bool),
 }
 
 /// One AMQP connection.
@@ -363,6 +357,41 @@ impl Connection {
             }
         }
         self.session_count_changed();
+    }
+}
+
+/// What the task around the engine calls; inherent methods of the same names do the work.
+impl Engine for Connection {
+    fn input(&mut self, input: &mut BytesMut, now: Now) {
+        Self::input(self, input, now);
+    }
+
+    fn notice(&mut self, notice: Notice, now: Now) -> Option<LineOrder> {
+        Self::notice(self, notice, now)
+    }
+
+    fn on_time(&mut self, now: Now) {
+        Self::on_time(self, now);
+    }
+
+    fn next_deadline(&self) -> Instant {
+        Self::next_deadline(self)
+    }
+
+    fn end_turn(&mut self) {
+        Self::end_turn(self);
+    }
+
+    fn take_output(&mut self) -> BytesMut {
+        Self::take_output(self)
+    }
+
+    fn latency(&self) -> Duration {
+        Self::latency(self)
+    }
+
+    fn is_closed(&self) -> bool {
+        Self::is_closed(self)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::amqp::core::Core;
 use crate::amqp::link::Outgoing;
 use crate::amqp::{AmqpError, condition};
 use crate::hub::registry::{AccessError, Grant, Principal};
+use crate::hub::throttle::Operation;
 
 /// The one kind of token the hub takes.
 const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
@@ -81,6 +82,11 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
             500,
             format!("The maximum number of tokens per connection ({limit}) has been reached."),
         ));
+    }
+    if !core.tokens.contains(name) {
+        let now = core.now.instant;
+        let throttled = core.hub.throttles.take(Operation::Connect, now);
+        throttled.map_err(|error| (429, error.message))?;
     }
     tracing::debug!(name, "Token is accepted");
     core.tokens.put(name, grant);

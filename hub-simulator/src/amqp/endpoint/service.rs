@@ -10,11 +10,13 @@ use crate::amqp::codec::message::{Sections, display_id};
 use crate::amqp::core::Core;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::message::C2d;
+use crate::hub::throttle::Operation;
 
 /// Puts an application's message into the queue of the device that its `to` names.
 pub(crate) fn enqueue(core: &mut Core, message: &[u8]) -> Outcome {
     parse(core, message)
         .and_then(|(device, message)| {
+            core.throttle(Operation::C2dSend, 1)?;
             let sent = core.hub.state().enqueue(&device, message, core.now);
             sent.map(drop).map_err(|error| core.refusal(&error.into()))
         })

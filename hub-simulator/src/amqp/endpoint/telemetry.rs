@@ -12,6 +12,7 @@ use crate::amqp::core::Core;
 use crate::amqp::link::Link;
 use crate::amqp::{AmqpError, condition};
 use crate::hub::record::{Accepted, RecordMode};
+use crate::hub::throttle::Operation;
 
 /// Most messages in a batch.
 const MAX_BATCH: usize = 500;
@@ -32,6 +33,10 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
     let before = core.batch.kept.len();
     match take(core, device, format, message) {
         Ok(count) if count <= MAX_BATCH => {
+            if let Err(error) = pay(core, count, message.len()) {
+                core.batch.kept.truncate(before);
+                return Outcome::Rejected(error);
+            }
             core.batch.count += count as u64;
             if let Some(counter) = &link.counter {
                 counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -49,6 +54,13 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
             Outcome::Rejected(unreadable(error))
         }
     }
+}
+
+/// Asks throttle and quota for messages.
+fn pay(core: &mut Core, count: usize, len: usize) -> Result<(), AmqpError> {
+    core.throttle(Operation::D2c, count)?;
+    let counted = core.hub.throttles.count_message(len, core.now.system);
+    counted.map_err(|error| core.refusal(&error))
 }
 
 /// Records a message, or each of a batch, and counts them.

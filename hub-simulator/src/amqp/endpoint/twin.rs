@@ -14,6 +14,7 @@ use crate::amqp::core::Core;
 use crate::amqp::link::Outgoing;
 use crate::hub::device::Feed;
 use crate::hub::peer::Subscriber;
+use crate::hub::throttle::Operation;
 
 const DESIRED_NOTIFICATIONS: &str = "/notifications/twin/properties/desired";
 
@@ -59,6 +60,15 @@ pub(crate) fn answer(
             .unwrap_or_default()
     };
     let (operation, resource) = (annotation("operation"), annotation("resource"));
+    let throttled = match operation {
+        "GET" => core.throttle(Operation::TwinRead, 1),
+        "PATCH" => core.throttle(Operation::TwinUpdate, 1),
+        _ => Ok(()),
+    };
+    if let Err(error) = throttled {
+        let answer = Answer::error(429, &error.description);
+        return Ok(encode(correlation_id, &answer));
+    }
     let is_desired = resource.eq_ignore_ascii_case(DESIRED_NOTIFICATIONS);
     let mut state = core.hub.state();
     let answer = match operation {

@@ -1,13 +1,14 @@
 //! What the peer sends on a session: transfers, what they carry, and their settlement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
 use super::{Session, Slot};
 use crate::amqp::codec::encode::{self, Outcome};
 use crate::amqp::codec::performative::Transfer;
-use crate::amqp::core::{Core, Delayed, Settlement};
+use crate::amqp::core::{Core, Settlement};
 use crate::amqp::link::{Kind, Outgoing, PairKind, Partial};
 use crate::amqp::{AmqpError, condition, endpoint};
 use crate::faults::Settling;
@@ -142,6 +143,7 @@ impl Session {
         let Some(link) = self.link(handle) else {
             return;
         };
+        core.wait = Duration::ZERO;
         let outcome = match link.kind {
             Kind::Telemetry => endpoint::telemetry::accept(core, link, format, message),
             Kind::CbsRequests => {
@@ -169,7 +171,8 @@ impl Session {
             core.hub.script.settling()
         } else {
             Settling::Now
-        };
+        }
+        .no_sooner_than(core.wait);
         let settlement = |outcome| Settlement {
             handle,
             serial,
@@ -188,13 +191,7 @@ impl Session {
             }
             Settling::After(delay) => {
                 link.held += 1;
-                let due = core.now.instant + delay;
-                let (channel, settlement) = (self.channel, settlement(outcome));
-                core.delayed.push_back(Delayed {
-                    due,
-                    channel,
-                    settlement,
-                });
+                core.delay(delay, self.channel, settlement(outcome));
             }
         }
     }
