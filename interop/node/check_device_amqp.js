@@ -76,7 +76,7 @@ const checks = {
     const client = await t.open(await t.device(), Amqp);
     const twin = await soon(client.getTwin(), 'twin');
     const error = await refused(update(twin, { 'dotted.name': 1 }));
-    equal(error.amqpError.name, 'ArgumentError', 'error');
+    equal(error.amqpError.name, 'FormatError', 'error, which the SDK makes of status 400');
     await soon(twin.get(), 'twin');
     equal(twin.properties.reported.$version, 1, 'version');
   },
