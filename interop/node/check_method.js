@@ -49,7 +49,7 @@ const checks = {
   },
 
   async 'an unknown device is not found'(t) {
-    await refusedWith(callOnce(t.service(), { id: newId('ghost') }, 'm', {}), 404, '404001');
+    await refusedWith(callOnce(t.service(), { id: newId('ghost') }, 'm', {}), 404, /404001|DeviceNotFound/);
   },
 
   async 'time-outs out of range, a missing name and a bad name are refused'(t) {

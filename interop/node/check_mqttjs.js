@@ -26,9 +26,9 @@ async function connect(t, device, more = {}) {
     client.on('close', () => reject(new Error('closed')));
   });
   failed.catch(() => {});
-  await soon(Promise.race([once(client, 'connect'), failed]), 'connection');
   client.arrived = [];
   client.on('message', (topic, payload, packet) => client.arrived.push({ topic, payload: payload.toString(), packet }));
+  await soon(Promise.race([once(client, 'connect'), failed]), 'connection');
   return client;
 }
 

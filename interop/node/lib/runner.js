@@ -55,20 +55,20 @@ async function refused(promise, ...names) {
     value = await soon(promise, 'refusal');
   } catch (error) {
     if (error instanceof NotMet) throw error;
-    assert(error instanceof Error, `refused with ${JSON.stringify(error)}, no error`);
+    assert(error instanceof Error, `refused with ${describe(error)}, no error`);
     assert(names.length === 0 || names.includes(error.name), `expected ${names.join(' or ')}, got ${error.name}: ${error.message}`);
     return error;
   }
   throw new NotMet(`expected ${names.join(' or ') || 'a refusal'}, got ${describe(value)}`);
 }
 
-/** The error of a REST call, with this status and this text in the answer's body. */
-async function refusedWith(promise, status, text = '') {
+/** The error of a REST call, with this status and a body that fits. */
+async function refusedWith(promise, status, text = /^/) {
   const error = await refused(promise);
   const got = error.response ? error.response.statusCode || error.response.status : error.statusCode;
   assert(got === status, `expected HTTP ${status}, got ${got || `${error.name}: ${error.message}`}`);
   const body = error.responseBody || (error.response && error.response.bodyAsText) || '';
-  assert(String(body).includes(text), `no ${text} in the body ${body}`);
+  assert(new RegExp(text).test(body), `no ${text} in the body ${body}`);
   return error;
 }
 
