@@ -34,6 +34,7 @@ mod guid;
 mod hub;
 mod limits;
 mod line;
+mod mqtt;
 mod server;
 mod shell;
 mod simulator;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::amqp;
 use crate::cloud::{Caller, Cloud};
 use crate::line::Line;
+use crate::mqtt;
 use crate::tls::Thumbprints;
 
 /// How long a client may take to shake hands.
@@ -82,7 +83,8 @@ async fn serve(stream: TcpStream, protocol: Protocol, tls: Option<TlsAcceptor>, 
 async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
         Protocol::Amqp => amqp::shell::serve(line, caller).await,
-        Protocol::Mqtt | Protocol::Http => {
+        Protocol::Mqtt => mqtt::serve(line, caller).await,
+        Protocol::Http => {
             tracing::info!(?protocol, "The protocol is not spoken yet");
         }
     }

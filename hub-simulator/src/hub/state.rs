@@ -219,6 +219,28 @@ impl HubState {
         Ok(())
     }
 
+    /// Frees messages whose holder is gone, as the lapse of their locks would.
+    pub(crate) fn let_go(&mut self, id: &str, locks: &[Guid]) {
+        let rules = self.rules;
+        let Some(device) = self.registry.get_mut(id) else {
+            return;
+        };
+        let Some(queue) = &mut device.queue else {
+            return;
+        };
+        for lock in locks {
+            if let Some((item, outcome)) = queue.let_go(*lock, &rules) {
+                item.fate.decide(outcome);
+            }
+        }
+        if queue.has_free()
+            && let Some(subscriber) = &device.messages
+        {
+            subscriber.post(Notice::MessageReady);
+        }
+        self.arm(id);
+    }
+
     /// Sets the clock for a device's queue, unless it rings early enough already.
     fn arm(&mut self, id: &str) {
         let Some(device) = self.registry.get_mut(id) else {
