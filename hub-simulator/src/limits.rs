@@ -49,6 +49,13 @@ pub struct Limits {
     /// Cloud-to-device messages that an MQTT client may leave unacknowledged; default 16. The real
     /// hub's figure is not public.
     pub mqtt_in_flight: usize,
+    /// How long an HTTP client may be silent between two requests and take for the headers of one;
+    /// default 120 s, as Windows' own server has it.
+    pub http_idle_timeout: Duration,
+    /// How long the body of an HTTP request may take to arrive; default 60 s.
+    pub http_body_timeout: Duration,
+    /// Largest body of an HTTP request in bytes; default 1 MiB, which a bulk operation fits in.
+    pub max_http_body: usize,
     /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
     pub size: Option<Size>,
 }
@@ -75,6 +82,9 @@ impl Default for Limits {
             mqtt_packet_timeout: Duration::from_secs(60),
             mqtt_max_silence: Duration::from_secs(1767),
             mqtt_in_flight: 16,
+            http_idle_timeout: Duration::from_secs(120),
+            http_body_timeout: Duration::from_secs(60),
+            max_http_body: 1024 * 1024,
             size: None,
         }
     }
@@ -113,6 +123,9 @@ with! {
     with_mqtt_max_silence, mqtt_max_silence: Duration, "how long an MQTT client may be silent at most";
     with_mqtt_in_flight, mqtt_in_flight: usize, "how many messages an MQTT client may leave unacknowledged, at least 1";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+    with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
+    with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";
+    with_max_http_body, max_http_body: usize, "the largest body of an HTTP request in bytes";
     with_size, size: Option<Size>, "tier and units";
 }
 

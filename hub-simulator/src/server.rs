@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::amqp;
 use crate::cloud::{Caller, Cloud};
+use crate::http;
 use crate::line::Line;
 use crate::mqtt;
 use crate::tls::Thumbprints;
@@ -84,8 +85,6 @@ async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
         Protocol::Amqp => amqp::shell::serve(line, caller).await,
         Protocol::Mqtt => mqtt::serve(line, caller).await,
-        Protocol::Http => {
-            tracing::info!(?protocol, "The protocol is not spoken yet");
-        }
+        Protocol::Http => http::serve(line, caller).await,
     }
 }

@@ -1,11 +1,13 @@
 //! One registered device and what the hub keeps for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::identity;
 use super::keys::KeyPair;
 use super::message::C2d;
 use super::peer::Subscriber;
@@ -126,6 +128,20 @@ impl Device {
         }
     }
 
+    /// The twin; a fresh one if nothing was written to it yet.
+    pub(crate) fn twin(&self, id: &str) -> Cow<'_, Twin> {
+        match &self.twin {
+            Some(twin) => Cow::Borrowed(twin),
+            None => Cow::Owned(fresh_twin(id, self.generation)),
+        }
+    }
+
+    pub(crate) fn twin_mut(&mut self, id: &str) -> &mut Twin {
+        let generation = self.generation;
+        self.twin
+            .get_or_insert_with(|| Box::new(fresh_twin(id, generation)))
+    }
+
     /// Notes that its first link has opened or its last one closed.
     pub(crate) fn came_or_went(&mut self, now: Ticks) {
         (self.connection_updated, self.last_activity) = (now, now);
@@ -143,6 +159,12 @@ impl Device {
             Feed::Desired => &mut self.desired,
         }
     }
+}
+
+/// The hub dates the twin of a device, and not that of a module.
+fn fresh_twin(id: &str, generation: u64) -> Twin {
+    let is_module = identity::split(id).1.is_some();
+    Twin::new(Ticks(if is_module { 0 } else { generation }))
 }
 
 /// What a device can listen to.

@@ -1,4 +1,5 @@
-//! The hub's devices and everything that is on its way to them; pure, the time is passed in.
+//! The hub's devices and everything that is on its way to them. The time is passed in, but for the
+//! stamps that the registry shows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::message::{C2d, C2dError, MethodError, MethodResponse};
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
-use super::twin::{TwinError, notification};
+use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
 
@@ -338,32 +339,48 @@ impl HubState {
 
     /// The twin as its device sees it.
     pub(crate) fn twin(&self, id: &str) -> Option<Value> {
-        let twin = self.registry.get(id)?.twin.as_deref();
-        Some(twin.cloned().unwrap_or_default().device_view())
+        Some(self.registry.get(id)?.twin(id).device_view())
     }
 
     /// Merges desired properties and tells the device if it listens.
     pub(crate) fn patch_desired(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
+        let Value::Object(patch) = patch else {
+            return Err(TwinError::new("A patch must be an object."));
+        };
+        let change = Change {
+            desired: Some(patch),
+            tags: None,
+        };
+        self.write_twin(id, change, Mode::Merge)?;
+        Ok(self.device(id)?.twin_mut(id).desired_version())
+    }
+
+    /// Writes tags and desired properties and tells the device if it listens.
+    pub(crate) fn write_twin(
+        &mut self,
+        id: &str,
+        change: Change<'_>,
+        mode: Mode,
+    ) -> Result<(), TwinError> {
         let device = self.device(id)?;
-        let version = device.twin.get_or_insert_default().desired.patch(patch)?;
-        if let Some(subscriber) = &device.desired {
-            let patch = Bytes::from(notification(patch, version).to_string());
-            subscriber.post(|route| Notice::Desired(route, patch));
+        let told = device.twin_mut(id).write(change, mode, Ticks::now())?;
+        if let (Some(told), Some(subscriber)) = (told, &device.desired) {
+            let told = Bytes::from(told.to_string());
+            subscriber.post(|route| Notice::Desired(route, told));
         }
-        Ok(version)
+        Ok(())
     }
 
     pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        self.device(id)?
-            .twin
-            .get_or_insert_default()
-            .reported
-            .patch(patch)
+        let now = Ticks::now();
+        let device = self.device(id)?;
+        device.last_activity = now;
+        device.twin_mut(id).report(patch, now)
     }
 
     fn device(&mut self, id: &str) -> Result<&mut Device, TwinError> {
         self.registry
             .get_mut(id)
-            .ok_or(TwinError("the device is not registered"))
+            .ok_or(TwinError::new("The device is not registered."))
     }
 }

@@ -1,68 +1,129 @@
-//! A device's twin: desired and reported properties and their merge.
+//! A twin: tags, desired and reported properties, and how they are written.
 //!
 //! Source: Microsoft, "Understand and use device twins in IoT Hub".
 
+mod rules;
+mod tree;
+
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// Deepest nesting of a section.
-const MAX_DEPTH: usize = 10;
-/// Largest section, in bytes of keys and values.
-const MAX_SECTION: usize = 32 * 1024;
-/// Longest key and longest text value.
-const MAX_KEY: usize = 1024;
-const MAX_TEXT: usize = 4096;
-/// Integers stay within 52 bits.
-const MAX_INTEGER: u64 = 4_503_599_627_370_496;
+use crate::clock::Ticks;
+use rules::Nulls;
+use tree::{Stamp, Tree};
 
-/// A patch that a twin cannot take.
+/// Largest properties, desired and reported each, in bytes of keys and values.
+const MAX_PROPERTIES: usize = 32 * 1024;
+/// Largest tags, in the same bytes.
+const MAX_TAGS: usize = 8 * 1024;
+
+/// A write that a twin cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct TwinError(pub(crate) &'static str);
+pub struct TwinError(Cow<'static, str>);
 
-/// Half of a twin: a tree and the number of writes it has had.
-#[derive(Debug, Clone)]
+impl TwinError {
+    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// How a write treats what is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Absent keys stay, nulls delete, objects merge.
+    Merge,
+    /// Everything else goes.
+    Replace,
+}
+
+/// Properties and the number of writes they have had.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Section {
-    tree: Map<String, Value>,
+    tree: Tree,
     version: u64,
 }
 
-impl Default for Section {
-    fn default() -> Self {
+impl Section {
+    fn new(created: Ticks) -> Self {
+        let never_written = Stamp {
+            time: created,
+            version: 0,
+        };
         Self {
-            tree: Map::new(),
+            tree: Tree::new(never_written),
             version: 1,
         }
     }
-}
 
-impl Section {
-    /// Merges `patch` in: absent keys stay, nulls delete, objects merge, everything else replaces.
-    ///
-    /// Returns the new version. A refused patch changes nothing.
-    pub(crate) fn patch(&mut self, patch: &Value) -> Result<u64, TwinError> {
-        let Value::Object(patch) = patch else {
-            return Err(TwinError("a patch must be an object"));
-        };
-        validate(patch, 1)?;
-        let mut merged = self.tree.clone();
-        merge(&mut merged, patch);
-        if size(&merged) > MAX_SECTION {
-            return Err(TwinError("the section would exceed 32 KB"));
-        }
-        self.tree = merged;
-        self.version += 1;
-        Ok(self.version)
+    /// The section after a write; `change` holds no reserved keys.
+    fn written(
+        &self,
+        change: &Map<String, Value>,
+        mode: Mode,
+        now: Ticks,
+    ) -> Result<Self, TwinError> {
+        let version = self.version + 1;
+        let stamp = Stamp { time: now, version };
+        let tree = written(&self.tree, change, mode, stamp, MAX_PROPERTIES)?;
+        Ok(Self { tree, version })
     }
 
-    /// The tree with its `$version`.
+    /// The properties with their `$version`.
     pub(crate) fn view(&self) -> Value {
-        versioned(self.tree.clone(), self.version)
+        versioned(self.tree.values(), self.version)
+    }
+
+    /// The properties with `$version` and `$metadata`.
+    fn full_view(&self, versions: bool) -> Value {
+        let mut view = self.tree.values();
+        view.insert("$metadata".to_owned(), self.tree.metadata(versions).into());
+        versioned(view, self.version)
+    }
+
+    fn get(&self, path: &[String], versions: bool) -> Option<Cow<'_, Value>> {
+        match path.split_first() {
+            None => Some(Cow::Owned(self.full_view(versions))),
+            Some((key, [])) if key == "$version" => Some(Cow::Owned(self.version.into())),
+            Some((key, rest)) if key == "$metadata" => {
+                let metadata = Value::from(self.tree.metadata(versions));
+                let found = rest.iter().try_fold(&metadata, |at, key| at.get(key))?;
+                Some(Cow::Owned(found.clone()))
+            }
+            Some(_) => self.tree.get(path),
+        }
     }
 }
 
-/// `patch` as a device is notified of it: nulls kept, `$version` added.
-pub(crate) fn notification(patch: &Value, version: u64) -> Value {
-    versioned(patch.as_object().cloned().unwrap_or_default(), version)
+fn written(
+    tree: &Tree,
+    change: &Map<String, Value>,
+    mode: Mode,
+    stamp: Stamp,
+    max: usize,
+) -> Result<Tree, TwinError> {
+    let (mut tree, nulls) = match mode {
+        Mode::Merge => (tree.clone(), Nulls::Delete),
+        Mode::Replace => (Tree::new(stamp), Nulls::Refuse),
+    };
+    rules::check(change, nulls)?;
+    tree.merge(change, stamp);
+    if tree.size() > max {
+        let text = format!("The section would exceed {} KB.", max / 1024);
+        return Err(TwinError::new(text));
+    }
+    Ok(tree)
+}
+
+/// A section as a client gave it, without the keys that the hub writes itself.
+fn own_keys(section: &Map<String, Value>) -> Map<String, Value> {
+    let mut own = section.clone();
+    own.remove("$version");
+    own.remove("$metadata");
+    own
 }
 
 fn versioned(mut tree: Map<String, Value>, version: u64) -> Value {
@@ -70,90 +131,155 @@ fn versioned(mut tree: Map<String, Value>, version: u64) -> Value {
     Value::Object(tree)
 }
 
-fn merge(tree: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    for (key, value) in patch {
-        match (tree.get_mut(key), value) {
-            _ if key.starts_with('$') => {}
-            (_, Value::Null) => {
-                tree.remove(key);
-            }
-            (Some(Value::Object(inner)), Value::Object(patch)) => merge(inner, patch),
-            (_, Value::Object(patch)) => {
-                let mut inner = Map::new();
-                merge(&mut inner, patch);
-                tree.insert(key.clone(), Value::Object(inner));
-            }
-            (_, value) => {
-                tree.insert(key.clone(), value.clone());
-            }
-        }
+/// A write of the service side: the sections that it names.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Change<'a> {
+    pub(crate) tags: Option<&'a Map<String, Value>>,
+    pub(crate) desired: Option<&'a Map<String, Value>>,
+}
+
+impl<'a> Change<'a> {
+    /// Reads the document of a `PATCH` or `PUT`; what only the hub writes is passed over.
+    pub(crate) fn of(document: &'a Value) -> Result<Self, TwinError> {
+        let section = |value: Option<&'a Value>| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(section)) => Ok(Some(section)),
+            Some(_) => Err(TwinError::new("A section of a twin must be an object.")),
+        };
+        let document = section(Some(document))?;
+        let document = document.ok_or_else(|| TwinError::new("A twin must be an object."))?;
+        let properties = section(document.get("properties"))?;
+        Ok(Self {
+            tags: section(document.get("tags"))?,
+            desired: section(properties.and_then(|properties| properties.get("desired")))?,
+        })
     }
 }
 
-fn validate(tree: &Map<String, Value>, depth: usize) -> Result<(), TwinError> {
-    if depth > MAX_DEPTH {
-        return Err(TwinError("a twin is at most 10 levels deep"));
-    }
-    for (key, value) in tree.iter().filter(|(key, _)| !is_reserved(key)) {
-        if key.len() > MAX_KEY
-            || key.contains(|c: char| matches!(c, '.' | '$' | ' ') || c.is_control())
-        {
-            return Err(TwinError(
-                "a twin key is too long or holds a character it must not",
-            ));
-        }
-        match value {
-            Value::Object(inner) => validate(inner, depth + 1)?,
-            Value::String(text) if text.len() > MAX_TEXT => {
-                return Err(TwinError("a twin text value is at most 4 KB"));
-            }
-            Value::Number(number)
-                if number.as_u64().is_some_and(|n| n > MAX_INTEGER)
-                    || number
-                        .as_i64()
-                        .is_some_and(|n| n.unsigned_abs() > MAX_INTEGER) =>
-            {
-                return Err(TwinError("a twin integer has at most 52 bits"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Keys that the hub writes itself and ignores in a patch.
-fn is_reserved(key: &str) -> bool {
-    matches!(key, "$version" | "$metadata")
-}
-
-fn size(tree: &Map<String, Value>) -> usize {
-    tree.iter()
-        .map(|(key, value)| key.len() + value_size(value))
-        .sum()
-}
-
-fn value_size(value: &Value) -> usize {
-    match value {
-        Value::Null => 0,
-        Value::Bool(_) => 4,
-        Value::Number(_) => 8,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(value_size).sum(),
-        Value::Object(tree) => size(tree),
-    }
-}
-
-/// A device's desired and reported properties.
-#[derive(Debug, Clone, Default)]
+/// Tags and properties of a device or module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Twin {
-    pub(crate) desired: Section,
-    pub(crate) reported: Section,
+    tags: Tree,
+    desired: Section,
+    reported: Section,
+    /// Writes of either side.
+    version: u64,
+    /// Writes of the service side.
+    etag: u64,
+    /// The IoT Plug and Play model that the device has announced.
+    #[serde(default)]
+    pub(crate) model_id: String,
 }
 
 impl Twin {
+    /// The twin of something registered at a time.
+    pub(crate) fn new(created: Ticks) -> Self {
+        Self {
+            tags: Tree::default(),
+            desired: Section::new(created),
+            reported: Section::new(created),
+            version: 2,
+            etag: 1,
+            model_id: String::new(),
+        }
+    }
+
+    pub(crate) fn etag(&self) -> String {
+        BASE64.encode(self.etag.to_be_bytes())
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn tags(&self) -> &Tree {
+        &self.tags
+    }
+
+    /// The version of the desired properties.
+    pub(crate) fn desired_version(&self) -> u64 {
+        self.desired.version
+    }
+
+    /// Writes tags and desired properties.
+    ///
+    /// Returns what a device that listens is told: the patch, or all of the new section. A refused
+    /// write changes nothing.
+    pub(crate) fn write(
+        &mut self,
+        change: Change<'_>,
+        mode: Mode,
+        now: Ticks,
+    ) -> Result<Option<Value>, TwinError> {
+        let nothing = Map::new();
+        let (tags, desired) = match mode {
+            Mode::Merge => (change.tags, change.desired),
+            // A document that is put stands for the whole twin.
+            Mode::Replace => (
+                Some(change.tags.unwrap_or(&nothing)),
+                Some(change.desired.unwrap_or(&nothing)),
+            ),
+        };
+        let stamp = Stamp {
+            time: now,
+            version: 0,
+        };
+        let tags = tags
+            .map(|tags| written(&self.tags, tags, mode, stamp, MAX_TAGS))
+            .transpose()?;
+        let desired = desired.map(own_keys);
+        let section = desired
+            .as_ref()
+            .map(|desired| self.desired.written(desired, mode, now))
+            .transpose()?;
+        self.tags = tags.unwrap_or_else(|| std::mem::take(&mut self.tags));
+        self.version += 1;
+        self.etag += 1;
+        let (Some(section), Some(patch)) = (section, desired) else {
+            return Ok(None);
+        };
+        self.desired = section;
+        Ok(Some(match mode {
+            Mode::Merge => versioned(patch, self.desired.version),
+            Mode::Replace => self.desired.view(),
+        }))
+    }
+
+    /// Merges what the device reports; returns the new version of the section.
+    pub(crate) fn report(&mut self, patch: &Value, now: Ticks) -> Result<u64, TwinError> {
+        let Value::Object(patch) = patch else {
+            return Err(TwinError::new("A patch must be an object."));
+        };
+        self.reported = self.reported.written(&own_keys(patch), Mode::Merge, now)?;
+        self.version += 1;
+        Ok(self.reported.version)
+    }
+
     /// What the device itself sees: no tags, no metadata.
     pub(crate) fn device_view(&self) -> Value {
         json!({ "desired": self.desired.view(), "reported": self.reported.view() })
+    }
+
+    /// The properties as the service side sees them.
+    pub(crate) fn properties(&self) -> Value {
+        json!({
+            "desired": self.desired.full_view(true),
+            "reported": self.reported.full_view(false),
+        })
+    }
+
+    /// The property at a path below `properties`.
+    pub(crate) fn property(&self, path: &[String]) -> Option<Cow<'_, Value>> {
+        match path.split_first() {
+            None => Some(Cow::Owned(self.properties())),
+            Some((key, rest)) if key.eq_ignore_ascii_case("desired") => {
+                self.desired.get(rest, true)
+            }
+            Some((key, rest)) if key.eq_ignore_ascii_case("reported") => {
+                self.reported.get(rest, false)
+            }
+            Some(_) => None,
+        }
     }
 }
 
@@ -161,6 +287,8 @@ impl Twin {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const NOW: Ticks = Ticks(637_287_135_293_829_234);
 
     fn tree() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
@@ -188,44 +316,161 @@ mod tests {
         }
     }
 
+    fn fresh() -> Twin {
+        Twin::new(Ticks::default())
+    }
+
+    fn desired(twin: &mut Twin, patch: &Value, mode: Mode) -> Result<Option<Value>, TwinError> {
+        let change = Change {
+            desired: patch.as_object(),
+            ..Change::default()
+        };
+        twin.write(change, mode, NOW)
+    }
+
+    /// Asserts that every property has its metadata, and nothing else has.
+    fn assert_same_shape(values: &Value, metadata: &Value) {
+        let metadata = metadata.as_object().unwrap();
+        assert!(metadata["$lastUpdated"].is_string());
+        let named: Vec<_> = metadata
+            .keys()
+            .filter(|key| !key.starts_with('$'))
+            .collect();
+        match values {
+            Value::Object(tree) => {
+                let keys: Vec<_> = tree.keys().filter(|key| !key.starts_with('$')).collect();
+                assert_eq!(keys, named);
+                for key in keys {
+                    assert_same_shape(&tree[key], &metadata[key]);
+                }
+            }
+            _ => assert!(named.is_empty()),
+        }
+    }
+
     proptest! {
         #[test]
         fn a_patch_applied_twice_changes_only_the_version(start in object(), patch in object()) {
-            let mut section = Section::default();
-            section.patch(&start).unwrap();
-            section.patch(&patch).unwrap();
-            let once = section.tree.clone();
-            prop_assert_eq!(section.patch(&patch).unwrap(), 4);
-            prop_assert_eq!(&section.tree, &once);
+            let mut twin = fresh();
+            twin.report(&start, NOW).unwrap();
+            twin.report(&patch, NOW).unwrap();
+            let once = twin.reported.tree.values();
+            prop_assert_eq!(twin.report(&patch, NOW).unwrap(), 4);
+            prop_assert_eq!(&twin.reported.tree.values(), &once);
             prop_assert!(!has_null(&Value::Object(once)));
         }
 
         #[test]
         fn keys_that_a_patch_does_not_name_stay(start in object(), patch in object()) {
-            let mut section = Section::default();
-            section.patch(&start).unwrap();
-            let before = section.tree.clone();
-            section.patch(&patch).unwrap();
+            let mut twin = fresh();
+            twin.report(&start, NOW).unwrap();
+            let before = twin.reported.tree.values();
+            twin.report(&patch, NOW).unwrap();
             for (key, value) in &before {
                 if patch.get(key).is_none() {
-                    prop_assert_eq!(section.tree.get(key), Some(value));
+                    let now = twin.reported.tree.get(std::slice::from_ref(key));
+                    prop_assert_eq!(now.as_deref(), Some(value));
                 }
             }
+        }
+
+        #[test]
+        fn metadata_has_the_shape_of_the_properties(patches in proptest::collection::vec(object(), 0..4)) {
+            let mut twin = fresh();
+            for patch in &patches {
+                desired(&mut twin, patch, Mode::Merge).unwrap();
+                twin.report(patch, NOW).unwrap();
+            }
+            let properties = twin.properties();
+            for section in ["desired", "reported"] {
+                assert_same_shape(&properties[section], &properties[section]["$metadata"]);
+            }
+        }
+
+        #[test]
+        fn what_a_merge_is_told_leads_a_follower_to_the_same_section(
+            patches in proptest::collection::vec(object(), 1..4),
+        ) {
+            let (mut twin, mut follower) = (fresh(), fresh());
+            for patch in &patches {
+                let told = desired(&mut twin, patch, Mode::Merge).unwrap().unwrap();
+                follower.report(&told, NOW).unwrap();
+                prop_assert_eq!(&told["$version"], &twin.desired.view()["$version"]);
+            }
+            prop_assert_eq!(twin.desired.view(), follower.reported.view());
         }
     }
 
     #[test]
-    fn a_refused_patch_changes_nothing() {
-        let mut section = Section::default();
-        section.patch(&json!({ "a": 1 })).unwrap();
+    fn a_refused_write_changes_nothing() {
+        let mut twin = fresh();
+        twin.report(&json!({ "a": 1 }), NOW).unwrap();
+        let before = twin.clone();
         for bad in [
             json!([]),
             json!({ "a.b": 1 }),
             json!({ "a": 1u64 << 53 }),
-            json!({ "b": "x".repeat(40_000) }),
+            json!({ "b": "x".repeat(4000), "c": vec!["x".repeat(4000); 8] }),
         ] {
-            section.patch(&bad).unwrap_err();
+            twin.report(&bad, NOW).unwrap_err();
         }
-        assert_eq!(section.view(), json!({ "a": 1, "$version": 2 }));
+        let tags = json!({ "a": "x".repeat(4000), "b": "x".repeat(4000), "c": "x".repeat(200) });
+        let nothing = Map::new();
+        let change = Change {
+            tags: tags.as_object(),
+            desired: Some(&nothing),
+        };
+        twin.write(change, Mode::Merge, NOW).unwrap_err();
+        assert_eq!(twin, before);
+    }
+
+    #[test]
+    fn a_write_is_stamped_as_the_hub_stamps_it() {
+        let mut twin = Twin::new(Ticks(637_287_135_293_360_931));
+        let fresh = json!({
+            "$metadata": { "$lastUpdated": "2020-06-25T20:25:29.3360931Z" },
+            "$version": 1,
+        });
+        assert_eq!(twin.properties()["desired"], fresh);
+        assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAE=", 2));
+        // A client may send back what it has read.
+        let mut sent = fresh.clone();
+        sent["username"] = "userA".into();
+        let told = desired(&mut twin, &sent, Mode::Merge).unwrap();
+        assert_eq!(told, Some(json!({ "username": "userA", "$version": 2 })));
+        let stamp = json!({
+            "$lastUpdated": "2020-06-25T20:25:29.3829234Z",
+            "$lastUpdatedVersion": 2,
+        });
+        let mut metadata = stamp.clone();
+        metadata["username"] = stamp;
+        assert_eq!(
+            twin.properties(),
+            json!({
+                "desired": { "username": "userA", "$metadata": metadata, "$version": 2 },
+                "reported": fresh,
+            })
+        );
+        assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAI=", 3));
+    }
+
+    #[test]
+    fn a_report_leaves_the_etag_alone() {
+        let mut twin = fresh();
+        twin.report(&json!({ "a": 1 }), NOW).unwrap();
+        assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAE=", 3));
+    }
+
+    #[test]
+    fn a_replaced_section_is_told_whole_and_takes_no_nulls() {
+        let mut twin = fresh();
+        desired(&mut twin, &json!({ "a": 1, "b": { "c": 2 } }), Mode::Merge).unwrap();
+        let told = desired(&mut twin, &json!({ "b": { "d": 3 } }), Mode::Replace).unwrap();
+        assert_eq!(told, Some(json!({ "b": { "d": 3 }, "$version": 3 })));
+        let refused = desired(&mut twin, &json!({ "a": null }), Mode::Replace).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "Value of Property or Tag cannot be null. Error in Property/Tag a"
+        );
     }
 }
