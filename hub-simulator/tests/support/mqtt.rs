@@ -1,6 +1,10 @@
 //! A device that speaks MQTT packet by packet.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 use std::collections::VecDeque;
 use std::time::Duration;
