@@ -1,4 +1,8 @@
 //! What goes to devices over MQTT: cloud-to-device messages, direct methods, twins.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 #[path = "support/mqtt.rs"]
 mod mqtt;

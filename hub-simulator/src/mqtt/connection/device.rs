@@ -257,7 +257,7 @@ impl Device {
         let (lock, sequence) = (delivery.lock, delivery.sequence);
         let sent = self.with_session(core, |session| session.in_flight().send(sequence, lock));
         let Some((pkid, dup)) = sent else {
-            return core.hub.state().let_go(self.identity(), &[lock]);
+            return core.hub.state().let_go(self.identity(), &[lock], core.now);
         };
         let mut publish = Publish::from_bytes(topic, QoS::AtLeastOnce, body);
         (publish.pkid, publish.dup) = (pkid, dup);
@@ -384,7 +384,7 @@ fn open_session(
             false
         }
     };
-    state.let_go(id, &locks.unwrap_or_default());
+    state.let_go(id, &locks.unwrap_or_default(), core.now);
     (present, former)
 }
 
@@ -401,5 +401,5 @@ fn close_session(state: &mut HubState, id: &str, core: &Core) {
     if !session.is_persistent() {
         device.mqtt = None;
     }
-    state.let_go(id, &locks);
+    state.let_go(id, &locks, core.now);
 }
