@@ -54,7 +54,7 @@ if [ -d "$python_checks" ]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$python_checks/requirements.txt"
     cp "$python_checks/requirements.txt" "$venv/requirements.txt"
   fi
-  run Python "$venv/bin/python" "$python_checks/run_all.py"
+  DPS_DIAL_HOST=$HUB_HOST run Python "$venv/bin/python" "$python_checks/run_all.py"
 fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -36,7 +36,8 @@ async function device(t, { thumbprint }, which = 'primaryThumbprint') {
 
 async function enter(t, cs, { key, cert }, Transport) {
   const client = t.client(cs, Transport);
-  await client.setOptions({ key, cert });
+  // Over HTTPS the SDK calls back only if it is also told how to poll.
+  await client.setOptions({ key, cert, http: { receivePolicy: { interval: 1 } } });
   await client.open();
   await soon(client.sendEvent(new Message('by certificate')), 'settlement');
   return client;
