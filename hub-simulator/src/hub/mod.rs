@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
+pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod record;
 pub(crate) mod registry;
