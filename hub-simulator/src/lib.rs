@@ -31,6 +31,7 @@ mod faults;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guid;
+mod http;
 mod hub;
 mod limits;
 mod line;

@@ -39,6 +39,13 @@ pub struct Limits {
     pub max_telemetry_size: usize,
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
+    /// How long an HTTP client may be silent between two requests and take for the headers of one;
+    /// default 120 s, as Windows' own server has it.
+    pub http_idle_timeout: Duration,
+    /// How long the body of an HTTP request may take to arrive; default 60 s.
+    pub http_body_timeout: Duration,
+    /// Largest body of an HTTP request in bytes; default 1 MiB, which a bulk operation fits in.
+    pub max_http_body: usize,
     /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
     pub size: Option<Size>,
 }
@@ -61,6 +68,9 @@ impl Default for Limits {
             max_frame_size: 65_536,
             max_telemetry_size: 256 * 1024,
             links_per_connection: 65_536,
+            http_idle_timeout: Duration::from_secs(120),
+            http_body_timeout: Duration::from_secs(60),
+            max_http_body: 1024 * 1024,
             size: None,
         }
     }
@@ -95,6 +105,9 @@ with! {
     with_max_frame_size, max_frame_size: u32, "the largest frame in bytes, at least 512";
     with_max_telemetry_size, max_telemetry_size: usize, "the largest telemetry message in bytes";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+    with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
+    with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";
+    with_max_http_body, max_http_body: usize, "the largest body of an HTTP request in bytes";
     with_size, size: Option<Size>, "tier and units";
 }
 
