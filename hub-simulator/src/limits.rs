@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::hub::feedback::FeedbackRules;
 use crate::hub::queue::QueueRules;
 use crate::hub::throttle::Size;
 
@@ -19,6 +20,16 @@ pub struct Limits {
     pub max_delivery_count: u32,
     /// Whether a lapsed lock counts as a delivery; default false, as the newest documentation has it.
     pub lapsed_lock_counts: bool,
+    /// Feedback records that fill a batch; default 64.
+    pub feedback_batch: usize,
+    /// How long a batch of feedback waits to be filled; default 15 s.
+    pub feedback_wait: Duration,
+    /// How long a receiver holds a batch of feedback; default 60 s, the real hub takes 5 to 300 s.
+    pub feedback_lock: Duration,
+    /// How long a batch of feedback waits for a receiver; default 1 h.
+    pub feedback_ttl: Duration,
+    /// Deliveries after which a batch of feedback is dropped; default 10.
+    pub feedback_max_delivery_count: u32,
     /// Link credit that telemetry, method and twin links are given; default 1000.
     pub credit: u32,
     /// Link credit that a `$cbs` link is given; default 100.
@@ -58,6 +69,11 @@ impl Default for Limits {
             c2d_queue_depth: 50,
             max_delivery_count: 10,
             lapsed_lock_counts: false,
+            feedback_batch: 64,
+            feedback_wait: Duration::from_secs(15),
+            feedback_lock: Duration::from_secs(60),
+            feedback_ttl: Duration::from_secs(3600),
+            feedback_max_delivery_count: 10,
             credit: 1000,
             cbs_credit: 100,
             incoming_window: 5000,
@@ -95,6 +111,11 @@ with! {
     with_c2d_queue_depth, c2d_queue_depth: usize, "how many cloud-to-device messages wait for a device";
     with_max_delivery_count, max_delivery_count: u32, "after how many deliveries a message is dead";
     with_lapsed_lock_counts, lapsed_lock_counts: bool, "whether a lapsed lock counts as a delivery";
+    with_feedback_batch, feedback_batch: usize, "how many feedback records fill a batch";
+    with_feedback_wait, feedback_wait: Duration, "how long a batch of feedback waits to be filled";
+    with_feedback_lock, feedback_lock: Duration, "how long a receiver holds a batch of feedback";
+    with_feedback_ttl, feedback_ttl: Duration, "how long a batch of feedback waits for a receiver";
+    with_feedback_max_delivery_count, feedback_max_delivery_count: u32, "after how many deliveries a batch of feedback is dropped";
     with_credit, credit: u32, "the link credit of telemetry, method and twin links";
     with_cbs_credit, cbs_credit: u32, "the link credit of `$cbs` links";
     with_incoming_window, incoming_window: u32, "the incoming window of a session in frames";
@@ -112,6 +133,16 @@ with! {
 }
 
 impl Limits {
+    pub(crate) fn feedback_rules(&self) -> FeedbackRules {
+        FeedbackRules {
+            batch: self.feedback_batch,
+            wait: self.feedback_wait,
+            lock: self.feedback_lock,
+            ttl: self.feedback_ttl,
+            max_deliveries: self.feedback_max_delivery_count,
+        }
+    }
+
     pub(crate) fn queue_rules(&self) -> QueueRules {
         QueueRules {
             depth: self.c2d_queue_depth,

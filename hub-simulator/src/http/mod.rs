@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod body;
 mod error;
 pub(crate) mod etag;
+mod provisioning;
 pub(crate) mod registry;
 mod service;
 
@@ -38,6 +39,7 @@ const MAX_HEADERS: usize = 64 * 1024;
 fn routes() -> Router<HttpState> {
     Router::new()
         .merge(registry::routes())
+        .merge(provisioning::routes())
         .merge(service::routes())
         .fallback(async || HubError::new(ErrorCode::LinkAddressNotFound, "No such path."))
 }

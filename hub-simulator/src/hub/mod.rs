@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod bulk;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod feedback;
 pub(crate) mod identities;
 pub(crate) mod identity;
 pub(crate) mod identity_record;
@@ -67,6 +68,7 @@ impl Hub {
             state: Mutex::new(HubState::new(
                 registry,
                 limits.queue_rules(),
+                limits.feedback_rules(),
                 Arc::clone(&clock),
             )),
             record,

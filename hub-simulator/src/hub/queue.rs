@@ -165,6 +165,8 @@ impl<T> Queue<T> {
                 finished.push((entry.item, outcome));
             }
         }
+        // Oldest first.
+        finished.reverse();
         finished
     }
 
