@@ -7,7 +7,11 @@ root=$(dirname "$here")
 program=$(realpath "${1:-$root/target/debug/hub-simulator}")
 python_checks=${HUB_PYTHON_CHECKS:-$root/../shared/interop/python}
 
-(cd "$here/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
+# Installed anew only if what is asked for has changed.
+if ! cmp -s "$here/node/package-lock.json" "$here/node/node_modules/installed-lock.json"; then
+  (cd "$here/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2 \
+    && cp package-lock.json node_modules/installed-lock.json)
+fi
 
 state=$(mktemp -d)
 "$program" --amqps-port 0 --mqtts-port 0 --https-port 0 \
@@ -47,10 +51,12 @@ run() {
 run Node node "$here/node/run_all.js"
 if [ -d "$python_checks" ]; then
   venv=$root/target/interop-venv
-  if [ ! -x "$venv/bin/python" ] || ! cmp -s "$python_checks/requirements.txt" "$venv/requirements.txt"; then
+  if ! cmp -s "$python_checks/requirements.txt" "$venv/requirements.txt"; then
     rm -rf "$venv"
-    python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-    "$python" -m venv "$venv"
+    # There are wheels of uamqp for these.
+    for python in python3.13 python3.12 python3.11; do
+      "$python" -m venv "$venv" 2>/dev/null && break
+    done
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$python_checks/requirements.txt"
     cp "$python_checks/requirements.txt" "$venv/requirements.txt"
   fi
