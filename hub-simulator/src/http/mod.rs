@@ -4,10 +4,13 @@ pub(crate) mod auth;
 pub(crate) mod body;
 mod error;
 pub(crate) mod etag;
+mod inbox;
+mod methods;
 mod service;
+mod telemetry;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +25,11 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
 use crate::cloud::Caller;
-use crate::faults::Order;
+use crate::faults::{Order, Settling};
 use crate::guid::Guid;
 use crate::hub::Hub;
 use crate::hub::error::{ErrorCode, HubError};
@@ -36,6 +42,9 @@ const MAX_HEADERS: usize = 64 * 1024;
 /// All that the hubs answer to; each part brings its own.
 fn routes() -> Router<HttpState> {
     Router::new()
+        .merge(telemetry::routes())
+        .merge(inbox::routes())
+        .merge(methods::routes())
         .merge(service::routes())
         .fallback(async || HubError::new(ErrorCode::LinkAddressNotFound, "No such path."))
 }
@@ -50,6 +59,8 @@ struct Connection {
     peer: Arc<Peer>,
     /// The hub whose faults the connection feels: the last one it called.
     home: Mutex<Arc<Hub>>,
+    /// Rung when a script releases the settlements it has held.
+    released: Notify,
 }
 
 impl HttpState {
@@ -59,6 +70,7 @@ impl HttpState {
             home: Mutex::new(Arc::clone(&caller.hub)),
             caller,
             peer,
+            released: Notify::new(),
         }))
     }
 
@@ -84,6 +96,16 @@ impl HttpState {
             *home = Arc::clone(&hub);
         }
         hub
+    }
+
+    /// Waits until a message that was accepted may be answered.
+    pub(crate) async fn settle(&self, settling: Settling) {
+        match settling {
+            Settling::Now => {}
+            Settling::After(delay) => sleep(delay).await,
+            Settling::Hold => self.0.released.notified().await,
+            Settling::Drop => pending().await,
+        }
     }
 }
 
@@ -124,6 +146,7 @@ pub(crate) async fn serve(line: impl Line, caller: Caller) {
                 }
                 Notice::Order(Order::Close(_)) => return,
                 Notice::Order(Order::Freeze(freeze)) => frozen = freeze,
+                Notice::Order(Order::Release) => state.0.released.notify_waiters(),
                 _ => {}
             }
         }
@@ -153,7 +176,7 @@ async fn finish(State(state): State<HttpState>, request: Request, next: Next) ->
     }
     let latency = state.caller().hub.script.latency();
     if !latency.is_zero() {
-        tokio::time::sleep(latency).await;
+        sleep(latency).await;
     }
     response
 }

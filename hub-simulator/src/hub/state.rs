@@ -184,6 +184,18 @@ impl HubState {
         Ok(fate)
     }
 
+    /// Empties a device's queue; tells how many messages it held, or nothing of an unknown device.
+    pub(crate) fn purge(&mut self, id: &str) -> Option<usize> {
+        let device = self.registry.get_mut(id)?;
+        let Some(queue) = &mut device.queue else {
+            return Some(0);
+        };
+        let purged = queue
+            .purge()
+            .map(|item| item.fate.decide(C2dOutcome::Purged));
+        Some(purged.count())
+    }
+
     /// Locks the device's next message.
     pub(crate) fn next_message(&mut self, id: &str, now: Now) -> Option<Delivery> {
         let queue = self.registry.get_mut(id)?.queue.as_mut()?;
