@@ -24,6 +24,7 @@ use crate::hub::record::Record;
 use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
 use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
+use crate::provisioning::{Dps, Provisioning};
 use crate::server::{self, Protocol};
 use crate::store::{Store, StoreError};
 use crate::tls::{Authority, Certificates};
@@ -127,6 +128,12 @@ impl HubSimulator {
         } else {
             None
         };
+        let dps = Self::provide(builder, store, hub)?;
+        if let Some(certificates) = &certificates
+            && !dps.host.eq_ignore_ascii_case(&builder.host)
+        {
+            certificates.add(&dps.host)?;
+        }
         let tls = certificates
             .as_ref()
             .map(Certificates::acceptor)
@@ -141,7 +148,7 @@ impl HubSimulator {
             mqtts: mqtts.1,
             https: https.1,
         };
-        let cloud = Arc::new(Cloud::new(addresses, certificates, Arc::clone(hub)));
+        let cloud = Arc::new(Cloud::new(addresses, certificates, dps, Arc::clone(hub)));
         for ((listener, _), protocol) in [
             (amqps, Protocol::Amqp),
             (mqtts, Protocol::Mqtt),
@@ -155,6 +162,26 @@ impl HubSimulator {
             ));
         }
         Ok(cloud)
+    }
+
+    /// Takes up the cloud's provisioning service.
+    fn provide(builder: &Builder, store: Option<&Store>, hub: &Hub) -> Result<Dps, StoreError> {
+        let stored = store.map(Store::load_provisioning).transpose()?.flatten();
+        let group_key = hub.state().registry.group_key().to_vec();
+        let options = &builder.provisioning;
+        Ok(Dps::new(
+            options,
+            &builder.host,
+            stored,
+            &group_key,
+            Now::read(),
+        ))
+    }
+
+    /// Returns the provisioning service that this hub shares with those beside it.
+    #[must_use]
+    pub fn provisioning(&self) -> Provisioning {
+        Provisioning::new(self.cloud())
     }
 
     pub(crate) fn cloud(&self) -> Arc<Cloud> {
@@ -301,7 +328,7 @@ impl HubSimulator {
         BASE64.encode(self.hub.state().registry.group_key())
     }
 
-    /// Stores the registry in the state directory; does nothing without one.
+    /// Stores the registry, and with the first hub the provisioning service, in the state directory; does nothing without one.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -309,6 +336,9 @@ impl HubSimulator {
         let Some(store) = &self.store else {
             return Ok(());
         };
+        if Arc::ptr_eq(&self.cloud.default_hub(), &self.hub) {
+            store.save_provisioning(&self.cloud.dps.state())?;
+        }
         store.save(&self.hub.state().registry)
     }
 

@@ -8,7 +8,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
 use crate::hub::registry::{KeyPair, Registry};
+use crate::provisioning::State;
 use crate::tls::Authority;
+
+/// The file of the provisioning service.
+const PROVISIONING: &str = "provisioning.json";
 
 /// Stored state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +138,24 @@ impl Store {
             (device.enabled, device.generation) = (entry.enabled, entry.generation);
         }
         Ok(())
+    }
+
+    /// The stored provisioning service, if there is one.
+    pub(crate) fn load_provisioning(&self) -> Result<Option<State>, StoreError> {
+        let Some(text) = self.read(PROVISIONING)? else {
+            return Ok(None);
+        };
+        let path = self.path(PROVISIONING);
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|_| StoreError::Content { path })
+    }
+
+    pub(crate) fn save_provisioning(&self, state: &State) -> Result<(), StoreError> {
+        let path = self.path(PROVISIONING);
+        let text =
+            serde_json::to_string_pretty(state).map_err(|error| file_error(&path, error.into()))?;
+        write_atomically(&path, &text)
     }
 
     pub(crate) fn save(&self, registry: &Registry) -> Result<(), StoreError> {

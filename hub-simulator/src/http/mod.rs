@@ -6,6 +6,7 @@ mod error;
 pub(crate) mod etag;
 mod inbox;
 mod methods;
+mod provisioning;
 mod service;
 mod telemetry;
 
@@ -24,7 +25,6 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -45,6 +45,7 @@ fn routes() -> Router<HttpState> {
         .merge(telemetry::routes())
         .merge(inbox::routes())
         .merge(methods::routes())
+        .merge(provisioning::routes())
         .merge(service::routes())
         .fallback(async || HubError::new(ErrorCode::LinkAddressNotFound, "No such path."))
 }
