@@ -4,7 +4,9 @@ mod support;
 #[path = "support/http.rs"]
 mod web;
 
-use hub_simulator::{C2d, C2dOutcome, HubSimulator, Limits};
+use std::time::Duration;
+
+use hub_simulator::{Ack, C2d, C2dOutcome, HubSimulator, Limits};
 use serde_json::json;
 use support::{plain_hub, soon, token};
 use web::Http;
@@ -174,6 +176,56 @@ async fn a_purge_tells_how_many_messages_it_took() {
         .ask("DELETE", "/devices/ghost/commands", &[], b"")
         .await;
     assert_eq!(ghost.status, 404);
+}
+
+#[tokio::test]
+async fn a_service_is_told_over_http_what_became_of_its_message() {
+    const FEEDBACK: &str = "/messages/serviceBound/feedback";
+    let limits = Limits::default().with_feedback_wait(Duration::ZERO);
+    let hub = HubSimulator::builder()
+        .with_tls(false)
+        .with_limits(limits)
+        .start()
+        .await
+        .unwrap();
+    let mut service = Http::policy(&hub, "service").await;
+    let mut device = Http::device(&hub, "d").await;
+    assert_eq!(service.get(FEEDBACK).await.status, 204);
+    let message = C2d::new("x").with_message_id("m-1").with_ack(Ack::Full);
+    hub.send_c2d("d", message).unwrap();
+    let reply = device.get(MESSAGES).await;
+    let lock = reply.header("etag").trim_matches('"');
+    let path = format!("{MESSAGES}/{lock}");
+    assert_eq!(device.ask("DELETE", &path, &[], b"").await.status, 204);
+
+    for last in [false, true] {
+        let mut reply = service.get(FEEDBACK).await;
+        while reply.status == 204 {
+            reply = service.get(FEEDBACK).await;
+        }
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            reply.header("content-type"),
+            "application/vnd.microsoft.iothub.feedback.json"
+        );
+        let record = &reply.json()[0];
+        assert_eq!(record["originalMessageId"], "m-1");
+        assert_eq!(record["statusCode"], "Success");
+        let lock = reply.header("etag").trim_matches('"').to_owned();
+        let path = format!("{FEEDBACK}/{lock}");
+        let reply = if last {
+            service.ask("DELETE", &path, &[], b"").await
+        } else {
+            service
+                .ask("POST", &format!("{path}/abandon"), &[], b"")
+                .await
+        };
+        assert_eq!(reply.status, 204);
+        let lost = service.ask("DELETE", &path, &[], b"").await;
+        assert_eq!(lost.status, 412);
+    }
+    assert_eq!(service.get(FEEDBACK).await.status, 204);
+    assert_eq!(device.get(FEEDBACK).await.status, 401);
 }
 
 #[tokio::test]

@@ -1,4 +1,8 @@
 //! Direct methods called over HTTP, and what becomes of calls that nobody answers.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 #[path = "support/http.rs"]

@@ -1,4 +1,8 @@
 //! AMQP over WebSocket: the handshake, the line, and what a script does to it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 #[path = "support/http.rs"]

@@ -129,6 +129,8 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
     }
     put("iothub-messageid", &text(&message.message_id));
     put("iothub-correlationid", &text(&message.correlation_id));
+    let expiry = message.ttl.map(|ttl| american(delivery.enqueued + ttl));
+    put("iothub-expiry", &text(&expiry));
     put("iothub-to", &to);
     put("iothub-sequencenumber", &delivery.sequence.to_string());
     put("iothub-enqueuedtime", &american(delivery.enqueued));

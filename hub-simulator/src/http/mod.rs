@@ -4,9 +4,11 @@ pub(crate) mod auth;
 pub(crate) mod body;
 mod error;
 pub(crate) mod etag;
+mod feedback;
 mod inbox;
 mod methods;
 mod provisioning;
+pub(crate) mod registry;
 mod service;
 mod telemetry;
 mod websocket;
@@ -38,6 +40,7 @@ use crate::hub::Hub;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::peer::{Notice, Peer};
 use crate::line::Line;
+use crate::mqtt;
 use crate::shell::linger;
 use websocket::{Spoken, WebSocketLine};
 
@@ -50,8 +53,10 @@ fn routes() -> Router<HttpState> {
         .merge(telemetry::routes())
         .merge(inbox::routes())
         .merge(methods::routes())
+        .merge(registry::routes())
         .merge(provisioning::routes())
         .merge(service::routes())
+        .merge(feedback::routes())
         .merge(websocket::routes())
         .fallback(async || HubError::new(ErrorCode::LinkAddressNotFound, "No such path."))
 }
@@ -151,7 +156,7 @@ pub(crate) async fn serve(line: impl Line, caller: Caller) {
         let line = WebSocketLine::new(upgraded.line, upgraded.read).await;
         match upgraded.spoken {
             Spoken::Amqp => amqp::shell::serve(line, upgraded.caller).await,
-            Spoken::Mqtt => tracing::info!("MQTT is not spoken yet"),
+            Spoken::Mqtt => mqtt::serve(line, upgraded.caller).await,
         }
     }
 }

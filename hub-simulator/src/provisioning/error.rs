@@ -69,6 +69,10 @@ pub(crate) struct DpsError {
 }
 
 impl DpsError {
+    pub(crate) fn unauthorized() -> Self {
+        Code::Unauthorized.into()
+    }
+
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             message: message.into(),

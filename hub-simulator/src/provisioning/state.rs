@@ -67,9 +67,18 @@ pub(crate) enum Proof<'a> {
 pub(crate) struct Login {
     /// As the device wrote it.
     pub(crate) registration_id: String,
+    id_scope: String,
     /// Seconds since the Unix epoch at which its token expires; none for a certificate.
     pub(crate) expiry: Option<u64>,
     via: Via,
+}
+
+impl Login {
+    /// Whether this is the registration at an address, `{id scope}/registrations/{registration id}`.
+    pub(crate) fn is_at(&self, address: &str) -> bool {
+        format!("{}/registrations/{}", self.id_scope, self.registration_id)
+            .eq_ignore_ascii_case(address)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,6 +208,7 @@ impl State {
         }
         let login = |via, expiry| Login {
             registration_id: registration_id.to_owned(),
+            id_scope: id_scope.to_owned(),
             expiry,
             via,
         };
@@ -269,8 +279,14 @@ impl State {
         })
     }
 
-    /// The enrolment of a login, if it is still there.
-    fn enrolment(&self, login: &Login) -> Option<&Enrolment> {
+    /// The enrolment of a login, if both are still good.
+    fn enrolment(&self, login: &Login, now: SystemTime) -> Option<&Enrolment> {
+        if login
+            .expiry
+            .is_some_and(|expiry| expiry <= unix_seconds(now))
+        {
+            return None;
+        }
         let id = login.registration_id.to_lowercase();
         match &login.via {
             Via::Individual => self.individuals.get(&id),
@@ -291,7 +307,7 @@ impl State {
         if pace.throttled {
             self.meter.registration(now)?;
         }
-        let enrolment = self.enrolment(login).ok_or(Code::Unauthorized)?;
+        let enrolment = self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         let id = login.registration_id.to_lowercase();
         if self.registrations.len() >= MAX_REGISTRATIONS && !self.registrations.contains_key(&id) {
             return Err(Code::QuotaExceeded.into());
@@ -416,7 +432,7 @@ impl State {
         if pace.throttled {
             self.meter.operation(now)?;
         }
-        self.enrolment(login).ok_or(Code::Unauthorized)?;
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         let registration = self
             .registrations
             .get_mut(&login.registration_id.to_lowercase())
@@ -435,7 +451,7 @@ impl State {
 
     /// Tells a device its registration state.
     pub(crate) fn look_up(&self, login: &Login, now: SystemTime) -> Result<Value, DpsError> {
-        self.enrolment(login).ok_or(Code::Unauthorized)?;
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         self.registrations
             .get(&login.registration_id.to_lowercase())
             .map(|registration| registration.device_view(now))
