@@ -70,6 +70,25 @@ impl Tokens {
         any
     }
 
+    /// Drops a device's token, or all tokens, and tells whether there were any.
+    pub(crate) fn drop_of(&mut self, device: Option<&str>) -> bool {
+        let concerned = |grant: &Grant| match (&grant.principal, device) {
+            (_, None) => true,
+            (Principal::Device(own), Some(device)) => **own == *device,
+            (Principal::Policy { .. }, Some(_)) => false,
+        };
+        let names: Vec<_> = self
+            .by_name
+            .iter()
+            .filter(|(_, grant)| concerned(grant))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in &names {
+            self.remove(name);
+        }
+        !names.is_empty()
+    }
+
     /// Whether a token here lets its holder act as `device`.
     pub(crate) fn allow_device(&self, device: &str) -> bool {
         self.of_device.contains_key(device) || self.policies().any(|p| p.may_act_as(device))
