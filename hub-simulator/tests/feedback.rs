@@ -1,4 +1,8 @@
 //! What an application is told about the fates of its messages.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 

@@ -1,4 +1,8 @@
 //! Modules of a device over AMQP.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 
