@@ -17,6 +17,7 @@ use super::queue::{C2dOutcome, Queue};
 use super::twin::Twin;
 use crate::clock::Ticks;
 use crate::guid::random_bytes;
+use crate::mqtt::session::Session;
 use crate::tls::Thumbprints;
 
 /// A device or module in the registry; what few of them use is made on first use.
@@ -40,6 +41,7 @@ pub(crate) struct Device {
     /// When the hub's clock next looks at the queue.
     pub(crate) armed: Option<Instant>,
     pub(crate) twin: Option<Box<Twin>>,
+    pub(crate) mqtt: Option<Box<Session>>,
     /// Where its messages, method calls and desired properties go.
     pub(crate) messages: Option<Subscriber>,
     pub(crate) methods: Option<Subscriber>,
@@ -101,6 +103,7 @@ impl Device {
             queue: None,
             armed: None,
             twin: None,
+            mqtt: None,
             messages: None,
             methods: None,
             desired: None,
