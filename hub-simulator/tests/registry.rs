@@ -1,4 +1,8 @@
 //! The identity registry over HTTP, and what its changes do to open connections.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 #[path = "support/http.rs"]

@@ -1,4 +1,8 @@
 //! Twins over HTTP, and what devices are told of them.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not in test functions"
+)]
 
 mod support;
 #[path = "support/http.rs"]
