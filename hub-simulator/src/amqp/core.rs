@@ -175,11 +175,7 @@ impl Core {
         match (kind, device) {
             _ if !service.is_empty() && self.tokens.allow_service(service) => Ok(None),
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
-                let login = self.provisioning.as_ref();
-                match login.filter(|login| login.is_at(address)) {
-                    Some(_) => Ok(None),
-                    None => Err(endpoint::provisioning::unauthorized(self)),
-                }
+                endpoint::provisioning::authorize(self, address).map(|()| None)
             }
             // A connection that provisions is nothing else.
             (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
