@@ -98,6 +98,15 @@ impl Core {
         }
     }
 
+    /// Turns to another hub of the cloud, before anything is open.
+    pub(crate) fn move_to(&mut self, hub: Arc<Hub>) {
+        if !Arc::ptr_eq(&hub, &self.hub) {
+            self.hub.leave(self.peer.id);
+            hub.adopt(&self.peer);
+            self.hub = hub;
+        }
+    }
+
     /// Whether the connection may have one more link.
     pub(crate) fn has_room_for_link(&self) -> bool {
         self.links < self.hub.limits.links_per_connection
