@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -45,7 +46,8 @@ pub(crate) struct Device {
 }
 
 /// How a device shows who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Auth {
     /// By tokens made with a key.
     Sas(KeyPair),
@@ -56,7 +58,7 @@ pub(crate) enum Auth {
 }
 
 /// Hashes of a device's certificates in hexadecimal, as they were registered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct RegisteredThumbprints {
     pub(crate) primary: Option<String>,
     pub(crate) secondary: Option<String>,
@@ -70,7 +72,8 @@ impl RegisteredThumbprints {
 }
 
 /// What most devices have nothing of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Details {
     pub(crate) status_reason: Option<String>,
     pub(crate) status_updated: Ticks,

@@ -4,6 +4,9 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::sas::{SasToken, hmac_sha256};
 use crate::guid::random_bytes;
 
@@ -70,6 +73,41 @@ impl KeyPair {
     pub(crate) fn signed(&self, token: &SasToken<'_>) -> bool {
         // Both are always compared: which of them fits is nobody's business.
         token.is_signed_with(self.primary()) | token.is_signed_with(self.secondary())
+    }
+}
+
+/// Stored as two base64 texts.
+impl Serialize for KeyPair {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let keys = self.encoded();
+        (keys.primary, keys.secondary).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyPair {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (primary, secondary) = <(String, String)>::deserialize(deserializer)?;
+        let decode = |text| BASE64.decode(text).map_err(D::Error::custom);
+        Ok(Self::new(&decode(primary)?, &decode(secondary)?))
+    }
+}
+
+/// Bytes stored as base64 text, for `#[serde(with = ...)]`.
+pub(crate) mod base64_bytes {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        bytes: impl AsRef<[u8]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        BASE64.encode(bytes).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text).map(T::from).map_err(D::Error::custom)
     }
 }
 

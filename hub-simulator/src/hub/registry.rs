@@ -1,6 +1,6 @@
 //! The hub's identity registry: who is there, and the check of a token against it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,6 +27,8 @@ pub(crate) struct Registry {
     policies: Vec<Policy>,
     group_key: Arc<[u8]>,
     auto_register: bool,
+    /// Devices that may have changed since they were last stored; nothing if they are not stored.
+    changed: Option<BTreeSet<Arc<str>>>,
 }
 
 impl Registry {
@@ -37,6 +39,29 @@ impl Registry {
             policies: Policy::built_in(),
             group_key: Arc::new(random_bytes::<32>()),
             auto_register,
+            changed: None,
+        }
+    }
+
+    /// Starts to remember which devices change.
+    pub(crate) fn track_changes(&mut self) {
+        self.changed = Some(self.devices.keys().cloned().collect());
+    }
+
+    /// The devices that may have changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Arc<str>> {
+        self.changed
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Remembers that a device may have changed.
+    pub(crate) fn touch(&mut self, id: &str) {
+        if let Some(changed) = &mut self.changed
+            && !changed.contains(id)
+        {
+            changed.insert(id.into());
         }
     }
 
@@ -97,12 +122,14 @@ impl Registry {
     }
 
     pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Device> {
+        self.touch(id);
         self.devices.get_mut(id).map(|device| &mut **device)
     }
 
     /// Registers a device unless it is there already; its keys derive from the group key if the hub
     /// registers by itself, and are random otherwise.
     pub(crate) fn add(&mut self, id: &str) -> &mut Device {
+        self.touch(id);
         let (group_key, auto) = (Arc::clone(&self.group_key), self.auto_register);
         self.devices.entry(id.into()).or_insert_with(|| {
             let keys = if auto {
@@ -115,6 +142,7 @@ impl Registry {
     }
 
     pub(crate) fn remove(&mut self, id: &str) -> Option<Device> {
+        self.touch(id);
         self.devices.remove(id).map(|device| *device)
     }
 
