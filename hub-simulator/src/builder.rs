@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::cloud::Cloud;
 use crate::hub::record::RecordMode;
 use crate::limits::Limits;
+use crate::provisioning::ProvisioningOptions;
 use crate::simulator::HubSimulator;
 use crate::store::StoreError;
 use crate::tls::CertificateError;
@@ -25,6 +26,7 @@ pub struct Builder {
     pub(crate) beside: Option<Arc<Cloud>>,
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
+    pub(crate) provisioning: ProvisioningOptions,
     pub(crate) group_key: Option<String>,
     pub(crate) record: RecordMode,
     pub(crate) state: Option<PathBuf>,
@@ -64,6 +66,7 @@ impl Default for Builder {
             beside: None,
             limits: Limits::default(),
             auto_register: false,
+            provisioning: ProvisioningOptions::default(),
             group_key: None,
             record: RecordMode::default(),
             state: None,
@@ -125,6 +128,12 @@ impl Builder {
     /// Registers any device at first sight, with keys derived from the group key; off by default.
     pub fn with_auto_register(mut self, auto_register: bool) -> Self {
         self.auto_register = auto_register;
+        self
+    }
+
+    /// Sets up the provisioning service; a hub beside another shares the other's.
+    pub fn with_provisioning(mut self, provisioning: ProvisioningOptions) -> Self {
+        self.provisioning = provisioning;
         self
     }
 

@@ -21,11 +21,24 @@ pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
 
 /// `2017-08-17T10:48:44Z`.
 pub(crate) fn iso8601(time: SystemTime) -> String {
-    let seconds = unix_seconds(time);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date(time);
+    format!("{year:04}-{month:02}-{day:02}T{}Z", time_of_day(time))
+}
+
+/// `08/17/2017 10:48:44`, as .NET writes a time that nobody formats.
+pub(crate) fn us_time(time: SystemTime) -> String {
+    let (year, month, day) = date(time);
+    format!("{month:02}/{day:02}/{year:04} {}", time_of_day(time))
+}
+
+fn date(time: SystemTime) -> (u64, u64, u64) {
+    civil(unix_seconds(time) / 86_400)
+}
+
+fn time_of_day(time: SystemTime) -> String {
+    let second = unix_seconds(time) % 86_400;
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{hour:02}:{minute:02}:{second:02}")
 }
 
 /// A time as the hub's registry counts: in steps of 100 ns since the year 1; 0 is never.

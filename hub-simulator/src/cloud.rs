@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::hub::Hub;
+use crate::provisioning::Dps;
 use crate::tls::{CertificateError, Certificates, Thumbprints};
 
 /// Where the listeners are.
@@ -19,6 +20,8 @@ pub(crate) struct Addresses {
 pub(crate) struct Cloud {
     pub(crate) addresses: Addresses,
     pub(crate) certificates: Option<Arc<Certificates>>,
+    /// Assigns devices to the hubs.
+    pub(crate) dps: Dps,
     /// Answers to every name that is no hub's, as `localhost` or a gateway's.
     first: Arc<Hub>,
     others: RwLock<Vec<Arc<Hub>>>,
@@ -28,11 +31,13 @@ impl Cloud {
     pub(crate) fn new(
         addresses: Addresses,
         certificates: Option<Arc<Certificates>>,
+        dps: Dps,
         first: Arc<Hub>,
     ) -> Self {
         Self {
             addresses,
             certificates,
+            dps,
             first,
             others: RwLock::default(),
         }

@@ -16,6 +16,7 @@ use crate::hub::registry::Registry;
 use crate::hub::sas::SasToken;
 use crate::hub::state::Now;
 use crate::limits::Limits;
+use crate::provisioning::{Dps, ProvisioningOptions};
 
 /// Decodes a frame, its performative and, as if it were one, a message; returns the bytes consumed.
 #[must_use]
@@ -65,7 +66,14 @@ pub fn feed_connection(input: &[u8], piece: usize) -> usize {
         mqtts: nowhere,
         https: nowhere,
     };
-    let cloud = Arc::new(Cloud::new(addresses, None, hub));
+    let dps = Dps::new(
+        &ProvisioningOptions::default(),
+        &hub.host,
+        None,
+        &[0; 32],
+        Now::read(),
+    );
+    let cloud = Arc::new(Cloud::new(addresses, None, dps, hub));
     let caller = Caller::new(cloud, None, None);
     let mut connection = Connection::new(caller, Arc::clone(&peer), now);
     let (mut buffer, mut answered) = (BytesMut::new(), 0);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::hub::feedback::FeedbackRules;
 use crate::hub::queue::QueueRules;
 use crate::hub::throttle::Size;
 
@@ -19,6 +20,16 @@ pub struct Limits {
     pub max_delivery_count: u32,
     /// Whether a lapsed lock counts as a delivery; default false, as the newest documentation has it.
     pub lapsed_lock_counts: bool,
+    /// Feedback records that fill a batch; default 64.
+    pub feedback_batch: usize,
+    /// How long a batch of feedback waits to be filled; default 15 s.
+    pub feedback_wait: Duration,
+    /// How long a receiver holds a batch of feedback; default 60 s, the real hub takes 5 to 300 s.
+    pub feedback_lock: Duration,
+    /// How long a batch of feedback waits for a receiver; default 1 h.
+    pub feedback_ttl: Duration,
+    /// Deliveries after which a batch of feedback is dropped; default 10.
+    pub feedback_max_delivery_count: u32,
     /// Link credit that telemetry, method and twin links are given; default 1000.
     pub credit: u32,
     /// Link credit that a `$cbs` link is given; default 100.
@@ -39,6 +50,13 @@ pub struct Limits {
     pub max_telemetry_size: usize,
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
+    /// How long an HTTP client may be silent between two requests and take for the headers of one;
+    /// default 120 s, as Windows' own server has it.
+    pub http_idle_timeout: Duration,
+    /// How long the body of an HTTP request may take to arrive; default 60 s.
+    pub http_body_timeout: Duration,
+    /// Largest body of an HTTP request in bytes; default 1 MiB, which a bulk operation fits in.
+    pub max_http_body: usize,
     /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
     pub size: Option<Size>,
 }
@@ -51,6 +69,11 @@ impl Default for Limits {
             c2d_queue_depth: 50,
             max_delivery_count: 10,
             lapsed_lock_counts: false,
+            feedback_batch: 64,
+            feedback_wait: Duration::from_secs(15),
+            feedback_lock: Duration::from_secs(60),
+            feedback_ttl: Duration::from_secs(3600),
+            feedback_max_delivery_count: 10,
             credit: 1000,
             cbs_credit: 100,
             incoming_window: 5000,
@@ -61,6 +84,9 @@ impl Default for Limits {
             max_frame_size: 65_536,
             max_telemetry_size: 256 * 1024,
             links_per_connection: 65_536,
+            http_idle_timeout: Duration::from_secs(120),
+            http_body_timeout: Duration::from_secs(60),
+            max_http_body: 1024 * 1024,
             size: None,
         }
     }
@@ -85,6 +111,11 @@ with! {
     with_c2d_queue_depth, c2d_queue_depth: usize, "how many cloud-to-device messages wait for a device";
     with_max_delivery_count, max_delivery_count: u32, "after how many deliveries a message is dead";
     with_lapsed_lock_counts, lapsed_lock_counts: bool, "whether a lapsed lock counts as a delivery";
+    with_feedback_batch, feedback_batch: usize, "how many feedback records fill a batch";
+    with_feedback_wait, feedback_wait: Duration, "how long a batch of feedback waits to be filled";
+    with_feedback_lock, feedback_lock: Duration, "how long a receiver holds a batch of feedback";
+    with_feedback_ttl, feedback_ttl: Duration, "how long a batch of feedback waits for a receiver";
+    with_feedback_max_delivery_count, feedback_max_delivery_count: u32, "after how many deliveries a batch of feedback is dropped";
     with_credit, credit: u32, "the link credit of telemetry, method and twin links";
     with_cbs_credit, cbs_credit: u32, "the link credit of `$cbs` links";
     with_incoming_window, incoming_window: u32, "the incoming window of a session in frames";
@@ -95,10 +126,23 @@ with! {
     with_max_frame_size, max_frame_size: u32, "the largest frame in bytes, at least 512";
     with_max_telemetry_size, max_telemetry_size: usize, "the largest telemetry message in bytes";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+    with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
+    with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";
+    with_max_http_body, max_http_body: usize, "the largest body of an HTTP request in bytes";
     with_size, size: Option<Size>, "tier and units";
 }
 
 impl Limits {
+    pub(crate) fn feedback_rules(&self) -> FeedbackRules {
+        FeedbackRules {
+            batch: self.feedback_batch,
+            wait: self.feedback_wait,
+            lock: self.feedback_lock,
+            ttl: self.feedback_ttl,
+            max_deliveries: self.feedback_max_delivery_count,
+        }
+    }
+
     pub(crate) fn queue_rules(&self) -> QueueRules {
         QueueRules {
             depth: self.c2d_queue_depth,

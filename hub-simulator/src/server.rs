@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::amqp;
 use crate::cloud::{Caller, Cloud};
+use crate::http;
 use crate::line::Line;
 use crate::tls::Thumbprints;
 
@@ -82,7 +83,8 @@ async fn serve(stream: TcpStream, protocol: Protocol, tls: Option<TlsAcceptor>, 
 async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
         Protocol::Amqp => amqp::shell::serve(line, caller).await,
-        Protocol::Mqtt | Protocol::Http => {
+        Protocol::Http => http::serve(line, caller).await,
+        Protocol::Mqtt => {
             tracing::info!(?protocol, "The protocol is not spoken yet");
         }
     }

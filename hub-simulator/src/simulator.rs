@@ -24,6 +24,7 @@ use crate::hub::record::Record;
 use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
 use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
+use crate::provisioning::{Dps, Provisioning};
 use crate::server::{self, Protocol};
 use crate::store::{self, Store, StoreError};
 use crate::tls::{Authority, Certificates};
@@ -83,7 +84,10 @@ impl HubSimulator {
             builder.limits.clone(),
             Record::new(builder.record),
         ));
-        let store = builder.state.as_deref().map(Store::open).transpose()?;
+        let store = match &builder.state {
+            Some(directory) => Some(Arc::new(Store::open(directory).await?)),
+            None => None,
+        };
         if let Some(store) = &store {
             store.load(&mut hub.state(), Now::read())?;
         }
@@ -92,7 +96,6 @@ impl HubSimulator {
             let key = key.ok_or(StartError::GroupKey)?;
             hub.state().registry.set_group_key(key);
         }
-        let store = store.map(Arc::new);
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&hub).run_clock());
         let cloud = match &builder.beside {
@@ -105,7 +108,9 @@ impl HubSimulator {
         if let Some(store) = &store {
             store.save_hub(&hub)?;
             hub.state().registry.track_changes();
-            tasks.spawn(store::keep(Arc::clone(store), Arc::clone(&hub)));
+            let first_of = builder.beside.is_none().then(|| Arc::clone(&cloud));
+            let store = Arc::downgrade(store);
+            tasks.spawn(store::keep(store, Arc::clone(&hub), first_of));
         }
         let faults = Faults::new(Arc::clone(&hub));
         Ok(Self {
@@ -133,6 +138,12 @@ impl HubSimulator {
         } else {
             None
         };
+        let dps = Self::provide(builder, store, hub)?;
+        if let Some(certificates) = &certificates
+            && !dps.host.eq_ignore_ascii_case(&builder.host)
+        {
+            certificates.add(&dps.host)?;
+        }
         let tls = certificates
             .as_ref()
             .map(Certificates::acceptor)
@@ -147,7 +158,7 @@ impl HubSimulator {
             mqtts: mqtts.1,
             https: https.1,
         };
-        let cloud = Arc::new(Cloud::new(addresses, certificates, Arc::clone(hub)));
+        let cloud = Arc::new(Cloud::new(addresses, certificates, dps, Arc::clone(hub)));
         for ((listener, _), protocol) in [
             (amqps, Protocol::Amqp),
             (mqtts, Protocol::Mqtt),
@@ -161,6 +172,31 @@ impl HubSimulator {
             ));
         }
         Ok(cloud)
+    }
+
+    /// Takes up the cloud's provisioning service.
+    fn provide(builder: &Builder, store: Option<&Store>, hub: &Hub) -> Result<Dps, StoreError> {
+        let stored = store.map(Store::load_provisioning).transpose()?.flatten();
+        let group_key = hub.state().registry.group_key().to_vec();
+        let options = &builder.provisioning;
+        Ok(Dps::new(
+            options,
+            &builder.host,
+            stored,
+            &group_key,
+            Now::read(),
+        ))
+    }
+
+    /// Returns the provisioning service that this hub shares with those beside it.
+    #[must_use]
+    pub fn provisioning(&self) -> Provisioning {
+        Provisioning::new(self.cloud())
+    }
+
+    /// The provisioning service, if it is stored with this hub.
+    fn own_provisioning(&self) -> Option<&Dps> {
+        Arc::ptr_eq(&self.cloud.default_hub(), &self.hub).then_some(&self.cloud.dps)
     }
 
     pub(crate) fn cloud(&self) -> Arc<Cloud> {
@@ -316,7 +352,7 @@ impl HubSimulator {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        store.flush(&self.hub)
+        store.flush(&self.hub, self.own_provisioning())
     }
 
     // Messages, methods, twins.

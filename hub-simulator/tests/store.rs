@@ -60,6 +60,8 @@ async fn what_changes_is_stored_without_being_asked() {
     // As after a power cut: a copy of the database, taken while the hub runs.
     let stored = async {
         loop {
+            // The store's task has its turn.
+            tokio::task::yield_now().await;
             let from = directory.path().join("hub.redb");
             std::fs::copy(from, copy.path().join("hub.redb")).unwrap();
             let restarted = HubSimulator::builder().with_state(copy.path());

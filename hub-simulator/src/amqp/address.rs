@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::link::Kind;
 
-/// Where an address leads: what kind of link, and whose.
+/// Where an address leads: what kind of link, and whose; for provisioning, which registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) kind: Kind,
@@ -44,6 +44,10 @@ pub(crate) fn resolve(address: &str, peer_receives: bool) -> Option<Place> {
             };
             (kind, Some(id.to_owned()))
         }
+        [scope, registrations, id] if is(registrations, "registrations") => (
+            way(Kind::ProvisioningRequests, Kind::ProvisioningReplies),
+            Some(format!("{scope}/registrations/{id}")),
+        ),
         _ => return None,
     };
     Some(Place { kind, device })

@@ -9,7 +9,7 @@ use super::codec::performative::Attach;
 use super::core::Core;
 use super::link::{Kind, Link};
 use super::session::{Session, Slot};
-use super::{AmqpError, condition};
+use super::{AmqpError, condition, endpoint};
 use crate::faults::Attaching;
 
 /// A link that may be: what it is for and whose.
@@ -43,6 +43,7 @@ impl Session {
             let text = format!("Handle {} is in use.", attach.handle);
             return Err(AmqpError::new(condition::HANDLE_IN_USE, text));
         }
+        endpoint::provisioning::show_certificate(core, attach.address().unwrap_or_default());
         match self.judge(core, attach) {
             Ok(None) => self.slots[at] = Slot::Deaf,
             Ok(Some(granted)) => self.open_link(core, attach, granted),

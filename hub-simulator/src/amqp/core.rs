@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::codec::encode::Outcome;
 use super::link::Kind;
 use super::tokens::Tokens;
-use super::{AmqpError, condition};
+use super::{AmqpError, condition, endpoint};
 use crate::clock::iso8601;
 use crate::cloud::Caller;
 use crate::guid::Guid;
@@ -21,6 +21,7 @@ use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
 use crate::hub::state::Now;
 use crate::hub::throttle::Operation;
+use crate::provisioning::Login;
 
 /// Handles that a connection's sessions have room for together, used or not.
 const MAX_HANDLES: usize = 1 << 20;
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) caller: Caller,
     pub(crate) peer: Arc<Peer>,
     pub(crate) tokens: Tokens,
+    /// The device that uses the connection to be provisioned.
+    pub(crate) provisioning: Option<Login>,
     pub(crate) out: BytesMut,
     pub(crate) now: Now,
     /// The largest frame both sides take.
@@ -80,6 +83,7 @@ impl Core {
             caller,
             peer,
             tokens: Tokens::default(),
+            provisioning: None,
             out: BytesMut::new(),
             now,
             frame_limit: 512,
@@ -164,7 +168,15 @@ impl Core {
             (Kind::ServiceC2d, _) if self.tokens.allow_service(&["messages", "devicebound"]) => {
                 Ok(None)
             }
-            (Kind::CbsRequests | Kind::CbsReplies, _) => Ok(None),
+            (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
+                let login = self.provisioning.as_ref();
+                match login.filter(|login| login.is_at(address)) {
+                    Some(_) => Ok(None),
+                    None => Err(endpoint::provisioning::unauthorized(self)),
+                }
+            }
+            // A connection that provisions is nothing else.
+            (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
             (_, Some(id)) if self.tokens.allow_device(id) => self
                 .hub
                 .state()

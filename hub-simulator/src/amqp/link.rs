@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     TwinRequests,
     TwinReplies,
     ServiceC2d,
+    ProvisioningRequests,
+    ProvisioningReplies,
 }
 
 /// Kinds of link that work in pairs.
@@ -29,6 +31,7 @@ pub(crate) enum PairKind {
     Cbs,
     Methods,
     Twin,
+    Provisioning,
 }
 
 /// What the hub's attach says for a kind of link.
@@ -44,7 +47,11 @@ impl Kind {
     pub(crate) fn hub_sends(self) -> bool {
         matches!(
             self,
-            Self::CbsReplies | Self::C2d | Self::MethodCalls | Self::TwinReplies
+            Self::CbsReplies
+                | Self::C2d
+                | Self::MethodCalls
+                | Self::TwinReplies
+                | Self::ProvisioningReplies
         )
     }
 
@@ -53,6 +60,7 @@ impl Kind {
             Self::CbsRequests | Self::CbsReplies => Some(PairKind::Cbs),
             Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
+            Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
             Self::Telemetry | Self::C2d | Self::ServiceC2d => None,
         }
     }
@@ -61,8 +69,8 @@ impl Kind {
     pub(crate) fn terms(self) -> Terms {
         const MIB: u64 = 1024 * 1024;
         let (sender_settle_mode, receiver_settle_mode, max_message_size) = match self {
-            Self::CbsRequests => (Some(0), Some(0), Some(MIB)),
-            Self::CbsReplies => (None, None, None),
+            Self::CbsRequests | Self::ProvisioningRequests => (Some(0), Some(0), Some(MIB)),
+            Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
             Self::C2d => (None, Some(1), Some(65_536)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
@@ -91,7 +99,11 @@ impl Kind {
             Self::C2d => Some(LinkKind::C2d),
             Self::MethodCalls | Self::MethodAnswers => Some(LinkKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(LinkKind::Twin),
-            Self::CbsRequests | Self::CbsReplies | Self::ServiceC2d => None,
+            Self::CbsRequests
+            | Self::CbsReplies
+            | Self::ServiceC2d
+            | Self::ProvisioningRequests
+            | Self::ProvisioningReplies => None,
         }
     }
 }

@@ -18,6 +18,16 @@ use std::borrow::Cow;
 pub(crate) struct AmqpError {
     pub(crate) condition: Cow<'static, str>,
     pub(crate) description: String,
+    /// What else there is to know, under symbols.
+    pub(crate) info: Vec<(&'static str, Info)>,
+}
+
+/// A value of an error's info map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Info {
+    Text(String),
+    Int(i32),
+    Bool(bool),
 }
 
 impl AmqpError {
@@ -28,7 +38,14 @@ impl AmqpError {
         Self {
             condition: condition.into(),
             description: description.into(),
+            info: Vec::new(),
         }
+    }
+
+    /// Adds a value to the info map.
+    pub(crate) fn with(mut self, name: &'static str, value: Info) -> Self {
+        self.info.push((name, value));
+        self
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::device::Fate;
+use super::feedback::Ack;
 use super::keys;
 use super::queue::C2dOutcome;
 
@@ -70,6 +71,18 @@ impl C2d {
     pub fn with_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.insert(name.into(), value.into());
         self
+    }
+
+    /// Sets what the sender wants to be told; it is told by a feedback message.
+    #[must_use]
+    pub fn with_ack(self, ack: Ack) -> Self {
+        self.with_property(Ack::PROPERTY, ack.as_str())
+    }
+
+    /// What the sender wants to be told: the application property `iothub-ack`.
+    pub(crate) fn ack(&self) -> Ack {
+        let asked = self.properties.get(Ack::PROPERTY);
+        asked.map_or(Ack::None, |text| Ack::parse(text))
     }
 
     /// Sets how long the message waits for its device.

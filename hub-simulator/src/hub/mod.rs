@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod feedback;
 pub(crate) mod identity;
 pub(crate) mod keys;
 pub(crate) mod message;
@@ -62,6 +63,7 @@ impl Hub {
             state: Mutex::new(HubState::new(
                 registry,
                 limits.queue_rules(),
+                limits.feedback_rules(),
                 Arc::clone(&clock),
             )),
             record,

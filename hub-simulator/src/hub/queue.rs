@@ -204,6 +204,8 @@ impl<T> Queue<T> {
                 finished.push((entry.item, outcome));
             }
         }
+        // Oldest first.
+        finished.reverse();
         finished
     }
 

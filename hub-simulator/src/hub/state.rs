@@ -11,6 +11,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::device::{Device, Fate, Feed, QueuedC2d};
+use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord, FeedbackRules};
+use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
@@ -70,6 +72,7 @@ pub(crate) struct Delivery {
 pub(crate) struct HubState {
     pub(crate) registry: Registry,
     rules: QueueRules,
+    feedback: Feedback,
     /// Queues to look at, by time.
     timers: BTreeSet<(Instant, Arc<str>)>,
     calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
@@ -80,11 +83,17 @@ pub(crate) struct HubState {
 }
 
 impl HubState {
-    pub(crate) fn new(registry: Registry, rules: QueueRules, clock: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        rules: QueueRules,
+        feedback: FeedbackRules,
+        clock: Arc<Notify>,
+    ) -> Self {
         let (timers, calls) = (BTreeSet::new(), HashMap::new());
         Self {
             registry,
             rules,
+            feedback: Feedback::new(feedback),
             timers,
             calls,
             attached: 0,
@@ -144,10 +153,12 @@ impl HubState {
             return false;
         };
         self.attached -= usize::from(device.links > 0);
+        let generation = device.generation;
         if let Some(mut queue) = device.queue {
-            queue
-                .purge()
-                .for_each(|item| item.fate.decide(C2dOutcome::Purged));
+            let now = Now::read();
+            for item in queue.purge() {
+                self.decide(id, generation, &item, C2dOutcome::Purged, now);
+            }
         }
         true
     }
@@ -212,12 +223,46 @@ impl HubState {
         let queue = device.queue.as_mut().ok_or(LockLost)?;
         let finished = queue.settle(lock, verdict, now.instant, &self.rules)?;
         if let Some((item, outcome)) = finished {
-            item.fate.decide(outcome);
+            let generation = device.generation;
+            self.decide(id, generation, &item, outcome, now);
         } else if let Some(subscriber) = &device.messages {
             subscriber.post(Notice::MessageReady);
         }
         self.arm(id);
         Ok(())
+    }
+
+    /// Empties a device's queue; tells how many messages it held, or nothing of an unknown device.
+    pub(crate) fn purge(&mut self, id: &str) -> Option<usize> {
+        let device = self.registry.get_mut(id)?;
+        let generation = device.generation;
+        let queue = device.queue.as_mut();
+        let purged: Vec<_> = queue
+            .map(|queue| queue.purge().collect())
+            .unwrap_or_default();
+        let now = Now::read();
+        for item in &purged {
+            self.decide(id, generation, item, C2dOutcome::Purged, now);
+        }
+        Some(purged.len())
+    }
+
+    /// Tells whoever wants to know what became of a message.
+    fn decide(
+        &mut self,
+        id: &str,
+        generation: u64,
+        item: &QueuedC2d,
+        outcome: C2dOutcome,
+        now: Now,
+    ) {
+        item.fate.decide(outcome);
+        let device = identity::split(id).0;
+        let record = FeedbackRecord::of(device, generation, &item.message, outcome, now.system);
+        if let Some(record) = record {
+            self.feedback.add(record, now);
+            self.clock.notify_one();
+        }
     }
 
     /// Sets the clock for a device's queue, unless it rings early enough already.
@@ -240,11 +285,16 @@ impl HubState {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(deadline, _)| *deadline)
+        let queues = self.timers.first().map(|(deadline, _)| *deadline);
+        queues
+            .into_iter()
+            .chain(self.feedback.next_deadline())
+            .min()
     }
 
     /// Does what has become due.
     pub(crate) fn tick(&mut self, now: Now) {
+        self.feedback.tick(now);
         while let Some((due, id)) = self.timers.pop_first() {
             if due > now.instant {
                 self.timers.insert((due, id));
@@ -257,16 +307,46 @@ impl HubState {
             let Some(queue) = &mut device.queue else {
                 continue;
             };
-            for (item, outcome) in queue.expire(now.instant, &self.rules) {
-                item.fate.decide(outcome);
-            }
+            let finished = queue.expire(now.instant, &self.rules);
             if queue.has_free()
                 && let Some(subscriber) = &device.messages
             {
                 subscriber.post(Notice::MessageReady);
             }
+            let generation = device.generation;
+            for (item, outcome) in finished {
+                self.decide(&id, generation, &item, outcome, now);
+            }
             self.arm(&id);
         }
+    }
+
+    // Feedback.
+
+    /// Locks the next batch of feedback.
+    pub(crate) fn next_feedback(&mut self, now: Now) -> Option<FeedbackDelivery> {
+        let delivery = self.feedback.next(now);
+        self.clock.notify_one();
+        delivery
+    }
+
+    /// Completes, rejects or gives back a batch of feedback.
+    pub(crate) fn settle_feedback(
+        &mut self,
+        lock: Guid,
+        verdict: Verdict,
+        now: Now,
+    ) -> Result<(), LockLost> {
+        self.feedback.settle(lock, verdict, now)
+    }
+
+    /// Tells a receiver whenever feedback waits; receivers compete for it.
+    pub(crate) fn subscribe_feedback(&mut self, receiver: Subscriber) {
+        self.feedback.subscribe(receiver);
+    }
+
+    pub(crate) fn unsubscribe_feedback(&mut self, receiver: &Subscriber) {
+        self.feedback.unsubscribe(receiver);
     }
 
     // Direct methods.

@@ -8,24 +8,31 @@ mod rows;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
+use crate::cloud::Cloud;
 use crate::hub::Hub;
 use crate::hub::state::{HubState, Now};
+use crate::provisioning::{Dps, State};
 use crate::tls::Authority;
 use rows::{Changes, DeviceRow, HubRow};
 
 /// Devices and modules by name.
 const DEVICES: &str = "devices";
+/// The provisioning service, with the first hub.
+const PROVISIONING: &str = "provisioning";
 /// What there is one of.
 const HUB: &str = "hub";
 /// How often changes are committed: what a killed process loses at most.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How long a database that is in use is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The one key of the table of the hub.
 const ONLY: &str = "hub";
 
@@ -73,10 +80,22 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// Opens the state of a directory, made on first use.
+    ///
+    /// A simulator that has just been dropped may be committing its last changes still: the database
+    /// is waited for a little.
+    pub(crate) async fn open(directory: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
         let path = directory.join("hub.redb");
-        let database = Database::create(&path)?;
+        let patience = Instant::now() + PATIENCE;
+        let database = loop {
+            match Database::create(&path) {
+                Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < patience => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                opened => break opened?,
+            }
+        };
         restrict(&path)?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -125,25 +144,50 @@ impl Store {
         Ok(())
     }
 
+    /// The stored provisioning service, if there is one.
+    pub(crate) fn load_provisioning(&self) -> Result<Option<State>, StoreError> {
+        Ok(self.rows(PROVISIONING)?.pop().map(|(_, state)| state))
+    }
+
     /// Commits what has changed since it was last called; what cannot be stored stays changed.
-    pub(crate) fn flush(&self, hub: &Hub) -> Result<(), StoreError> {
+    pub(crate) fn flush(&self, hub: &Hub, dps: Option<&Dps>) -> Result<(), StoreError> {
         // Whoever takes changes first also commits them first.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = Changes::take(&mut hub.state(), Now::read());
-        if changes.is_empty() {
+        let provisioning = dps.and_then(|dps| dps.if_touched(|state| serde_json::to_value(state)));
+        if changes.is_empty() && provisioning.is_none() {
             return Ok(());
         }
-        self.commit(&changes)
-            .inspect_err(|_error| changes.put_back(&mut hub.state()))
+        let committed = provisioning
+            .transpose()
+            .map_err(|source| content_error(PROVISIONING, ONLY, source))
+            .and_then(|provisioning| self.commit(&changes, provisioning));
+        committed.inspect_err(|_error| {
+            changes.put_back(&mut hub.state());
+            if let Some(dps) = dps {
+                dps.touch();
+            }
+        })
     }
 
-    fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+    fn commit(
+        &self,
+        changes: &Changes,
+        provisioning: Option<serde_json::Value>,
+    ) -> Result<(), StoreError> {
         let devices = changes
             .devices
             .iter()
             .map(|(id, row)| (id.to_string(), row.as_ref()));
         let write = self.database.begin_write()?;
         put(&write, DEVICES, devices)?;
+        if let Some(provisioning) = provisioning {
+            put(
+                &write,
+                PROVISIONING,
+                [(ONLY.to_owned(), Some(provisioning))],
+            )?;
+        }
         write.commit()?;
         Ok(())
     }
@@ -191,13 +235,17 @@ fn put<T: Serialize>(
     Ok(())
 }
 
-/// Commits what changes, a few times a second, until it is dropped.
-pub(crate) async fn keep(store: Arc<Store>, hub: Arc<Hub>) {
+/// Commits what changes, a few times a second, until the store is gone.
+pub(crate) async fn keep(store: Weak<Store>, hub: Arc<Hub>, first_of: Option<Arc<Cloud>>) {
     let mut every = tokio::time::interval(INTERVAL);
     loop {
         every.tick().await;
-        let (store, hub) = (Arc::clone(&store), Arc::clone(&hub));
-        match tokio::task::spawn_blocking(move || store.flush(&hub)).await {
+        let Some(store) = store.upgrade() else {
+            return;
+        };
+        let (hub, cloud) = (Arc::clone(&hub), first_of.clone());
+        let flush = move || store.flush(&hub, cloud.as_deref().map(|cloud| &cloud.dps));
+        match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "The state cannot be stored; trying again"),
             Err(error) => tracing::error!(%error, "The store's task has failed"),

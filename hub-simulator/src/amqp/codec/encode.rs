@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::frame::{self, FrameKind};
 use super::{code, write};
-use crate::amqp::AmqpError;
+use crate::amqp::{AmqpError, Info};
 
 fn performative(
     out: &mut BytesMut,
@@ -206,7 +206,20 @@ fn error(out: &mut BytesMut, error: &AmqpError) {
     write::list(out, 3, |out| {
         write::symbol(out, &error.condition);
         write::string(out, &error.description);
-        write::null(out);
+        if error.info.is_empty() {
+            return write::null(out);
+        }
+        let pairs = u32::try_from(error.info.len()).unwrap_or(0);
+        write::map(out, pairs, |out| {
+            for (name, value) in &error.info {
+                write::symbol(out, name);
+                match value {
+                    Info::Text(text) => write::string(out, text),
+                    Info::Int(number) => write::int(out, *number),
+                    Info::Bool(flag) => write::boolean(out, *flag),
+                }
+            }
+        });
     });
 }
 

@@ -1,9 +1,9 @@
 //! The SASL layer (AMQP 1.0 section 5.3): who logs in, and as whom.
 
 use super::{Connection, LOGIN, Phase, undecodable};
-use crate::amqp::AmqpError;
 use crate::amqp::codec::encode::{self, SaslCode};
 use crate::amqp::codec::{DecodeError, code, read};
+use crate::amqp::{AmqpError, endpoint};
 use crate::hub::registry::Principal;
 
 impl Connection {
@@ -34,6 +34,9 @@ impl Connection {
         else {
             return SaslCode::Auth;
         };
+        if endpoint::provisioning::log_in(&mut self.core, user, token) {
+            return SaslCode::Ok;
+        }
         let mut state = self.core.hub.state();
         let Some((identity, scope)) = user.rsplit_once('@') else {
             return SaslCode::Auth;

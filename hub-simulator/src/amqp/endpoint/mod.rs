@@ -3,6 +3,7 @@
 pub(crate) mod c2d;
 pub(crate) mod cbs;
 pub(crate) mod methods;
+pub(crate) mod provisioning;
 pub(crate) mod service;
 pub(crate) mod telemetry;
 pub(crate) mod twin;

@@ -158,7 +158,15 @@ impl Session {
             }
             Kind::MethodAnswers => endpoint::methods::take_answer(core, link, message),
             Kind::ServiceC2d => endpoint::service::enqueue(core, message),
-            Kind::CbsReplies | Kind::C2d | Kind::MethodCalls | Kind::TwinReplies => return,
+            Kind::ProvisioningRequests => {
+                let reply = endpoint::provisioning::answer(core, message);
+                self.reply(core, (PairKind::Provisioning, None), reply)
+            }
+            Kind::CbsReplies
+            | Kind::C2d
+            | Kind::MethodCalls
+            | Kind::TwinReplies
+            | Kind::ProvisioningReplies => return,
         };
         if settled {
             return self.top_up(core, handle);

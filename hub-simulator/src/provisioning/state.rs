@@ -1,0 +1,502 @@
+//! What the provisioning service knows and decides; pure, the time and the hubs are passed in.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::allocation::{self, LinkedHub};
+use super::enrolment::{
+    Attestation, Capabilities, Enrolment, InitialTwin, Kind, ProvisioningStatus, Terms,
+};
+use super::error::{Code, DpsError};
+use super::key::{Key, Keys};
+use super::meter::Meter;
+use super::registration::{Outcome, Registration, Substatus};
+use crate::clock::unix_seconds;
+use crate::guid::{Guid, random_bytes};
+use crate::hub::keys::DeviceKeys;
+use crate::hub::sas::SasToken;
+use crate::tls::Thumbprints;
+
+/// Longest registration id (Microsoft, "IoT Hub Device Provisioning Service terminology").
+const MAX_REGISTRATION_ID: usize = 128;
+/// Devices that one service registers (Microsoft, "IoT Hub DPS limits").
+const MAX_REGISTRATIONS: usize = 1_000_000;
+/// The policy that devices name in their tokens.
+const DEVICE_POLICY: &str = "registration";
+
+/// How the service takes its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// When a device is asked to come again.
+    pub(crate) retry_after: Duration,
+    /// How long an assignment is under way.
+    pub(crate) assigning: Duration,
+    /// Whether the service's rate limits hold.
+    pub(crate) throttled: bool,
+}
+
+/// Enrolments, registrations and the service's own names and keys.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) id_scope: String,
+    /// Keys of the policy `provisioningserviceowner`.
+    pub(crate) policy: Keys,
+    /// By id in lower case, as are all three.
+    pub(super) individuals: BTreeMap<String, Enrolment>,
+    pub(super) groups: BTreeMap<String, Enrolment>,
+    pub(super) registrations: BTreeMap<String, Registration>,
+    #[serde(skip)]
+    meter: Meter,
+}
+
+/// How a device proves who it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Proof<'a> {
+    /// A shared access signature.
+    Token(&'a str),
+    /// The client certificate of its TLS connection.
+    Certificate(&'a Thumbprints),
+}
+
+/// A device that has proved to be enrolled; good for one registration id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// As the device wrote it.
+    pub(crate) registration_id: String,
+    id_scope: String,
+    /// Seconds since the Unix epoch at which its token expires; none for a certificate.
+    pub(crate) expiry: Option<u64>,
+    via: Via,
+}
+
+impl Login {
+    /// Whether this is the registration at an address, `{id scope}/registrations/{registration id}`.
+    pub(crate) fn is_at(&self, address: &str) -> bool {
+        format!("{}/registrations/{}", self.id_scope, self.registration_id)
+            .eq_ignore_ascii_case(address)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Via {
+    Individual,
+    Group {
+        /// The group's key in the map.
+        group: String,
+        /// The spelling of the registration id that the device's key derives from.
+        keyed_as: String,
+    },
+}
+
+/// An answer to a device.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reply {
+    /// 202 while the operation is under way, 200 at its end.
+    pub(crate) status: u16,
+    /// Seconds after which to ask again; only while it is under way.
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) body: Value,
+}
+
+/// What has to happen in the hubs for a registration to be true.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Placement {
+    pub(crate) hub: String,
+    pub(crate) device_id: String,
+    pub(crate) credentials: Credentials,
+    /// Where the device leaves.
+    pub(crate) from: Option<Departure>,
+    pub(crate) initial_twin: Option<InitialTwin>,
+    pub(crate) capabilities: Option<Capabilities>,
+}
+
+/// A device's leaving of a hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Departure {
+    pub(crate) hub: String,
+    pub(crate) device_id: String,
+    /// Whether the twin goes along.
+    pub(crate) migrate: bool,
+}
+
+/// By what the device will prove itself to its hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    Keys(Keys),
+    /// SHA-256, primary and secondary.
+    Thumbprints([String; 2]),
+}
+
+impl State {
+    pub(crate) fn new(id_scope: Option<String>) -> Self {
+        Self {
+            id_scope: id_scope.unwrap_or_else(random_scope),
+            policy: Keys::random(),
+            individuals: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            registrations: BTreeMap::new(),
+            meter: Meter::default(),
+        }
+    }
+
+    /// Makes sure of a group with this primary key.
+    pub(crate) fn keep_group(&mut self, name: &str, primary_key: Key, now: SystemTime) {
+        let group = self
+            .groups
+            .entry(name.to_lowercase())
+            .or_insert_with(|| Enrolment {
+                id: name.to_owned(),
+                device_id: None,
+                attestation: Attestation::SymmetricKey(Keys::random()),
+                terms: Terms::default(),
+                etag: new_etag(),
+                created: now,
+                updated: now,
+            });
+        if let Attestation::SymmetricKey(keys) = &mut group.attestation {
+            keys.primary_key = primary_key;
+        }
+    }
+
+    /// The symmetric keys of an enrolment.
+    pub(crate) fn keys_of(&self, kind: Kind, id: &str) -> Option<DeviceKeys> {
+        match &self.enrolment_of(kind, id).ok()?.attestation {
+            Attestation::SymmetricKey(keys) => Some(keys.encoded()),
+            Attestation::X509(_) => None,
+        }
+    }
+
+    /// Enables or disables an individual enrolment, or else a group; returns whether there is one.
+    pub(crate) fn set_enabled(&mut self, id: &str, enabled: bool) -> bool {
+        let key = id.to_lowercase();
+        let individual = self.individuals.get_mut(&key);
+        let Some(enrolment) = individual.or_else(|| self.groups.get_mut(&key)) else {
+            return false;
+        };
+        enrolment.terms.provisioning_status = Some(if enabled {
+            ProvisioningStatus::Enabled
+        } else {
+            ProvisioningStatus::Disabled
+        });
+        enrolment.etag = new_etag();
+        true
+    }
+
+    pub(crate) fn registration(&self, id: &str) -> Option<&Registration> {
+        self.registrations.get(&id.to_lowercase())
+    }
+
+    /// Lets a device in that proves to be enrolled.
+    ///
+    /// An individual enrolment goes before every group.
+    pub(crate) fn log_in(
+        &self,
+        id_scope: &str,
+        registration_id: &str,
+        proof: Proof<'_>,
+        now: SystemTime,
+    ) -> Result<Login, DpsError> {
+        if !id_scope.eq_ignore_ascii_case(&self.id_scope) {
+            return Err(Code::ServiceNotFound.into());
+        }
+        if !is_valid_registration_id(registration_id) {
+            return Err(DpsError::invalid("The registration id is not valid."));
+        }
+        let login = |via, expiry| Login {
+            registration_id: registration_id.to_owned(),
+            id_scope: id_scope.to_owned(),
+            expiry,
+            via,
+        };
+        let individual = self.individuals.get(&registration_id.to_lowercase());
+        match proof {
+            Proof::Certificate(shown) => match individual.map(|one| &one.attestation) {
+                Some(Attestation::X509(x509))
+                    if x509
+                        .thumbprints()
+                        .is_some_and(|known| known.iter().any(|one| shown.fits(one))) =>
+                {
+                    Ok(login(Via::Individual, None))
+                }
+                _ => Err(DpsError {
+                    message: "Invalid certificate.".into(),
+                    ..Code::Unauthorized.into()
+                }),
+            },
+            Proof::Token(text) => {
+                let token = self.token(text, registration_id, now)?;
+                let signed =
+                    |keys: &Keys| keys.either().map(|key| token.is_signed_with(key.bytes()));
+                let fits = |keys: &Keys| signed(keys).contains(&true);
+                let via = match individual.map(|one| &one.attestation) {
+                    Some(Attestation::SymmetricKey(keys)) => fits(keys).then_some(Via::Individual),
+                    Some(Attestation::X509(_)) => None,
+                    None => self.group_of(registration_id, fits),
+                };
+                let via = via.ok_or(Code::Unauthorized)?;
+                Ok(login(via, Some(token.expiry)))
+            }
+        }
+    }
+
+    fn token<'a>(
+        &self,
+        text: &'a str,
+        registration_id: &str,
+        now: SystemTime,
+    ) -> Result<SasToken<'a>, DpsError> {
+        let token = SasToken::parse(text).map_err(|_| Code::Unauthorized)?;
+        let own = token.resource.is_on(&self.id_scope)
+            && token.resource.covers(&["registrations", registration_id]);
+        let named = token
+            .policy
+            .as_deref()
+            .is_none_or(|name| name == DEVICE_POLICY);
+        if own && named && token.expiry > unix_seconds(now) {
+            Ok(token)
+        } else {
+            Err(Code::Unauthorized.into())
+        }
+    }
+
+    fn group_of(&self, registration_id: &str, fits: impl Fn(&Keys) -> bool) -> Option<Via> {
+        let spellings = [registration_id.to_owned(), registration_id.to_lowercase()];
+        self.groups.iter().find_map(|(name, group)| {
+            let Attestation::SymmetricKey(keys) = &group.attestation else {
+                return None;
+            };
+            let keyed_as = spellings
+                .iter()
+                .find(|spelling| fits(&keys.derive(spelling)))?;
+            Some(Via::Group {
+                group: name.clone(),
+                keyed_as: keyed_as.clone(),
+            })
+        })
+    }
+
+    /// The enrolment of a login, if both are still good.
+    fn enrolment(&self, login: &Login, now: SystemTime) -> Option<&Enrolment> {
+        if login
+            .expiry
+            .is_some_and(|expiry| expiry <= unix_seconds(now))
+        {
+            return None;
+        }
+        let id = login.registration_id.to_lowercase();
+        match &login.via {
+            Via::Individual => self.individuals.get(&id),
+            Via::Group { .. } if self.individuals.contains_key(&id) => None,
+            Via::Group { group, .. } => self.groups.get(group),
+        }
+    }
+
+    /// Starts to assign a device; what has to happen in the hubs comes with the answer.
+    pub(crate) fn register(
+        &mut self,
+        login: &Login,
+        payload: Option<Value>,
+        hubs: &[LinkedHub],
+        pace: &Pace,
+        now: SystemTime,
+    ) -> Result<(Reply, Option<Placement>), DpsError> {
+        if pace.throttled {
+            self.meter.registration(now)?;
+        }
+        let enrolment = self.enrolment(login, now).ok_or(Code::Unauthorized)?;
+        let id = login.registration_id.to_lowercase();
+        if self.registrations.len() >= MAX_REGISTRATIONS && !self.registrations.contains_key(&id) {
+            return Err(Code::QuotaExceeded.into());
+        }
+        let device_id =
+            enrolment
+                .device_id
+                .clone()
+                .unwrap_or_else(|| match self.registrations.get(&id) {
+                    Some(known) if known.group.is_some() => known.device_id.clone(),
+                    _ => login.registration_id.clone(),
+                });
+        let decided = self.decide(login, enrolment, &device_id, hubs);
+        let (outcome, placement) = match decided {
+            Ok((substatus, placement)) => (Outcome::Assigned(substatus), placement),
+            Err(None) => (Outcome::Disabled, None),
+            Err(Some(error)) => {
+                let (code, message) = (error.code.number(), error.message.into_owned());
+                (Outcome::Failed { code, message }, None)
+            }
+        };
+        let group = matches!(login.via, Via::Group { .. }).then(|| enrolment.id.clone());
+        let by_certificate = matches!(enrolment.attestation, Attestation::X509(_));
+        let operation = self.operation_id();
+        let registration = self
+            .registrations
+            .entry(id)
+            .or_insert_with(|| Registration::new(login.registration_id.clone(), device_id, now));
+        if let Some(placement) = &placement {
+            registration.hub = Some(placement.hub.clone());
+            registration.device_id.clone_from(&placement.device_id);
+        }
+        registration.outcome = outcome;
+        registration.group = group;
+        registration.by_certificate = by_certificate;
+        registration.payload = payload;
+        registration.updated = now + pace.assigning;
+        registration.etag = new_etag();
+        registration.operations.start(operation.clone(), now);
+        let body = serde_json::json!({ "operationId": operation, "status": "assigning" });
+        let reply = Reply {
+            status: 202,
+            retry_after: Some(pace.retry_after.as_secs()),
+            body,
+        };
+        Ok((reply, placement))
+    }
+
+    /// Where a device goes; `Err(None)` if its enrolment is disabled.
+    fn decide(
+        &self,
+        login: &Login,
+        enrolment: &Enrolment,
+        device_id: &str,
+        hubs: &[LinkedHub],
+    ) -> Result<(Substatus, Option<Placement>), Option<DpsError>> {
+        let terms = &enrolment.terms;
+        if !terms.is_enabled() {
+            return Err(None);
+        }
+        let id = login.registration_id.to_lowercase();
+        let before = self
+            .registrations
+            .get(&id)
+            .and_then(|known| Some((known, known.hub.as_deref()?)));
+        let policy = terms.reprovision_policy.unwrap_or_default();
+        if let Some((known, _)) = before
+            && !policy.update_hub_assignment
+        {
+            let substatus = match known.outcome {
+                Outcome::Assigned(substatus) => substatus,
+                Outcome::Failed { .. } | Outcome::Disabled => Substatus::InitialAssignment,
+            };
+            return Ok((substatus, None));
+        }
+        let current = before.map(|(_, hub)| hub);
+        let load = |host: &str| {
+            let there = |(other, known): (&String, &Registration)| {
+                *other != id
+                    && known
+                        .hub
+                        .as_deref()
+                        .is_some_and(|hub| hub.eq_ignore_ascii_case(host))
+            };
+            self.registrations.iter().filter(|one| there(*one)).count()
+        };
+        let hub = allocation::choose(terms, hubs, &login.registration_id, current, load)
+            .ok_or(Some(Code::IotHubNotLinked.into()))?;
+        let stays = before.is_some_and(|(known, current)| {
+            current.eq_ignore_ascii_case(&hub) && known.device_id == device_id
+        });
+        let substatus = match before {
+            None => Substatus::InitialAssignment,
+            Some(_) if stays => Substatus::ReprovisionedToInitialAssignment,
+            Some(_) if policy.migrate_device_data => Substatus::DeviceDataMigrated,
+            Some(_) => Substatus::DeviceDataReset,
+        };
+        let from = before.filter(|_| !stays).map(|(known, hub)| Departure {
+            hub: hub.to_owned(),
+            device_id: known.device_id.clone(),
+            migrate: policy.migrate_device_data,
+        });
+        let placement = Placement {
+            hub,
+            device_id: device_id.to_owned(),
+            credentials: credentials(login, enrolment).map_err(Some)?,
+            from,
+            initial_twin: terms.initial_twin.clone(),
+            capabilities: terms.capabilities,
+        };
+        Ok((substatus, Some(placement)))
+    }
+
+    /// Tells a device how far its operation is.
+    pub(crate) fn operation_status(
+        &mut self,
+        login: &Login,
+        operation: &str,
+        pace: &Pace,
+        now: SystemTime,
+    ) -> Result<Reply, DpsError> {
+        if pace.throttled {
+            self.meter.operation(now)?;
+        }
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
+        let registration = self
+            .registrations
+            .get_mut(&login.registration_id.to_lowercase())
+            .filter(|registration| registration.operations.know(operation, now))
+            .ok_or(Code::OperationNotFound)?;
+        if pace.throttled && registration.polls_too_often(now) {
+            return Err(super::meter::throttled());
+        }
+        let under_way = registration.is_under_way(now);
+        Ok(Reply {
+            status: if under_way { 202 } else { 200 },
+            retry_after: under_way.then_some(pace.retry_after.as_secs()),
+            body: registration.operation_view(operation, now),
+        })
+    }
+
+    /// Tells a device its registration state.
+    pub(crate) fn look_up(&self, login: &Login, now: SystemTime) -> Result<Value, DpsError> {
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
+        self.registrations
+            .get(&login.registration_id.to_lowercase())
+            .map(|registration| registration.device_view(now))
+            .ok_or_else(|| Code::RegistrationNotFound.into())
+    }
+
+    /// `4.`, a number that stands for the service, and a GUID, as the real ids look.
+    fn operation_id(&self) -> String {
+        let service = crate::hub::sas::hmac_sha256(self.id_scope.as_bytes(), &[b"operations"]);
+        let service = service
+            .first_chunk::<8>()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        format!("4.{service:016x}.{}", Guid::random())
+    }
+}
+
+fn credentials(login: &Login, enrolment: &Enrolment) -> Result<Credentials, DpsError> {
+    match (&enrolment.attestation, &login.via) {
+        (Attestation::SymmetricKey(keys), Via::Individual) => Ok(Credentials::Keys(keys.clone())),
+        (Attestation::SymmetricKey(keys), Via::Group { keyed_as, .. }) => {
+            Ok(Credentials::Keys(keys.derive(keyed_as)))
+        }
+        (Attestation::X509(x509), _) => x509
+            .thumbprints()
+            .map(|both| Credentials::Thumbprints(both.map(str::to_owned)))
+            .ok_or_else(|| Code::Unauthorized.into()),
+    }
+}
+
+/// `0ne` and eight hexadecimal digits.
+fn random_scope() -> String {
+    format!("0ne{:08X}", u32::from_be_bytes(random_bytes()))
+}
+
+/// An etag as the service makes them: a quoted GUID in base64.
+pub(super) fn new_etag() -> String {
+    BASE64.encode(format!("\"{}\"", Guid::random()))
+}
+
+/// Letters, digits, `-`, `.`, `_` and `:`; the last one a letter, a digit or `-`.
+pub(super) fn is_valid_registration_id(id: &str) -> bool {
+    let ends_well = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    id.len() <= MAX_REGISTRATION_ID
+        && id.as_bytes().last().is_some_and(ends_well)
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte))
+}
