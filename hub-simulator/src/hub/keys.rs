@@ -3,7 +3,6 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -27,7 +26,8 @@ impl fmt::Debug for DeviceKeys {
 }
 
 /// A pair of raw keys, one behind the other.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Encoded", try_from = "Encoded")]
 pub(crate) struct KeyPair {
     bytes: Box<[u8]>,
     /// Where the secondary key begins.
@@ -76,19 +76,28 @@ impl KeyPair {
     }
 }
 
-/// Stored as two base64 texts.
-impl Serialize for KeyPair {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let keys = self.encoded();
-        (keys.primary, keys.secondary).serialize(serializer)
+/// A pair of keys in base64, as it is kept on disk.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    primary: String,
+    secondary: String,
+}
+
+impl From<KeyPair> for Encoded {
+    fn from(keys: KeyPair) -> Self {
+        let DeviceKeys { primary, secondary } = keys.encoded();
+        Self { primary, secondary }
     }
 }
 
-impl<'de> Deserialize<'de> for KeyPair {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (primary, secondary) = <(String, String)>::deserialize(deserializer)?;
-        let decode = |text| BASE64.decode(text).map_err(D::Error::custom);
-        Ok(Self::new(&decode(primary)?, &decode(secondary)?))
+impl TryFrom<Encoded> for KeyPair {
+    type Error = base64::DecodeError;
+
+    fn try_from(keys: Encoded) -> Result<Self, Self::Error> {
+        Ok(Self::new(
+            &BASE64.decode(keys.primary)?,
+            &BASE64.decode(keys.secondary)?,
+        ))
     }
 }
 
