@@ -65,6 +65,7 @@ pub fn feed_connection(input: &[u8], piece: usize) -> usize {
         amqps: nowhere,
         mqtts: nowhere,
         https: nowhere,
+        control: None,
     };
     let dps = Dps::new(
         &ProvisioningOptions::default(),

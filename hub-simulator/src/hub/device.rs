@@ -78,6 +78,7 @@ impl RegisteredThumbprints {
 
 /// What most devices have nothing of.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Details {
     pub(crate) status_reason: Option<String>,
     pub(crate) status_updated: Ticks,
@@ -165,12 +166,11 @@ impl Device {
         self.written();
     }
 
-    /// Enables or disables it.
+    /// Enables or disables it; the caller notes the write.
     pub(crate) fn set_enabled(&mut self, enabled: bool, now: Ticks) {
         if self.enabled != enabled {
             self.enabled = enabled;
             self.details.get_or_insert_default().status_updated = now;
-            self.written();
         }
     }
 

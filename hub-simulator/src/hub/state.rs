@@ -17,15 +17,20 @@ use super::message::{C2d, C2dError, MethodError, MethodResponse};
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
+use super::stamps::Stamps;
 use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
+use crate::hub::Sender;
 
 /// Largest body of a cloud-to-device message.
 const MAX_C2D_BODY: usize = 64 * 1024;
 /// Default and longest time to live of a cloud-to-device message.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 const MAX_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// Longest model id, in bytes.
+const MAX_MODEL_ID: usize = 2048;
 
 /// The time, read once for everything that happens together.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +129,13 @@ impl HubState {
                 device.came_or_went(Ticks::now());
             }
         }
+    }
+
+    /// What is written onto every message of a sender.
+    pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
+        let device = self.registry.get(&sender.identity);
+        let generation = device.map_or(0, |device| device.generation);
+        Stamps::new(&sender.identity, sender.auth, generation)
     }
 
     /// Makes `subscriber` the listener; the one before is told.
@@ -291,7 +303,7 @@ impl HubState {
     }
 
     /// Sets the clock for a device's queue, unless it rings early enough already.
-    fn arm(&mut self, id: &str) {
+    pub(crate) fn arm(&mut self, id: &str) {
         let Some(device) = self.registry.get_mut(id) else {
             return;
         };
@@ -452,6 +464,15 @@ impl HubState {
             subscriber.post(|route| Notice::Desired(route, told));
         }
         Ok(())
+    }
+
+    /// Notes the IoT Plug and Play model that a device has announced; it stands in its twin.
+    pub(crate) fn announce_model(&mut self, id: &str, model: &str) {
+        if let Some(device) = self.registry.get_mut(id)
+            && model.len() <= MAX_MODEL_ID
+        {
+            device.twin_mut(id).model_id = model.to_owned();
+        }
     }
 
     pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
