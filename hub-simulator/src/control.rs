@@ -2,6 +2,7 @@
 //!
 //! It is a listener of its own, so that no fault meets it.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -127,7 +128,7 @@ fn routes() -> Router<Control> {
         .route("/telemetry", get(telemetry).delete(forget))
         .route("/faults", axum::routing::post(make))
         .route("/plan", get(schedule).post(follow).delete(stop))
-        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such path; GET / lists them"))
+        .fallback(async || unknown("no such path; GET / lists them"))
 }
 
 /// What may stand behind the question mark.
@@ -140,20 +141,34 @@ struct Question {
     top: Option<usize>,
 }
 
-type Answer = Result<Json<Value>, Response>;
+type Answer = Result<Json<Value>, Refusal>;
 
-fn refuse(status: StatusCode, error: impl ToString) -> Response {
-    (status, Json(json!({ "error": error.to_string() }))).into_response()
+/// Why a question has no answer.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+fn unknown(what: &str) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, what.to_owned())
+}
+
+fn bad(error: impl Display) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, error.to_string())
 }
 
 impl Control {
-    fn hub(&self, question: &Question) -> Result<Arc<Hub>, Response> {
+    fn hub(&self, question: &Question) -> Result<Arc<Hub>, Refusal> {
         match &question.hub {
             None => Ok(self.cloud.default_hub()),
             Some(name) => self
                 .cloud
                 .hub_at(name)
-                .ok_or_else(|| refuse(StatusCode::NOT_FOUND, "no such hub; GET /hubs lists them")),
+                .ok_or_else(|| unknown("no such hub; GET /hubs lists them")),
         }
     }
 }
@@ -210,10 +225,7 @@ async fn device(
     let hub = control.hub(&question)?;
     let state = hub.state();
     let Some(device) = state.registry.get(&id) else {
-        return Err(refuse(
-            StatusCode::NOT_FOUND,
-            "the device is not registered",
-        ));
+        return Err(unknown("the device is not registered"));
     };
     let mut described = describe(&hub, &id, device);
     described["twin"] = state.twin(&id).unwrap_or_default();
@@ -288,12 +300,12 @@ async fn make(
         body => vec![body],
     };
     let faults: Result<Vec<Fault>, _> = bodies.into_iter().map(serde_json::from_value).collect();
-    let faults = faults.map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
+    let faults = faults.map_err(bad)?;
     let script = Faults::new(control.hub(&question)?);
     let made: Vec<bool> = faults.iter().map(|fault| script.apply(fault)).collect();
     if made.contains(&false) {
         let text = "there is no such device or connection for some of the faults";
-        return Err(refuse(StatusCode::NOT_FOUND, text));
+        return Err(unknown(text));
     }
     Ok(Json(json!({ "made": made.len() })))
 }
@@ -303,8 +315,7 @@ async fn follow(
     Query(question): Query<Question>,
     Json(plan): Json<Value>,
 ) -> Answer {
-    let bad = |error: String| refuse(StatusCode::BAD_REQUEST, error);
-    let plan = Plan::from_json(&plan.to_string()).map_err(|error| bad(error.to_string()))?;
+    let plan = Plan::from_json(&plan.to_string()).map_err(bad)?;
     let hub = control.hub(&question)?;
     let schedule = json!(plan.schedule());
     let plan = Arc::new(plan);
