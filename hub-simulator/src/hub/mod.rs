@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod events;
 pub(crate) mod feedback;
 pub(crate) mod identity;
 pub(crate) mod keys;
@@ -22,9 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use crate::amqp::events::encode;
 use crate::faults::{Script, Settling};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
+use events::{EventBatch, EventLog, EventRetention, Layout, Origin};
 use peer::{ConnectionId, Notice, Peer};
 use record::{Accepted, Record};
 use registry::{AuthMethod, Registry};
@@ -44,6 +47,7 @@ pub(crate) struct Hub {
     pub(crate) host: String,
     pub(crate) limits: Limits,
     pub(crate) record: Record,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) script: Script,
     pub(crate) throttles: Throttles,
     state: Mutex<HubState>,
@@ -58,7 +62,9 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(registry: Registry, limits: Limits, record: Record) -> Self {
         let clock = Arc::new(Notify::new());
+        let retention = EventRetention::of(record.mode());
         Self {
+            events: Arc::new(EventLog::new(Layout::default(), retention)),
             host: registry.host().to_owned(),
             state: Mutex::new(HubState::new(
                 registry,
@@ -75,6 +81,23 @@ impl Hub {
             clock,
             limits,
         }
+    }
+
+    /// Lays out the log of events anew.
+    pub(crate) fn with_events(mut self, events: EventLog) -> Self {
+        self.events = Arc::new(events);
+        self
+    }
+
+    /// What to stamp on a sender's events; `None` while nothing is kept.
+    pub(crate) fn origin(
+        &self,
+        identity: &Arc<str>,
+        auth: AuthMethod,
+        model: Option<&str>,
+    ) -> Option<Arc<Origin>> {
+        let generation = self.state().registry.get(identity)?.generation;
+        self.events.origin(identity, generation, auth, model)
     }
 
     /// The state; held for a few look-ups at a time and never across an await.
@@ -156,6 +179,11 @@ impl Hub {
         self.record
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
+        if let Some(origin) = self.origin(&sender.identity, sender.auth, None) {
+            let mut batch = EventBatch::default();
+            batch.push(&origin, &encode::telemetry(&message));
+            self.events.append(&mut batch, now.system);
+        }
         let kept = self.record.mode().keep(message);
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();
