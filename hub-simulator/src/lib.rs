@@ -35,6 +35,7 @@ mod http;
 mod hub;
 mod limits;
 mod line;
+mod mqtt;
 mod provisioning;
 mod server;
 mod shell;

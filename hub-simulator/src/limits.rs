@@ -50,6 +50,16 @@ pub struct Limits {
     pub max_telemetry_size: usize,
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
+    /// How long an MQTT client may take to send its CONNECT; default 30 s.
+    pub mqtt_connect_timeout: Duration,
+    /// How long an MQTT packet may take to arrive once it has begun; default 60 s, enough for a
+    /// message of 256 KB at 35 kbit/s.
+    pub mqtt_packet_timeout: Duration,
+    /// How long an MQTT client may be silent, whatever keep-alive it asks for; default 1767 s.
+    pub mqtt_max_silence: Duration,
+    /// Cloud-to-device messages that an MQTT client may leave unacknowledged; default 16. The real
+    /// hub's figure is not public.
+    pub mqtt_in_flight: usize,
     /// How long an HTTP client may be silent between two requests and take for the headers of one;
     /// default 120 s, as Windows' own server has it.
     pub http_idle_timeout: Duration,
@@ -84,6 +94,10 @@ impl Default for Limits {
             max_frame_size: 65_536,
             max_telemetry_size: 256 * 1024,
             links_per_connection: 65_536,
+            mqtt_connect_timeout: Duration::from_secs(30),
+            mqtt_packet_timeout: Duration::from_secs(60),
+            mqtt_max_silence: Duration::from_secs(1767),
+            mqtt_in_flight: 16,
             http_idle_timeout: Duration::from_secs(120),
             http_body_timeout: Duration::from_secs(60),
             max_http_body: 1024 * 1024,
@@ -125,6 +139,10 @@ with! {
     with_channel_max, channel_max: u16, "the highest channel of a connection";
     with_max_frame_size, max_frame_size: u32, "the largest frame in bytes, at least 512";
     with_max_telemetry_size, max_telemetry_size: usize, "the largest telemetry message in bytes";
+    with_mqtt_connect_timeout, mqtt_connect_timeout: Duration, "how long an MQTT client may take to send its CONNECT";
+    with_mqtt_packet_timeout, mqtt_packet_timeout: Duration, "how long an MQTT packet may take to arrive";
+    with_mqtt_max_silence, mqtt_max_silence: Duration, "how long an MQTT client may be silent at most";
+    with_mqtt_in_flight, mqtt_in_flight: usize, "how many messages an MQTT client may leave unacknowledged, at least 1";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
     with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
     with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";

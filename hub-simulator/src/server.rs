@@ -13,6 +13,7 @@ use crate::amqp;
 use crate::cloud::{Caller, Cloud};
 use crate::http;
 use crate::line::Line;
+use crate::mqtt;
 use crate::tls::Thumbprints;
 
 /// How long a client may take to shake hands.
@@ -83,9 +84,7 @@ async fn serve(stream: TcpStream, protocol: Protocol, tls: Option<TlsAcceptor>, 
 async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
         Protocol::Amqp => amqp::shell::serve(line, caller).await,
+        Protocol::Mqtt => mqtt::serve(line, caller).await,
         Protocol::Http => http::serve(line, caller).await,
-        Protocol::Mqtt => {
-            tracing::info!(?protocol, "The protocol is not spoken yet");
-        }
     }
 }

@@ -147,6 +147,14 @@ impl<T> Queue<T> {
         Ok(outcome.and_then(|outcome| Some((self.entries.remove(at)?.item, outcome))))
     }
 
+    /// Frees a message whose holder is gone, as the lapse of its lock would.
+    pub(crate) fn let_go(&mut self, token: Guid, rules: &QueueRules) -> Option<(T, C2dOutcome)> {
+        let held = |e: &Entry<T>| e.lock.is_some_and(|(own, _)| own == token);
+        let at = self.entries.iter().position(held)?;
+        let outcome = self.entries[at].give_back(rules.lapsed_lock_counts, rules)?;
+        Some((self.entries.remove(at)?.item, outcome))
+    }
+
     /// Frees lapsed locks and takes out what has expired or was given back too often.
     pub(crate) fn expire(&mut self, now: Instant, rules: &QueueRules) -> Vec<(T, C2dOutcome)> {
         let mut finished = Vec::new();
@@ -183,8 +191,7 @@ impl<T> Queue<T> {
         self.entries.iter().any(|e| e.lock.is_none())
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 

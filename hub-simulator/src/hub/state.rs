@@ -232,6 +232,31 @@ impl HubState {
         Ok(())
     }
 
+    /// Frees messages whose holder is gone, as the lapse of their locks would.
+    pub(crate) fn let_go(&mut self, id: &str, locks: &[Guid], now: Now) {
+        let rules = self.rules;
+        let Some(device) = self.registry.get_mut(id) else {
+            return;
+        };
+        let generation = device.generation;
+        let Some(queue) = &mut device.queue else {
+            return;
+        };
+        let finished: Vec<_> = locks
+            .iter()
+            .filter_map(|lock| queue.let_go(*lock, &rules))
+            .collect();
+        if queue.has_free()
+            && let Some(subscriber) = &device.messages
+        {
+            subscriber.post(Notice::MessageReady);
+        }
+        for (item, outcome) in finished {
+            self.decide(id, generation, &item, outcome, now);
+        }
+        self.arm(id);
+    }
+
     /// Empties a device's queue; tells how many messages it held, or nothing of an unknown device.
     pub(crate) fn purge(&mut self, id: &str) -> Option<usize> {
         let device = self.registry.get_mut(id)?;

@@ -1,0 +1,405 @@
+//! A device that is connected: its session, its subscriptions, the messages on their way to it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connect::Client;
+use super::{Core, End};
+use crate::hub::Sender;
+use crate::hub::device::Feed;
+use crate::hub::identity;
+use crate::hub::peer::{ConnectionId, Notice, Route, Subscriber};
+use crate::hub::queue::Verdict;
+use crate::hub::state::{Delivery, HubState};
+use crate::mqtt::acks::Acks;
+use crate::mqtt::codec::{
+    MAX_TEXT, Packet, PubAck, Publish, QoS, SubAck, Subscribe, SubscribeReasonCode, UnsubAck,
+    Unsubscribe,
+};
+use crate::mqtt::message::c2d_bag;
+use crate::mqtt::session::{Session, Subscription};
+use crate::mqtt::topic::{self, Channel};
+
+/// Acknowledgements that may wait: one for every packet identifier.
+const MAX_WAITING_ACKS: usize = 65_535;
+
+/// A connected device or module.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) sender: Sender,
+    max_silence: Duration,
+    expires: Option<Instant>,
+    /// Sent unless the device takes its leave.
+    pub(super) will: Option<Publish>,
+    pub(super) acks: Acks,
+}
+
+impl Device {
+    /// Makes this connection the one that acts for the device, and takes up its session; tells
+    /// whether there was one.
+    pub(super) fn open(client: Client, core: &mut Core) -> (Self, bool) {
+        let id = &client.sender.identity;
+        let (present, former) = {
+            let mut state = core.hub.state();
+            state.link_opened(id);
+            open_session(&mut state, id, core, client.clean)
+        };
+        if let Some(former) = former {
+            core.hub.post_to(former, Notice::Displaced(Route(0)));
+        }
+        core.peer.devices.store(1, Ordering::Relaxed);
+        core.peer.sessions.store(1, Ordering::Relaxed);
+        core.peer.links.store(1, Ordering::Relaxed);
+        let tokens = usize::from(client.expires.is_some());
+        core.peer.tokens.store(tokens, Ordering::Relaxed);
+        core.hub.stir();
+        tracing::info!(device.id = %id, connection = %core.peer.id, session_present = present, "Device is connected");
+        let device = Self {
+            sender: client.sender,
+            max_silence: client.max_silence,
+            expires: client.expires,
+            will: client.will,
+            acks: Acks::default(),
+        };
+        (device, present)
+    }
+
+    /// Listens again to what the session is subscribed to.
+    pub(super) fn resume(&mut self, core: &mut Core) {
+        let channels: Vec<_> = self
+            .with_session(core, |session| session.channels().collect())
+            .unwrap_or_default();
+        for channel in channels {
+            self.listen(core, channel);
+        }
+        self.pump(core);
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        &self.sender.identity
+    }
+
+    pub(super) fn max_silence(&self) -> Duration {
+        self.max_silence
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        [self.expires, self.acks.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn on_time(&mut self, core: &mut Core) -> Result<(), End> {
+        self.send_acks(core);
+        match self.expires {
+            Some(expires) if expires <= core.now.instant => Err(End::refused("Token Invalid.")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn packet(&mut self, core: &mut Core, packet: Packet) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => self.published(core, publish),
+            Packet::PubAck(PubAck { pkid }) => {
+                self.acknowledged(core, pkid);
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.subscribe(core, subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(core, &unsubscribe),
+            Packet::PingReq => {
+                core.send(&Packet::PingResp);
+                Ok(())
+            }
+            Packet::Disconnect => Err(End::Disconnect),
+            Packet::Connect(_) => Err(End::refused("the client is connected already")),
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
+                Err(End::refused("QoS 2 is not supported"))
+            }
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(End::refused("the packet is the server's to send"))
+            }
+        }
+    }
+
+    pub(super) fn notice(&mut self, core: &mut Core, notice: Notice) -> Result<(), End> {
+        match notice {
+            Notice::MessageReady(_) => self.pump(core),
+            Notice::Desired(_, patch) => self.desired_changed(core, patch),
+            Notice::Method(_, call) => self.called(core, call),
+            Notice::Displaced(_) => {
+                return Err(End::refused("another connection acts for the device"));
+            }
+            Notice::DeviceGone(id)
+                if *id == *identity::split(self.identity()).0 || *id == *self.identity() =>
+            {
+                let usable = core.hub.state().registry.usable(self.identity());
+                usable.map_err(|error| End::refused(error.to_string()))?;
+            }
+            Notice::DeviceGone(_) | Notice::Order(_) => {}
+        }
+        Ok(())
+    }
+
+    // Subscriptions.
+
+    fn subscribe(&mut self, core: &mut Core, subscribe: Subscribe) -> Result<(), End> {
+        let mut granted = Vec::with_capacity(subscribe.filters.len());
+        let mut channels = Vec::new();
+        for filter in subscribe.filters {
+            let channel = topic::parse_filter(&filter.path, self.identity())
+                .map_err(|error| End::Refused(format!("{error}: {}", filter.path)))?;
+            let qos = match filter.qos {
+                QoS::AtMostOnce => QoS::AtMostOnce,
+                QoS::AtLeastOnce | QoS::ExactlyOnce => QoS::AtLeastOnce,
+            };
+            granted.push(SubscribeReasonCode::Success(qos));
+            channels.push((
+                channel,
+                Subscription {
+                    filter: filter.path.into(),
+                    qos,
+                },
+            ));
+        }
+        core.send(&Packet::SubAck(SubAck::new(subscribe.pkid, granted)));
+        for (channel, subscription) in channels {
+            self.with_session(core, |session| session.subscribe(channel, subscription));
+            self.listen(core, channel);
+        }
+        self.pump(core);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, core: &mut Core, unsubscribe: &Unsubscribe) -> Result<(), End> {
+        for filter in &unsubscribe.topics {
+            let channel = topic::parse_filter(filter, self.identity())
+                .map_err(|error| End::Refused(format!("{error}: {filter}")))?;
+            let still_listens = self.with_session(core, |session| {
+                session.unsubscribe(channel);
+                channel.takes_messages() && session.messages().is_some()
+            });
+            if still_listens == Some(false) {
+                self.stop_listening(core, channel);
+            }
+        }
+        core.send(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)));
+        Ok(())
+    }
+
+    fn listen(&self, core: &Core, channel: Channel) {
+        if let Some(feed) = feed(channel) {
+            let mut state = core.hub.state();
+            state.subscribe(self.identity(), feed, subscriber(core));
+            drop(state);
+            core.hub.stir();
+        }
+    }
+
+    fn stop_listening(&self, core: &Core, channel: Channel) {
+        if let Some(feed) = feed(channel) {
+            let mut state = core.hub.state();
+            state.unsubscribe(self.identity(), feed, &subscriber(core));
+            drop(state);
+            core.hub.stir();
+        }
+    }
+
+    /// Whether the device is subscribed to a channel.
+    pub(super) fn is_subscribed(&self, core: &Core, channel: Channel) -> bool {
+        self.with_session(core, |session| session.subscription(channel).is_some())
+            .unwrap_or_default()
+    }
+
+    /// Acts on the session, unless another connection has it.
+    fn with_session<T>(&self, core: &Core, act: impl FnOnce(&mut Session) -> T) -> Option<T> {
+        let mut state = core.hub.state();
+        let session = state.registry.get_mut(self.identity())?.mqtt.as_mut()?;
+        (session.owner() == core.peer.id).then(|| act(session))
+    }
+
+    // Cloud-to-device messages.
+
+    /// Sends waiting messages, as many as may be in flight.
+    fn pump(&mut self, core: &mut Core) {
+        while let Some((subscription, delivery)) = self.next_message(core) {
+            self.deliver(core, &subscription, &delivery);
+        }
+    }
+
+    fn next_message(&self, core: &Core) -> Option<(Subscription, Delivery)> {
+        let subscription = self.with_session(core, |session| {
+            let has_room = session.in_flight().held() < core.hub.limits.mqtt_in_flight.max(1);
+            session.messages().filter(|_| has_room).cloned()
+        })??;
+        let delivery = core.hub.state().next_message(self.identity(), core.now)?;
+        Some((subscription, delivery))
+    }
+
+    fn deliver(&self, core: &mut Core, subscription: &Subscription, delivery: &Delivery) {
+        let bag = c2d_bag(self.identity(), &delivery.message, delivery.enqueued);
+        let topic = topic::message(&subscription.filter, &bag);
+        if topic.len() > MAX_TEXT {
+            tracing::warn!(
+                device.id = self.identity(),
+                "Message is dropped: its properties do not fit into a topic"
+            );
+            return self.settle(core, delivery, Verdict::Reject);
+        }
+        let body = delivery.message.body.clone();
+        if subscription.qos == QoS::AtMostOnce {
+            core.publish(topic, body);
+            return self.settle(core, delivery, Verdict::Complete);
+        }
+        let (lock, sequence) = (delivery.lock, delivery.sequence);
+        let sent = self.with_session(core, |session| session.in_flight().send(sequence, lock));
+        let Some((pkid, dup)) = sent else {
+            return core.hub.state().let_go(self.identity(), &[lock], core.now);
+        };
+        let mut publish = Publish::from_bytes(topic, QoS::AtLeastOnce, body);
+        (publish.pkid, publish.dup) = (pkid, dup);
+        core.send(&Packet::Publish(publish));
+    }
+
+    fn settle(&self, core: &Core, delivery: &Delivery, verdict: Verdict) {
+        let mut state = core.hub.state();
+        let settled = state.settle(self.identity(), delivery.lock, verdict, core.now);
+        if settled.is_err() {
+            tracing::debug!(device.id = self.identity(), "Message is gone meanwhile");
+        }
+    }
+
+    /// A PUBACK completes its message; one that comes too late changes nothing.
+    fn acknowledged(&mut self, core: &mut Core, pkid: u16) {
+        let lock = self.with_session(core, |session| session.in_flight().acknowledge(pkid));
+        if let Some(lock) = lock.flatten() {
+            let mut state = core.hub.state();
+            let settled = state.settle(self.identity(), lock, Verdict::Complete, core.now);
+            drop(state);
+            tracing::debug!(
+                device.id = self.identity(),
+                in_time = settled.is_ok(),
+                "Message is acknowledged"
+            );
+            core.hub.stir();
+        }
+        self.pump(core);
+    }
+
+    // Acknowledgements of publications.
+
+    pub(super) fn send_acks(&mut self, core: &mut Core) {
+        while let Some(pkid) = self.acks.pop(core.now.instant) {
+            core.send(&Packet::PubAck(PubAck::new(pkid)));
+        }
+    }
+
+    pub(super) fn release_acks(&mut self, core: &mut Core) {
+        self.acks.release(core.now.instant);
+        self.send_acks(core);
+    }
+
+    /// Refuses a client that publishes on and on without waiting for what a script holds back.
+    pub(super) fn check_acks(&self) -> Result<(), End> {
+        if self.acks.len() < MAX_WAITING_ACKS {
+            Ok(())
+        } else {
+            Err(End::refused("too many publications are in flight"))
+        }
+    }
+
+    // The end.
+
+    pub(super) fn close(mut self, core: &mut Core, send_will: bool) {
+        if let Some(will) = self.will.take()
+            && send_will
+        {
+            self.send_will(core, will);
+        }
+        let id = self.identity();
+        let mut state = core.hub.state();
+        for feed in [Feed::Messages, Feed::Methods, Feed::Desired] {
+            state.unsubscribe(id, feed, &subscriber(core));
+        }
+        close_session(&mut state, id, core);
+        state.link_closed(id);
+        drop(state);
+        for counter in [
+            &core.peer.devices,
+            &core.peer.sessions,
+            &core.peer.links,
+            &core.peer.tokens,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        core.hub.stir();
+        tracing::info!(device.id = id, connection = %core.peer.id, "Device is disconnected");
+    }
+}
+
+/// Where the hub's news for the device go; a connection has one device, so that one route will do.
+fn subscriber(core: &Core) -> Subscriber {
+    Subscriber {
+        peer: Arc::clone(&core.peer),
+        route: Route(0),
+    }
+}
+
+/// What the hub hands out on a channel; answers about the twin come from the connection itself.
+fn feed(channel: Channel) -> Option<Feed> {
+    match channel {
+        Channel::Messages | Channel::Own => Some(Feed::Messages),
+        Channel::Methods => Some(Feed::Methods),
+        Channel::Desired => Some(Feed::Desired),
+        Channel::Inputs | Channel::TwinReplies => None,
+    }
+}
+
+/// Takes up a device's session or begins one; returns whether there was one to take up, and the
+/// connection that has lost it.
+fn open_session(
+    state: &mut HubState,
+    id: &str,
+    core: &Core,
+    clean: bool,
+) -> (bool, Option<ConnectionId>) {
+    let Some(device) = state.registry.get_mut(id) else {
+        return (false, None);
+    };
+    let former = device.mqtt.as_ref().map(|session| session.owner());
+    let locks = device
+        .mqtt
+        .as_mut()
+        .map(|session| session.in_flight().let_go());
+    let present = match &mut device.mqtt {
+        Some(session) if !clean && session.is_persistent() => {
+            session.resume(core.peer.id);
+            true
+        }
+        slot => {
+            *slot = Some(Box::new(Session::new(core.peer.id, clean)));
+            false
+        }
+    };
+    state.let_go(id, &locks.unwrap_or_default(), core.now);
+    (present, former)
+}
+
+/// Leaves a session to the next connection, or ends it; unless another connection has it by now.
+fn close_session(state: &mut HubState, id: &str, core: &Core) {
+    let Some(device) = state.registry.get_mut(id) else {
+        return;
+    };
+    let own = device.mqtt.as_mut();
+    let Some(session) = own.filter(|session| session.owner() == core.peer.id) else {
+        return;
+    };
+    let locks = session.in_flight().let_go();
+    if !session.is_persistent() {
+        device.mqtt = None;
+    }
+    state.let_go(id, &locks, core.now);
+}
