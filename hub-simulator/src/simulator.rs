@@ -17,6 +17,7 @@ use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
 use crate::hub::Hub;
 use crate::hub::device::Feed;
+use crate::hub::events::{EventLog, EventRetention, MAX_PARTITIONS};
 use crate::hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 use crate::hub::peer::ConnectionStats;
 use crate::hub::record::Record;
@@ -75,6 +76,9 @@ impl HubSimulator {
     }
 
     pub(crate) async fn start(builder: Builder) -> Result<Self, StartError> {
+        if !(1..=MAX_PARTITIONS).contains(&builder.layout.partitions) {
+            return Err(StartError::Partitions);
+        }
         let mut registry = Registry::new(&builder.host, builder.auto_register);
         let store = builder.state.as_deref().map(Store::open).transpose()?;
         if let Some(store) = &store {
@@ -87,11 +91,13 @@ impl HubSimulator {
         if let Some(store) = &store {
             store.save(&registry)?;
         }
-        let hub = Arc::new(Hub::new(
-            registry,
-            builder.limits.clone(),
-            Record::new(builder.record),
-        ));
+        let retention = builder
+            .retention
+            .unwrap_or_else(|| EventRetention::of(builder.record));
+        let events = EventLog::new(builder.layout.clone(), retention);
+        let record = Record::new(builder.record);
+        let hub = Hub::new(registry, builder.limits.clone(), record).with_events(events);
+        let hub = Arc::new(hub);
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&hub).run_clock());
         let cloud = match &builder.beside {
@@ -297,6 +303,22 @@ impl HubSimulator {
         drop(state);
         let owner = KeyOwner::Policy(policy.to_owned());
         ConnectionString::new(self.host(), owner, keys.primary()).to_string()
+    }
+
+    /// Returns the connection string that Event Hubs clients read telemetry with, in the name of the
+    /// policy `iothubowner`. They call on port 5671 unless told otherwise.
+    #[must_use]
+    pub fn eventhub_connection_string(&self) -> String {
+        const POLICY: &str = "iothubowner";
+        let state = self.hub.state();
+        let registry = &state.registry;
+        let policy = registry.policy(POLICY);
+        let key = policy.map(|policy| policy.keys.encoded().primary);
+        let (host, entity) = (self.host(), registry.short_name());
+        format!(
+            "Endpoint=sb://{host}/;SharedAccessKeyName={POLICY};SharedAccessKey={};EntityPath={entity}",
+            key.unwrap_or_default()
+        )
     }
 
     /// Returns the connection string of a device, which is registered if it is not yet.

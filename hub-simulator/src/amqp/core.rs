@@ -1,6 +1,6 @@
 //! What all sessions of a connection share: tokens, output, the hub, and the time of this turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::codec::encode::Outcome;
-use super::link::Kind;
+use super::events;
+use super::link::{Kind, Link};
 use super::tokens::Tokens;
 use super::{AmqpError, condition, endpoint};
 use crate::clock::iso8601;
@@ -17,6 +18,7 @@ use crate::cloud::Caller;
 use crate::guid::Guid;
 use crate::hub::Hub;
 use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::events::EventBatch;
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
 use crate::hub::state::Now;
@@ -48,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) batch: Batch,
     /// How long what is being delivered has to wait under the hub's throttles.
     pub(crate) wait: Duration,
+    /// Readers of events that wait until what they were sent is on its way.
+    pub(crate) paused: BTreeSet<Route>,
     /// Settlements that a script delays, in the order they fall due.
     pub(crate) delayed: VecDeque<Delayed>,
 }
@@ -57,6 +61,7 @@ pub(crate) struct Core {
 pub(crate) struct Batch {
     pub(crate) kept: Vec<Accepted>,
     pub(crate) count: u64,
+    pub(crate) events: EventBatch,
 }
 
 /// A settlement to be sent later.
@@ -93,6 +98,7 @@ impl Core {
             serials: 0,
             batch: Batch::default(),
             wait: Duration::ZERO,
+            paused: BTreeSet::new(),
             delayed: VecDeque::new(),
         }
     }
@@ -118,9 +124,14 @@ impl Core {
         self.handles -= count;
     }
 
+    /// The serial number of the link that opens next.
+    pub(crate) fn next_serial(&self) -> u32 {
+        (self.serials + 1) & Route::MASK
+    }
+
     /// Enters a link into the books; returns its serial number.
     pub(crate) fn link_opened(&mut self, device: Option<&Arc<str>>) -> u32 {
-        self.serials = (self.serials + 1) & Route::MASK;
+        self.serials = self.next_serial();
         self.links += 1;
         self.peer.links.store(self.links, Ordering::Relaxed);
         if let Some(device) = device {
@@ -175,6 +186,9 @@ impl Core {
                     None => Err(endpoint::provisioning::unauthorized(self)),
                 }
             }
+            (Kind::ManagementRequests | Kind::ManagementReplies, _) => {
+                events::authorize_management(self).map(|()| None)
+            }
             // A connection that provisions is nothing else.
             (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
             (_, Some(id)) if self.tokens.allow_device(id) => self
@@ -188,6 +202,14 @@ impl Core {
                 ErrorCode::IotHubUnauthorized,
                 "Unauthorized: no valid token of this connection covers the link.",
             ))),
+        }
+    }
+
+    /// Whether an open link may stay so.
+    pub(crate) fn reauthorize(&self, link: &Link) -> Result<(), AmqpError> {
+        match &link.consumer {
+            Some(consumer) => consumer.authorize(self),
+            None => self.authorize(link.kind, link.device.as_deref()).map(drop),
         }
     }
 
@@ -242,6 +264,7 @@ impl Core {
         if batch.count > 0 {
             self.peer.messages.fetch_add(batch.count, Ordering::Relaxed);
             self.hub.record.add(batch.count, &mut batch.kept);
+            self.hub.events.append(&mut batch.events, self.now.system);
             batch.count = 0;
             self.hub.stir();
         }

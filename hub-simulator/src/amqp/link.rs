@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::{Bytes, BytesMut};
 
+use super::events::Consumer;
 use crate::faults::LinkKind;
+use crate::hub::events::Origin;
 use crate::limits::Limits;
 
 /// What a link is for; requests and answers of a pair are two kinds.
@@ -23,6 +25,10 @@ pub(crate) enum Kind {
     ServiceC2d,
     ProvisioningRequests,
     ProvisioningReplies,
+    /// Telemetry for an Event Hubs client.
+    Events,
+    ManagementRequests,
+    ManagementReplies,
 }
 
 /// Kinds of link that work in pairs.
@@ -32,6 +38,7 @@ pub(crate) enum PairKind {
     Methods,
     Twin,
     Provisioning,
+    Management,
 }
 
 /// What the hub's attach says for a kind of link.
@@ -52,6 +59,8 @@ impl Kind {
                 | Self::MethodCalls
                 | Self::TwinReplies
                 | Self::ProvisioningReplies
+                | Self::Events
+                | Self::ManagementReplies
         )
     }
 
@@ -61,7 +70,8 @@ impl Kind {
             Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
             Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
-            Self::Telemetry | Self::C2d | Self::ServiceC2d => None,
+            Self::ManagementRequests | Self::ManagementReplies => Some(PairKind::Management),
+            Self::Telemetry | Self::C2d | Self::ServiceC2d | Self::Events => None,
         }
     }
 
@@ -72,6 +82,8 @@ impl Kind {
             Self::CbsRequests | Self::ProvisioningRequests => (Some(0), Some(0), Some(MIB)),
             Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
+            Self::Events => (None, Some(0), Some(MIB)),
+            Self::ManagementRequests | Self::ManagementReplies => (Some(0), Some(0), Some(MIB)),
             Self::C2d => (None, Some(1), Some(65_536)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
                 (Some(1), Some(0), Some(MIB))
@@ -103,7 +115,10 @@ impl Kind {
             | Self::CbsReplies
             | Self::ServiceC2d
             | Self::ProvisioningRequests
-            | Self::ProvisioningReplies => None,
+            | Self::ProvisioningReplies
+            | Self::Events
+            | Self::ManagementRequests
+            | Self::ManagementReplies => None,
         }
     }
 }
@@ -131,6 +146,10 @@ pub(crate) struct Link {
     pub(crate) outbox: VecDeque<Outgoing>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
+    /// What to stamp on the device's events; `None` while none are kept.
+    pub(crate) origin: Option<Arc<Origin>>,
+    /// What an Event Hubs client reads.
+    pub(crate) consumer: Option<Box<Consumer>>,
 }
 
 /// A delivery of which more frames are to come.

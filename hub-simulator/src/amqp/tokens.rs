@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::hub::registry::{Grant, Principal};
+use crate::hub::registry::{AuthMethod, Grant, Principal};
 
 /// Tokens by the name they were put under; the same name again renews.
 #[derive(Debug, Default)]
@@ -73,6 +73,17 @@ impl Tokens {
     /// Whether a token here lets its holder act as `device`.
     pub(crate) fn allow_device(&self, device: &str) -> bool {
         self.of_device.contains_key(device) || self.policies().any(|p| p.may_act_as(device))
+    }
+
+    /// How a device shows who it is: by its own token before one of the hub's.
+    pub(crate) fn auth_method(&self, device: &str) -> AuthMethod {
+        if self.of_device.contains_key(device) {
+            AuthMethod::IdentityKey
+        } else if self.policies().any(|p| p.may_act_as(device)) {
+            AuthMethod::HubPolicy
+        } else {
+            AuthMethod::Certificate
+        }
     }
 
     /// Whether a token here lets its holder use the service endpoint at `path`.

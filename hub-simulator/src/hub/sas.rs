@@ -155,6 +155,12 @@ impl Resource {
         }
     }
 
+    /// Whether the path begins with `word`.
+    pub(crate) fn is_below(&self, word: &str) -> bool {
+        let first = self.path.first();
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word))
+    }
+
     /// Whether the resource contains `path`, compared segment by segment.
     pub(crate) fn covers(&self, path: &[&str]) -> bool {
         self.path.len() <= path.len()

@@ -2,20 +2,44 @@
 //!
 //! Source: Microsoft, "Create and read IoT Hub messages"; the batch format is the .NET SDK's.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::unreadable;
 use crate::amqp::codec::DecodeError;
 use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
+use crate::amqp::codec::performative::Attach;
+use crate::amqp::codec::read::{self, Value};
 use crate::amqp::core::Core;
 use crate::amqp::link::Link;
 use crate::amqp::{AmqpError, condition};
+use crate::hub::events::Origin;
 use crate::hub::record::{Accepted, RecordMode};
 use crate::hub::throttle::Operation;
 
 /// Most messages in a batch.
 const MAX_BATCH: usize = 500;
+
+/// What to stamp on the events of a link that was just granted.
+pub(crate) fn origin(core: &Core, device: &Arc<str>, attach: &Attach<'_>) -> Option<Arc<Origin>> {
+    let auth = core.tokens.auth_method(device);
+    core.hub.origin(device, auth, model(attach))
+}
+
+/// The Plug and Play model that a device says it is of (the Java SDK's `AmqpsTelemetrySenderLinkHandler`).
+fn model<'a>(attach: &Attach<'a>) -> Option<&'a str> {
+    let Value::Map(mut properties) = read::value(attach.properties?).ok()? else {
+        return None;
+    };
+    while !properties.is_empty() {
+        let (name, value) = (properties.next().ok()?, properties.next().ok()?);
+        if name.text() == Some("com.microsoft:model-id") {
+            return value.text();
+        }
+    }
+    None
+}
 
 /// Takes a message or a batch of them, all or none.
 pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) -> Outcome {
@@ -31,12 +55,12 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         return Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text));
     }
     let before = core.batch.kept.len();
-    match take(core, device, format, message) {
-        Ok(count) if count <= MAX_BATCH => {
-            if let Err(error) = pay(core, count, message.len()) {
-                core.batch.kept.truncate(before);
-                return Outcome::Rejected(error);
-            }
+    let mark = link
+        .origin
+        .as_ref()
+        .map(|origin| (origin, core.batch.events.mark(origin)));
+    match take(core, link, device, format, message) {
+        Ok(count) => {
             core.batch.count += count as u64;
             if let Some(counter) = &link.counter {
                 counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -44,14 +68,12 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
             tracing::trace!(device.id = device, count, "Telemetry is accepted");
             Outcome::Accepted
         }
-        Ok(_) => {
-            core.batch.kept.truncate(before);
-            let text = "A batch holds at most 500 messages.";
-            Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text))
-        }
         Err(error) => {
             core.batch.kept.truncate(before);
-            Outcome::Rejected(unreadable(error))
+            if let Some((origin, mark)) = mark {
+                core.batch.events.back_to(origin, mark);
+            }
+            Outcome::Rejected(error)
         }
     }
 }
@@ -63,25 +85,47 @@ fn pay(core: &mut Core, count: usize, len: usize) -> Result<(), AmqpError> {
     counted.map_err(|error| core.refusal(&error))
 }
 
-/// Records a message, or each of a batch, and counts them.
-fn take(core: &mut Core, device: &str, format: u32, message: &[u8]) -> Result<usize, DecodeError> {
-    if format != BATCH_FORMAT {
-        return record(core, device, message).map(|()| 1);
-    }
+/// Takes a message, or each of a batch, and counts them.
+fn take(
+    core: &mut Core,
+    link: &Link,
+    device: &str,
+    format: u32,
+    message: &[u8],
+) -> Result<usize, AmqpError> {
     let mut count = 0;
-    for part in Sections::decode(message)?.data() {
-        record(core, device, part?)?;
-        count += 1;
+    if format == BATCH_FORMAT {
+        for part in Sections::decode(message).map_err(unreadable)?.data() {
+            part.and_then(|part| keep(core, link, device, part))
+                .map_err(unreadable)?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(unreadable(DecodeError("a batch holds no message")));
+        }
+        if count > MAX_BATCH {
+            let text = "A batch holds at most 500 messages.";
+            return Err(AmqpError::new(condition::SIZE_EXCEEDED, text));
+        }
+    } else {
+        keep(core, link, device, message).map_err(unreadable)?;
+        count = 1;
     }
-    if count == 0 {
-        return Err(DecodeError("a batch holds no message"));
-    }
+    pay(core, count, message.len())?;
     Ok(count)
 }
 
-/// Checks a message and keeps of it what the record's mode asks for.
-fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeError> {
+/// Checks a message, and keeps it as an event and in the record as far as they want it.
+fn keep(core: &mut Core, link: &Link, device: &str, message: &[u8]) -> Result<(), DecodeError> {
     let sections = Sections::decode(message)?;
+    if let Some(origin) = &link.origin {
+        core.batch.events.push(origin, message);
+    }
+    record(core, device, &sections)
+}
+
+/// Keeps of a message what the record's mode asks for.
+fn record(core: &mut Core, device: &str, sections: &Sections<'_>) -> Result<(), DecodeError> {
     let mode = core.hub.record.mode();
     if mode == RecordMode::Count {
         return Ok(());

@@ -100,7 +100,10 @@ impl Consumer {
     /// The next event; if there is none, the link's route is told when there is.
     pub(crate) fn next(&mut self, core: &Core) -> Option<Bytes> {
         let read = self.reader.read()?;
-        Some(super::encode::event(&read, self.metrics.then_some(core.now)))
+        Some(super::encode::event(
+            &read,
+            self.metrics.then_some(core.now),
+        ))
     }
 }
 

@@ -89,7 +89,7 @@ fn put_metrics(out: &mut BytesMut, last: &Last, now: Now) {
 fn put_stamps(out: &mut BytesMut, event: &Event, sequence: i64) -> u32 {
     let origin = &event.origin;
     let mut pairs = 9;
-    let mut text = |out: &mut BytesMut, name: &str, value: &str| {
+    let text = |out: &mut BytesMut, name: &str, value: &str| {
         write::symbol(out, name);
         write::string(out, value);
     };
@@ -140,7 +140,11 @@ fn put_own(out: &mut BytesMut, annotations: Option<Fields<'_>>) -> u32 {
 }
 
 fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 3] = ["iothub-enqueuedtime", "iothub-message-source", "dt-dataschema"];
+    const NAMES: [&str; 3] = [
+        "iothub-enqueuedtime",
+        "iothub-message-source",
+        "dt-dataschema",
+    ];
     let starts = |prefix: &str| {
         name.get(..prefix.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(prefix))

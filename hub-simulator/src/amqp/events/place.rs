@@ -72,7 +72,10 @@ mod tests {
         assert!(at(&["hub", "Partitions", "0"], false).is_some());
         assert_eq!(at(&["other"], false), None);
         assert_eq!(at(&["$management"], true), Some("Management".to_owned()));
-        assert_eq!(at(&["hub", "$management"], false), Some("Management".to_owned()));
+        assert_eq!(
+            at(&["hub", "$management"], false),
+            Some("Management".to_owned())
+        );
         assert!(at(&["messages", "events"], true).is_some());
         assert!(at(&["messages", "events", ""], true).is_some());
         assert!(at(&["messages", "events", "$management"], false).is_some());

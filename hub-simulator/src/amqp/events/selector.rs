@@ -52,10 +52,22 @@ mod tests {
         for (text, by, inclusive) in [
             ("amqp.annotation.x-opt-offset > '-1'", By::Offset(-1), false),
             ("amqp.annotation.x-opt-offset >= '0'", By::Offset(0), true),
-            ("amqp.annotation.x-opt-offset > '@latest'", By::Latest, false),
+            (
+                "amqp.annotation.x-opt-offset > '@latest'",
+                By::Latest,
+                false,
+            ),
             ("amqp.annotation.x-opt-offset > @latest", By::Latest, false),
-            ("amqp.annotation.x-opt-sequence-number > 5", By::Sequence(5), false),
-            (" amqp.annotation.x-opt-sequence-number>='5' ", By::Sequence(5), true),
+            (
+                "amqp.annotation.x-opt-sequence-number > 5",
+                By::Sequence(5),
+                false,
+            ),
+            (
+                " amqp.annotation.x-opt-sequence-number>='5' ",
+                By::Sequence(5),
+                true,
+            ),
             (
                 "amqp.annotation.x-opt-enqueued-time > '1714547677956'",
                 By::Enqueued(1_714_547_677_956),

@@ -21,7 +21,8 @@ impl EventBatch {
     /// Adds an event: an encoded message.
     pub(crate) fn push(&mut self, origin: &Arc<Origin>, message: &[u8]) {
         if self.by_partition.len() <= origin.partition {
-            self.by_partition.resize_with(origin.partition + 1, Vec::new);
+            self.by_partition
+                .resize_with(origin.partition + 1, Vec::new);
         }
         self.by_partition[origin.partition].push(Fresh {
             origin: Arc::clone(origin),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::EventLog;
 use super::partition::{Event, Last};
 use super::position::Position;
-use super::EventLog;
 use crate::hub::peer::{Notice, Subscriber};
 
 /// Readers without an epoch that a consumer group may have on a partition (Microsoft, "Event Hubs
