@@ -180,11 +180,7 @@ impl Core {
                 Ok(None)
             }
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
-                let login = self.provisioning.as_ref();
-                match login.filter(|login| login.is_at(address)) {
-                    Some(_) => Ok(None),
-                    None => Err(endpoint::provisioning::unauthorized(self)),
-                }
+                endpoint::provisioning::authorize(self, address).map(|()| None)
             }
             (Kind::ManagementRequests | Kind::ManagementReplies, _) => {
                 events::authorize_management(self).map(|()| None)
