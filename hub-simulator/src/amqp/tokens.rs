@@ -91,6 +91,12 @@ impl Tokens {
         self.policies().any(|principal| principal.may_serve(path))
     }
 
+    /// Whether a token here lets its holder read at `path` of the event hub.
+    pub(crate) fn allow_events(&self, path: &[&str]) -> bool {
+        self.policies()
+            .any(|principal| principal.may_read_events(path))
+    }
+
     fn policies(&self) -> impl Iterator<Item = &Principal> {
         self.of_policies
             .iter()

@@ -85,7 +85,7 @@ fn entity(core: &Core) -> String {
 
 /// Whether a token on the connection lets its holder read at `path`.
 fn authorize(core: &Core, path: &[&str], claim: &str) -> Result<(), AmqpError> {
-    if core.tokens.allow_service(path) {
+    if core.tokens.allow_events(path) {
         Ok(())
     } else {
         Err(unauthorized(core, path, claim))
