@@ -12,12 +12,14 @@ use super::link::{Kind, Link, Terms};
 use super::session::{Session, Slot};
 use super::{AmqpError, condition, endpoint};
 use crate::faults::Attaching;
+use crate::hub::Sender;
+use crate::hub::error::ErrorCode;
 use crate::hub::peer::Route;
 
 /// A link that may be: what it is for and whose.
 struct Granted {
     kind: Kind,
-    device: Option<Arc<str>>,
+    sender: Option<Sender>,
     consumer: Option<Box<Consumer>>,
 }
 
@@ -91,7 +93,7 @@ impl Session {
         let place = address::resolve(address, attach.peer_receives).ok_or_else(|| {
             let text =
                 format!("The link address '{address}' did not match any of the expected formats.");
-            AmqpError::new(condition::NOT_FOUND, core.describe(404_006, &text))
+            core.refusal_as(condition::NOT_FOUND, ErrorCode::LinkAddressNotFound, &text)
         })?;
         if let Some(device) = &place.device {
             match core.hub.script.attaching(device) {
@@ -100,10 +102,10 @@ impl Session {
                 Attaching::Withhold => return Ok(None),
             }
         }
-        let device = core.authorize(place.kind, place.device.as_deref())?;
+        let sender = core.authorize(place.kind, place.device.as_deref())?;
         Ok(Some(Granted {
             kind: place.kind,
-            device,
+            sender,
             consumer: None,
         }))
     }
@@ -123,7 +125,7 @@ impl Session {
         let granted = events::judge(core, attach, &path, route)?;
         Ok(granted.map(|granted| Granted {
             kind: granted.kind,
-            device: None,
+            sender: None,
             consumer: granted.consumer,
         }))
     }
@@ -131,9 +133,17 @@ impl Session {
     fn open_link(&mut self, core: &mut Core, attach: &Attach<'_>, granted: Granted) {
         let Granted {
             kind,
-            device,
+            sender,
             consumer,
         } = granted;
+        let stamps = sender
+            .as_ref()
+            .filter(|_| kind == Kind::Telemetry)
+            .map(|sender| core.hub.state().stamps(sender, model(attach)));
+        let partition = stamps
+            .as_ref()
+            .and_then(|stamps| core.hub.events.partition_of(&stamps.device_id));
+        let device = sender.map(|sender| sender.identity);
         let handle = attach.handle;
         let name: Arc<str> = attach.name.into();
         self.names.insert((Arc::clone(&name), kind.hub_sends()));
@@ -149,10 +159,6 @@ impl Session {
                     .map(|device| core.hub.record.counter(device))
             })
             .flatten();
-        let origin = device
-            .as_ref()
-            .filter(|_| kind == Kind::Telemetry)
-            .and_then(|device| endpoint::telemetry::origin(core, device, attach));
         let mut terms = kind.terms();
         if consumer
             .as_ref()
@@ -186,8 +192,9 @@ impl Session {
             partial: None,
             outbox: VecDeque::new(),
             counter,
-            origin,
             consumer,
+            stamps,
+            partition,
             device,
         };
         tracing::debug!(device.id = link.device.as_deref(), ?kind, "Link is open");
@@ -214,4 +221,9 @@ impl Session {
         };
         encode::attach(&mut core.out, self.channel, &reply);
     }
+}
+
+/// The Plug and Play model that a device says it is of (the Java SDK's `AmqpsSenderLinkHandler`).
+fn model<'a>(attach: &Attach<'a>) -> Option<&'a str> {
+    attach.property("com.microsoft:model-id")?.text()
 }

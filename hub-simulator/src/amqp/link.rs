@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::events::Consumer;
 use crate::faults::LinkKind;
-use crate::hub::events::Origin;
+use crate::hub::stamps::Stamps;
 use crate::limits::Limits;
 
 /// What a link is for; requests and answers of a pair are two kinds.
@@ -23,6 +23,11 @@ pub(crate) enum Kind {
     TwinRequests,
     TwinReplies,
     ServiceC2d,
+    Feedback,
+    /// Of file uploads; there are none.
+    FileNotifications,
+    /// Messages that a module is sent by routes; only an edge has those.
+    Inputs,
     ProvisioningRequests,
     ProvisioningReplies,
     /// Telemetry for an Event Hubs client.
@@ -58,6 +63,9 @@ impl Kind {
                 | Self::C2d
                 | Self::MethodCalls
                 | Self::TwinReplies
+                | Self::Feedback
+                | Self::FileNotifications
+                | Self::Inputs
                 | Self::ProvisioningReplies
                 | Self::Events
                 | Self::ManagementReplies
@@ -71,7 +79,13 @@ impl Kind {
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
             Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
             Self::ManagementRequests | Self::ManagementReplies => Some(PairKind::Management),
-            Self::Telemetry | Self::C2d | Self::ServiceC2d | Self::Events => None,
+            Self::Telemetry
+            | Self::C2d
+            | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs
+            | Self::Events => None,
         }
     }
 
@@ -82,9 +96,9 @@ impl Kind {
             Self::CbsRequests | Self::ProvisioningRequests => (Some(0), Some(0), Some(MIB)),
             Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
-            Self::Events => (None, Some(0), Some(MIB)),
+            Self::C2d | Self::Feedback | Self::FileNotifications => (None, Some(1), Some(65_536)),
+            Self::Inputs | Self::Events => (None, Some(0), Some(MIB)),
             Self::ManagementRequests | Self::ManagementReplies => (Some(0), Some(0), Some(MIB)),
-            Self::C2d => (None, Some(1), Some(65_536)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
                 (Some(1), Some(0), Some(MIB))
             }
@@ -114,6 +128,9 @@ impl Kind {
             Self::CbsRequests
             | Self::CbsReplies
             | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs
             | Self::ProvisioningRequests
             | Self::ProvisioningReplies
             | Self::Events
@@ -146,8 +163,10 @@ pub(crate) struct Link {
     pub(crate) outbox: VecDeque<Outgoing>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
-    /// What to stamp on the device's events; `None` while none are kept.
-    pub(crate) origin: Option<Arc<Origin>>,
+    /// What the hub writes onto telemetry.
+    pub(crate) stamps: Option<Arc<Stamps>>,
+    /// Where its telemetry goes to be read; nowhere while no events are kept.
+    pub(crate) partition: Option<u8>,
     /// What an Event Hubs client reads.
     pub(crate) consumer: Option<Box<Consumer>>,
 }

@@ -18,6 +18,7 @@ pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod sas;
 pub(crate) mod search;
+pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
@@ -32,7 +33,7 @@ use crate::amqp::events::encode;
 use crate::faults::{Script, Settling};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
-use events::{EventBatch, EventLog, EventRetention, Layout, Origin};
+use events::{EventBatch, EventLog, EventRetention, Layout};
 use peer::{ConnectionId, Notice, Peer};
 use record::{Accepted, Record};
 use registry::{AuthMethod, Registry};
@@ -92,17 +93,6 @@ impl Hub {
     pub(crate) fn with_events(mut self, events: EventLog) -> Self {
         self.events = Arc::new(events);
         self
-    }
-
-    /// What to stamp on a sender's events; `None` while nothing is kept.
-    pub(crate) fn origin(
-        &self,
-        identity: &Arc<str>,
-        auth: AuthMethod,
-        model: Option<&str>,
-    ) -> Option<Arc<Origin>> {
-        let generation = self.state().registry.get(identity)?.generation;
-        self.events.origin(identity, generation, auth, model)
     }
 
     /// The state; held for a few look-ups at a time and never across an await.
@@ -184,11 +174,14 @@ impl Hub {
         self.record
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
-        if let Some(origin) = self.origin(&sender.identity, sender.auth, None) {
+        let mut message = message;
+        let stamps = self.state().stamps(sender, None);
+        if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();
-            batch.push(&origin, &encode::telemetry(&message));
+            batch.push(partition, &stamps, &encode::telemetry(&message));
             self.events.append(&mut batch, now.system);
         }
+        message.stamps = Some(stamps);
         let kept = self.record.mode().keep(message);
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();

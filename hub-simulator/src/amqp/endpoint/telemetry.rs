@@ -2,44 +2,21 @@
 //!
 //! Source: Microsoft, "Create and read IoT Hub messages"; the batch format is the .NET SDK's.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::unreadable;
+use crate::amqp::AmqpError;
 use crate::amqp::codec::DecodeError;
 use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
-use crate::amqp::codec::performative::Attach;
-use crate::amqp::codec::read::{self, Value};
 use crate::amqp::core::Core;
 use crate::amqp::link::Link;
-use crate::amqp::{AmqpError, condition};
-use crate::hub::events::Origin;
+use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::record::{Accepted, RecordMode};
 use crate::hub::throttle::Operation;
 
 /// Most messages in a batch.
 const MAX_BATCH: usize = 500;
-
-/// What to stamp on the events of a link that was just granted.
-pub(crate) fn origin(core: &Core, device: &Arc<str>, attach: &Attach<'_>) -> Option<Arc<Origin>> {
-    let auth = core.tokens.auth_method(device);
-    core.hub.origin(device, auth, model(attach))
-}
-
-/// The Plug and Play model that a device says it is of (the Java SDK's `AmqpsTelemetrySenderLinkHandler`).
-fn model<'a>(attach: &Attach<'a>) -> Option<&'a str> {
-    let Value::Map(mut properties) = read::value(attach.properties?).ok()? else {
-        return None;
-    };
-    while !properties.is_empty() {
-        let (name, value) = (properties.next().ok()?, properties.next().ok()?);
-        if name.text() == Some("com.microsoft:model-id") {
-            return value.text();
-        }
-    }
-    None
-}
 
 /// Takes a message or a batch of them, all or none.
 pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) -> Outcome {
@@ -51,14 +28,14 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         return Outcome::Rejected(error);
     }
     if message.len() > core.hub.limits.max_telemetry_size {
-        let text = core.describe(413_001, "The message or batch is over the size limit.");
-        return Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text));
+        let text = "The message or batch is over the size limit.";
+        let error = HubError::new(ErrorCode::MessageTooLarge, text);
+        return Outcome::Rejected(core.refusal(&error));
     }
     let before = core.batch.kept.len();
-    let mark = link
-        .origin
-        .as_ref()
-        .map(|origin| (origin, core.batch.events.mark(origin)));
+    let events = link
+        .partition
+        .map(|partition| (partition, core.batch.events.mark(partition)));
     match take(core, link, device, format, message) {
         Ok(count) => {
             core.batch.count += count as u64;
@@ -70,8 +47,8 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         }
         Err(error) => {
             core.batch.kept.truncate(before);
-            if let Some((origin, mark)) = mark {
-                core.batch.events.back_to(origin, mark);
+            if let Some((partition, mark)) = events {
+                core.batch.events.back_to(partition, mark);
             }
             Outcome::Rejected(error)
         }
@@ -105,7 +82,8 @@ fn take(
         }
         if count > MAX_BATCH {
             let text = "A batch holds at most 500 messages.";
-            return Err(AmqpError::new(condition::SIZE_EXCEEDED, text));
+            let error = HubError::new(ErrorCode::MessageTooLarge, text);
+            return Err(core.refusal(&error));
         }
     } else {
         keep(core, link, device, message).map_err(unreadable)?;
@@ -118,14 +96,19 @@ fn take(
 /// Checks a message, and keeps it as an event and in the record as far as they want it.
 fn keep(core: &mut Core, link: &Link, device: &str, message: &[u8]) -> Result<(), DecodeError> {
     let sections = Sections::decode(message)?;
-    if let Some(origin) = &link.origin {
-        core.batch.events.push(origin, message);
+    if let (Some(partition), Some(stamps)) = (link.partition, &link.stamps) {
+        core.batch.events.push(partition, stamps, message);
     }
-    record(core, device, &sections)
+    record(core, link, device, &sections)
 }
 
 /// Keeps of a message what the record's mode asks for.
-fn record(core: &mut Core, device: &str, sections: &Sections<'_>) -> Result<(), DecodeError> {
+fn record(
+    core: &mut Core,
+    link: &Link,
+    device: &str,
+    sections: &Sections<'_>,
+) -> Result<(), DecodeError> {
     let mode = core.hub.record.mode();
     if mode == RecordMode::Count {
         return Ok(());
@@ -140,6 +123,7 @@ fn record(core: &mut Core, device: &str, sections: &Sections<'_>) -> Result<(), 
         accepted.user_id = properties
             .user_id
             .map(|user| String::from_utf8_lossy(user).into_owned());
+        accepted.stamps = link.stamps.clone();
         accepted.body = sections.body()?;
         sections.each_application_property(|name, value| {
             accepted.properties.insert(name.to_owned(), value);

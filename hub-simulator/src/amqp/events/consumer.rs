@@ -132,8 +132,10 @@ impl<'a> Wish<'a> {
     fn read(attach: &Attach<'a>) -> Result<Self, BadWish<'a>> {
         let mut wish = Self {
             position: Position::START,
-            epoch: None,
-            name: None,
+            epoch: attach.property("com.microsoft:epoch").and_then(integer),
+            name: attach
+                .property("com.microsoft:receiver-name")
+                .and_then(Value::text),
             // An array of symbols or one of them; nothing else is there that the name could be part of.
             metrics: attach
                 .capabilities
@@ -142,23 +144,15 @@ impl<'a> Wish<'a> {
         if let Some(text) = selector_of(attach)? {
             wish.position = selector::parse(text).ok_or(BadWish::Selector(text))?;
         }
-        if let Some(properties) = attach.properties
-            && let Value::Map(mut properties) = read::value(properties)?
-        {
-            while !properties.is_empty() {
-                match (properties.next()?, properties.next()?) {
-                    (Value::Symbol("com.microsoft:epoch"), Value::Signed(epoch)) => {
-                        wish.epoch = Some(epoch);
-                    }
-                    (Value::Symbol("com.microsoft:epoch"), Value::Unsigned(epoch)) => {
-                        wish.epoch = i64::try_from(epoch).ok();
-                    }
-                    (Value::Symbol("com.microsoft:receiver-name"), name) => wish.name = name.text(),
-                    _ => {}
-                }
-            }
-        }
         Ok(wish)
+    }
+}
+
+fn integer(value: Value<'_>) -> Option<i64> {
+    match value {
+        Value::Signed(number) => Some(number),
+        Value::Unsigned(number) => i64::try_from(number).ok(),
+        _ => None,
     }
 }
 

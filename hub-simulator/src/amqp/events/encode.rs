@@ -7,7 +7,6 @@ use crate::amqp::codec::read::Fields;
 use crate::amqp::codec::{code, write};
 use crate::clock::unix_millis;
 use crate::hub::events::{Event, Last, Read};
-use crate::hub::identity;
 use crate::hub::record::Accepted;
 use crate::hub::state::Now;
 
@@ -87,13 +86,12 @@ fn put_metrics(out: &mut BytesMut, last: &Last, now: Now) {
 /// The annotations that the hub sets (Microsoft, "Create and read IoT Hub messages"); returns how
 /// many there are.
 fn put_stamps(out: &mut BytesMut, event: &Event, sequence: i64) -> u32 {
-    let origin = &event.origin;
+    let stamps = &event.stamps;
     let mut pairs = 9;
     let text = |out: &mut BytesMut, name: &str, value: &str| {
         write::symbol(out, name);
         write::string(out, value);
     };
-    let (device, module) = identity::split(&origin.identity);
     // As the real hub was seen to send it since event hubs can be replicated.
     write::symbol(out, "x-opt-sequence-number-epoch");
     write::int(out, -1);
@@ -102,18 +100,21 @@ fn put_stamps(out: &mut BytesMut, event: &Event, sequence: i64) -> u32 {
     text(out, "x-opt-offset", &event.offset.to_string());
     write::symbol(out, "x-opt-enqueued-time");
     write::timestamp(out, event.enqueued);
-    text(out, "iothub-connection-device-id", device);
-    if let Some(module) = module {
+    text(out, "iothub-connection-device-id", &stamps.device_id);
+    if let Some(module) = &stamps.module_id {
         text(out, "iothub-connection-module-id", module);
         pairs += 1;
     }
-    text(out, "iothub-connection-auth-method", origin.auth.stamp());
-    let generation = origin.generation.to_string();
-    text(out, "iothub-connection-auth-generation-id", &generation);
+    text(out, "iothub-connection-auth-method", stamps.auth_method);
+    text(
+        out,
+        "iothub-connection-auth-generation-id",
+        &stamps.generation_id,
+    );
     write::symbol(out, "iothub-enqueuedtime");
     write::timestamp(out, event.enqueued);
     text(out, "iothub-message-source", "Telemetry");
-    if let Some(model) = &origin.model {
+    if let Some(model) = &stamps.model_id {
         text(out, "dt-dataschema", model);
         pairs += 1;
     }

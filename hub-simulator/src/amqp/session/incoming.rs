@@ -170,6 +170,9 @@ impl Session {
             | Kind::C2d
             | Kind::MethodCalls
             | Kind::TwinReplies
+            | Kind::Feedback
+            | Kind::FileNotifications
+            | Kind::Inputs
             | Kind::ProvisioningReplies
             | Kind::Events
             | Kind::ManagementReplies => return,

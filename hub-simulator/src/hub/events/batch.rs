@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Origin;
+use crate::hub::stamps::Stamps;
 
 /// An event before the log has numbered it.
 #[derive(Debug)]
 pub(super) struct Fresh {
-    pub(super) origin: Arc<Origin>,
+    pub(super) stamps: Arc<Stamps>,
     pub(super) message: Arc<[u8]>,
 }
 
@@ -18,26 +18,27 @@ pub(crate) struct EventBatch {
 }
 
 impl EventBatch {
-    /// Adds an event: an encoded message.
-    pub(crate) fn push(&mut self, origin: &Arc<Origin>, message: &[u8]) {
-        if self.by_partition.len() <= origin.partition {
-            self.by_partition
-                .resize_with(origin.partition + 1, Vec::new);
+    /// Adds an event: an encoded message, and what the hub writes onto it.
+    pub(crate) fn push(&mut self, partition: u8, stamps: &Arc<Stamps>, message: &[u8]) {
+        let at = usize::from(partition);
+        if self.by_partition.len() <= at {
+            self.by_partition.resize_with(at + 1, Vec::new);
         }
-        self.by_partition[origin.partition].push(Fresh {
-            origin: Arc::clone(origin),
+        self.by_partition[at].push(Fresh {
+            stamps: Arc::clone(stamps),
             message: message.into(),
         });
     }
 
-    /// Where the next event of `origin` will be, to come back to.
-    pub(crate) fn mark(&self, origin: &Origin) -> usize {
-        self.by_partition.get(origin.partition).map_or(0, Vec::len)
+    /// How many events wait for a partition, to come back to.
+    pub(crate) fn mark(&self, partition: u8) -> usize {
+        let events = self.by_partition.get(usize::from(partition));
+        events.map_or(0, Vec::len)
     }
 
-    /// Drops what was added for `origin` since a mark, nothing else having been added.
-    pub(crate) fn back_to(&mut self, origin: &Origin, mark: usize) {
-        if let Some(events) = self.by_partition.get_mut(origin.partition) {
+    /// Drops what was added for a partition since a mark.
+    pub(crate) fn back_to(&mut self, partition: u8, mark: usize) {
+        if let Some(events) = self.by_partition.get_mut(usize::from(partition)) {
             events.truncate(mark);
         }
     }

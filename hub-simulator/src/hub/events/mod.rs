@@ -9,7 +9,6 @@ mod partition;
 mod position;
 mod reader;
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use batch::EventBatch;
@@ -17,9 +16,7 @@ pub(crate) use partition::{Event, Last, PartitionInfo};
 pub(crate) use position::{By, Position};
 pub(crate) use reader::{Claim, Read, Reader, Refusal};
 
-use super::identity;
 use super::record::RecordMode;
-use super::registry::AuthMethod;
 use crate::clock::unix_millis;
 use partition::Partition;
 
@@ -83,19 +80,6 @@ impl Default for Layout {
     }
 }
 
-/// What the hub stamps on all events of a sender.
-#[derive(Debug)]
-pub(crate) struct Origin {
-    /// `device` or `device/module`.
-    pub(crate) identity: Arc<str>,
-    /// Tells the device from one of the same name before it.
-    pub(crate) generation: u64,
-    pub(crate) auth: AuthMethod,
-    /// The Plug and Play model that the device says it is of.
-    pub(crate) model: Option<Box<str>>,
-    partition: usize,
-}
-
 /// The events of a hub.
 #[derive(Debug)]
 pub(crate) struct EventLog {
@@ -132,36 +116,19 @@ impl EventLog {
         Some(self.partitions.get(partition)?.info())
     }
 
-    /// What to stamp on the events of a sender; `None` while nothing is kept.
-    pub(crate) fn origin(
-        &self,
-        identity: &Arc<str>,
-        generation: u64,
-        auth: AuthMethod,
-        model: Option<&str>,
-    ) -> Option<Arc<Origin>> {
-        self.keeps.then(|| {
-            Arc::new(Origin {
-                identity: Arc::clone(identity),
-                generation,
-                auth,
-                model: model.map(Into::into),
-                partition: self.partition_of(identity),
-            })
-        })
-    }
-
-    /// The partition of a device and its modules: FNV-1a of the device's id, folded to 32 bits,
-    /// modulo the number of partitions. The real hub's hash is not public.
-    fn partition_of(&self, identity: &str) -> usize {
+    /// The partition of a device and its modules; none while no events are kept.
+    ///
+    /// FNV-1a of the device's id, folded to 32 bits, modulo the number of partitions. The real hub's
+    /// hash is not public.
+    pub(crate) fn partition_of(&self, device: &str) -> Option<u8> {
         const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0100_0000_01b3;
-        let (device, _module) = identity::split(identity);
         let hash = device.bytes().fold(BASIS, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(PRIME)
         });
         let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
-        (folded % self.partitions.len() as u64) as usize
+        let partition = u8::try_from(folded % self.partitions.len() as u64).ok();
+        partition.filter(|_| self.keeps)
     }
 
     /// Appends what has gathered and wakes the readers that wait for it.

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::EventRetention;
 use super::batch::Fresh;
 use super::position::{By, Position};
 use super::reader::{Readers, Refusal};
-use super::{EventRetention, Origin};
 use crate::hub::peer::Notice;
+use crate::hub::stamps::Stamps;
 
 /// What an event costs in memory besides its message, in bytes.
 const OVERHEAD: usize = 96;
@@ -15,7 +16,7 @@ const OVERHEAD: usize = 96;
 /// An event as it is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) stamps: Arc<Stamps>,
     /// The message as it came.
     pub(crate) message: Arc<[u8]>,
     /// Where it starts in the partition, in bytes.
@@ -94,8 +95,8 @@ impl Partition {
 
     pub(super) fn append(&self, fresh: &mut Vec<Fresh>, enqueued: i64) {
         let mut inner = self.lock();
-        for Fresh { origin, message } in fresh.drain(..) {
-            inner.push(origin, message, enqueued);
+        for Fresh { stamps, message } in fresh.drain(..) {
+            inner.push(stamps, message, enqueued);
         }
         inner.forget(self.retention);
         let woken = inner.readers.wake();
@@ -116,9 +117,9 @@ impl Partition {
 }
 
 impl Inner {
-    fn push(&mut self, origin: Arc<Origin>, message: Arc<[u8]>, enqueued: i64) {
+    fn push(&mut self, stamps: Arc<Stamps>, message: Arc<[u8]>, enqueued: i64) {
         let event = Event {
-            origin,
+            stamps,
             offset: self.next_offset,
             // Times never fall, whatever the clock does.
             enqueued: enqueued.max(self.last.enqueued),

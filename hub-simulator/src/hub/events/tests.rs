@@ -1,7 +1,10 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::hub::peer::{Notice, Peer, Route, Subscriber};
+use crate::hub::registry::AuthMethod;
+use crate::hub::stamps::Stamps;
 
 fn log(events: usize, bytes: usize) -> Arc<EventLog> {
     let layout = Layout {
@@ -13,12 +16,10 @@ fn log(events: usize, bytes: usize) -> Arc<EventLog> {
 
 /// Appends events of one byte each, one a second.
 fn append(log: &EventLog, bytes: impl IntoIterator<Item = u8>) {
-    let origin = log
-        .origin(&"d".into(), 1, AuthMethod::IdentityKey, None)
-        .unwrap();
+    let stamps = Stamps::new("d", AuthMethod::IdentityKey, 1, None);
     for byte in bytes {
         let mut batch = EventBatch::default();
-        batch.push(&origin, &[byte]);
+        batch.push(0, &stamps, &[byte]);
         log.append(&mut batch, at(byte));
     }
 }
@@ -206,19 +207,20 @@ fn five_readers_without_an_epoch_are_enough_for_a_group() {
 }
 
 #[test]
-fn a_device_and_its_modules_have_one_partition_and_devices_use_all() {
+fn a_device_has_one_partition_and_devices_use_all() {
     let layout = Layout {
         partitions: 32,
         ..Layout::default()
     };
-    let log = EventLog::new(layout, EventRetention::NOTHING);
-    assert_eq!(log.partition_of("d"), log.partition_of("d/module"));
-    let used: std::collections::BTreeSet<usize> = (0..1000)
+    let log = EventLog::new(layout, EventRetention::default());
+    let used: std::collections::BTreeSet<_> = (0..1000)
         .map(|number| log.partition_of(&format!("device-{number}")))
         .collect();
     assert_eq!(used.len(), 32);
     // Stable over versions: bookmarks of readers depend on it.
-    let four = EventLog::new(Layout::default(), EventRetention::NOTHING);
+    let four = EventLog::new(Layout::default(), EventRetention::default());
     let places = ["device-1", "device-2", "sensor-a", "x"].map(|id| four.partition_of(id));
-    assert_eq!(places, [0, 1, 3, 3]);
+    assert_eq!(places, [Some(0), Some(1), Some(3), Some(3)]);
+    let none = EventLog::new(Layout::default(), EventRetention::NOTHING);
+    assert_eq!(none.partition_of("x"), None);
 }
