@@ -12,14 +12,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
-use crate::clock::Ticks;
 use crate::cloud::{Addresses, Cloud};
 use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
 use crate::hub::Hub;
 use crate::hub::device::Feed;
 use crate::hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
-use crate::hub::peer::{ConnectionStats, Notice};
+use crate::hub::peer::ConnectionStats;
 use crate::hub::record::Record;
 use crate::hub::registry::{DeviceKeys, KeyPair, Registry};
 use crate::hub::state::Now;
@@ -264,17 +263,7 @@ impl HubSimulator {
 
     /// Enables or disables a device; a disabled one loses its links. Returns whether it is registered.
     pub fn set_enabled(&self, id: &str, enabled: bool) -> bool {
-        let known = match self.hub.state().registry.get_mut(id) {
-            Some(device) => {
-                device.set_enabled(enabled, Ticks::now());
-                true
-            }
-            None => false,
-        };
-        if known && !enabled {
-            self.hub.broadcast(&Notice::DeviceGone(id.into()));
-        }
-        known
+        self.hub.set_enabled(id, enabled)
     }
 
     /// Gives a device new keys; tokens put before stay good until they expire.
@@ -286,13 +275,9 @@ impl HubSimulator {
         Some(keys.encoded())
     }
 
-    /// Removes a device: its links are detached, its messages purged. Returns whether it was there.
+    /// Removes a device with its modules: its links are detached, its messages purged. Returns whether it was there.
     pub fn remove_device(&self, id: &str) -> bool {
-        let removed = self.hub.state().remove_device(id);
-        if removed {
-            self.hub.broadcast(&Notice::DeviceGone(id.into()));
-        }
-        removed
+        self.hub.remove_identity(id)
     }
 
     /// Returns the connection string of a built-in policy: `iothubowner`, `service`, `device`,

@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod error;
 pub(crate) mod etag;
 mod provisioning;
+pub(crate) mod registry;
 mod service;
 
 use std::convert::Infallible;
@@ -37,6 +38,7 @@ const MAX_HEADERS: usize = 64 * 1024;
 /// All that the hubs answer to; each part brings its own.
 fn routes() -> Router<HttpState> {
     Router::new()
+        .merge(registry::routes())
         .merge(provisioning::routes())
         .merge(service::routes())
         .fallback(async || HubError::new(ErrorCode::LinkAddressNotFound, "No such path."))

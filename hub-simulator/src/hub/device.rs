@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -47,7 +49,8 @@ pub(crate) struct Device {
 }
 
 /// How a device shows who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Auth {
     /// By tokens made with a key.
     Sas(KeyPair),
@@ -55,10 +58,12 @@ pub(crate) enum Auth {
     SelfSigned(Box<RegisteredThumbprints>),
     /// By any certificate of an authority that the hub trusts.
     CertificateAuthority,
+    /// Not at all: it cannot come.
+    Nothing,
 }
 
 /// Hashes of a device's certificates in hexadecimal, as they were registered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct RegisteredThumbprints {
     pub(crate) primary: Option<String>,
     pub(crate) secondary: Option<String>,
@@ -72,7 +77,7 @@ impl RegisteredThumbprints {
 }
 
 /// What most devices have nothing of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Details {
     pub(crate) status_reason: Option<String>,
     pub(crate) status_updated: Ticks,
@@ -109,8 +114,49 @@ impl Device {
     pub(crate) fn keys(&self) -> Option<&KeyPair> {
         match &self.auth {
             Auth::Sas(keys) => Some(keys),
-            Auth::SelfSigned(_) | Auth::CertificateAuthority => None,
+            _ => None,
         }
+    }
+
+    /// The entity tag: a number in base64.
+    pub(crate) fn etag_text(&self) -> String {
+        BASE64.encode(self.etag.to_string())
+    }
+
+    /// The number in an entity tag.
+    pub(crate) fn etag_number(etag: &str) -> Option<u32> {
+        String::from_utf8(BASE64.decode(etag).ok()?)
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    pub(crate) fn status(&self) -> &'static str {
+        if self.enabled { "enabled" } else { "disabled" }
+    }
+
+    pub(crate) fn status_updated(&self) -> Ticks {
+        let details = self.details.as_ref();
+        details.map_or(Ticks::default(), |details| details.status_updated)
+    }
+
+    pub(crate) fn connection_state(&self) -> &'static str {
+        if self.links > 0 {
+            "Connected"
+        } else {
+            "Disconnected"
+        }
+    }
+
+    pub(crate) fn is_edge(&self) -> bool {
+        self.details
+            .as_ref()
+            .is_some_and(|details| details.iot_edge)
+    }
+
+    /// Cloud-to-device messages in its queue.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     /// Gives it new keys.
@@ -158,6 +204,47 @@ impl Device {
             Feed::Methods => &mut self.methods,
             Feed::Desired => &mut self.desired,
         }
+    }
+}
+
+/// An identity and its twin as they are kept on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredDevice<'a> {
+    auth: Cow<'a, Auth>,
+    enabled: bool,
+    generation: u64,
+    etag: u32,
+    connection_updated: Ticks,
+    last_activity: Ticks,
+    details: Option<Cow<'a, Details>>,
+    twin: Option<Cow<'a, Twin>>,
+}
+
+impl Device {
+    /// What is kept on disk.
+    pub(crate) fn stored(&self) -> StoredDevice<'_> {
+        StoredDevice {
+            auth: Cow::Borrowed(&self.auth),
+            enabled: self.enabled,
+            generation: self.generation,
+            etag: self.etag,
+            connection_updated: self.connection_updated,
+            last_activity: self.last_activity,
+            details: self.details.as_deref().map(Cow::Borrowed),
+            twin: self.twin.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// Puts back what was kept.
+    pub(crate) fn restore(&mut self, stored: StoredDevice<'_>) {
+        self.auth = stored.auth.into_owned();
+        self.enabled = stored.enabled;
+        self.generation = stored.generation;
+        self.etag = stored.etag;
+        self.connection_updated = stored.connection_updated;
+        self.last_activity = stored.last_activity;
+        self.details = stored.details.map(|details| Box::new(details.into_owned()));
+        self.twin = stored.twin.map(|twin| Box::new(twin.into_owned()));
     }
 }
 

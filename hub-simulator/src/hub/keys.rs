@@ -3,6 +3,7 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
 
 use super::sas::{SasToken, hmac_sha256};
 use crate::guid::random_bytes;
@@ -24,7 +25,8 @@ impl fmt::Debug for DeviceKeys {
 }
 
 /// A pair of raw keys, one behind the other.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Encoded", try_from = "Encoded")]
 pub(crate) struct KeyPair {
     bytes: Box<[u8]>,
     /// Where the secondary key begins.
@@ -70,6 +72,31 @@ impl KeyPair {
     pub(crate) fn signed(&self, token: &SasToken<'_>) -> bool {
         // Both are always compared: which of them fits is nobody's business.
         token.is_signed_with(self.primary()) | token.is_signed_with(self.secondary())
+    }
+}
+
+/// A pair of keys in base64, as it is kept on disk.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    primary: String,
+    secondary: String,
+}
+
+impl From<KeyPair> for Encoded {
+    fn from(keys: KeyPair) -> Self {
+        let DeviceKeys { primary, secondary } = keys.encoded();
+        Self { primary, secondary }
+    }
+}
+
+impl TryFrom<Encoded> for KeyPair {
+    type Error = base64::DecodeError;
+
+    fn try_from(keys: Encoded) -> Result<Self, Self::Error> {
+        Ok(Self::new(
+            &BASE64.decode(keys.primary)?,
+            &BASE64.decode(keys.secondary)?,
+        ))
     }
 }
 

@@ -1,17 +1,22 @@
 //! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
 
 pub(crate) mod access;
+pub(crate) mod bulk;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod feedback;
+pub(crate) mod identities;
 pub(crate) mod identity;
+pub(crate) mod identity_record;
 pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
+pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod sas;
+pub(crate) mod search;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;

@@ -191,8 +191,7 @@ impl<T> Queue<T> {
         self.entries.iter().any(|e| e.lock.is_none())
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 

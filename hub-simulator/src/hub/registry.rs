@@ -1,6 +1,7 @@
 //! The hub's identity registry: who is there, and the check of a token against it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,6 +25,8 @@ pub(crate) struct Registry {
     host: String,
     /// Devices and their modules by identity, so that a device's modules follow it.
     devices: BTreeMap<Arc<str>, Box<Device>>,
+    /// How many of them are modules.
+    modules: usize,
     policies: Vec<Policy>,
     group_key: Arc<[u8]>,
     auto_register: bool,
@@ -34,6 +37,7 @@ impl Registry {
         Self {
             host: host.to_owned(),
             devices: BTreeMap::new(),
+            modules: 0,
             policies: Policy::built_in(),
             group_key: Arc::new(random_bytes::<32>()),
             auto_register,
@@ -100,22 +104,38 @@ impl Registry {
         self.devices.get_mut(id).map(|device| &mut **device)
     }
 
+    pub(crate) fn count_devices(&self) -> usize {
+        self.devices.len() - self.modules
+    }
+
     /// Registers a device unless it is there already; its keys derive from the group key if the hub
     /// registers by itself, and are random otherwise.
     pub(crate) fn add(&mut self, id: &str) -> &mut Device {
-        let (group_key, auto) = (Arc::clone(&self.group_key), self.auto_register);
-        self.devices.entry(id.into()).or_insert_with(|| {
-            let keys = if auto {
-                KeyPair::derived(&group_key, id)
-            } else {
-                KeyPair::random()
-            };
-            Box::new(Device::new(keys, Ticks::now()))
-        })
+        match self.devices.entry(id.into()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                self.modules += usize::from(id.contains('/'));
+                let keys = if self.auto_register {
+                    KeyPair::derived(&self.group_key, id)
+                } else {
+                    KeyPair::random()
+                };
+                entry.insert(Box::new(Device::new(keys, Ticks::now())))
+            }
+        }
+    }
+
+    /// Registers a device or module, in the place of one of the same name.
+    pub(crate) fn insert(&mut self, id: &str, device: Device) {
+        if self.devices.insert(id.into(), Box::new(device)).is_none() {
+            self.modules += usize::from(id.contains('/'));
+        }
     }
 
     pub(crate) fn remove(&mut self, id: &str) -> Option<Device> {
-        self.devices.remove(id).map(|device| *device)
+        let device = self.devices.remove(id)?;
+        self.modules -= usize::from(id.contains('/'));
+        Some(*device)
     }
 
     /// The registered identity, if it exists and is enabled; a module only if its device is as well.
@@ -153,7 +173,7 @@ impl Registry {
         let fits = match self.get(&id).map(|device| &device.auth) {
             Some(Auth::SelfSigned(own)) => own.fit(shown),
             Some(Auth::CertificateAuthority) => true,
-            Some(Auth::Sas(_)) | None => false,
+            Some(Auth::Sas(_) | Auth::Nothing) | None => false,
         };
         if fits {
             Ok(id)
@@ -187,6 +207,13 @@ impl Registry {
             }
             None => {
                 let id = token.resource.identity().ok_or(AccessError::Audience)?;
+                if self.auto_register && self.get(&id).is_none() {
+                    // Whoever cannot sign shall not fill the registry.
+                    let keys = KeyPair::derived(&self.group_key, &id);
+                    if !keys.signed(&token) {
+                        return Err(AccessError::Signature);
+                    }
+                }
                 let id = self.usable(&id)?;
                 // A device that shows certificates has no key to sign with.
                 let keys = self.get(&id).and_then(Device::keys).cloned();

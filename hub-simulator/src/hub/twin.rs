@@ -184,6 +184,33 @@ impl Twin {
         }
     }
 
+    /// Puts in what a device is registered with, which counts as no write.
+    pub(crate) fn begin_with(&mut self, change: Change<'_>) -> Result<(), TwinError> {
+        let never = Stamp {
+            time: Ticks::default(),
+            version: self.desired.version,
+        };
+        let tags = change
+            .tags
+            .map(|tags| written(&self.tags, tags, Mode::Merge, never, MAX_TAGS))
+            .transpose()?;
+        let desired = change
+            .desired
+            .map(own_keys)
+            .map(|desired| {
+                let before = &self.desired.tree;
+                written(before, &desired, Mode::Merge, never, MAX_PROPERTIES)
+            })
+            .transpose()?;
+        if let Some(tags) = tags {
+            self.tags = tags;
+        }
+        if let Some(desired) = desired {
+            self.desired.tree = desired;
+        }
+        Ok(())
+    }
+
     pub(crate) fn etag(&self) -> String {
         BASE64.encode(self.etag.to_be_bytes())
     }
@@ -232,7 +259,9 @@ impl Twin {
             .as_ref()
             .map(|desired| self.desired.written(desired, mode, now))
             .transpose()?;
-        self.tags = tags.unwrap_or_else(|| std::mem::take(&mut self.tags));
+        if let Some(tags) = tags {
+            self.tags = tags;
+        }
         self.version += 1;
         self.etag += 1;
         let (Some(section), Some(patch)) = (section, desired) else {
@@ -452,6 +481,21 @@ mod tests {
             })
         );
         assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAI=", 3));
+    }
+
+    #[test]
+    fn what_a_device_begins_with_counts_as_no_write() {
+        let mut twin = fresh();
+        let document = json!({ "tags": { "t": 1 }, "properties": { "desired": { "user": "a" } } });
+        twin.begin_with(Change::of(&document).unwrap()).unwrap();
+        assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAE=", 2));
+        let stamp = json!({ "$lastUpdated": "0001-01-01T00:00:00Z", "$lastUpdatedVersion": 1 });
+        let mut metadata = stamp.clone();
+        metadata["user"] = stamp;
+        assert_eq!(
+            twin.properties()["desired"],
+            json!({ "user": "a", "$metadata": metadata, "$version": 1 })
+        );
     }
 
     #[test]

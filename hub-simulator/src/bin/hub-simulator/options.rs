@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use hub_simulator::{Builder, HubSimulator, Limits, RecordMode, Size, Tier};
+use hub_simulator::{Builder, HubSimulator, Limits, ProvisioningOptions, RecordMode, Size, Tier};
 
 /// Latest telemetry messages that the control line can show.
 const KEPT_MESSAGES: usize = 1000;
@@ -44,10 +44,16 @@ pub(crate) struct Options {
     /// Key of the default enrolment group, in base64; made at random if it is not given.
     #[arg(long, value_name = "KEY")]
     group_key: Option<String>,
+    /// Host name of the provisioning service; the hub's by default.
+    #[arg(long, value_name = "HOST")]
+    dps_host: Option<String>,
+    /// Id scope of the provisioning service; made at random if it is not given.
+    #[arg(long, value_name = "SCOPE")]
+    id_scope: Option<String>,
     /// Register every device at first sight, with a key derived from the group key.
     #[arg(long)]
     auto_register: bool,
-    /// Enforce the throttles and the daily quota of this tier.
+    /// Enforce the throttles and the daily quota of this tier, and provisioning's rate limits.
     #[arg(long, value_enum)]
     tier: Option<TierName>,
     /// Units of the tier.
@@ -73,11 +79,19 @@ impl Options {
             .hub(&self.host)
             .with_address(at(self.amqps_port))
             .with_mqtts_address(at(self.mqtts_port))
-            .with_https_address(at(self.https_port));
+            .with_https_address(at(self.https_port))
+            .with_provisioning(self.provisioning());
         if let Some(directory) = &self.state {
             builder = builder.with_state(directory);
         }
         builder
+    }
+
+    fn provisioning(&self) -> ProvisioningOptions {
+        let mut options = ProvisioningOptions::default().with_throttled(self.tier.is_some());
+        options.host.clone_from(&self.dps_host);
+        options.id_scope.clone_from(&self.id_scope);
+        options
     }
 
     /// One more hub, not started yet.
