@@ -5,6 +5,8 @@ mod device;
 mod methods;
 mod registrant;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 mod twin;
 
 use std::sync::Arc;
