@@ -169,11 +169,7 @@ impl Core {
                 Ok(None)
             }
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
-                let login = self.provisioning.as_ref();
-                match login.filter(|login| login.is_at(address)) {
-                    Some(_) => Ok(None),
-                    None => Err(endpoint::provisioning::unauthorized(self)),
-                }
+                endpoint::provisioning::authorize(self, address).map(|()| None)
             }
             // A connection that provisions is nothing else.
             (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),

@@ -165,12 +165,11 @@ impl Device {
         self.written();
     }
 
-    /// Enables or disables it.
+    /// Enables or disables it; the caller notes the write.
     pub(crate) fn set_enabled(&mut self, enabled: bool, now: Ticks) {
         if self.enabled != enabled {
             self.enabled = enabled;
             self.details.get_or_insert_default().status_updated = now;
-            self.written();
         }
     }
 

@@ -119,6 +119,7 @@ impl Hub {
             return false;
         };
         device.set_enabled(enabled, Ticks::now());
+        device.written();
         let gone = if enabled {
             Vec::new()
         } else {

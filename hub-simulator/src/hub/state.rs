@@ -27,6 +27,9 @@ const MAX_C2D_BODY: usize = 64 * 1024;
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 const MAX_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
 
+/// Longest model id, in bytes.
+const MAX_MODEL_ID: usize = 2048;
+
 /// The time, read once for everything that happens together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
@@ -452,6 +455,15 @@ impl HubState {
             subscriber.post(|route| Notice::Desired(route, told));
         }
         Ok(())
+    }
+
+    /// Notes the IoT Plug and Play model that a device has announced; it stands in its twin.
+    pub(crate) fn announce_model(&mut self, id: &str, model: &str) {
+        if let Some(device) = self.registry.get_mut(id)
+            && model.len() <= MAX_MODEL_ID
+        {
+            device.twin_mut(id).model_id = model.to_owned();
+        }
     }
 
     pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
