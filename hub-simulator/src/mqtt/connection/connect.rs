@@ -87,8 +87,12 @@ pub(super) fn judge(core: &mut Core, connect: Connect) -> Result<Admission, Refu
         password: &login.password,
         thumbprints: core.caller.thumbprints.clone(),
     };
-    let (host, identity) = match user_name {
-        UserName::Hub { host, identity, .. } => (host, identity),
+    let (host, identity, model_id) = match user_name {
+        UserName::Hub {
+            host,
+            identity,
+            model_id,
+        } => (host, identity, model_id),
         UserName::Provisioning {
             scope,
             registration,
@@ -112,6 +116,9 @@ pub(super) fn judge(core: &mut Core, connect: Connect) -> Result<Admission, Refu
         }
     }
     let (sender, expires) = authenticate(core.now, &hub, identity, &proof)?;
+    if let Some(model_id) = model_id {
+        hub.state().announce_model(identity, &model_id);
+    }
     let will = connect.last_will.map(|will| {
         let mut publish = Publish::from_bytes(will.topic, will.qos, will.message);
         publish.retain = will.retain;
