@@ -47,6 +47,7 @@ mod tls;
 pub use builder::{Builder, StartError};
 pub use connection_string::{ConnectionString, ConnectionStringError, KeyOwner};
 pub use faults::{Fault, Faults, HeldSettlements, LinkKind, Plan, PlanError, Planned, Step};
+pub use hub::events::EventRetention;
 pub use hub::feedback::Ack;
 pub use hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 pub use hub::peer::{ConnectionId, ConnectionStats};
