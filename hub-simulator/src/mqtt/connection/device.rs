@@ -139,7 +139,7 @@ impl Device {
                 let usable = core.hub.state().registry.usable(self.identity());
                 usable.map_err(|error| End::refused(error.to_string()))?;
             }
-            Notice::DeviceGone(_) | Notice::Order(_) => {}
+            Notice::DeviceGone(_) | Notice::Stolen(..) | Notice::Order(_) => {}
         }
         Ok(())
     }
