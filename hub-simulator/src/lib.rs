@@ -53,6 +53,7 @@ pub use hub::queue::C2dOutcome;
 pub use hub::record::{Accepted, Record, RecordMode};
 pub use hub::registry::DeviceKeys;
 pub use hub::sas::sign;
+pub use hub::stamps::Stamps;
 pub use hub::throttle::{Size, Tier};
 pub use hub::twin::TwinError;
 pub use limits::Limits;

@@ -234,7 +234,7 @@ async fn read_or_write(
 }
 
 /// Hangs up in a way that lets the peer read the last words before it.
-async fn linger(mut line: impl Line) {
+pub(crate) async fn linger(mut line: impl Line) {
     let hang_up = async {
         line.shutdown().await?;
         let mut sink = [0; 1024];

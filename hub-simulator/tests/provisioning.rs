@@ -5,10 +5,11 @@
 mod http;
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use fe2o3_amqp::connection::Connection;
+use fe2o3_amqp::connection::{Connection, ConnectionHandle, OpenError};
 use fe2o3_amqp::link::{Receiver, Sender};
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::Session;
@@ -19,6 +20,13 @@ use http::{Http, Reply};
 use hub_simulator::{HubSimulator, ProvisioningOptions, sign};
 use serde_json::{Value, json};
 use support::{Client, DataBody, accepted, expiry, rejection, soon, tls_stream, token};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// A service that takes no time, so that tests need not either.
 fn at_once() -> ProvisioningOptions {
@@ -164,24 +172,30 @@ async fn an_individual_enrolment_names_its_device_and_its_first_twin() {
     assert_eq!(registered.payload["modelId"], "dtmi:example:pump;1");
 }
 
-/// Logs in over AMQP and registers there.
-async fn register_over_amqp(hub: &HubSimulator, id: &str, key: &[u8]) -> Value {
-    let (token, path) = device(hub, id, key);
-    let address = path.trim_start_matches('/').to_owned();
-    let profile = SaslProfile::Plain {
-        username: address.clone(),
-        password: token,
-    };
-    let builder = Connection::builder()
-        .container_id("device")
-        .sasl_profile(profile);
-    let stream = tls_stream(hub).await;
-    let mut connection = soon(builder.open_with_stream(stream)).await.unwrap();
+/// Opens an AMQP connection over TLS.
+async fn open(
+    stream: TlsStream<TcpStream>,
+    profile: SaslProfile,
+) -> Result<ConnectionHandle<()>, OpenError> {
+    let builder = Connection::builder().container_id("device");
+    let builder = builder.sasl_profile(profile);
+    soon(builder.open_with_stream(stream)).await
+}
+
+fn plain(username: &str, password: &str) -> SaslProfile {
+    SaslProfile::Plain {
+        username: username.to_owned(),
+        password: password.to_owned(),
+    }
+}
+
+/// Registers over AMQP at an address and polls; returns the registration state.
+async fn register_over_amqp(mut connection: ConnectionHandle<()>, address: &str) -> Value {
     let mut session = soon(Session::begin(&mut connection)).await.unwrap();
-    let mut receiver = soon(Receiver::attach(&mut session, "in", address.as_str()))
+    let mut receiver = soon(Receiver::attach(&mut session, "in", address))
         .await
         .unwrap();
-    let mut sender = soon(Sender::attach(&mut session, "out", address.as_str()))
+    let mut sender = soon(Sender::attach(&mut session, "out", address))
         .await
         .unwrap();
     let request = |operation: &str, id: &str| {
@@ -237,9 +251,77 @@ async fn tls_hub() -> HubSimulator {
 async fn a_device_registers_over_amqp() {
     let hub = tls_hub().await;
     let key = derive(&hub.provisioning().group_key(), "d");
-    let state = register_over_amqp(&hub, "d", &key).await;
+    let (token, path) = device(&hub, "d", &key);
+    let address = path.trim_start_matches('/');
+    let stream = tls_stream(&hub).await;
+    let connection = open(stream, plain(address, &token)).await.unwrap();
+    let state = register_over_amqp(connection, address).await;
     assert_eq!(state["deviceId"], "d");
     assert_eq!(hub.device_keys("d").unwrap().primary, BASE64.encode(key));
+}
+
+#[tokio::test]
+async fn a_device_registers_by_its_certificate_alone() {
+    let hub = tls_hub().await;
+    let certified = rcgen::generate_simple_self_signed(["unit-7".to_owned()]).unwrap();
+    let certificate = certified.cert.pem();
+    let terms = json!({
+        "attestation": {
+            "type": "x509",
+            "x509": { "clientCertificates": { "primary": { "certificate": certificate } } },
+        },
+    });
+    let provisioning = hub.provisioning();
+    provisioning.enrol_device("unit-7", &terms).unwrap();
+    let key = certified.signing_key.serialize_pem();
+    let address = |id: &str| format!("{}/registrations/{id}", provisioning.id_scope());
+    let connect = async || {
+        let stream = certified_stream(&hub, &certificate, &key).await;
+        open(stream, SaslProfile::Anonymous).await.unwrap()
+    };
+    let state = register_over_amqp(connect().await, &address("unit-7")).await;
+    assert_eq!(
+        (&state["deviceId"], &state["x509"]),
+        (&json!("unit-7"), &json!({}))
+    );
+    let mut connection = connect().await;
+    let mut session = soon(Session::begin(&mut connection)).await.unwrap();
+    // Another's registration is refused when it is asked for.
+    let other = address("unit-8");
+    let mut sender = soon(Sender::attach(&mut session, "out", other.as_str()))
+        .await
+        .unwrap();
+    let request = Message::builder().data(b"{}".to_vec()).build();
+    let (condition, text) = rejection(soon(sender.send(request)).await.unwrap());
+    assert_eq!(condition, "amqp:unauthorized-access");
+    let text: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&text["errorCode"], &text["message"]),
+        (&json!(401_002), &json!("Invalid certificate."))
+    );
+}
+
+/// A TLS connection that shows a certificate.
+async fn certified_stream(
+    hub: &HubSimulator,
+    certificate: &str,
+    key: &str,
+) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(hub.ca_pem().unwrap().as_bytes()).unwrap();
+    roots.add(authority).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let name = ServerName::try_from(hub.host().to_owned()).unwrap();
+    let stream = TcpStream::connect(hub.addr()).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    soon(connector.connect(name, stream)).await.unwrap()
 }
 
 #[tokio::test]
@@ -247,19 +329,11 @@ async fn a_login_over_amqp_is_good_for_its_own_registration_and_nothing_else() {
     let hub = tls_hub().await;
     let (token, path) = grouped(&hub, "d");
     let username = path.trim_start_matches('/').to_owned();
-    let connect = async |username: &str, password: &str| {
-        let profile = SaslProfile::Plain {
-            username: username.to_owned(),
-            password: password.to_owned(),
-        };
-        let builder = Connection::builder()
-            .container_id("device")
-            .sasl_profile(profile);
-        soon(builder.open_with_stream(tls_stream(&hub).await)).await
-    };
     let wrong = device(&hub, "d", b"another key").0;
-    connect(&username, &wrong).await.unwrap_err();
-    let mut connection = connect(&username, &token).await.unwrap();
+    let refused = open(tls_stream(&hub).await, plain(&username, &wrong)).await;
+    refused.unwrap_err();
+    let stream = tls_stream(&hub).await;
+    let mut connection = open(stream, plain(&username, &token)).await.unwrap();
     for address in [
         username.replace("/d", "/e"),
         "$cbs".to_owned(),

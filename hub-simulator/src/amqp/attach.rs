@@ -11,11 +11,13 @@ use super::link::{Kind, Link};
 use super::session::{Session, Slot};
 use super::{AmqpError, condition, endpoint};
 use crate::faults::Attaching;
+use crate::hub::Sender;
+use crate::hub::error::ErrorCode;
 
 /// A link that may be: what it is for and whose.
 struct Granted {
     kind: Kind,
-    device: Option<Arc<str>>,
+    sender: Option<Sender>,
 }
 
 impl Session {
@@ -85,7 +87,7 @@ impl Session {
         let place = address::resolve(address, attach.peer_receives).ok_or_else(|| {
             let text =
                 format!("The link address '{address}' did not match any of the expected formats.");
-            AmqpError::new(condition::NOT_FOUND, core.describe(404_006, &text))
+            core.refusal_as(condition::NOT_FOUND, ErrorCode::LinkAddressNotFound, &text)
         })?;
         if let Some(device) = &place.device {
             match core.hub.script.attaching(device) {
@@ -94,15 +96,18 @@ impl Session {
                 Attaching::Withhold => return Ok(None),
             }
         }
-        let device = core.authorize(place.kind, place.device.as_deref())?;
-        Ok(Some(Granted {
-            kind: place.kind,
-            device,
-        }))
+        let sender = core.authorize(place.kind, place.device.as_deref())?;
+        let kind = place.kind;
+        Ok(Some(Granted { kind, sender }))
     }
 
     fn open_link(&mut self, core: &mut Core, attach: &Attach<'_>, granted: Granted) {
-        let Granted { kind, device } = granted;
+        let Granted { kind, sender } = granted;
+        let stamps = sender
+            .as_ref()
+            .filter(|_| kind == Kind::Telemetry)
+            .map(|sender| core.hub.state().stamps(sender));
+        let device = sender.map(|sender| sender.identity);
         let handle = attach.handle;
         let name: Arc<str> = attach.name.into();
         self.names.insert((Arc::clone(&name), kind.hub_sends()));
@@ -144,6 +149,7 @@ impl Session {
             partial: None,
             outbox: VecDeque::new(),
             counter,
+            stamps,
             device,
         };
         tracing::debug!(device.id = link.device.as_deref(), ?kind, "Link is open");

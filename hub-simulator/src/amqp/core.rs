@@ -11,16 +11,17 @@ use tokio::time::Instant;
 use super::codec::encode::Outcome;
 use super::link::Kind;
 use super::tokens::Tokens;
-use super::{AmqpError, condition, endpoint};
-use crate::clock::iso8601;
+use super::{AmqpError, Info, condition, endpoint};
+use crate::clock::{iso8601, us_time};
 use crate::cloud::Caller;
 use crate::guid::Guid;
-use crate::hub::Hub;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
+use crate::hub::registry::AuthMethod;
 use crate::hub::state::Now;
 use crate::hub::throttle::Operation;
+use crate::hub::{Hub, Sender};
 use crate::provisioning::Login;
 
 /// Handles that a connection's sessions have room for together, used or not.
@@ -97,6 +98,15 @@ impl Core {
         }
     }
 
+    /// Turns to another hub of the cloud, before anything is open.
+    pub(crate) fn move_to(&mut self, hub: Arc<Hub>) {
+        if !Arc::ptr_eq(&hub, &self.hub) {
+            self.hub.leave(self.peer.id);
+            hub.adopt(&self.peer);
+            self.hub = hub;
+        }
+    }
+
     /// Whether the connection may have one more link.
     pub(crate) fn has_room_for_link(&self) -> bool {
         self.links < self.hub.limits.links_per_connection
@@ -158,37 +168,54 @@ impl Core {
         self.hub.stir();
     }
 
-    /// Whether a link of this kind may be open: somebody's token covers it, and its device is there.
+    /// Whether a link of this kind may be open: somebody's token or certificate covers it, and its
+    /// device is there. Tells who uses the link, if it is a device's.
     pub(crate) fn authorize(
         &self,
         kind: Kind,
         device: Option<&str>,
-    ) -> Result<Option<Arc<str>>, AmqpError> {
+    ) -> Result<Option<Sender>, AmqpError> {
+        let service: &[&str] = match kind {
+            Kind::ServiceC2d => &["messages", "devicebound"],
+            Kind::Feedback => &["messages", "serviceBound", "feedback"],
+            Kind::FileNotifications => &["messages", "serviceBound", "filenotifications"],
+            _ => &[],
+        };
         match (kind, device) {
-            (Kind::ServiceC2d, _) if self.tokens.allow_service(&["messages", "devicebound"]) => {
-                Ok(None)
-            }
+            _ if !service.is_empty() && self.tokens.allow_service(service) => Ok(None),
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
-                let login = self.provisioning.as_ref();
-                match login.filter(|login| login.is_at(address)) {
-                    Some(_) => Ok(None),
-                    None => Err(endpoint::provisioning::unauthorized(self)),
-                }
+                endpoint::provisioning::authorize(self, address).map(|()| None)
             }
             // A connection that provisions is nothing else.
             (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
-            (_, Some(id)) if self.tokens.allow_device(id) => self
-                .hub
-                .state()
-                .registry
-                .usable(id)
-                .map(Some)
-                .map_err(|error| self.refusal(&error.into())),
-            _ => Err(self.refusal(&HubError::new(
-                ErrorCode::IotHubUnauthorized,
-                "Unauthorized: no valid token of this connection covers the link.",
-            ))),
+            (_, Some(id)) => self.sender(id).map(Some),
+            _ => Err(self.uncovered()),
         }
+    }
+
+    /// The device or module, if it is usable and the connection may act as it: by a token, or by the
+    /// certificate that it was opened with.
+    fn sender(&self, id: &str) -> Result<Sender, AmqpError> {
+        let mut state = self.hub.state();
+        let (identity, auth) = match (self.tokens.acting_as(id), &self.caller.thumbprints) {
+            (Some(auth), _) => (state.registry.usable(id), auth),
+            (None, Some(shown)) => (
+                state.registry.check_certificate(id, shown),
+                AuthMethod::Certificate,
+            ),
+            (None, None) => return Err(self.uncovered()),
+        };
+        match identity {
+            Ok(identity) => Ok(Sender { identity, auth }),
+            Err(error) => Err(self.refusal(&error.into())),
+        }
+    }
+
+    fn uncovered(&self) -> AmqpError {
+        self.refusal(&HubError::new(
+            ErrorCode::IotHubUnauthorized,
+            "Unauthorized: no valid token of this connection covers the link.",
+        ))
     }
 
     /// Sends a settlement later, among the others in the order they fall due.
@@ -220,20 +247,34 @@ impl Core {
 
     /// A refusal as AMQP words it.
     pub(crate) fn refusal(&self, error: &HubError) -> AmqpError {
-        AmqpError::new(
-            condition::of(error.code),
-            self.describe(error.code.number(), &error.message),
-        )
+        self.refusal_as(condition::of(error.code), error.code, &error.message)
     }
 
-    /// An error description as the hub writes it: JSON with a code and a tracking id.
-    pub(crate) fn describe(&self, code: u32, message: &str) -> String {
+    /// A refusal under a condition: the description is JSON with code and tracking id, as the hub
+    /// writes it, and the info map has both once more.
+    pub(crate) fn refusal_as(
+        &self,
+        condition: &'static str,
+        code: ErrorCode,
+        message: &str,
+    ) -> AmqpError {
         let time = iso8601(self.now.system);
-        let tracking = format!("{}-G:0-TimeStamp:{time}", Guid::random().simple());
-        serde_json::json!({
-            "errorCode": code, "trackingId": tracking, "message": message, "timestampUtc": time,
-        })
-        .to_string()
+        let stamp = us_time(self.now.system);
+        let tracking = format!("{}-G:0-TimeStamp:{stamp}", Guid::random().simple());
+        let number = code.number();
+        let description = serde_json::json!({
+            "errorCode": number,
+            "trackingId": tracking,
+            "message": message,
+            "timestampUtc": time,
+        });
+        AmqpError::new(condition, description.to_string())
+            .with("com.microsoft:tracking-id", Info::Text(tracking))
+            .with(
+                "com.microsoft:error-code",
+                Info::Int(i32::try_from(number).unwrap_or(i32::MAX)),
+            )
+            .with("com.microsoft:is-filtered", Info::Bool(true))
     }
 
     /// Tells the record what was accepted in this turn.

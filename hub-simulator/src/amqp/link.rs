@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::{Bytes, BytesMut};
 
 use crate::faults::LinkKind;
+use crate::hub::stamps::Stamps;
 use crate::limits::Limits;
 
 /// What a link is for; requests and answers of a pair are two kinds.
@@ -21,6 +22,11 @@ pub(crate) enum Kind {
     TwinRequests,
     TwinReplies,
     ServiceC2d,
+    Feedback,
+    /// Of file uploads; there are none.
+    FileNotifications,
+    /// Messages that a module is sent by routes; only an edge has those.
+    Inputs,
     ProvisioningRequests,
     ProvisioningReplies,
 }
@@ -51,6 +57,9 @@ impl Kind {
                 | Self::C2d
                 | Self::MethodCalls
                 | Self::TwinReplies
+                | Self::Feedback
+                | Self::FileNotifications
+                | Self::Inputs
                 | Self::ProvisioningReplies
         )
     }
@@ -61,7 +70,12 @@ impl Kind {
             Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
             Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
-            Self::Telemetry | Self::C2d | Self::ServiceC2d => None,
+            Self::Telemetry
+            | Self::C2d
+            | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs => None,
         }
     }
 
@@ -72,7 +86,8 @@ impl Kind {
             Self::CbsRequests | Self::ProvisioningRequests => (Some(0), Some(0), Some(MIB)),
             Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
-            Self::C2d => (None, Some(1), Some(65_536)),
+            Self::C2d | Self::Feedback | Self::FileNotifications => (None, Some(1), Some(65_536)),
+            Self::Inputs => (None, Some(0), Some(MIB)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
                 (Some(1), Some(0), Some(MIB))
             }
@@ -102,6 +117,9 @@ impl Kind {
             Self::CbsRequests
             | Self::CbsReplies
             | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs
             | Self::ProvisioningRequests
             | Self::ProvisioningReplies => None,
         }
@@ -131,6 +149,8 @@ pub(crate) struct Link {
     pub(crate) outbox: VecDeque<Outgoing>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
+    /// What the hub writes onto telemetry.
+    pub(crate) stamps: Option<Arc<Stamps>>,
 }
 
 /// A delivery of which more frames are to come.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::hub::registry::{Grant, Principal};
+use crate::hub::identity;
+use crate::hub::registry::{AuthMethod, Grant, Principal};
 
 /// Tokens by the name they were put under; the same name again renews.
 #[derive(Debug, Default)]
@@ -70,9 +71,19 @@ impl Tokens {
         any
     }
 
-    /// Whether a token here lets its holder act as `device`.
-    pub(crate) fn allow_device(&self, device: &str) -> bool {
-        self.of_device.contains_key(device) || self.policies().any(|p| p.may_act_as(device))
+    /// How a token here lets its holder act as `device`, or as a module of a device, if one does.
+    ///
+    /// A device's token covers its modules: the part of the hub that a token is for is a prefix
+    /// (Microsoft, "Control access to IoT Hub by using shared access signatures"), and edgeHub's
+    /// `DeviceScopeTokenAuthenticator` takes a device's audience for a module of it.
+    pub(crate) fn acting_as(&self, id: &str) -> Option<AuthMethod> {
+        let device = identity::split(id).0;
+        if self.of_device.contains_key(id) || self.of_device.contains_key(device) {
+            return Some(AuthMethod::IdentityKey);
+        }
+        self.policies()
+            .any(|policy| policy.may_act_as(id))
+            .then_some(AuthMethod::HubPolicy)
     }
 
     /// Whether a token here lets its holder use the service endpoint at `path`.

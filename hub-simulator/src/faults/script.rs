@@ -25,13 +25,13 @@ pub(crate) enum Order {
     Release,
 }
 
-/// How a settlement goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a settlement goes out, the soonest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Settling {
     Now,
+    After(Duration),
     Hold,
     Drop,
-    After(Duration),
 }
 
 impl Settling {

@@ -23,6 +23,16 @@ impl HubError {
         }
     }
 
+    /// The service side asks for what is not in the registry; the text is its name alone.
+    pub(crate) fn unknown(identity: &str) -> Self {
+        let code = if identity.contains('/') {
+            ErrorCode::ModuleNotFound
+        } else {
+            ErrorCode::DeviceNotFound
+        };
+        Self::new(code, identity)
+    }
+
     /// The device, or the module of a device, is not in the registry.
     pub(crate) fn not_registered(identity: &str, hub: &str) -> Self {
         AccessError::NotRegistered {

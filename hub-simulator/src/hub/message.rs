@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -21,6 +21,10 @@ pub struct C2d {
     pub message_id: Option<String>,
     /// The correlation id; none by default.
     pub correlation_id: Option<String>,
+    /// The user id; none by default.
+    pub user_id: Option<Bytes>,
+    /// When it was made, as its sender says; none by default.
+    pub creation_time: Option<SystemTime>,
     /// The content type; none by default.
     pub content_type: Option<String>,
     /// The content encoding; none by default.
@@ -29,6 +33,17 @@ pub struct C2d {
     pub properties: BTreeMap<String, String>,
     /// How long the message waits for its device; one hour by default.
     pub ttl: Option<Duration>,
+    /// What its sender gave another type than text.
+    pub(crate) typed: Option<Box<Typed>>,
+}
+
+/// Fields of a message that are no texts, as AMQP encodes them, for a receiver that knows types.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Typed {
+    pub(crate) message_id: Option<Vec<u8>>,
+    pub(crate) correlation_id: Option<Vec<u8>>,
+    /// Application properties by name.
+    pub(crate) properties: BTreeMap<String, Vec<u8>>,
 }
 
 impl C2d {

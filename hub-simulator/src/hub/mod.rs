@@ -17,6 +17,7 @@ pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod sas;
 pub(crate) mod search;
+pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
@@ -161,6 +162,8 @@ impl Hub {
         self.record
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
+        let mut message = message;
+        message.stamps = Some(self.state().stamps(sender));
         let kept = self.record.mode().keep(message);
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();

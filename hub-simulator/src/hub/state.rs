@@ -17,9 +17,11 @@ use super::message::{C2d, C2dError, MethodError, MethodResponse};
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
+use super::stamps::Stamps;
 use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
+use crate::hub::Sender;
 
 /// Largest body of a cloud-to-device message.
 const MAX_C2D_BODY: usize = 64 * 1024;
@@ -127,6 +129,13 @@ impl HubState {
                 device.came_or_went(Ticks::now());
             }
         }
+    }
+
+    /// What is written onto every message of a sender.
+    pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
+        let device = self.registry.get(&sender.identity);
+        let generation = device.map_or(0, |device| device.generation);
+        Stamps::new(&sender.identity, sender.auth, generation)
     }
 
     /// Makes `subscriber` the listener; the one before is told.

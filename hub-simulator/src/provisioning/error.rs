@@ -69,6 +69,14 @@ pub(crate) struct DpsError {
 }
 
 impl DpsError {
+    /// A certificate that no enrolment knows.
+    pub(crate) fn invalid_certificate() -> Self {
+        Self {
+            message: "Invalid certificate.".into(),
+            ..Code::Unauthorized.into()
+        }
+    }
+
     pub(crate) fn unauthorized() -> Self {
         Code::Unauthorized.into()
     }

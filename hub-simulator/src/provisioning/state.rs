@@ -222,10 +222,7 @@ impl State {
                 {
                     Ok(login(Via::Individual, None))
                 }
-                _ => Err(DpsError {
-                    message: "Invalid certificate.".into(),
-                    ..Code::Unauthorized.into()
-                }),
+                _ => Err(DpsError::invalid_certificate()),
             },
             Proof::Token(text) => {
                 let token = self.token(text, registration_id, now)?;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::soon;
+use crate::support::{soon, token};
 
 /// What every path of the hub ends with.
 pub(crate) const VERSION: &str = "api-version=2021-04-12";
@@ -52,6 +52,16 @@ impl Http {
             host: hub.host().to_owned(),
             token: token.to_owned(),
         }
+    }
+
+    /// Connects with a device's token, good for an hour.
+    pub(crate) async fn device(hub: &HubSimulator, id: &str) -> Self {
+        Self::connect(hub, &token(&hub.device_connection_string(id))).await
+    }
+
+    /// Connects with a token of a policy.
+    pub(crate) async fn policy(hub: &HubSimulator, policy: &str) -> Self {
+        Self::connect(hub, &token(&hub.policy_connection_string(policy))).await
     }
 
     /// Asks and reads the answer; `headers` are lines.
@@ -100,10 +110,10 @@ impl Http {
             let mut headers = HashMap::new();
             loop {
                 let line = self.line().await;
-                let Some((name, value)) = line.split_once(": ") else {
+                let Some((name, value)) = line.split_once(':') else {
                     break;
                 };
-                headers.insert(name.to_ascii_lowercase(), value.to_owned());
+                headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             }
             let length = headers
                 .get("content-length")

@@ -58,10 +58,13 @@ impl<'a> Sections<'a> {
         fields.skip(2)?;
         let correlation_id = fields.raw()?;
         let (content_type, content_encoding) = (fields.text()?, fields.text()?);
-        let absolute_expiry_time = match fields.next()? {
-            Value::Timestamp(millis) => Some(millis),
-            _ => None,
+        let mut timestamp = || {
+            Ok(match fields.next()? {
+                Value::Timestamp(millis) => Some(millis),
+                _ => None,
+            })
         };
+        let (absolute_expiry_time, creation_time) = (timestamp()?, timestamp()?);
         Ok(MessageProperties {
             message_id,
             user_id,
@@ -70,6 +73,7 @@ impl<'a> Sections<'a> {
             content_type,
             content_encoding,
             absolute_expiry_time,
+            creation_time,
         })
     }
 
@@ -87,6 +91,21 @@ impl<'a> Sections<'a> {
         each: impl FnMut(&str, String),
     ) -> Result<(), DecodeError> {
         each_text(self.application, each)
+    }
+
+    /// Calls `each` with every application property, and its value as encoded.
+    pub(crate) fn each_raw_application_property(
+        &self,
+        mut each: impl FnMut(&str, Value<'a>, &'a [u8]),
+    ) -> Result<(), DecodeError> {
+        let mut pairs = self.application.unwrap_or_default();
+        while !pairs.is_empty() {
+            let (key, (value, raw)) = (pairs.next()?, pairs.next_raw()?);
+            if let Some(key) = key.text() {
+                each(key, value, raw);
+            }
+        }
+        Ok(())
     }
 
     /// Calls `each` with every message annotation that reads as a text.
@@ -185,6 +204,7 @@ pub(crate) struct MessageProperties<'a> {
     pub(crate) content_encoding: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub(crate) absolute_expiry_time: Option<i64>,
+    pub(crate) creation_time: Option<i64>,
 }
 
 /// An id or property value as text: uuids hyphenated, numbers in decimal.
@@ -235,7 +255,8 @@ impl MessageWriter {
             write::option(out, properties.content_type, write::symbol);
             write::option(out, properties.content_encoding, write::symbol);
             write::option(out, properties.absolute_expiry_time, write::timestamp);
-            out.put_bytes(0x40, 4);
+            write::option(out, properties.creation_time, write::timestamp);
+            out.put_bytes(0x40, 3);
         });
         self
     }
@@ -268,4 +289,5 @@ pub(crate) struct OutProperties<'a> {
     pub(crate) content_type: Option<&'a str>,
     pub(crate) content_encoding: Option<&'a str>,
     pub(crate) absolute_expiry_time: Option<i64>,
+    pub(crate) creation_time: Option<i64>,
 }

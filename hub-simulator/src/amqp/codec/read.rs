@@ -211,7 +211,7 @@ fn symbolic_descriptor(name: &str) -> u64 {
 /// The items of a list, or the keys and values of a map in turn.
 ///
 /// A list may end early: fields beyond its end read as null (AMQP 1.0 section 1.4).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Fields<'a> {
     left: u32,
     rest: &'a [u8],

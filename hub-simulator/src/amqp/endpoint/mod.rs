@@ -2,6 +2,7 @@
 
 pub(crate) mod c2d;
 pub(crate) mod cbs;
+pub(crate) mod feedback;
 pub(crate) mod methods;
 pub(crate) mod provisioning;
 pub(crate) mod service;

@@ -11,7 +11,7 @@ use crate::amqp::codec::read::Value;
 use crate::amqp::codec::write;
 use crate::amqp::core::Core;
 use crate::amqp::link::Outgoing;
-use crate::amqp::{AmqpError, condition};
+use crate::amqp::{AmqpError, Info, condition};
 use crate::provisioning::{DpsError, Proof, Reply};
 
 /// C# looks for the first, Node for the second.
@@ -42,9 +42,18 @@ fn enter(core: &mut Core, address: &str, proof: Proof<'_>) -> bool {
     core.provisioning.is_some()
 }
 
-/// Why a link is refused that is not the login's.
-pub(crate) fn unauthorized(core: &Core) -> AmqpError {
-    refusal(core, &DpsError::unauthorized())
+/// Whether a link may be open at an address: the login's, or any for who shows a certificate, whose
+/// requests are refused if it is not enrolled.
+pub(crate) fn authorize(core: &Core, address: &str) -> Result<(), AmqpError> {
+    let may = match &core.provisioning {
+        Some(login) => login.is_at(address),
+        None => core.caller.thumbprints.is_some(),
+    };
+    if may {
+        Ok(())
+    } else {
+        Err(refusal(core, &DpsError::unauthorized()))
+    }
 }
 
 /// Carries out a device's request.
@@ -55,7 +64,7 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpEr
     let property = |name| sections.application_property(name).and_then(Value::text);
     let cloud = &core.caller.cloud;
     let login = core.provisioning.as_ref();
-    let login = login.ok_or_else(|| unauthorized(core))?;
+    let login = login.ok_or_else(|| refusal(core, &DpsError::invalid_certificate()))?;
     let reply = match property("iotdps-operation-type") {
         Some("iotdps-register") => cloud.dps.register(cloud, login, &body, core.now),
         Some("iotdps-get-operationstatus") => {
@@ -105,5 +114,11 @@ fn refusal(core: &Core, error: &DpsError) -> AmqpError {
         400..500 => condition::NOT_ALLOWED,
         _ => condition::INTERNAL,
     };
-    AmqpError::new(condition, error.body(core.now.system).to_string())
+    let refusal = AmqpError::new(condition, error.body(core.now.system).to_string());
+    match error.retry_after {
+        Some(seconds) => RETRY_AFTER.into_iter().fold(refusal, |refusal, name| {
+            refusal.with(name, Info::Text(seconds.to_string()))
+        }),
+        None => refusal,
+    }
 }

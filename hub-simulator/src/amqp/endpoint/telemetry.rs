@@ -5,12 +5,13 @@
 use std::sync::atomic::Ordering;
 
 use super::unreadable;
+use crate::amqp::AmqpError;
 use crate::amqp::codec::DecodeError;
 use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
 use crate::amqp::core::Core;
 use crate::amqp::link::Link;
-use crate::amqp::{AmqpError, condition};
+use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::record::{Accepted, RecordMode};
 use crate::hub::throttle::Operation;
 
@@ -27,11 +28,12 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         return Outcome::Rejected(error);
     }
     if message.len() > core.hub.limits.max_telemetry_size {
-        let text = core.describe(413_001, "The message or batch is over the size limit.");
-        return Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text));
+        let text = "The message or batch is over the size limit.";
+        let error = HubError::new(ErrorCode::MessageTooLarge, text);
+        return Outcome::Rejected(core.refusal(&error));
     }
     let before = core.batch.kept.len();
-    match take(core, device, format, message) {
+    match take(core, link, device, format, message) {
         Ok(count) if count <= MAX_BATCH => {
             if let Err(error) = pay(core, count, message.len()) {
                 core.batch.kept.truncate(before);
@@ -47,7 +49,8 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         Ok(_) => {
             core.batch.kept.truncate(before);
             let text = "A batch holds at most 500 messages.";
-            Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text))
+            let error = HubError::new(ErrorCode::MessageTooLarge, text);
+            Outcome::Rejected(core.refusal(&error))
         }
         Err(error) => {
             core.batch.kept.truncate(before);
@@ -64,13 +67,19 @@ fn pay(core: &mut Core, count: usize, len: usize) -> Result<(), AmqpError> {
 }
 
 /// Records a message, or each of a batch, and counts them.
-fn take(core: &mut Core, device: &str, format: u32, message: &[u8]) -> Result<usize, DecodeError> {
+fn take(
+    core: &mut Core,
+    link: &Link,
+    device: &str,
+    format: u32,
+    message: &[u8],
+) -> Result<usize, DecodeError> {
     if format != BATCH_FORMAT {
-        return record(core, device, message).map(|()| 1);
+        return record(core, link, device, message).map(|()| 1);
     }
     let mut count = 0;
     for part in Sections::decode(message)?.data() {
-        record(core, device, part?)?;
+        record(core, link, device, part?)?;
         count += 1;
     }
     if count == 0 {
@@ -80,7 +89,7 @@ fn take(core: &mut Core, device: &str, format: u32, message: &[u8]) -> Result<us
 }
 
 /// Checks a message and keeps of it what the record's mode asks for.
-fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeError> {
+fn record(core: &mut Core, link: &Link, device: &str, message: &[u8]) -> Result<(), DecodeError> {
     let sections = Sections::decode(message)?;
     let mode = core.hub.record.mode();
     if mode == RecordMode::Count {
@@ -96,6 +105,7 @@ fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeErr
         accepted.user_id = properties
             .user_id
             .map(|user| String::from_utf8_lossy(user).into_owned());
+        accepted.stamps = link.stamps.clone();
         accepted.body = sections.body()?;
         sections.each_application_property(|name, value| {
             accepted.properties.insert(name.to_owned(), value);

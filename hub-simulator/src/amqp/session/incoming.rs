@@ -166,6 +166,9 @@ impl Session {
             | Kind::C2d
             | Kind::MethodCalls
             | Kind::TwinReplies
+            | Kind::Feedback
+            | Kind::FileNotifications
+            | Kind::Inputs
             | Kind::ProvisioningReplies => return,
         };
         if settled {

@@ -45,7 +45,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Unsettled {
     handle: u32,
-    device: Arc<str>,
+    /// Whose message it is; none for feedback.
+    device: Option<Arc<str>>,
     lock: Guid,
 }
 
@@ -191,6 +192,10 @@ impl Session {
         self.backlog.retain(|waiting| waiting.head.handle != handle);
         self.held.retain(|settlement| settlement.handle != handle);
         self.leave_pair(handle, &link);
+        if link.kind == Kind::Feedback {
+            let receiver = self.subscriber(core, handle, &link);
+            core.hub.state().unsubscribe_feedback(&receiver);
+        }
         if let Some((feed, device)) = feed_of(&link) {
             let subscriber = self.subscriber(core, handle, &link);
             core.hub.state().unsubscribe(device, feed, &subscriber);
@@ -241,6 +246,10 @@ impl Session {
         let Some(Slot::Open(link)) = self.slots.get(handle as usize) else {
             return;
         };
+        if link.kind == Kind::Feedback {
+            let receiver = self.subscriber(core, handle, link);
+            return core.hub.state().subscribe_feedback(receiver);
+        }
         let Some(device) = link.device.clone() else {
             return;
         };

@@ -11,6 +11,7 @@ use crate::amqp::core::Core;
 use crate::amqp::link::{Kind, Link, Outgoing};
 use crate::amqp::{AmqpError, condition, endpoint};
 use crate::guid::Guid;
+use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::queue::Verdict;
 
 /// Messages that wait on one link before the hub gives it up.
@@ -149,7 +150,7 @@ impl Session {
             let device = link.device.clone();
             let delivery_id = self.next_delivery_id;
             self.next_delivery_id = delivery_id.wrapping_add(1);
-            if let (Some(lock), Some(device)) = (lock, device) {
+            if let Some(lock) = lock {
                 self.unsettled.insert(
                     delivery_id,
                     Unsettled {
@@ -247,18 +248,26 @@ impl Session {
         let Some(unsettled) = self.unsettled.remove(&id) else {
             return;
         };
-        let settled = core
-            .hub
-            .state()
-            .settle(&unsettled.device, unsettled.lock, verdict, core.now);
-        tracing::debug!(device.id = %unsettled.device, ?verdict, in_time = settled.is_ok(), "Device settled a message");
+        let mut state = core.hub.state();
+        let device = unsettled.device.as_deref();
+        let settled = match device {
+            Some(device) => state.settle(device, unsettled.lock, verdict, core.now),
+            None => state.settle_feedback(unsettled.lock, verdict, core.now),
+        };
+        drop(state);
+        tracing::debug!(
+            device.id = device,
+            ?verdict,
+            in_time = settled.is_ok(),
+            "A message is settled"
+        );
         if !disposition.settled {
             let answer = match settled {
                 Ok(()) => answer,
-                Err(_lost) => Outcome::Rejected(AmqpError::new(
-                    condition::LOCK_LOST,
-                    core.describe(412_002, "The message lock has lapsed."),
-                )),
+                Err(_lost) => Outcome::Rejected(core.refusal(&HubError::new(
+                    ErrorCode::DeviceMessageLockLost,
+                    "The message lock has lapsed.",
+                ))),
             };
             encode::disposition(&mut core.out, self.channel, false, id, id, &answer);
         }
@@ -267,21 +276,23 @@ impl Session {
 
 /// The next message of a link: from its outbox, or from the device's queue and then locked.
 fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Option<Guid>)> {
+    let locked = |lock, message| {
+        let settled = false;
+        Some((Outgoing { message, settled }, lock, Some(lock)))
+    };
+    if link.kind == Kind::Feedback {
+        let mut state = core.hub.state();
+        let delivery = state.next_feedback(core.now)?;
+        let message = endpoint::feedback::encode(state.registry.short_name(), &delivery);
+        return locked(delivery.lock, message);
+    }
     if link.kind == Kind::C2d {
         let delivery = core
             .hub
             .state()
             .next_message(link.device.as_deref()?, core.now)?;
-        let lock = delivery.lock;
         let message = endpoint::c2d::encode(link.device.as_deref()?, &delivery);
-        return Some((
-            Outgoing {
-                message,
-                settled: false,
-            },
-            lock,
-            Some(lock),
-        ));
+        return locked(delivery.lock, message);
     }
     Some((link.outbox.pop_front()?, Guid::random(), None))
 }

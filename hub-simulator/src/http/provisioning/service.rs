@@ -25,7 +25,7 @@ pub(super) fn routes() -> Router<HttpState> {
     let mut router = Router::new()
         .route("/registrations/{id}", get(registration).delete(forget))
         .route("/registrations/{id}/query", post(registrations));
-    // Microsoft's own clients spell the groups in two ways.
+    // Microsoft's own clients spell the groups in two ways, and end a path with a slash or not.
     for (kind, path) in [
         (Kind::Individual, "/enrollments"),
         (Kind::Group, "/enrollmentGroups"),
@@ -33,6 +33,7 @@ pub(super) fn routes() -> Router<HttpState> {
     ] {
         router = router
             .route(path, bulk(kind))
+            .route(&format!("{path}/"), bulk(kind))
             .route(&format!("{path}/query"), query(kind))
             .route(&format!("{path}/{{id}}"), enrolment(kind))
             .route(
