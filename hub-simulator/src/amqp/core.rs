@@ -12,7 +12,7 @@ use super::codec::encode::Outcome;
 use super::link::Kind;
 use super::tokens::Tokens;
 use super::{AmqpError, Info, condition, endpoint};
-use crate::clock::{iso8601, us_time};
+use crate::clock::{invariant, iso8601};
 use crate::cloud::Caller;
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
@@ -259,7 +259,7 @@ impl Core {
         message: &str,
     ) -> AmqpError {
         let time = iso8601(self.now.system);
-        let stamp = us_time(self.now.system);
+        let stamp = invariant(self.now.system);
         let tracking = format!("{}-G:0-TimeStamp:{stamp}", Guid::random().simple());
         let number = code.number();
         let description = serde_json::json!({
