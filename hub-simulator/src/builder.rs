@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cloud::Cloud;
+use crate::hub::events::{EventRetention, Layout, MAX_PARTITIONS};
 use crate::hub::record::RecordMode;
 use crate::limits::Limits;
 use crate::provisioning::ProvisioningOptions;
@@ -29,6 +30,8 @@ pub struct Builder {
     pub(crate) provisioning: ProvisioningOptions,
     pub(crate) group_key: Option<String>,
     pub(crate) record: RecordMode,
+    pub(crate) layout: Layout,
+    pub(crate) retention: Option<EventRetention>,
     pub(crate) state: Option<PathBuf>,
 }
 
@@ -47,6 +50,9 @@ pub enum StartError {
     /// The group key is none.
     #[error("the group key is no base64 of at least 16 bytes")]
     GroupKey,
+    /// The number of partitions is out of range.
+    #[error("a hub has 1 to {MAX_PARTITIONS} partitions")]
+    Partitions,
     /// The certificates cannot be made or used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -69,6 +75,8 @@ impl Default for Builder {
             provisioning: ProvisioningOptions::default(),
             group_key: None,
             record: RecordMode::default(),
+            layout: Layout::default(),
+            retention: None,
             state: None,
         }
     }
@@ -146,6 +154,25 @@ impl Builder {
     /// Sets how much of each accepted message is kept; everything by default.
     pub fn with_record(mut self, record: RecordMode) -> Self {
         self.record = record;
+        self
+    }
+
+    /// Sets the number of partitions that telemetry is read from, 1 to 32; 4 by default.
+    pub fn with_partitions(mut self, partitions: usize) -> Self {
+        self.layout.partitions = partitions;
+        self
+    }
+
+    /// Adds a consumer group for readers of telemetry; `$Default` is always there.
+    pub fn with_consumer_group(mut self, name: impl Into<String>) -> Self {
+        self.layout.groups.push(name.into());
+        self
+    }
+
+    /// Sets how much telemetry is kept for readers; by default what [`EventRetention::default`] says,
+    /// and nothing if the record is [`RecordMode::Compact`] or [`RecordMode::Count`].
+    pub fn with_event_retention(mut self, retention: EventRetention) -> Self {
+        self.retention = Some(retention);
         self
     }
 

@@ -46,6 +46,7 @@ mod tls;
 pub use builder::{Builder, StartError};
 pub use connection_string::{ConnectionString, ConnectionStringError, KeyOwner};
 pub use faults::{Faults, HeldSettlements, LinkKind};
+pub use hub::events::EventRetention;
 pub use hub::feedback::Ack;
 pub use hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 pub use hub::peer::{ConnectionId, ConnectionStats};

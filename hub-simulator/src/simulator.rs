@@ -17,6 +17,7 @@ use crate::connection_string::{ConnectionString, KeyOwner};
 use crate::faults::Faults;
 use crate::hub::Hub;
 use crate::hub::device::Feed;
+use crate::hub::events::{EventLog, EventRetention, MAX_PARTITIONS};
 use crate::hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 use crate::hub::peer::ConnectionStats;
 use crate::hub::record::Record;
@@ -78,11 +79,18 @@ impl HubSimulator {
     }
 
     pub(crate) async fn start(builder: Builder) -> Result<Self, StartError> {
-        let hub = Arc::new(Hub::new(
+        if !(1..=MAX_PARTITIONS).contains(&builder.layout.partitions) {
+            return Err(StartError::Partitions);
+        }
+        let retention = builder
+            .retention
+            .unwrap_or_else(|| EventRetention::of(builder.record));
+        let hub = Hub::new(
             Registry::new(&builder.host, builder.auto_register),
             builder.limits.clone(),
             Record::new(builder.record),
-        ));
+        );
+        let hub = Arc::new(hub.with_events(EventLog::new(builder.layout.clone(), retention)));
         let store = match &builder.state {
             Some(directory) => Some(Arc::new(Store::open(directory).await?)),
             None => None,
@@ -312,6 +320,22 @@ impl HubSimulator {
         drop(state);
         let owner = KeyOwner::Policy(policy.to_owned());
         ConnectionString::new(self.host(), owner, keys.primary()).to_string()
+    }
+
+    /// Returns the connection string that Event Hubs clients read telemetry with, in the name of the
+    /// policy `iothubowner`. They call on port 5671 unless told otherwise.
+    #[must_use]
+    pub fn eventhub_connection_string(&self) -> String {
+        const POLICY: &str = "iothubowner";
+        let state = self.hub.state();
+        let registry = &state.registry;
+        let policy = registry.policy(POLICY);
+        let key = policy.map(|policy| policy.keys.encoded().primary);
+        let (host, entity) = (self.host(), registry.short_name());
+        format!(
+            "Endpoint=sb://{host}/;SharedAccessKeyName={POLICY};SharedAccessKey={};EntityPath={entity}",
+            key.unwrap_or_default()
+        )
     }
 
     /// Returns the connection string of a device, which is registered if it is not yet.

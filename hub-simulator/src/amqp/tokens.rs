@@ -86,9 +86,26 @@ impl Tokens {
             .then_some(AuthMethod::HubPolicy)
     }
 
+    /// How a device shows who it is: by its own token before one of the hub's.
+    pub(crate) fn auth_method(&self, device: &str) -> AuthMethod {
+        if self.of_device.contains_key(device) {
+            AuthMethod::IdentityKey
+        } else if self.policies().any(|p| p.may_act_as(device)) {
+            AuthMethod::HubPolicy
+        } else {
+            AuthMethod::Certificate
+        }
+    }
+
     /// Whether a token here lets its holder use the service endpoint at `path`.
     pub(crate) fn allow_service(&self, path: &[&str]) -> bool {
         self.policies().any(|principal| principal.may_serve(path))
+    }
+
+    /// Whether a token here lets its holder read at `path` of the event hub.
+    pub(crate) fn allow_events(&self, path: &[&str]) -> bool {
+        self.policies()
+            .any(|principal| principal.may_read_events(path))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Principal> {

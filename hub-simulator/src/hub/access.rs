@@ -111,6 +111,16 @@ impl Principal {
             .is_some_and(|rights| rights.service_connect)
     }
 
+    /// Whether this may read at `path` of the event hub.
+    pub(crate) fn may_read_events(&self, path: &[&str]) -> bool {
+        match self {
+            Self::Device(_) => false,
+            Self::Policy {
+                rights, resource, ..
+            } => rights.service_connect && resource.covers_events(path),
+        }
+    }
+
     /// What this may do with the service-side endpoint at `path`; nothing if it is a device.
     pub(crate) fn rights_at(&self, path: &[&str]) -> Option<Rights> {
         match self {

@@ -78,6 +78,8 @@ pub(crate) enum Notice {
     Method(Route, MethodCall),
     /// Somebody else listens now.
     Displaced(Route),
+    /// Another reader of events has taken this one's place; what it is told.
+    Stolen(Route, Arc<str>),
     /// The device was disabled or removed.
     DeviceGone(Arc<str>),
     /// A scripted fault.

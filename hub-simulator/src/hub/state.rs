@@ -132,10 +132,10 @@ impl HubState {
     }
 
     /// What is written onto every message of a sender.
-    pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
+    pub(crate) fn stamps(&self, sender: &Sender, model: Option<&str>) -> Arc<Stamps> {
         let device = self.registry.get(&sender.identity);
         let generation = device.map_or(0, |device| device.generation);
-        Stamps::new(&sender.identity, sender.auth, generation)
+        Stamps::new(&sender.identity, sender.auth, generation, model)
     }
 
     /// Makes `subscriber` the listener; the one before is told.

@@ -87,10 +87,7 @@ impl Connection {
                 .links()
                 .filter(|(_, link)| concerns(link.device.as_deref()))
                 .filter_map(|(handle, link)| {
-                    let error = self
-                        .core
-                        .authorize(link.kind, link.device.as_deref())
-                        .err()?;
+                    let error = self.core.reauthorize(link).err()?;
                     Some((handle, error))
                 })
                 .collect();
@@ -118,12 +115,24 @@ impl Connection {
                 let error = AmqpError::new(condition::INTERNAL, text);
                 session.detach(core, handle, Some(&error));
             }),
+            Notice::Stolen(route, text) => self.at(route, |session, core, handle| {
+                let error = AmqpError::new(condition::STOLEN, &*text);
+                session.detach(core, handle, Some(&error));
+            }),
             Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
             Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
             Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
             Notice::Order(order) => self.obey(order),
         }
         None
+    }
+
+    /// Goes on with readers of events that had to wait for room.
+    pub(crate) fn resume(&mut self, now: Now) {
+        self.core.now = now;
+        for route in std::mem::take(&mut self.core.paused) {
+            self.at(route, |session, core, handle| session.pump(core, handle));
+        }
     }
 
     fn obey(&mut self, order: Order) {

@@ -26,6 +26,7 @@ impl Variables {
                 hub.policy_connection_string("iothubowner"),
             ),
             ("HUB_DEVICE_CS", hub.device_connection_string(device)),
+            ("EVENTHUB_CS", hub.eventhub_connection_string()),
             ("DPS_HOST", provisioning.host().to_owned()),
             ("DPS_ID_SCOPE", provisioning.id_scope()),
             ("DPS_GROUP_KEY", provisioning.group_key()),

@@ -139,7 +139,7 @@ impl Device {
                 let usable = core.hub.state().registry.usable(self.identity());
                 usable.map_err(|error| End::refused(error.to_string()))?;
             }
-            Notice::DeviceGone(_) | Notice::Order(_) => {}
+            Notice::DeviceGone(_) | Notice::Stolen(..) | Notice::Order(_) => {}
         }
         Ok(())
     }
@@ -259,9 +259,7 @@ impl Device {
         let Some((pkid, dup)) = sent else {
             return core.hub.state().let_go(self.identity(), &[lock], core.now);
         };
-        let mut publish = Publish::from_bytes(topic, QoS::AtLeastOnce, body);
-        (publish.pkid, publish.dup) = (pkid, dup);
-        core.send(&Packet::Publish(publish));
+        core.publish_acked(topic, body, pkid, dup);
     }
 
     fn settle(&self, core: &Core, delivery: &Delivery, verdict: Verdict) {
