@@ -115,6 +115,7 @@ pub(crate) fn caller() -> Caller {
         amqps: nowhere,
         mqtts: nowhere,
         https: nowhere,
+        control: None,
     };
     let dps = Dps::new(
         &ProvisioningOptions::default(),

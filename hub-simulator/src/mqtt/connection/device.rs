@@ -82,6 +82,11 @@ impl Device {
         &self.sender.identity
     }
 
+    /// Whether it lives by a token, rather than by a certificate.
+    pub(super) fn has_token(&self) -> bool {
+        self.expires.is_some()
+    }
+
     pub(super) fn max_silence(&self) -> Duration {
         self.max_silence
     }
