@@ -128,6 +128,11 @@ impl Registry {
         self.devices.get(id).map(|device| &**device)
     }
 
+    /// A device or module to be changed in what need not be stored.
+    pub(crate) fn peek_mut(&mut self, id: &str) -> Option<&mut Device> {
+        self.devices.get_mut(id).map(|device| &mut **device)
+    }
+
     pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Device> {
         self.touch(id);
         self.devices.get_mut(id).map(|device| &mut **device)
