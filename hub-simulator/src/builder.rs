@@ -24,6 +24,7 @@ pub struct Builder {
     pub(crate) amqps: SocketAddr,
     pub(crate) mqtts: SocketAddr,
     pub(crate) https: SocketAddr,
+    pub(crate) control: Option<SocketAddr>,
     pub(crate) beside: Option<Arc<Cloud>>,
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
@@ -69,6 +70,7 @@ impl Default for Builder {
             amqps: (Ipv4Addr::LOCALHOST, 0).into(),
             mqtts: (Ipv4Addr::LOCALHOST, 0).into(),
             https: (Ipv4Addr::LOCALHOST, 0).into(),
+            control: None,
             beside: None,
             limits: Limits::default(),
             auto_register: false,
@@ -116,6 +118,15 @@ impl Builder {
     /// Sets the address for HTTP, port and all; `127.0.0.1:0` by default.
     pub fn with_https_address(mut self, address: SocketAddr) -> Self {
         self.https = address;
+        self
+    }
+
+    /// Serves the control endpoint, plain HTTP, at an address; nowhere by default.
+    ///
+    /// It makes faults and tells what the hubs behind the listeners carry; `GET /` lists what it
+    /// knows. It asks for no password: keep it on this machine.
+    pub fn with_control(mut self, address: SocketAddr) -> Self {
+        self.control = Some(address);
         self
     }
 

@@ -9,13 +9,16 @@ use crate::amqp::codec::message::Sections;
 use crate::amqp::codec::performative::Performative;
 use crate::amqp::codec::{frame, read};
 use crate::amqp::connection::Connection;
+use crate::clock::Ticks;
 use crate::cloud::{Addresses, Caller, Cloud};
 use crate::hub::Hub;
 use crate::hub::peer::Peer;
+use crate::hub::query::{Groups, Query};
 use crate::hub::record::{Record, RecordMode};
 use crate::hub::registry::Registry;
 use crate::hub::sas::{SasToken, sign};
 use crate::hub::state::Now;
+use crate::hub::twin::{Change, Mode, Twin};
 use crate::limits::Limits;
 use crate::mqtt::login::UserName;
 use crate::mqtt::{self, bag, codec, topic};
@@ -112,6 +115,7 @@ pub(crate) fn caller() -> Caller {
         amqps: nowhere,
         mqtts: nowhere,
         https: nowhere,
+        control: None,
     };
     let dps = Dps::new(
         &ProvisioningOptions::default(),
@@ -156,4 +160,35 @@ pub fn connection_string_round_trip(text: &str) -> bool {
     crate::ConnectionString::parse(text).is_ok_and(|parsed| {
         crate::ConnectionString::parse(&parsed.to_string()).as_ref() == Ok(&parsed)
     })
+}
+
+/// Asks a query of a document; tells whether it is understood.
+#[must_use]
+pub fn ask_query(text: &str, document: &serde_json::Value) -> bool {
+    let Ok(query) = Query::parse(text) else {
+        return false;
+    };
+    if query.matches(document) {
+        let mut groups = Groups::default();
+        groups.add(&query, document);
+        black_box((groups.rows(&query), query.project(document)));
+    }
+    true
+}
+
+/// Writes documents to a twin one after the other, merging and replacing in turn; returns it as its
+/// device and as the service side see it, and its bytes of properties and tags are within bounds.
+#[must_use]
+pub fn write_twin(documents: &[serde_json::Value]) -> [serde_json::Value; 2] {
+    let mut twin = Twin::new(Ticks::default());
+    for (index, document) in documents.iter().enumerate() {
+        let mode = if index % 3 == 2 {
+            Mode::Replace
+        } else {
+            Mode::Merge
+        };
+        let written = Change::of(document).and_then(|change| twin.write(change, mode, Ticks(1)));
+        black_box((written.is_ok(), twin.report(document, Ticks(1)).is_ok()));
+    }
+    [twin.device_view(), twin.properties()]
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::builder::{Builder, StartError};
 use crate::cloud::{Addresses, Cloud};
 use crate::connection_string::{ConnectionString, KeyOwner};
+use crate::control;
 use crate::faults::Faults;
 use crate::hub::Hub;
 use crate::hub::device::Feed;
@@ -160,10 +161,15 @@ impl HubSimulator {
             bind(builder.mqtts).await?,
             bind(builder.https).await?,
         );
+        let control = match builder.control {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
         let addresses = Addresses {
             amqps: amqps.1,
             mqtts: mqtts.1,
             https: https.1,
+            control: control.as_ref().map(|(_, address)| *address),
         };
         let cloud = Arc::new(Cloud::new(addresses, certificates, dps, Arc::clone(hub)));
         for ((listener, _), protocol) in [
@@ -177,6 +183,9 @@ impl HubSimulator {
                 tls.clone(),
                 Arc::clone(&cloud),
             ));
+        }
+        if let Some((listener, _)) = control {
+            tasks.spawn(control::serve(listener, Arc::clone(&cloud)));
         }
         Ok(cloud)
     }
@@ -232,6 +241,12 @@ impl HubSimulator {
     #[must_use]
     pub fn https_addr(&self) -> SocketAddr {
         self.cloud.addresses.https
+    }
+
+    /// Returns the address of the control endpoint, if there is one.
+    #[must_use]
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.cloud.addresses.control
     }
 
     /// Returns the certificate of the authority to trust; none without TLS.

@@ -276,7 +276,7 @@ async fn a_device_registers_by_its_certificate_alone() {
     let key = certified.signing_key.serialize_pem();
     let address = |id: &str| format!("{}/registrations/{id}", provisioning.id_scope());
     let connect = async || {
-        let stream = certified_stream(&hub, &certificate, &key).await;
+        let stream = stream_to(&hub, hub.host(), Some((&certificate, &key))).await;
         open(stream, SaslProfile::Anonymous).await.unwrap()
     };
     let state = register_over_amqp(connect().await, &address("unit-7")).await;
@@ -301,27 +301,47 @@ async fn a_device_registers_by_its_certificate_alone() {
     );
 }
 
-/// A TLS connection that shows a certificate.
-async fn certified_stream(
+/// A TLS connection to a name that the certificate must have; with a certificate and key to show.
+async fn stream_to(
     hub: &HubSimulator,
-    certificate: &str,
-    key: &str,
+    name: &str,
+    shown: Option<(&str, &str)>,
 ) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(hub.ca_pem().unwrap().as_bytes()).unwrap();
     roots.add(authority).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    let name = ServerName::try_from(hub.host().to_owned()).unwrap();
+        .with_root_certificates(roots);
+    let config = match shown {
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let stream = TcpStream::connect(hub.addr()).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     soon(connector.connect(name, stream)).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_service_may_have_a_host_name_of_its_own() {
+    let options = at_once().with_host("dps.test").with_id_scope("0ne0000000A");
+    let builder = HubSimulator::builder().with_provisioning(options);
+    let hub = builder.start().await.unwrap();
+    let (token, path) = grouped(&hub, "d");
+    let address = path.trim_start_matches('/');
+    assert_eq!(address, "0ne0000000A/registrations/d");
+    let stream = stream_to(&hub, "dps.test", None).await;
+    let connection = open(stream, plain(address, &token)).await.unwrap();
+    let state = register_over_amqp(connection, address).await;
+    assert_eq!(state["assignedHub"], hub.host());
+    let string = hub.provisioning().service_connection_string();
+    assert!(string.starts_with("HostName=dps.test;"));
 }
 
 #[tokio::test]

@@ -57,8 +57,10 @@ pub(crate) mod condition {
     pub(crate) const ARGUMENT: &str = "com.microsoft:argument-error";
     pub(crate) const ARGUMENT_RANGE: &str = "com.microsoft:argument-out-of-range";
     pub(crate) const DECODE: &str = "amqp:decode-error";
+    pub(crate) const DETACH_FORCED: &str = "amqp:link:detach-forced";
     pub(crate) const FRAMING: &str = "amqp:connection:framing-error";
     pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
+    pub(crate) const HUB_NOT_FOUND: &str = "com.microsoft:iot-hub-not-found-error";
     pub(crate) const ILLEGAL_STATE: &str = "amqp:illegal-state";
     pub(crate) const INTERNAL: &str = "amqp:internal-error";
     pub(crate) const INVALID_FIELD: &str = "amqp:invalid-field";
@@ -84,7 +86,7 @@ pub(crate) mod condition {
             | ErrorCode::PartitionNotFound
             | ErrorCode::LinkAddressNotFound
             | ErrorCode::DeviceNotOnline => NOT_FOUND,
-            ErrorCode::IotHubNotFound => "com.microsoft:iot-hub-not-found-error",
+            ErrorCode::IotHubNotFound => HUB_NOT_FOUND,
             ErrorCode::IotHubUnauthorizedAccess | ErrorCode::IotHubUnauthorized => UNAUTHORIZED,
             ErrorCode::IotHubSuspended => "com.microsoft:iot-hub-suspended",
             ErrorCode::IotHubQuotaExceeded

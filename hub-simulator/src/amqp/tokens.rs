@@ -71,6 +71,25 @@ impl Tokens {
         any
     }
 
+    /// Drops a device's token, or all tokens, and tells whether there were any.
+    pub(crate) fn drop_of(&mut self, device: Option<&str>) -> bool {
+        let concerned = |grant: &Grant| match (&grant.principal, device) {
+            (_, None) => true,
+            (Principal::Device(own), Some(device)) => **own == *device,
+            (Principal::Policy { .. }, Some(_)) => false,
+        };
+        let names: Vec<_> = self
+            .by_name
+            .iter()
+            .filter(|(_, grant)| concerned(grant))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in &names {
+            self.remove(name);
+        }
+        !names.is_empty()
+    }
+
     /// How a token here lets its holder act as `device`, or as a module of a device, if one does.
     ///
     /// A device's token covers its modules: the part of the hub that a token is for is a prefix

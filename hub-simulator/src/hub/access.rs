@@ -187,6 +187,9 @@ pub(crate) enum AccessError {
     NotRegistered { identity: String, hub: String },
     #[error("Device {identity} at IotHub {hub} is disabled.")]
     Disabled { identity: String, hub: String },
+    /// A script has moved the hub away.
+    #[error("IotHub {hub} not found.")]
+    Away { hub: String },
     /// A script says so.
     #[error("{text}")]
     Scripted { status: i32, text: String },
@@ -200,7 +203,7 @@ impl AccessError {
 
     pub(crate) fn status(&self) -> i32 {
         match self {
-            Self::NotRegistered { .. } | Self::Disabled { .. } => 404,
+            Self::NotRegistered { .. } | Self::Disabled { .. } | Self::Away { .. } => 404,
             Self::Scripted { status, .. } => *status,
             Self::Malformed
             | Self::Expired

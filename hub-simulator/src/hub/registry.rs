@@ -30,6 +30,8 @@ pub(crate) struct Registry {
     policies: Vec<Policy>,
     group_key: Arc<[u8]>,
     auto_register: bool,
+    /// A script has moved the hub away: nobody is known.
+    away: bool,
     /// Devices that may have changed since they were last stored; nothing if they are not stored.
     changed: Option<BTreeSet<Arc<str>>>,
 }
@@ -43,6 +45,7 @@ impl Registry {
             policies: Policy::built_in(),
             group_key: Arc::new(random_bytes::<32>()),
             auto_register,
+            away: false,
             changed: None,
         }
     }
@@ -167,8 +170,22 @@ impl Registry {
         Some(*device)
     }
 
+    /// Moves the hub away, or back.
+    pub(crate) fn set_away(&mut self, away: bool) {
+        self.away = away;
+    }
+
+    fn check_present(&self) -> Result<(), AccessError> {
+        if self.away {
+            let hub = self.short_name().to_owned();
+            return Err(AccessError::Away { hub });
+        }
+        Ok(())
+    }
+
     /// The registered identity, if it exists and is enabled; a module only if its device is as well.
     pub(crate) fn usable(&mut self, id: &str) -> Result<Arc<str>, AccessError> {
+        self.check_present()?;
         if self.auto_register && !self.devices.contains_key(id) && is_valid_id(id) {
             self.add(id);
         }
@@ -217,6 +234,7 @@ impl Registry {
         text: &str,
         now: SystemTime,
     ) -> Result<Grant, AccessError> {
+        self.check_present()?;
         let token = SasToken::parse(text).map_err(|_| AccessError::Malformed)?;
         if !token.resource.is_on(&self.host) {
             return Err(AccessError::Audience);

@@ -154,6 +154,11 @@ impl<'a> Change<'a> {
             desired: section(properties.and_then(|properties| properties.get("desired")))?,
         })
     }
+
+    /// Whether it names anything.
+    pub(crate) fn is_some(&self) -> bool {
+        self.tags.is_some() || self.desired.is_some()
+    }
 }
 
 /// Tags and properties of a device or module.
@@ -238,6 +243,9 @@ impl Twin {
         mode: Mode,
         now: Ticks,
     ) -> Result<Option<Value>, TwinError> {
+        if mode == Mode::Merge && !change.is_some() {
+            return Ok(None);
+        }
         let nothing = Map::new();
         let (tags, desired) = match mode {
             Mode::Merge => (change.tags, change.desired),

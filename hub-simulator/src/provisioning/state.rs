@@ -152,7 +152,10 @@ impl State {
                 id: name.to_owned(),
                 device_id: None,
                 attestation: Attestation::SymmetricKey(Keys::random()),
-                terms: Terms::default(),
+                terms: Terms {
+                    provisioning_status: Some(ProvisioningStatus::Enabled),
+                    ..Terms::default()
+                },
                 etag: new_etag(),
                 created: now,
                 updated: now,

@@ -264,6 +264,7 @@ fn an_enrolment_is_written_under_its_etag_only() {
     let shown = state.show(Kind::Individual, "d", at(0)).unwrap();
     assert_eq!(shown["attestation"], json!({ "type": "symmetricKey" }));
     assert_eq!(shown["registrationState"]["status"], "unassigned");
+    assert_eq!(shown["provisioningStatus"], "enabled");
     assert_eq!(
         code(state.remove(Kind::Individual, "d", IfMatch(Some("other")))),
         Code::PreconditionFailed

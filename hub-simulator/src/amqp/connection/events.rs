@@ -50,12 +50,10 @@ impl Connection {
             frame::put_empty(&mut self.core.out);
         }
         if self.core.tokens.expire(unix_seconds(now.system)) {
-            self.core.token_count_changed();
-            let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
-            if self.has_login && !self.core.tokens.contains(LOGIN) {
-                return self.close(Some(&error));
+            self.tokens_expired();
+            if self.is_closed() {
+                return;
             }
-            self.detach_unauthorized(|_device| true, Some(&error));
         }
         while self
             .core
@@ -71,6 +69,16 @@ impl Connection {
                 self.touched.push(delayed.channel);
             }
         }
+    }
+
+    /// Parts with whoever lived by a token that is gone.
+    fn tokens_expired(&mut self) {
+        self.core.token_count_changed();
+        let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
+        if self.has_login && !self.core.tokens.contains(LOGIN) {
+            return self.close(Some(&error));
+        }
+        self.detach_unauthorized(|_device| true, Some(&error));
     }
 
     /// Detaches the links that no token covers any more, or whose device is gone.
@@ -170,6 +178,11 @@ impl Connection {
                     for handle in concerned {
                         session.detach(&mut self.core, handle, Some(&error));
                     }
+                }
+            }
+            Order::ExpireTokens(device) => {
+                if self.core.tokens.drop_of(device.as_deref()) {
+                    self.tokens_expired();
                 }
             }
             Order::Release => {

@@ -31,6 +31,12 @@ pub(crate) struct Options {
     /// Port for HTTPS and WebSockets; 0 takes a free one.
     #[arg(long, default_value_t = 443)]
     https_port: u16,
+    /// Port on 127.0.0.1 for the control endpoint, plain HTTP; without it there is none.
+    #[arg(long)]
+    control_port: Option<u16>,
+    /// File with a plan of faults, in JSON, that is followed from the start.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
     /// Directory for certificates and the state of the hub, kept over restarts; without it the state
     /// is gone when the program ends.
     #[arg(long)]
@@ -83,6 +89,9 @@ impl Options {
             .with_provisioning(self.provisioning());
         if let Some(directory) = &self.state {
             builder = builder.with_state(directory);
+        }
+        if let Some(port) = self.control_port {
+            builder = builder.with_control((Ipv4Addr::LOCALHOST, port).into());
         }
         builder
     }

@@ -237,11 +237,18 @@ impl Connection {
             Order::Detach(id, _kind, error) if is_own(id.as_deref()) => {
                 Err(End::Refused(error.description))
             }
+            Order::ExpireTokens(id) if is_own(id.as_deref()) && device.has_token() => {
+                Err(End::refused("Token Invalid."))
+            }
             Order::Release => {
                 device.release_acks(&mut self.core);
                 Ok(())
             }
-            Order::EndSessions(..) | Order::Detach(..) | Order::Cut | Order::Freeze(_) => Ok(()),
+            Order::EndSessions(..)
+            | Order::Detach(..)
+            | Order::ExpireTokens(_)
+            | Order::Cut
+            | Order::Freeze(_) => Ok(()),
         }
     }
 
