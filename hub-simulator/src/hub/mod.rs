@@ -175,7 +175,7 @@ impl Hub {
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
         let mut message = message;
-        let stamps = self.state().stamps(sender, None);
+        let stamps = self.state().stamps(sender);
         if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();
             batch.push(partition, &stamps, &encode::telemetry(&message));

@@ -13,14 +13,16 @@ use fe2o3_amqp::link::Receiver;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::types::definitions::{Error, Fields, Role, SenderSettleMode};
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
-use fe2o3_amqp::types::messaging::{Annotations, Source};
+use fe2o3_amqp::types::messaging::{
+    Annotations, ApplicationProperties, Message, Outcome, Properties, Source,
+};
 use fe2o3_amqp::types::performatives::{Attach, Performative};
-use fe2o3_amqp::types::primitives::{Symbol, Value};
+use fe2o3_amqp::types::primitives::{SimpleValue, Symbol, Value};
 use hub_simulator::HubSimulator;
 use serde_amqp::described::Described;
 use serde_amqp::descriptor::Descriptor;
 
-use crate::support::{Client, DataBody, bytes_of, expiry, soon};
+use crate::support::{Client, DataBody, accepted, bytes_of, expiry, message, soon};
 use crate::wire::{self, Wire};
 
 pub(crate) const START: &str = "amqp.annotation.x-opt-offset > '-1'";
@@ -201,4 +203,91 @@ pub(crate) fn by_name(annotations: &Annotations) -> BTreeMap<String, Value> {
         .iter()
         .map(|(key, value)| (name(key), value.clone()))
         .collect()
+}
+
+/// A hub with one partition, on plain TCP.
+pub(crate) async fn hub() -> HubSimulator {
+    HubSimulator::builder()
+        .with_tls(false)
+        .with_partitions(1)
+        .with_consumer_group("second")
+        .start()
+        .await
+        .unwrap()
+}
+
+/// A connection that may read, and a device's that sends.
+pub(crate) async fn both(hub: &HubSimulator) -> (Client, Client) {
+    hub.add_device("dev1");
+    let mut reader = Client::connect(hub).await;
+    authorize(&mut reader, hub).await;
+    (reader, Client::device(hub, "dev1").await)
+}
+
+/// Sends numbers as a device's telemetry, one message each.
+pub(crate) async fn send(device: &mut Client, numbers: std::ops::Range<u32>) {
+    let mut sender = device.telemetry("dev1").await;
+    for number in numbers {
+        let sent = sender.send(message("m", &number.to_string()));
+        accepted(soon(sent).await.unwrap());
+    }
+    soon(sender.close()).await.unwrap();
+}
+
+/// A string.
+pub(crate) fn text(value: &str) -> Value {
+    Value::String(value.to_owned())
+}
+
+/// The two links of `$management`.
+pub(crate) struct Node {
+    sender: fe2o3_amqp::Sender,
+    receiver: fe2o3_amqp::Receiver,
+}
+
+impl Node {
+    pub(crate) async fn open(client: &mut Client) -> Self {
+        Self {
+            sender: client.sender("$management").await,
+            receiver: client.receiver("$management").await,
+        }
+    }
+
+    /// Asks; returns the status, and the answer by name.
+    pub(crate) async fn read(
+        &mut self,
+        properties: &[(&str, &str)],
+    ) -> (i32, BTreeMap<String, Value>) {
+        let mut application = ApplicationProperties::builder().insert("operation", "READ");
+        for (name, value) in properties {
+            application = application.insert(*name, *value);
+        }
+        let request = Message::builder()
+            .properties(Properties::builder().message_id(5u64).build())
+            .application_properties(application.build())
+            .data(b"[]".to_vec())
+            .build();
+        let outcome = soon(self.sender.send(request)).await.unwrap();
+        assert!(matches!(outcome, Outcome::Accepted(_)));
+        let reply = next(&mut self.receiver).await;
+        let reply = reply.message();
+        assert_eq!(
+            reply.properties.as_ref().unwrap().correlation_id,
+            Some(5u64.into())
+        );
+        let application = &reply.application_properties.as_ref().unwrap().0;
+        let [status, other] = ["status-code", "statusCode"].map(|name| application.get(name));
+        assert_eq!(status, other);
+        let Some(&SimpleValue::Int(status)) = status else {
+            panic!("a status is an int")
+        };
+        let body = match reply.body.try_as_value() {
+            Ok(Value::Map(body)) => body
+                .iter()
+                .map(|(name, value)| (String::try_from(name.clone()).unwrap(), value.clone()))
+                .collect(),
+            _ => Default::default(),
+        };
+        (status, body)
+    }
 }
