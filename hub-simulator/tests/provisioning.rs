@@ -261,7 +261,7 @@ async fn a_device_registers_over_amqp() {
 }
 
 #[tokio::test]
-async fn a_device_registers_by_its_certificate_alone() {
+async fn a_device_registers_by_its_certificate_and_connects_with_it() {
     let hub = tls_hub().await;
     let certified = rcgen::generate_simple_self_signed(["unit-7".to_owned()]).unwrap();
     let certificate = certified.cert.pem();
@@ -286,6 +286,9 @@ async fn a_device_registers_by_its_certificate_alone() {
     );
     let mut connection = connect().await;
     let mut session = soon(Session::begin(&mut connection)).await.unwrap();
+    let events = "/devices/unit-7/messages/events";
+    let events = soon(Sender::attach(&mut session, "events", events)).await;
+    soon(events.unwrap().close()).await.unwrap();
     // Another's registration is refused when it is asked for.
     let other = address("unit-8");
     let mut sender = soon(Sender::attach(&mut session, "out", other.as_str()))
