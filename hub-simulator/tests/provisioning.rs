@@ -261,7 +261,7 @@ async fn a_device_registers_over_amqp() {
 }
 
 #[tokio::test]
-async fn a_device_registers_by_its_certificate_alone() {
+async fn a_device_registers_by_its_certificate_and_connects_with_it() {
     let hub = tls_hub().await;
     let certified = rcgen::generate_simple_self_signed(["unit-7".to_owned()]).unwrap();
     let certificate = certified.cert.pem();
@@ -286,6 +286,9 @@ async fn a_device_registers_by_its_certificate_alone() {
     );
     let mut connection = connect().await;
     let mut session = soon(Session::begin(&mut connection)).await.unwrap();
+    let events = "/devices/unit-7/messages/events";
+    let events = soon(Sender::attach(&mut session, "events", events)).await;
+    soon(events.unwrap().close()).await.unwrap();
     // Another's registration is refused when it is asked for.
     let other = address("unit-8");
     let mut sender = soon(Sender::attach(&mut session, "out", other.as_str()))
@@ -524,7 +527,7 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
         (two, one)
     };
     here.patch_desired("d", &json!({ "rate": 5 })).unwrap();
-    provisioning.set_weight(here.host(), 0);
+    here.faults().fail_over();
     let state = assigned(one, "d").await;
     assert_eq!(state["assignedHub"], there.host());
     assert_eq!(state["substatus"], "deviceDataMigrated");
@@ -532,6 +535,27 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
     assert_eq!(there.twin("d")["desired"]["rate"], 5);
     assert_eq!(there.twin("d")["desired"]["$version"], 2);
     assert_eq!(three.device_keys("d"), None);
+    let string = there.device_connection_string("d");
+    let name = there.host().to_owned();
+    let connection = Connection::builder()
+        .container_id("d")
+        .hostname(name.as_str());
+    let stream = TcpStream::connect(one.addr()).await.unwrap();
+    let connection = soon(connection.open_with_stream(stream)).await.unwrap();
+    let mut client = Client::begin(connection).await;
+    client.authorize(&string, "d").await;
+}
+
+#[tokio::test]
+async fn a_hub_without_weight_gets_no_device() {
+    let [one, two, three] = &cloud().await;
+    for hub in [two, three] {
+        one.provisioning().set_weight(hub.host(), 0);
+    }
+    for number in 0..10 {
+        let state = assigned(one, &format!("device-{number}")).await;
+        assert_eq!(state["assignedHub"], one.host());
+    }
 }
 
 #[tokio::test]

@@ -180,6 +180,10 @@ impl Registry {
         self.away = away;
     }
 
+    pub(crate) fn is_away(&self) -> bool {
+        self.away
+    }
+
     fn check_present(&self) -> Result<(), AccessError> {
         if self.away {
             let hub = self.short_name().to_owned();
