@@ -178,7 +178,7 @@ impl Hub {
         let stamps = {
             let mut state = self.state();
             state.active(&sender.identity, now.system);
-            state.stamps(sender, None)
+            state.stamps(sender)
         };
         if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();

@@ -149,9 +149,12 @@ impl HubState {
     }
 
     /// What is written onto every message of a sender.
-    pub(crate) fn stamps(&self, sender: &Sender, model: Option<&str>) -> Arc<Stamps> {
+    pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
         let device = self.registry.get(&sender.identity);
         let generation = device.map_or(0, |device| device.generation);
+        let twin = device.and_then(|device| device.twin.as_deref());
+        let model = twin.map(|twin| &*twin.model_id);
+        let model = model.filter(|model| !model.is_empty());
         Stamps::new(&sender.identity, sender.auth, generation, model)
     }
 

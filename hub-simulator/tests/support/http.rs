@@ -124,6 +124,21 @@ impl Http {
         soon(self.stream.write_all(bytes)).await.unwrap();
     }
 
+    /// Writes bytes to a hub that may have hung up.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
+        drop(soon(self.stream.write_all(bytes)).await);
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn close_writing(&mut self) {
+        drop(soon(self.stream.shutdown()).await);
+    }
+
+    /// Reads some of what the hub says; tells whether it has hung up.
+    pub(crate) async fn read_on(&mut self, said: &mut Vec<u8>) -> bool {
+        matches!(self.stream.read_buf(said).await, Ok(0) | Err(_))
+    }
+
     /// Reads one answer.
     pub(crate) async fn reply(&mut self) -> Reply {
         soon(async {

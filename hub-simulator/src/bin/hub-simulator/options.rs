@@ -59,6 +59,9 @@ pub(crate) struct Options {
     /// Register every device at first sight, with a key derived from the group key.
     #[arg(long)]
     auto_register: bool,
+    /// Consumer group for readers of telemetry besides `$Default`; may be given many times.
+    #[arg(long = "consumer-group", value_name = "NAME")]
+    consumer_groups: Vec<String>,
     /// Enforce the throttles and the daily quota of this tier, and provisioning's rate limits.
     #[arg(long, value_enum)]
     tier: Option<TierName>,
@@ -121,11 +124,14 @@ impl Options {
             };
             Size::new(tier, self.units)
         });
-        let builder = HubSimulator::builder()
+        let mut builder = HubSimulator::builder()
             .with_host(host)
             .with_limits(Limits::default().with_size(size))
             .with_auto_register(self.auto_register)
             .with_record(RecordMode::Recent(KEPT_MESSAGES));
+        for group in &self.consumer_groups {
+            builder = builder.with_consumer_group(group);
+        }
         match &self.group_key {
             Some(key) => builder.with_group_key(key),
             None => builder,
