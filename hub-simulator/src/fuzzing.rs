@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use crate::amqp::codec::message::Sections;
+use crate::amqp::codec::message::{Sections, annotated};
 use crate::amqp::codec::performative::Performative;
 use crate::amqp::codec::{frame, read};
 use crate::amqp::connection::Connection;
+use crate::amqp::events::selector;
 use crate::clock::Ticks;
 use crate::cloud::{Addresses, Caller, Cloud};
 use crate::hub::Hub;
@@ -146,6 +147,19 @@ pub fn parse_mqtt_topic(text: &str) {
         assert!(!written.contains(['/', '#', '+', '\0']), "{written}");
         assert_eq!(bag::parse(&written), Ok(properties));
     }
+}
+
+/// Parses a reader's selector; tells whether it is one.
+#[must_use]
+pub fn parse_selector(text: &str) -> bool {
+    selector::parse(text).is_some()
+}
+
+/// Splits a message into annotations and the rest, as for a reader of events; returns the size of
+/// the rest.
+#[must_use]
+pub fn split_annotations(input: &[u8]) -> usize {
+    annotated(input).others.iter().map(|part| part.len()).sum()
 }
 
 /// Parses a shared access signature; tells whether it is one.

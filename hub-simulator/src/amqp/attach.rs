@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::address;
 use super::codec::encode::{self, AttachReply};
 use super::codec::performative::Attach;
+use super::codec::read::Value;
 use super::core::Core;
 use super::events::{self, Consumer};
 use super::link::{Kind, Link, Terms};
@@ -15,6 +16,7 @@ use crate::faults::Attaching;
 use crate::hub::Sender;
 use crate::hub::error::ErrorCode;
 use crate::hub::peer::Route;
+use crate::hub::stamps::Stamps;
 
 /// A link that may be: what it is for and whose.
 struct Granted {
@@ -139,7 +141,7 @@ impl Session {
         let stamps = sender
             .as_ref()
             .filter(|_| kind == Kind::Telemetry)
-            .map(|sender| core.hub.state().stamps(sender, model(attach)));
+            .map(|sender| announced(core, sender, attach));
         let partition = stamps
             .as_ref()
             .and_then(|stamps| core.hub.events.partition_of(&stamps.device_id));
@@ -223,7 +225,13 @@ impl Session {
     }
 }
 
-/// The Plug and Play model that a device says it is of (the Java SDK's `AmqpsSenderLinkHandler`).
-fn model<'a>(attach: &Attach<'a>) -> Option<&'a str> {
-    attach.property("com.microsoft:model-id")?.text()
+/// What to write onto the telemetry of a link; notes the Plug and Play model that the device says it
+/// is of (the Java SDK's `AmqpsSenderLinkHandler`).
+fn announced(core: &Core, sender: &Sender, attach: &Attach<'_>) -> Arc<Stamps> {
+    let mut state = core.hub.state();
+    let model = attach.property("com.microsoft:model-id");
+    if let Some(model) = model.and_then(Value::text) {
+        state.announce_model(&sender.identity, model);
+    }
+    state.stamps(sender)
 }

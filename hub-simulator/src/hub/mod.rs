@@ -9,6 +9,7 @@ pub(crate) mod feedback;
 pub(crate) mod identities;
 pub(crate) mod identity;
 pub(crate) mod identity_record;
+pub(crate) mod identity_write;
 pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
@@ -22,6 +23,7 @@ pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
+pub(crate) mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -178,7 +180,7 @@ impl Hub {
         let stamps = {
             let mut state = self.state();
             state.active(&sender.identity, now.system);
-            state.stamps(sender, None)
+            state.stamps(sender)
         };
         if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();
