@@ -196,6 +196,7 @@ pub(crate) enum AccessError {
 }
 
 impl AccessError {
+    /// What the hub answers by.
     pub(crate) fn status(&self) -> i32 {
         match self {
             Self::NotRegistered { .. } | Self::Disabled { .. } | Self::Away { .. } => 404,
