@@ -78,6 +78,15 @@ impl From<SystemTime> for Ticks {
     }
 }
 
+impl From<Ticks> for SystemTime {
+    fn from(time: Ticks) -> Self {
+        let steps = time.0.saturating_sub(Ticks::UNIX_EPOCH);
+        let (seconds, rest) = (steps / Ticks::PER_SECOND, steps % Ticks::PER_SECOND);
+        let nanos = u32::try_from(rest * 100).unwrap_or_default();
+        Self::UNIX_EPOCH + Duration::new(seconds, nanos)
+    }
+}
+
 /// `2021-07-07T20:45:26.7978599Z`, without the zeros at the end of the fraction.
 impl fmt::Display for Ticks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

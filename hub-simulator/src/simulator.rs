@@ -25,7 +25,7 @@ use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
 use crate::provisioning::{Dps, Provisioning};
 use crate::server::{self, Protocol};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::tls::{Authority, Certificates};
 
 /// An IoT hub on this machine; dropping it closes every connection and frees the port.
@@ -34,7 +34,7 @@ pub struct HubSimulator {
     hub: Arc<Hub>,
     faults: Faults,
     cloud: Arc<Cloud>,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
     /// Aborts the listener, its connections and the clock when it is dropped.
     _tasks: JoinSet<()>,
 }
@@ -43,6 +43,9 @@ impl Drop for HubSimulator {
     fn drop(&mut self) {
         // A hub beside another leaves the listeners behind.
         self.cloud.remove(&self.hub);
+        if let Err(error) = self.save() {
+            tracing::error!(%error, "The state cannot be stored");
+        }
         self.faults.cut_all();
     }
 }
@@ -75,23 +78,23 @@ impl HubSimulator {
     }
 
     pub(crate) async fn start(builder: Builder) -> Result<Self, StartError> {
-        let mut registry = Registry::new(&builder.host, builder.auto_register);
-        let store = builder.state.as_deref().map(Store::open).transpose()?;
-        if let Some(store) = &store {
-            store.load(&mut registry)?;
-        }
-        if let Some(key) = &builder.group_key {
-            let key = BASE64.decode(key).ok().filter(|key| key.len() >= 16);
-            registry.set_group_key(key.ok_or(StartError::GroupKey)?);
-        }
-        if let Some(store) = &store {
-            store.save(&registry)?;
-        }
         let hub = Arc::new(Hub::new(
-            registry,
+            Registry::new(&builder.host, builder.auto_register),
             builder.limits.clone(),
             Record::new(builder.record),
         ));
+        let store = match &builder.state {
+            Some(directory) => Some(Arc::new(Store::open(directory).await?)),
+            None => None,
+        };
+        if let Some(store) = &store {
+            store.load(&mut hub.state(), Now::read())?;
+        }
+        if let Some(key) = &builder.group_key {
+            let key = BASE64.decode(key).ok().filter(|key| key.len() >= 16);
+            let key = key.ok_or(StartError::GroupKey)?;
+            hub.state().registry.set_group_key(key);
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&hub).run_clock());
         let cloud = match &builder.beside {
@@ -99,8 +102,15 @@ impl HubSimulator {
                 cloud.add(Arc::clone(&hub))?;
                 Arc::clone(cloud)
             }
-            None => Self::listen(&builder, store.as_ref(), &hub, &mut tasks).await?,
+            None => Self::listen(&builder, store.as_deref(), &hub, &mut tasks).await?,
         };
+        if let Some(store) = &store {
+            store.save_hub(&hub)?;
+            hub.state().registry.track_changes();
+            let first_of = builder.beside.is_none().then(|| Arc::clone(&cloud));
+            let store = Arc::downgrade(store);
+            tasks.spawn(store::keep(store, Arc::clone(&hub), first_of));
+        }
         let faults = Faults::new(Arc::clone(&hub));
         Ok(Self {
             hub,
@@ -181,6 +191,11 @@ impl HubSimulator {
     #[must_use]
     pub fn provisioning(&self) -> Provisioning {
         Provisioning::new(self.cloud())
+    }
+
+    /// The provisioning service, if it is stored with this hub.
+    fn own_provisioning(&self) -> Option<&Dps> {
+        Arc::ptr_eq(&self.cloud.default_hub(), &self.hub).then_some(&self.cloud.dps)
     }
 
     pub(crate) fn cloud(&self) -> Arc<Cloud> {
@@ -313,7 +328,8 @@ impl HubSimulator {
         BASE64.encode(self.hub.state().registry.group_key())
     }
 
-    /// Stores the registry, and with the first hub the provisioning service, in the state directory; does nothing without one.
+    /// Stores what has changed in the state directory at once; it is stored within 200 ms anyway. Does
+    /// nothing without a state directory.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -321,10 +337,7 @@ impl HubSimulator {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        if Arc::ptr_eq(&self.cloud.default_hub(), &self.hub) {
-            store.save_provisioning(&self.cloud.dps.state())?;
-        }
-        store.save(&self.hub.state().registry)
+        store.flush(&self.hub, self.own_provisioning())
     }
 
     // Messages, methods, twins.

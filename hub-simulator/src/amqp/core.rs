@@ -12,7 +12,7 @@ use super::codec::encode::Outcome;
 use super::link::Kind;
 use super::tokens::Tokens;
 use super::{AmqpError, Info, condition, endpoint};
-use crate::clock::{iso8601, us_time};
+use crate::clock::{invariant, iso8601};
 use crate::cloud::Caller;
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
@@ -95,6 +95,15 @@ impl Core {
             batch: Batch::default(),
             wait: Duration::ZERO,
             delayed: VecDeque::new(),
+        }
+    }
+
+    /// Turns to another hub of the cloud, before anything is open.
+    pub(crate) fn move_to(&mut self, hub: Arc<Hub>) {
+        if !Arc::ptr_eq(&hub, &self.hub) {
+            self.hub.leave(self.peer.id);
+            hub.adopt(&self.peer);
+            self.hub = hub;
         }
     }
 
@@ -250,7 +259,7 @@ impl Core {
         message: &str,
     ) -> AmqpError {
         let time = iso8601(self.now.system);
-        let stamp = us_time(self.now.system);
+        let stamp = invariant(self.now.system);
         let tracking = format!("{}-G:0-TimeStamp:{stamp}", Guid::random().simple());
         let number = code.number();
         let description = serde_json::json!({

@@ -78,6 +78,7 @@ impl RegisteredThumbprints {
 
 /// What most devices have nothing of.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Details {
     pub(crate) status_reason: Option<String>,
     pub(crate) status_updated: Ticks,

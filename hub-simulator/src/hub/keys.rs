@@ -3,7 +3,8 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::sas::{SasToken, hmac_sha256};
 use crate::guid::random_bytes;
@@ -97,6 +98,25 @@ impl TryFrom<Encoded> for KeyPair {
             &BASE64.decode(keys.primary)?,
             &BASE64.decode(keys.secondary)?,
         ))
+    }
+}
+
+/// Bytes stored as base64 text, for `#[serde(with = ...)]`.
+pub(crate) mod base64_bytes {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        bytes: impl AsRef<[u8]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        BASE64.encode(bytes).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text).map(T::from).map_err(D::Error::custom)
     }
 }
 

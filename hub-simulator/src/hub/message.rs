@@ -6,16 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::device::Fate;
 use super::feedback::Ack;
+use super::keys;
 use super::queue::C2dOutcome;
 
 /// A cloud-to-device message.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct C2d {
     /// The body.
+    #[serde(with = "keys::base64_bytes")]
     pub body: Bytes,
     /// The message id; none by default.
     pub message_id: Option<String>,

@@ -67,6 +67,15 @@ pub(crate) struct Queue<T> {
     last_sequence: u64,
 }
 
+/// A message as it waits, locked or not.
+#[derive(Debug)]
+pub(crate) struct Waiting<T> {
+    pub(crate) sequence: u64,
+    pub(crate) item: T,
+    pub(crate) expires: Instant,
+    pub(crate) deliveries: u32,
+}
+
 /// A message handed out under a lock.
 #[derive(Debug)]
 pub(crate) struct Locked<'a, T> {
@@ -105,6 +114,36 @@ impl<T> Queue<T> {
             lock: None,
         });
         Ok(())
+    }
+
+    /// The messages, oldest first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Waiting<&T>> {
+        self.entries.iter().map(|entry| Waiting {
+            sequence: entry.sequence,
+            item: &entry.item,
+            expires: entry.expires,
+            deliveries: entry.deliveries,
+        })
+    }
+
+    /// The sequence number of the latest message, 0 if there has never been one.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// A queue as it was, with no message locked.
+    pub(crate) fn restore(waiting: Vec<Waiting<T>>, last_sequence: u64) -> Self {
+        let entries = waiting.into_iter().map(|waiting| Entry {
+            sequence: waiting.sequence,
+            item: waiting.item,
+            expires: waiting.expires,
+            deliveries: waiting.deliveries,
+            lock: None,
+        });
+        Self {
+            entries: entries.collect(),
+            last_sequence,
+        }
     }
 
     /// Locks the oldest message that is free under `token`.

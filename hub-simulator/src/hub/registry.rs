@@ -1,7 +1,7 @@
 //! The hub's identity registry: who is there, and the check of a token against it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -30,6 +30,8 @@ pub(crate) struct Registry {
     policies: Vec<Policy>,
     group_key: Arc<[u8]>,
     auto_register: bool,
+    /// Devices that may have changed since they were last stored; nothing if they are not stored.
+    changed: Option<BTreeSet<Arc<str>>>,
 }
 
 impl Registry {
@@ -41,6 +43,29 @@ impl Registry {
             policies: Policy::built_in(),
             group_key: Arc::new(random_bytes::<32>()),
             auto_register,
+            changed: None,
+        }
+    }
+
+    /// Starts to remember which devices change.
+    pub(crate) fn track_changes(&mut self) {
+        self.changed = Some(self.devices.keys().cloned().collect());
+    }
+
+    /// The devices that may have changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Arc<str>> {
+        self.changed
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Remembers that a device may have changed.
+    pub(crate) fn touch(&mut self, id: &str) {
+        if let Some(changed) = &mut self.changed
+            && !changed.contains(id)
+        {
+            changed.insert(id.into());
         }
     }
 
@@ -101,6 +126,7 @@ impl Registry {
     }
 
     pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Device> {
+        self.touch(id);
         self.devices.get_mut(id).map(|device| &mut **device)
     }
 
@@ -111,6 +137,7 @@ impl Registry {
     /// Registers a device unless it is there already; its keys derive from the group key if the hub
     /// registers by itself, and are random otherwise.
     pub(crate) fn add(&mut self, id: &str) -> &mut Device {
+        self.touch(id);
         match self.devices.entry(id.into()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -127,12 +154,14 @@ impl Registry {
 
     /// Registers a device or module, in the place of one of the same name.
     pub(crate) fn insert(&mut self, id: &str, device: Device) {
+        self.touch(id);
         if self.devices.insert(id.into(), Box::new(device)).is_none() {
             self.modules += usize::from(id.contains('/'));
         }
     }
 
     pub(crate) fn remove(&mut self, id: &str) -> Option<Device> {
+        self.touch(id);
         let device = self.devices.remove(id)?;
         self.modules -= usize::from(id.contains('/'));
         Some(*device)

@@ -303,7 +303,7 @@ impl HubState {
     }
 
     /// Sets the clock for a device's queue, unless it rings early enough already.
-    fn arm(&mut self, id: &str) {
+    pub(crate) fn arm(&mut self, id: &str) {
         let Some(device) = self.registry.get_mut(id) else {
             return;
         };

@@ -27,6 +27,7 @@ mod tests;
 mod x509;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
@@ -56,6 +57,8 @@ pub(crate) struct Dps {
     pub(crate) host: String,
     pace: Pace,
     state: Mutex<State>,
+    /// The state was looked at since it was last stored, and may have changed.
+    touched: AtomicBool,
     /// Shares of hashed devices, by hub in lower case; 1 unless it says otherwise.
     weights: Mutex<BTreeMap<String, u32>>,
 }
@@ -87,12 +90,32 @@ impl Dps {
             host: options.host.as_deref().unwrap_or(default_host).to_owned(),
             pace: options.pace(),
             state: Mutex::new(state),
+            touched: AtomicBool::new(true),
             weights: Mutex::default(),
         }
     }
 
     /// The state; never held across an await. It is locked before any hub's state, never after.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        let state = self.lock();
+        self.touched.store(true, Ordering::Relaxed);
+        state
+    }
+
+    /// Shows the state to the store, if it may have changed since it was last shown.
+    pub(crate) fn if_touched<T>(&self, show: impl FnOnce(&State) -> T) -> Option<T> {
+        let state = self.lock();
+        self.touched
+            .swap(false, Ordering::Relaxed)
+            .then(|| show(&state))
+    }
+
+    /// Takes the state for changed.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

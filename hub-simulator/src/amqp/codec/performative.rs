@@ -6,7 +6,7 @@ use super::{DecodeError, code};
 /// A performative from the peer, and for a transfer the payload behind it.
 #[derive(Debug)]
 pub(crate) enum Performative<'a> {
-    Open(Open),
+    Open(Open<'a>),
     Begin(Begin),
     Attach(Attach<'a>),
     Flow(Flow),
@@ -18,7 +18,8 @@ pub(crate) enum Performative<'a> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct Open<'a> {
+    pub(crate) hostname: Option<&'a str>,
     pub(crate) max_frame_size: u32,
     pub(crate) channel_max: u16,
     pub(crate) idle_time_out_ms: Option<u32>,
@@ -145,10 +146,10 @@ fn mandatory<T>(field: Option<T>) -> Result<T, DecodeError> {
     field.ok_or(DecodeError("a mandatory field is missing"))
 }
 
-fn open(fields: &mut Fields<'_>) -> Result<Open, DecodeError> {
+fn open<'a>(fields: &mut Fields<'a>) -> Result<Open<'a>, DecodeError> {
     mandatory(fields.text()?)?;
-    fields.skip(1)?;
     Ok(Open {
+        hostname: fields.text()?,
         max_frame_size: fields.uint()?.unwrap_or(u32::MAX),
         channel_max: fields.ushort()?.unwrap_or(u16::MAX),
         idle_time_out_ms: fields.uint()?,

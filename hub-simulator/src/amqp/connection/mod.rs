@@ -196,7 +196,14 @@ impl Connection {
         }
     }
 
-    fn open(&mut self, open: &Open) -> Result<(), AmqpError> {
+    fn open(&mut self, open: &Open<'_>) -> Result<(), AmqpError> {
+        // A login is good for the hub that it was made to.
+        if let Some(host) = open.hostname
+            && !self.has_login
+            && let Some(hub) = self.core.caller.cloud.hub_at(host)
+        {
+            self.core.move_to(hub);
+        }
         let limits = &self.core.hub.limits;
         let container = format!("DeviceGateway_{}", Guid::random().simple());
         let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);

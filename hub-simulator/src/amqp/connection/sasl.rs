@@ -1,9 +1,12 @@
 //! The SASL layer (AMQP 1.0 section 5.3): who logs in, and as whom.
 
+use std::sync::Arc;
+
 use super::{Connection, LOGIN, Phase, undecodable};
 use crate::amqp::codec::encode::{self, SaslCode};
 use crate::amqp::codec::{DecodeError, code, read};
 use crate::amqp::{AmqpError, endpoint};
+use crate::hub::Hub;
 use crate::hub::registry::Principal;
 
 impl Connection {
@@ -37,7 +40,6 @@ impl Connection {
         if endpoint::provisioning::log_in(&mut self.core, user, token) {
             return SaslCode::Ok;
         }
-        let mut state = self.core.hub.state();
         let Some((identity, scope)) = user.rsplit_once('@') else {
             return SaslCode::Auth;
         };
@@ -45,9 +47,15 @@ impl Connection {
             return SaslCode::Auth;
         };
         let policy_hub = hub.strip_prefix("root.");
-        if policy_hub.unwrap_or(hub) != state.registry.short_name() {
-            return SaslCode::Sys;
+        let named =
+            |other: &Arc<Hub>| other.state().registry.short_name() == policy_hub.unwrap_or(hub);
+        let own = Some(Arc::clone(&self.core.hub)).filter(named);
+        let hubs = || self.core.caller.cloud.hubs().into_iter();
+        match own.or_else(|| hubs().find(named)) {
+            Some(hub) => self.core.move_to(hub),
+            None => return SaslCode::Sys,
         }
+        let mut state = self.core.hub.state();
         let checked = state.registry.check_token(token, self.core.now.system);
         drop(state);
         let fits = |principal: &Principal| match principal {
