@@ -74,12 +74,12 @@ for (const [name, Transport] of Object.entries(transports)) {
 
   checks[`${name}: a token that expires ends the stay`] = async (t) => {
     const device = await t.device();
-    const client = await soon(enter(withToken(t, device, 3, Transport)), 'entry');
+    const client = await soon(enter(withToken(t, device, 6, Transport)), 'entry');
     if (Transport === Http) {
-      await sleep(4500);
+      await sleep(7500);
       await refused(client.sendEvent(new Message('too late')), 'UnauthorizedError');
     } else {
-      await soon(once(client, 'disconnect'), 'end of the stay', 15000);
+      await soon(once(client, 'disconnect'), 'end of the stay', 20000);
     }
   };
 
