@@ -15,6 +15,7 @@ fi
 
 state=$(mktemp -d)
 "$program" --amqps-port 0 --mqtts-port 0 --https-port 0 \
+  --consumer-group owners --consumer-group one --consumer-group two --consumer-group three --consumer-group four \
   --state "$state" --env-file "$state/hub.env" --quiet </dev/null >"$state/out" 2>"$state/log" &
 hub=$!
 stop() {
@@ -31,6 +32,7 @@ done
 [ -f "$state/hub.env" ] || { cat "$state/log" >&2; exit 1; }
 # shellcheck disable=SC1091
 . "$state/hub.env"
+export HUB_CONSUMER_GROUPS=one,two,three,four
 
 # The closing lines are kept for the sum, and shown with what they are of.
 passed=0 failed=0

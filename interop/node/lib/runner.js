@@ -43,7 +43,7 @@ async function until(look, what, ms = LIMIT_MS - 2000) {
   for (;;) {
     const value = await look();
     if (value) return value;
-    assert(Date.now() < end, `${what} not seen within ${ms / 1000} s`);
+    assert(Date.now() < end, `${typeof what === 'function' ? what() : what} not seen within ${ms / 1000} s`);
     await sleep(50);
   }
 }
