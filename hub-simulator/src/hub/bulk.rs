@@ -11,7 +11,7 @@ use super::Hub;
 use super::error::{ErrorCode, HubError};
 use super::identities::Expected;
 use super::identity;
-use super::identity_record::{IdentityWrite, invalid};
+use super::identity_write::{IdentityWrite, invalid};
 use super::twin::{Change, Mode, Twin};
 use crate::clock::Ticks;
 

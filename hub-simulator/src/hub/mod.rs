@@ -9,6 +9,7 @@ pub(crate) mod feedback;
 pub(crate) mod identities;
 pub(crate) mod identity;
 pub(crate) mod identity_record;
+pub(crate) mod identity_write;
 pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
@@ -22,6 +23,7 @@ pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
+pub(crate) mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

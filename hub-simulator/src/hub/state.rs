@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::device::{Device, Fate, Feed, QueuedC2d};
+use super::device::{Fate, Feed, QueuedC2d};
 use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord, FeedbackRules};
 use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
@@ -18,7 +17,6 @@ use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
 use super::stamps::Stamps;
-use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
 use crate::hub::Sender;
@@ -28,9 +26,6 @@ const MAX_C2D_BODY: usize = 64 * 1024;
 /// Default and longest time to live of a cloud-to-device message.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 const MAX_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
-
-/// Longest model id, in bytes.
-const MAX_MODEL_ID: usize = 2048;
 
 /// The time, read once for everything that happens together.
 #[derive(Debug, Clone, Copy)]
@@ -451,64 +446,6 @@ impl HubState {
             // The caller may have given up this instant.
             drop(answer.send(response));
         }
-    }
-
-    // Twins.
-
-    /// The twin as its device sees it.
-    pub(crate) fn twin(&self, id: &str) -> Option<Value> {
-        Some(self.registry.get(id)?.twin(id).device_view())
-    }
-
-    /// Merges desired properties and tells the device if it listens.
-    pub(crate) fn patch_desired(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let Value::Object(patch) = patch else {
-            return Err(TwinError::new("A patch must be an object."));
-        };
-        let change = Change {
-            desired: Some(patch),
-            tags: None,
-        };
-        self.write_twin(id, change, Mode::Merge)?;
-        Ok(self.device(id)?.twin_mut(id).desired_version())
-    }
-
-    /// Writes tags and desired properties and tells the device if it listens.
-    pub(crate) fn write_twin(
-        &mut self,
-        id: &str,
-        change: Change<'_>,
-        mode: Mode,
-    ) -> Result<(), TwinError> {
-        let device = self.device(id)?;
-        let told = device.twin_mut(id).write(change, mode, Ticks::now())?;
-        if let (Some(told), Some(subscriber)) = (told, &device.desired) {
-            let told = Bytes::from(told.to_string());
-            subscriber.post(|route| Notice::Desired(route, told));
-        }
-        Ok(())
-    }
-
-    /// Notes the IoT Plug and Play model that a device has announced; it stands in its twin.
-    pub(crate) fn announce_model(&mut self, id: &str, model: &str) {
-        if let Some(device) = self.registry.get_mut(id)
-            && model.len() <= MAX_MODEL_ID
-        {
-            device.twin_mut(id).model_id = model.to_owned();
-        }
-    }
-
-    pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let now = Ticks::now();
-        let device = self.device(id)?;
-        device.last_activity = now;
-        device.twin_mut(id).report(patch, now)
-    }
-
-    fn device(&mut self, id: &str) -> Result<&mut Device, TwinError> {
-        self.registry
-            .get_mut(id)
-            .ok_or(TwinError::new("The device is not registered."))
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::enrolment::InitialTwin;
 use super::key::Keys;
-use super::state::{Credentials, Departure, Placement};
+use super::login::Credentials;
+use super::state::{Departure, Placement};
 use crate::clock::Ticks;
 use crate::hub::Hub;
 use crate::hub::device::{Auth, Device, RegisteredThumbprints};

@@ -12,7 +12,8 @@ use crate::http::body::JsonBody;
 use crate::http::etag::{IfMatch, quoted};
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identities::Expected;
-use crate::hub::identity_record::{IdentityDocument, IdentityWrite};
+use crate::hub::identity_record::IdentityDocument;
+use crate::hub::identity_write::IdentityWrite;
 use crate::hub::throttle::Operation;
 
 /// Most devices that are listed at once.

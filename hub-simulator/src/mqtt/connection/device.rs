@@ -1,7 +1,6 @@
-//! A device that is connected: its session, its subscriptions, the messages on their way to it.
+//! A device that is connected: how it comes, what it says, how it goes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,21 +8,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connect::Client;
+use super::subscriptions::subscriber;
 use super::{Core, End};
 use crate::hub::Sender;
 use crate::hub::device::Feed;
 use crate::hub::identity;
-use crate::hub::peer::{ConnectionId, Notice, Route, Subscriber};
-use crate::hub::queue::Verdict;
-use crate::hub::state::{Delivery, HubState};
+use crate::hub::peer::{ConnectionId, Notice, Route};
+use crate::hub::state::HubState;
 use crate::mqtt::acks::Acks;
-use crate::mqtt::codec::{
-    MAX_TEXT, Packet, PubAck, Publish, QoS, SubAck, Subscribe, SubscribeReasonCode, UnsubAck,
-    Unsubscribe,
-};
-use crate::mqtt::message::c2d_bag;
-use crate::mqtt::session::{Session, Subscription};
-use crate::mqtt::topic::{self, Channel};
+use crate::mqtt::codec::{Packet, PubAck, Publish};
+use crate::mqtt::session::Session;
 
 /// Acknowledgements that may wait: one for every packet identifier.
 const MAX_WAITING_ACKS: usize = 65_535;
@@ -170,156 +164,6 @@ impl Device {
         self.later.insert((due, self.put_off), (topic, payload));
     }
 
-    // Subscriptions.
-
-    fn subscribe(&mut self, core: &mut Core, subscribe: Subscribe) -> Result<(), End> {
-        let mut granted = Vec::with_capacity(subscribe.filters.len());
-        let mut channels = Vec::new();
-        for filter in subscribe.filters {
-            let channel = topic::parse_filter(&filter.path, self.identity())
-                .map_err(|error| End::Refused(format!("{error}: {}", filter.path)))?;
-            let qos = match filter.qos {
-                QoS::AtMostOnce => QoS::AtMostOnce,
-                QoS::AtLeastOnce | QoS::ExactlyOnce => QoS::AtLeastOnce,
-            };
-            granted.push(SubscribeReasonCode::Success(qos));
-            channels.push((
-                channel,
-                Subscription {
-                    filter: filter.path.into(),
-                    qos,
-                },
-            ));
-        }
-        core.send(&Packet::SubAck(SubAck::new(subscribe.pkid, granted)));
-        for (channel, subscription) in channels {
-            self.with_session(core, |session| session.subscribe(channel, subscription));
-            self.listen(core, channel);
-        }
-        self.pump(core);
-        Ok(())
-    }
-
-    fn unsubscribe(&mut self, core: &mut Core, unsubscribe: &Unsubscribe) -> Result<(), End> {
-        for filter in &unsubscribe.topics {
-            let channel = topic::parse_filter(filter, self.identity())
-                .map_err(|error| End::Refused(format!("{error}: {filter}")))?;
-            let still_listens = self.with_session(core, |session| {
-                session.unsubscribe(channel);
-                channel.takes_messages() && session.messages().is_some()
-            });
-            if still_listens == Some(false) {
-                self.stop_listening(core, channel);
-            }
-        }
-        core.send(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)));
-        Ok(())
-    }
-
-    fn listen(&self, core: &Core, channel: Channel) {
-        if let Some(feed) = feed(channel) {
-            let mut state = core.hub.state();
-            state.subscribe(self.identity(), feed, subscriber(core));
-            drop(state);
-            core.hub.stir();
-        }
-    }
-
-    fn stop_listening(&self, core: &Core, channel: Channel) {
-        if let Some(feed) = feed(channel) {
-            let mut state = core.hub.state();
-            state.unsubscribe(self.identity(), feed, &subscriber(core));
-            drop(state);
-            core.hub.stir();
-        }
-    }
-
-    /// Whether the device is subscribed to a channel.
-    pub(super) fn is_subscribed(&self, core: &Core, channel: Channel) -> bool {
-        self.look_at_session(core, |session| session.subscription(channel).is_some())
-            .unwrap_or_default()
-    }
-
-    /// Looks at the session, unless another connection has it.
-    fn look_at_session<T>(&self, core: &Core, look: impl FnOnce(&Session) -> T) -> Option<T> {
-        let state = core.hub.state();
-        let session = state.registry.get(self.identity())?.mqtt.as_ref()?;
-        (session.owner() == core.peer.id).then(|| look(session))
-    }
-
-    /// Acts on the session, unless another connection has it.
-    fn with_session<T>(&self, core: &Core, act: impl FnOnce(&mut Session) -> T) -> Option<T> {
-        let mut state = core.hub.state();
-        let session = state.registry.get_mut(self.identity())?.mqtt.as_mut()?;
-        (session.owner() == core.peer.id).then(|| act(session))
-    }
-
-    // Cloud-to-device messages.
-
-    /// Sends waiting messages, as many as may be in flight.
-    fn pump(&mut self, core: &mut Core) {
-        while let Some((subscription, delivery)) = self.next_message(core) {
-            self.deliver(core, &subscription, &delivery);
-        }
-    }
-
-    fn next_message(&self, core: &Core) -> Option<(Subscription, Delivery)> {
-        let subscription = self.look_at_session(core, |session| {
-            let has_room = session.in_flight().held() < core.hub.limits.mqtt_in_flight.max(1);
-            session.messages().filter(|_| has_room).cloned()
-        })??;
-        let delivery = core.hub.state().next_message(self.identity(), core.now)?;
-        Some((subscription, delivery))
-    }
-
-    fn deliver(&self, core: &mut Core, subscription: &Subscription, delivery: &Delivery) {
-        let bag = c2d_bag(self.identity(), &delivery.message, delivery.enqueued);
-        let topic = topic::message(&subscription.filter, &bag);
-        if topic.len() > MAX_TEXT {
-            tracing::warn!(
-                device.id = self.identity(),
-                "Message is dropped: its properties do not fit into a topic"
-            );
-            return self.settle(core, delivery, Verdict::Reject);
-        }
-        let body = delivery.message.body.clone();
-        if subscription.qos == QoS::AtMostOnce {
-            core.publish(topic, body);
-            return self.settle(core, delivery, Verdict::Complete);
-        }
-        let (lock, sequence) = (delivery.lock, delivery.sequence);
-        let sent = self.with_session(core, |session| session.in_flight_mut().send(sequence, lock));
-        let Some((pkid, dup)) = sent else {
-            return core.hub.state().let_go(self.identity(), &[lock], core.now);
-        };
-        core.publish_acked(topic, body, pkid, dup);
-    }
-
-    fn settle(&self, core: &Core, delivery: &Delivery, verdict: Verdict) {
-        let mut state = core.hub.state();
-        let settled = state.settle(self.identity(), delivery.lock, verdict, core.now);
-        if settled.is_err() {
-            tracing::debug!(device.id = self.identity(), "Message is gone meanwhile");
-        }
-    }
-
-    /// A PUBACK completes its message; one that comes too late changes nothing.
-    fn acknowledged(&mut self, core: &mut Core, pkid: u16) {
-        let lock = self.with_session(core, |session| session.in_flight_mut().acknowledge(pkid));
-        if let Some(lock) = lock.flatten() {
-            let mut state = core.hub.state();
-            let settled = state.settle(self.identity(), lock, Verdict::Complete, core.now);
-            drop(state);
-            tracing::debug!(
-                device.id = self.identity(),
-                in_time = settled.is_ok(),
-                "Message is acknowledged"
-            );
-            core.hub.stir();
-        }
-        self.pump(core);
-    }
-
     // Acknowledgements of publications.
 
     pub(super) fn send_acks(&mut self, core: &mut Core) {
@@ -368,24 +212,6 @@ impl Device {
         }
         core.hub.stir();
         tracing::info!(device.id = id, connection = %core.peer.id, "Device is disconnected");
-    }
-}
-
-/// Where the hub's news for the device go; a connection has one device, so that one route will do.
-fn subscriber(core: &Core) -> Subscriber {
-    Subscriber {
-        peer: Arc::clone(&core.peer),
-        route: Route(0),
-    }
-}
-
-/// What the hub hands out on a channel; answers about the twin come from the connection itself.
-fn feed(channel: Channel) -> Option<Feed> {
-    match channel {
-        Channel::Messages | Channel::Own => Some(Feed::Messages),
-        Channel::Methods => Some(Feed::Methods),
-        Channel::Desired => Some(Feed::Desired),
-        Channel::Inputs | Channel::TwinReplies => None,
     }
 }
 

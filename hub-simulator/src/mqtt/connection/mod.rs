@@ -2,8 +2,10 @@
 
 mod connect;
 mod device;
+mod messages;
 mod methods;
 mod registrant;
+mod subscriptions;
 mod telemetry;
 #[cfg(test)]
 mod tests;
