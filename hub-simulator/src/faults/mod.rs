@@ -18,6 +18,9 @@ pub use plan::{Plan, PlanError, Planned, Step};
 pub(crate) use script::{Attaching, Order, Script, Settling};
 use script::{Rejection, Rules};
 
+/// Longest delay that a script makes.
+const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Kinds of link that a fault can pick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,16 +103,18 @@ impl Faults {
         self.edit(|rules| rules.drop = count);
     }
 
-    /// Settles telemetry only after `delay`; zero settles at once again.
+    /// Settles telemetry only after `delay`, a day at most; zero settles at once again.
     pub fn delay_settlements(&self, delay: Duration) {
+        let delay = delay.min(MAX_DELAY);
         self.edit(|rules| rules.delay = (!delay.is_zero()).then_some(delay));
     }
 
-    /// Sends everything `latency` later, as over a line with a round trip of that length.
+    /// Sends everything `latency` later, a day at most, as over a line with a round trip of that
+    /// length.
     ///
     /// Throughput is not limited. The handshake of a TLS connection is not delayed.
     pub fn latency(&self, latency: Duration) {
-        self.hub.script.set_latency(latency);
+        self.hub.script.set_latency(latency.min(MAX_DELAY));
     }
 
     /// Rejects the next `count` telemetry messages of a device, or of any, with an error condition.

@@ -9,6 +9,8 @@ use super::{Fault, Faults};
 
 /// Most faults that a plan comes to.
 const MAX_FAULTS: usize = 100_000;
+/// Longest pause, and longest spread of one.
+const MAX_PAUSE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Faults to be made one after the other; in JSON:
 ///
@@ -87,6 +89,9 @@ pub enum PlanError {
     /// The chance of a step is no probability.
     #[error("the chance of step {0} is not within 0 to 1")]
     Chance(usize),
+    /// A pause of a step is longer than anybody can wait.
+    #[error("a pause of step {0} is over 30 days")]
+    Pause(usize),
     /// It comes to more faults than anybody can want.
     #[error("the plan has more than {MAX_FAULTS} faults; let it repeat less often")]
     TooLong,
@@ -106,6 +111,10 @@ impl Plan {
         if let Some(at) = self.steps.iter().position(odd) {
             return Err(PlanError::Chance(at + 1));
         }
+        let slow = |step: &Step| step.after.max(step.spread) > MAX_PAUSE;
+        if let Some(at) = self.steps.iter().position(slow) {
+            return Err(PlanError::Pause(at + 1));
+        }
         let of_step = |step: &Step| step.make.len() + usize::from(!step.one_of.is_empty());
         // A step that makes nothing is still gone through.
         let a_round: usize = self.steps.iter().map(|step| of_step(step).max(1)).sum();
@@ -124,7 +133,7 @@ impl Plan {
         let mut schedule = Vec::new();
         for _ in 0..self.repeat {
             for step in &self.steps {
-                at += step.after + step.spread.mul_f64(random.fraction());
+                at += step.after + random.up_to(step.spread);
                 // Drawn whether needed or not, so that one step does not change what others draw.
                 let (chance, which) = (random.fraction(), random.next());
                 if chance >= step.chance {
@@ -175,6 +184,12 @@ impl SplitMix64 {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// A pause in whole milliseconds, which read better than exact ones.
+    fn up_to(&mut self, most: Duration) -> Duration {
+        let pause = most.mul_f64(self.fraction());
+        Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// At least 0, less than 1.
@@ -244,6 +259,8 @@ mod tests {
         assert!(refusal(unknown).contains("explode"));
         let odd = r#"{"steps": [{}, {"chance": 1.5}]}"#;
         assert!(refusal(odd).contains("step 2"));
+        let slow = r#"{"steps": [{"after": "900 years"}]}"#;
+        assert!(refusal(slow).contains("step 1"));
         let endless = r#"{"repeat": 4000000000, "steps": [{}]}"#;
         assert!(refusal(endless).contains("more than"));
     }

@@ -263,7 +263,7 @@ async fn finish(State(state): State<HttpState>, request: Request, next: Next) ->
     if let Ok(id) = HeaderValue::from_str(&Guid::random().to_string()) {
         headers.insert(HeaderName::from_static("x-ms-request-id"), id);
     }
-    let latency = state.caller().hub.script.latency();
+    let latency = state.caller_at_home().hub.script.latency();
     if !latency.is_zero() {
         sleep(latency).await;
     }

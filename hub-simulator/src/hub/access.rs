@@ -196,11 +196,7 @@ pub(crate) enum AccessError {
 }
 
 impl AccessError {
-    /// Whether the hub answers 404 rather than 401.
-    pub(crate) fn is_not_found(&self) -> bool {
-        self.status() == 404
-    }
-
+    /// What the hub answers by.
     pub(crate) fn status(&self) -> i32 {
         match self {
             Self::NotRegistered { .. } | Self::Disabled { .. } | Self::Away { .. } => 404,
