@@ -55,8 +55,8 @@ pub(crate) fn telemetry(message: &Accepted) -> Bytes {
 /// Encodes an event for a reader, with the state of the partition if the reader wants to know it.
 pub(super) fn event(read: &Read, metrics: Option<Now>) -> Bytes {
     let event = &read.event;
-    let parts = annotated(&event.message);
-    let mut out = BytesMut::with_capacity(STAMPS + event.message.len());
+    let parts = annotated(event.message());
+    let mut out = BytesMut::with_capacity(STAMPS + event.message().len());
     if let Some(now) = metrics {
         write::descriptor(&mut out, code::DELIVERY_ANNOTATIONS);
         write::map(&mut out, 4, |out| put_metrics(out, &read.last, now));

@@ -134,9 +134,9 @@ impl EventLog {
     /// Appends what has gathered and wakes the readers that wait for it.
     pub(crate) fn append(&self, batch: &mut EventBatch, enqueued: SystemTime) {
         let enqueued = unix_millis(enqueued);
-        for (partition, fresh) in self.partitions.iter().zip(batch.by_partition()) {
-            if !fresh.is_empty() {
-                partition.append(fresh, enqueued);
+        for (partition, pile) in self.partitions.iter().zip(batch.by_partition()) {
+            if !pile.is_empty() {
+                partition.append(pile, enqueued);
             }
         }
     }

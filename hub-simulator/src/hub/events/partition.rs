@@ -1,24 +1,23 @@
 //! One partition: its events, numbered, and who reads them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::EventRetention;
-use super::batch::Fresh;
+use super::batch::Pile;
 use super::position::{By, Position};
 use super::reader::{Readers, Refusal};
 use crate::hub::peer::Notice;
 use crate::hub::stamps::Stamps;
 
-/// What an event costs in memory besides its message, in bytes.
-const OVERHEAD: usize = 96;
-
 /// An event as it is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) stamps: Arc<Stamps>,
-    /// The message as it came.
-    pub(crate) message: Arc<[u8]>,
+    /// Holds the message, among those that came with it.
+    chunk: Arc<[u8]>,
+    part: Range<usize>,
     /// Where it starts in the partition, in bytes.
     pub(crate) offset: i64,
     /// Milliseconds since the Unix epoch.
@@ -26,8 +25,14 @@ pub(crate) struct Event {
 }
 
 impl Event {
+    /// The message as it came.
+    pub(crate) fn message(&self) -> &[u8] {
+        &self.chunk[self.part.clone()]
+    }
+
+    /// What it takes of memory, in bytes.
     fn cost(&self) -> usize {
-        self.message.len() + OVERHEAD
+        self.part.len() + size_of::<Self>()
     }
 }
 
@@ -93,10 +98,21 @@ impl Partition {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn append(&self, fresh: &mut Vec<Fresh>, enqueued: i64) {
+    pub(super) fn append(&self, pile: &mut Pile, enqueued: i64) {
+        let chunk = pile.chunk();
         let mut inner = self.lock();
-        for Fresh { stamps, message } in fresh.drain(..) {
-            inner.push(stamps, message, enqueued);
+        // Times never fall, whatever the clock does.
+        let enqueued = enqueued.max(inner.last.enqueued);
+        for (stamps, part) in pile.drain() {
+            let chunk = Arc::clone(&chunk);
+            let offset = inner.next_offset;
+            inner.push(Event {
+                stamps,
+                chunk,
+                part,
+                offset,
+                enqueued,
+            });
         }
         inner.forget(self.retention);
         let woken = inner.readers.wake();
@@ -117,20 +133,13 @@ impl Partition {
 }
 
 impl Inner {
-    fn push(&mut self, stamps: Arc<Stamps>, message: Arc<[u8]>, enqueued: i64) {
-        let event = Event {
-            stamps,
-            offset: self.next_offset,
-            // Times never fall, whatever the clock does.
-            enqueued: enqueued.max(self.last.enqueued),
-            message,
-        };
+    fn push(&mut self, event: Event) {
         self.last = Last {
             sequence: self.last.sequence + 1,
             offset: event.offset,
             enqueued: event.enqueued,
         };
-        self.next_offset += i64::try_from(event.message.len().max(1)).unwrap_or(i64::MAX);
+        self.next_offset += i64::try_from(event.part.len().max(1)).unwrap_or(i64::MAX);
         self.bytes += event.cost();
         self.events.push_back(event);
     }
