@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::address;
 use super::codec::encode::{self, AttachReply};
 use super::codec::performative::Attach;
+use super::codec::read::Value;
 use super::core::Core;
 use super::events::{self, Consumer};
 use super::link::{Kind, Link, Terms};
@@ -102,9 +103,14 @@ impl Session {
                 Attaching::Withhold => return Ok(None),
             }
         }
-        let sender = core.authorize(place.kind, place.device.as_deref())?;
+        let kind = place.kind;
+        let sender = core.authorize(kind, place.device.as_deref())?;
+        if kind.is_device_receiver() {
+            let opened = core.hub.state().openings.add(core.now.instant);
+            opened.map_err(|error| core.refusal(&error))?;
+        }
         Ok(Some(Granted {
-            kind: place.kind,
+            kind,
             sender,
             consumer: None,
         }))
@@ -166,15 +172,14 @@ impl Session {
         {
             terms.sender_settle_mode = Some(1);
         }
-        if let Some(pair_kind) = kind.pair() {
-            let pair = self.pairs.entry((pair_kind, device.clone())).or_default();
-            let half = if kind.hub_sends() {
-                &mut pair.outgoing
-            } else {
-                &mut pair.incoming
-            };
-            *half = Some(handle);
+        if let Some(model) = model(attach)
+            && let Some(device) = &device
+        {
+            core.hub.state().announce_model(device, model);
         }
+        let correlation = attach.property("com.microsoft:channel-correlation-id");
+        let correlation = correlation.and_then(Value::text);
+        self.join_pair(core, handle, kind, device.as_ref(), correlation);
         let link = Link {
             name,
             kind,
@@ -191,6 +196,7 @@ impl Session {
             waits_for_window: false,
             partial: None,
             outbox: VecDeque::new(),
+            correlation: correlation.map(Into::into),
             counter,
             consumer,
             stamps,

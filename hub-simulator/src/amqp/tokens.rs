@@ -39,9 +39,10 @@ impl Tokens {
         self.by_name.insert(name, grant);
     }
 
-    fn remove(&mut self, name: &str) {
+    /// Forgets a token; tells whether there was one of that name.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let Some((name, grant)) = self.by_name.remove_entry(name) else {
-            return;
+            return false;
         };
         self.expiries.remove(&(grant.expiry, Arc::clone(&name)));
         match &grant.principal {
@@ -51,6 +52,14 @@ impl Tokens {
                 }
             }
             Principal::Policy { .. } => self.of_policies.retain(|other| *other != name),
+        }
+        true
+    }
+
+    /// Forgets the token of a device.
+    pub(crate) fn remove_of(&mut self, device: &str) {
+        if let Some(name) = self.of_device.get(device).cloned() {
+            self.remove(&name);
         }
     }
 

@@ -163,6 +163,10 @@ impl From<MethodError> for HubError {
                 ErrorCode::GatewayTimeout,
                 "Timed out waiting for the response from device.",
             ),
+            MethodError::TooMany => (
+                ErrorCode::DeviceMaximumInflightMethodExceeded,
+                "Too many methods of the device wait for an answer.",
+            ),
             MethodError::UnknownDevice => {
                 (ErrorCode::DeviceNotFound, "The device is not registered.")
             }

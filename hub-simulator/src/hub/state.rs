@@ -11,9 +11,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::device::{Device, Fate, Feed, QueuedC2d};
-use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord, FeedbackRules};
+use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord};
 use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
+use super::openings::Openings;
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
@@ -22,6 +23,7 @@ use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
 use crate::hub::Sender;
+use crate::limits::Limits;
 
 /// Largest body of a cloud-to-device message.
 const MAX_C2D_BODY: usize = 64 * 1024;
@@ -77,6 +79,9 @@ pub(crate) struct Delivery {
 pub(crate) struct HubState {
     pub(crate) registry: Registry,
     rules: QueueRules,
+    /// Calls of one device that may wait for an answer.
+    max_calls: Option<usize>,
+    pub(crate) openings: Openings,
     feedback: Feedback,
     /// Queues to look at, by time.
     timers: BTreeSet<(Instant, Arc<str>)>,
@@ -88,17 +93,14 @@ pub(crate) struct HubState {
 }
 
 impl HubState {
-    pub(crate) fn new(
-        registry: Registry,
-        rules: QueueRules,
-        feedback: FeedbackRules,
-        clock: Arc<Notify>,
-    ) -> Self {
+    pub(crate) fn new(registry: Registry, limits: &Limits, clock: Arc<Notify>) -> Self {
         let (timers, calls) = (BTreeSet::new(), HashMap::new());
         Self {
             registry,
-            rules,
-            feedback: Feedback::new(feedback),
+            rules: limits.queue_rules(),
+            max_calls: limits.methods_in_flight,
+            openings: Openings::new(limits.receive_link_opens),
+            feedback: Feedback::new(limits.feedback_rules()),
             timers,
             calls,
             attached: 0,
@@ -400,6 +402,10 @@ impl HubState {
             .methods
             .as_ref()
             .ok_or(MethodError::DeviceNotOnline)?;
+        let waiting = || self.calls.values().filter(|(of, _)| &**of == id).count();
+        if self.max_calls.is_some_and(|max| waiting() >= max) {
+            return Err(MethodError::TooMany);
+        }
         let (answer, answered) = oneshot::channel();
         let call = MethodCall {
             id: Guid::random(),
