@@ -276,7 +276,7 @@ async fn a_device_registers_by_its_certificate_alone() {
     let key = certified.signing_key.serialize_pem();
     let address = |id: &str| format!("{}/registrations/{id}", provisioning.id_scope());
     let connect = async || {
-        let stream = certified_stream(&hub, &certificate, &key).await;
+        let stream = stream_to(&hub, hub.host(), Some((&certificate, &key))).await;
         open(stream, SaslProfile::Anonymous).await.unwrap()
     };
     let state = register_over_amqp(connect().await, &address("unit-7")).await;
@@ -301,27 +301,47 @@ async fn a_device_registers_by_its_certificate_alone() {
     );
 }
 
-/// A TLS connection that shows a certificate.
-async fn certified_stream(
+/// A TLS connection to a name that the certificate must have; with a certificate and key to show.
+async fn stream_to(
     hub: &HubSimulator,
-    certificate: &str,
-    key: &str,
+    name: &str,
+    shown: Option<(&str, &str)>,
 ) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(hub.ca_pem().unwrap().as_bytes()).unwrap();
     roots.add(authority).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    let name = ServerName::try_from(hub.host().to_owned()).unwrap();
+        .with_root_certificates(roots);
+    let config = match shown {
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let stream = TcpStream::connect(hub.addr()).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     soon(connector.connect(name, stream)).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_service_may_have_a_host_name_of_its_own() {
+    let options = at_once().with_host("dps.test").with_id_scope("0ne0000000A");
+    let builder = HubSimulator::builder().with_provisioning(options);
+    let hub = builder.start().await.unwrap();
+    let (token, path) = grouped(&hub, "d");
+    let address = path.trim_start_matches('/');
+    assert_eq!(address, "0ne0000000A/registrations/d");
+    let stream = stream_to(&hub, "dps.test", None).await;
+    let connection = open(stream, plain(address, &token)).await.unwrap();
+    let state = register_over_amqp(connection, address).await;
+    assert_eq!(state["assignedHub"], hub.host());
+    let string = hub.provisioning().service_connection_string();
+    assert!(string.starts_with("HostName=dps.test;"));
 }
 
 #[tokio::test]
@@ -504,7 +524,7 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
         (two, one)
     };
     here.patch_desired("d", &json!({ "rate": 5 })).unwrap();
-    provisioning.set_weight(here.host(), 0);
+    here.faults().fail_over();
     let state = assigned(one, "d").await;
     assert_eq!(state["assignedHub"], there.host());
     assert_eq!(state["substatus"], "deviceDataMigrated");
@@ -512,6 +532,27 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
     assert_eq!(there.twin("d")["desired"]["rate"], 5);
     assert_eq!(there.twin("d")["desired"]["$version"], 2);
     assert_eq!(three.device_keys("d"), None);
+    let string = there.device_connection_string("d");
+    let name = there.host().to_owned();
+    let connection = Connection::builder()
+        .container_id("d")
+        .hostname(name.as_str());
+    let stream = TcpStream::connect(one.addr()).await.unwrap();
+    let connection = soon(connection.open_with_stream(stream)).await.unwrap();
+    let mut client = Client::begin(connection).await;
+    client.authorize(&string, "d").await;
+}
+
+#[tokio::test]
+async fn a_hub_without_weight_gets_no_device() {
+    let [one, two, three] = &cloud().await;
+    for hub in [two, three] {
+        one.provisioning().set_weight(hub.host(), 0);
+    }
+    for number in 0..10 {
+        let state = assigned(one, &format!("device-{number}")).await;
+        assert_eq!(state["assignedHub"], one.host());
+    }
 }
 
 #[tokio::test]

@@ -477,6 +477,20 @@ async fn a_deleted_device_loses_its_links_and_its_messages() {
 }
 
 #[tokio::test]
+async fn telemetry_is_activity() {
+    let hub = plain_hub().await;
+    let string = hub.device_connection_string("d");
+    let mut device = Http::connect(&hub, &token(&string)).await;
+    let sent = device
+        .ask("POST", "/devices/d/messages/events", &[], b"hot")
+        .await;
+    assert_eq!(sent.status, 204);
+    let seen = owner(&hub).await.get("/devices/d").await.json();
+    assert_ne!(seen["lastActivityTime"], "0001-01-01T00:00:00Z");
+    assert_eq!(seen["connectionState"], "Disconnected");
+}
+
+#[tokio::test]
 async fn what_is_not_simulated_says_so() {
     let hub = plain_hub().await;
     let mut http = owner(&hub).await;

@@ -171,7 +171,11 @@ impl Hub {
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
         let mut message = message;
-        let stamps = self.state().stamps(sender, None);
+        let stamps = {
+            let mut state = self.state();
+            state.active(&sender.identity, now.system);
+            state.stamps(sender, None)
+        };
         if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();
             batch.push(partition, &stamps, &encode::telemetry(&message));

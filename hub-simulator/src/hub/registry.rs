@@ -128,6 +128,11 @@ impl Registry {
         self.devices.get(id).map(|device| &**device)
     }
 
+    /// A device or module to be changed in what need not be stored.
+    pub(crate) fn peek_mut(&mut self, id: &str) -> Option<&mut Device> {
+        self.devices.get_mut(id).map(|device| &mut **device)
+    }
+
     pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut Device> {
         self.touch(id);
         self.devices.get_mut(id).map(|device| &mut **device)
@@ -173,6 +178,10 @@ impl Registry {
     /// Moves the hub away, or back.
     pub(crate) fn set_away(&mut self, away: bool) {
         self.away = away;
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        self.away
     }
 
     fn check_present(&self) -> Result<(), AccessError> {

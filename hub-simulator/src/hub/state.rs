@@ -88,6 +88,8 @@ pub(crate) struct HubState {
     calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
     /// Devices with a link on any connection.
     pub(crate) attached: usize,
+    /// Links of devices that were removed, which their connections are about to close.
+    orphans: HashMap<Arc<str>, u32>,
     /// Rung when the next deadline has come nearer.
     clock: Arc<Notify>,
 }
@@ -104,6 +106,7 @@ impl HubState {
             timers,
             calls,
             attached: 0,
+            orphans: HashMap::new(),
             clock,
         }
     }
@@ -122,6 +125,13 @@ impl HubState {
     }
 
     pub(crate) fn link_closed(&mut self, id: &str) {
+        if let Some(links) = self.orphans.get_mut(id) {
+            *links -= 1;
+            if *links == 0 {
+                self.orphans.remove(id);
+            }
+            return;
+        }
         if let Some(device) = self.registry.get_mut(id)
             && device.links > 0
         {
@@ -130,6 +140,13 @@ impl HubState {
                 self.attached -= 1;
                 device.came_or_went(Ticks::now());
             }
+        }
+    }
+
+    /// Notes that a device or module has sent something.
+    pub(crate) fn active(&mut self, id: &str, now: SystemTime) {
+        if let Some(device) = self.registry.peek_mut(id) {
+            device.last_activity = now.into();
         }
     }
 
@@ -166,7 +183,10 @@ impl HubState {
         let Some(device) = self.registry.remove(id) else {
             return false;
         };
-        self.attached -= usize::from(device.links > 0);
+        if device.links > 0 {
+            self.attached -= 1;
+            *self.orphans.entry(id.into()).or_default() += device.links;
+        }
         let generation = device.generation;
         if let Some(mut queue) = device.queue {
             let now = Now::read();
@@ -492,5 +512,35 @@ impl HubState {
         self.registry
             .get_mut(id)
             .ok_or(TwinError::new("The device is not registered."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn links_of_a_removed_device_are_not_taken_for_those_of_its_successor() {
+        let limits = Limits::default();
+        let mut state = HubState::new(
+            Registry::new("hub.test", false),
+            limits.queue_rules(),
+            limits.feedback_rules(),
+            Arc::default(),
+        );
+        state.registry.add("d");
+        state.link_opened("d");
+        state.link_opened("d");
+        assert!(state.remove_device("d"));
+        assert_eq!(state.attached, 0);
+        state.registry.add("d");
+        state.link_opened("d");
+        // The connections of the first one get round to it.
+        state.link_closed("d");
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (1, 1));
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (0, 0));
     }
 }

@@ -43,6 +43,7 @@ use state::Pace;
 pub(crate) use state::{Login, Proof, Reply, State};
 
 use crate::cloud::Cloud;
+use crate::hub::Hub;
 use crate::hub::state::Now;
 
 /// The group that every service is made with; its key is the hub's group key.
@@ -123,12 +124,16 @@ impl Dps {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hubs that devices can be assigned to.
+    /// The hubs that devices can be assigned to; one that is away gets none.
     pub(crate) fn linked(&self, cloud: &Cloud) -> Vec<LinkedHub> {
-        let weights = self.weights();
+        let weights = self.weights().clone();
+        let weight = |hub: &Hub| match hub.state().registry.is_away() {
+            true => 0,
+            false => weights.get(&hub.host.to_lowercase()).copied().unwrap_or(1),
+        };
         let hubs = cloud.hubs().into_iter();
         hubs.map(|hub| LinkedHub {
-            weight: weights.get(&hub.host.to_lowercase()).copied().unwrap_or(1),
+            weight: weight(&hub),
             host: hub.host.clone(),
         })
         .collect()

@@ -32,8 +32,13 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     let device = state.registry.add(&placement.device_id);
     device.auth = auth(placement.credentials);
     device.written();
-    if let Some(capabilities) = placement.capabilities {
-        device.details.get_or_insert_default().iot_edge = capabilities.iot_edge;
+    if placement.capabilities.is_some_and(|can| can.iot_edge) {
+        let scope = format!(
+            "ms-azure-iot-edge://{}-{}",
+            placement.device_id, device.generation
+        );
+        let details = device.details.get_or_insert_default();
+        (details.iot_edge, details.device_scope) = (true, Some(scope));
     }
     if twin.is_some() {
         device.twin = twin;

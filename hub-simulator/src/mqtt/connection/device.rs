@@ -1,9 +1,11 @@
 //! A device that is connected: its session, its subscriptions, the messages on their way to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connect::Client;
@@ -35,6 +37,10 @@ pub(super) struct Device {
     /// Sent unless the device takes its leave.
     pub(super) will: Option<Publish>,
     pub(super) acks: Acks,
+    /// Answers that wait for their turn under a throttle, in the order they fall due.
+    pub(super) later: BTreeMap<(Instant, u64), (String, Bytes)>,
+    /// How many answers have ever waited.
+    put_off: u64,
 }
 
 impl Device {
@@ -63,6 +69,8 @@ impl Device {
             expires: client.expires,
             will: client.will,
             acks: Acks::default(),
+            later: BTreeMap::new(),
+            put_off: 0,
         };
         (device, present)
     }
@@ -70,7 +78,7 @@ impl Device {
     /// Listens again to what the session is subscribed to.
     pub(super) fn resume(&mut self, core: &mut Core) {
         let channels: Vec<_> = self
-            .with_session(core, |session| session.channels().collect())
+            .look_at_session(core, |session| session.channels().collect())
             .unwrap_or_default();
         for channel in channels {
             self.listen(core, channel);
@@ -92,7 +100,8 @@ impl Device {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.expires, self.acks.next_due()]
+        let later = self.later.keys().next().map(|(due, _)| *due);
+        [self.expires, self.acks.next_due(), later]
             .into_iter()
             .flatten()
             .min()
@@ -100,6 +109,12 @@ impl Device {
 
     pub(super) fn on_time(&mut self, core: &mut Core) -> Result<(), End> {
         self.send_acks(core);
+        while let Some(next) = self.later.first_entry()
+            && next.key().0 <= core.now.instant
+        {
+            let (topic, payload) = next.remove();
+            core.publish(topic, payload);
+        }
         match self.expires {
             Some(expires) if expires <= core.now.instant => Err(End::refused("Token Invalid.")),
             _ => Ok(()),
@@ -147,6 +162,12 @@ impl Device {
             Notice::DeviceGone(_) | Notice::Stolen(..) | Notice::Order(_) => {}
         }
         Ok(())
+    }
+
+    /// Publishes at most once, later.
+    pub(super) fn put_off(&mut self, due: Instant, topic: String, payload: Bytes) {
+        self.put_off += 1;
+        self.later.insert((due, self.put_off), (topic, payload));
     }
 
     // Subscriptions.
@@ -215,8 +236,15 @@ impl Device {
 
     /// Whether the device is subscribed to a channel.
     pub(super) fn is_subscribed(&self, core: &Core, channel: Channel) -> bool {
-        self.with_session(core, |session| session.subscription(channel).is_some())
+        self.look_at_session(core, |session| session.subscription(channel).is_some())
             .unwrap_or_default()
+    }
+
+    /// Looks at the session, unless another connection has it.
+    fn look_at_session<T>(&self, core: &Core, look: impl FnOnce(&Session) -> T) -> Option<T> {
+        let state = core.hub.state();
+        let session = state.registry.get(self.identity())?.mqtt.as_ref()?;
+        (session.owner() == core.peer.id).then(|| look(session))
     }
 
     /// Acts on the session, unless another connection has it.
@@ -236,7 +264,7 @@ impl Device {
     }
 
     fn next_message(&self, core: &Core) -> Option<(Subscription, Delivery)> {
-        let subscription = self.with_session(core, |session| {
+        let subscription = self.look_at_session(core, |session| {
             let has_room = session.in_flight().held() < core.hub.limits.mqtt_in_flight.max(1);
             session.messages().filter(|_| has_room).cloned()
         })??;
@@ -260,7 +288,7 @@ impl Device {
             return self.settle(core, delivery, Verdict::Complete);
         }
         let (lock, sequence) = (delivery.lock, delivery.sequence);
-        let sent = self.with_session(core, |session| session.in_flight().send(sequence, lock));
+        let sent = self.with_session(core, |session| session.in_flight_mut().send(sequence, lock));
         let Some((pkid, dup)) = sent else {
             return core.hub.state().let_go(self.identity(), &[lock], core.now);
         };
@@ -277,7 +305,7 @@ impl Device {
 
     /// A PUBACK completes its message; one that comes too late changes nothing.
     fn acknowledged(&mut self, core: &mut Core, pkid: u16) {
-        let lock = self.with_session(core, |session| session.in_flight().acknowledge(pkid));
+        let lock = self.with_session(core, |session| session.in_flight_mut().acknowledge(pkid));
         if let Some(lock) = lock.flatten() {
             let mut state = core.hub.state();
             let settled = state.settle(self.identity(), lock, Verdict::Complete, core.now);
@@ -376,7 +404,7 @@ fn open_session(
     let locks = device
         .mqtt
         .as_mut()
-        .map(|session| session.in_flight().let_go());
+        .map(|session| session.in_flight_mut().let_go());
     let present = match &mut device.mqtt {
         Some(session) if !clean && session.is_persistent() => {
             session.resume(core.peer.id);
@@ -400,7 +428,7 @@ fn close_session(state: &mut HubState, id: &str, core: &Core) {
     let Some(session) = own.filter(|session| session.owner() == core.peer.id) else {
         return;
     };
-    let locks = session.in_flight().let_go();
+    let locks = session.in_flight_mut().let_go();
     if !session.is_persistent() {
         device.mqtt = None;
     }
