@@ -523,12 +523,7 @@ mod tests {
     #[test]
     fn links_of_a_removed_device_are_not_taken_for_those_of_its_successor() {
         let limits = Limits::default();
-        let mut state = HubState::new(
-            Registry::new("hub.test", false),
-            limits.queue_rules(),
-            limits.feedback_rules(),
-            Arc::default(),
-        );
+        let mut state = HubState::new(Registry::new("hub.test", false), &limits, Arc::default());
         state.registry.add("d");
         state.link_opened("d");
         state.link_opened("d");
