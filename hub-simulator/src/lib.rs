@@ -27,6 +27,7 @@ mod builder;
 mod clock;
 mod cloud;
 mod connection_string;
+mod control;
 mod faults;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -45,7 +46,8 @@ mod tls;
 
 pub use builder::{Builder, StartError};
 pub use connection_string::{ConnectionString, ConnectionStringError, KeyOwner};
-pub use faults::{Faults, HeldSettlements, LinkKind};
+pub use faults::{Fault, Faults, HeldSettlements, LinkKind, Plan, PlanError, Planned, Step};
+pub use hub::events::EventRetention;
 pub use hub::feedback::Ack;
 pub use hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 pub use hub::peer::{ConnectionId, ConnectionStats};

@@ -60,8 +60,8 @@ pub struct Limits {
     /// Cloud-to-device messages that an MQTT client may leave unacknowledged; default 16. The real
     /// hub's figure is not public.
     pub mqtt_in_flight: usize,
-    /// How long an HTTP client may be silent between two requests and take for the headers of one;
-    /// default 120 s, as Windows' own server has it.
+    /// How long an HTTP client may be silent between two requests, take for the headers of one, and
+    /// let an answer wait unread; default 120 s, as Windows' own server has it.
     pub http_idle_timeout: Duration,
     /// How long the body of an HTTP request may take to arrive; default 60 s.
     pub http_body_timeout: Duration,

@@ -1,6 +1,8 @@
 //! Several hubs behind one set of listeners: each client finds its own by the name that it calls.
 #![allow(clippy::unwrap_used, reason = "a test file")]
 
+#[path = "support/mqtt.rs"]
+mod mqtt;
 mod support;
 #[path = "support/http.rs"]
 mod web;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use fe2o3_amqp::connection::Connection;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use hub_simulator::HubSimulator;
+use mqtt::{ConnectReturnCode, Device, Wire, connect_packet};
 use support::{Client, soon, token};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -100,6 +103,24 @@ async fn tls_leads_to_the_hub_of_the_server_name() {
     let mut client = Client::begin(connection).await;
     assert_eq!(put(&mut client, &first).await, 401);
     assert_eq!(put(&mut client, &second).await, 200);
+}
+
+#[tokio::test]
+async fn mqtt_leads_to_the_hub_of_the_user_name() {
+    let (first, second) = hubs(false).await;
+    for (own, other) in [(&first, &second), (&second, &first)] {
+        let device = Device::connect(own, "d").await;
+        let counts = (own.connections().len(), other.connections().len());
+        assert_eq!(counts, (1, 0));
+        drop(device);
+        own.wait_until(|stats| stats.connections.is_empty()).await;
+        let mut wire = Wire::open(own).await;
+        let mut foreign = connect_packet(own, "d");
+        let token = connect_packet(other, "d").login.unwrap().password;
+        foreign.login.as_mut().unwrap().password = token;
+        let refused = wire.connect(foreign).await.unwrap();
+        assert_eq!(refused.code, ConnectReturnCode::NotAuthorized);
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn a_message_arrives_with_its_properties() {
     let hub = plain_hub().await;
     let mut http = Http::device(&hub, "d").await;
     let headers = [
-        "iothub-app-alert: yes",
+        "iothub-app-TempAlert: yes",
         "IoTHub-MessageId: m-1",
         "iothub-correlationid: c-1",
         "iothub-contenttype: application/json",
@@ -31,7 +31,7 @@ async fn a_message_arrives_with_its_properties() {
     let accepted = hub.record().accepted();
     let message = &accepted[0];
     assert_eq!((&*message.device_id, &message.body[..]), ("d", &b"{}"[..]));
-    assert_eq!(message.properties["alert"], "yes");
+    assert_eq!(message.properties["TempAlert"], "yes");
     assert_eq!(message.message_id.as_deref(), Some("m-1"));
     assert_eq!(message.correlation_id.as_deref(), Some("c-1"));
     assert_eq!(message.content_type.as_deref(), Some("application/json"));

@@ -10,7 +10,8 @@ mod support;
 
 use std::time::Duration;
 
-use hub_simulator::{C2d, C2dOutcome, HubSimulator, Limits, MethodError};
+use bytes::BytesMut;
+use hub_simulator::{C2d, C2dOutcome, HubSimulator, Limits, MethodError, Size, Tier};
 use mqtt::{Device, Publish, QoS, SubscribeReasonCode, connect_packet};
 use serde_json::{Value, json};
 use support::{plain_hub, soon};
@@ -318,4 +319,55 @@ async fn a_module_gets_messages_under_its_own_prefix() {
     assert!(publish.topic.starts_with(prefix), "{}", publish.topic);
     module.acknowledge(publish.pkid).await;
     assert_eq!(soon(ticket.outcome()).await, C2dOutcome::Completed);
+}
+
+#[tokio::test]
+async fn a_request_above_the_rate_waits_for_its_turn_and_one_far_above_is_told_so() {
+    let size = Size::new(Tier::S1, 1)
+        .with_burst(Duration::from_millis(10))
+        .with_queue(Duration::from_millis(300));
+    let hub = hub_with(Limits::default().with_size(Some(size))).await;
+    let mut device = Device::connect(&hub, "dev1").await;
+    device.subscribe(TWIN, QoS::AtMostOnce).await;
+    let began = tokio::time::Instant::now();
+    let mut requests = BytesMut::new();
+    for number in 0..60 {
+        let topic = format!("$iothub/twin/GET/?$rid={number}");
+        let get = Publish::new(topic, QoS::AtMostOnce, "");
+        get.write(&mut requests).unwrap();
+    }
+    // All at once, so that no pause between them lets the rate catch up.
+    device.wire.send_bytes(&requests).await;
+    let mut statuses = Vec::new();
+    for _ in 0..60 {
+        let topic = device.received().await.topic;
+        statuses.push(topic.split('/').nth(3).unwrap().to_owned());
+    }
+    // The rate is 100 a second, of which 300 ms may wait.
+    assert!(statuses.iter().filter(|status| *status == "200").count() >= 30);
+    assert!(statuses.iter().any(|status| status == "429"));
+    assert!(began.elapsed() >= Duration::from_millis(200));
+}
+
+#[tokio::test]
+async fn a_session_outlives_the_hub_that_keeps_its_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = async || {
+        let builder = HubSimulator::builder().with_tls(false);
+        builder.with_state(directory.path()).start().await.unwrap()
+    };
+    let first = hub().await;
+    let mut device = listening(&first).await;
+    first.send_c2d("dev1", C2d::new("x")).unwrap();
+    let id = device.received().await.pkid;
+    drop(device);
+    drop(first);
+    let second = hub().await;
+    let mut device = Device::connect(&second, "dev1").await;
+    assert!(device.session_present);
+    let again = device.received().await;
+    assert_eq!(
+        (again.pkid, again.dup, &again.payload[..]),
+        (id, true, &b"x"[..])
+    );
 }

@@ -200,3 +200,34 @@ async fn half_a_packet_does_not_stay_for_ever() {
     patient.ping().await;
     soon(hub.wait_until(|stats| stats.connections.len() == 1)).await;
 }
+
+#[tokio::test]
+async fn a_client_that_asks_and_does_not_read_waits_alone() {
+    let hub = plain_hub().await;
+    let mut bystander = Device::connect(&hub, "bystander").await;
+    let mut greedy = Device::connect(&hub, "dev1").await;
+    greedy
+        .subscribe("$iothub/twin/res/#", QoS::AtMostOnce)
+        .await;
+    let mut requests = BytesMut::new();
+    for _ in 0..1000 {
+        let get = Publish::new("$iothub/twin/GET/?$rid=1", QoS::AtMostOnce, "");
+        get.write(&mut requests).unwrap();
+    }
+    let flood = async {
+        loop {
+            greedy.wire.send_bytes(&requests).await;
+        }
+    };
+    let work = async {
+        for _ in 0..200 {
+            let topic = "devices/bystander/messages/events/";
+            bystander.publish_acked(topic, b"x").await;
+        }
+    };
+    tokio::select! {
+        () = flood => {}
+        () = work => {}
+    }
+    assert_eq!(hub.record().count_of("bystander"), 200);
+}

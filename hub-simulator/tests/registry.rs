@@ -208,6 +208,7 @@ async fn devices_are_listed_and_counted() {
         ("/devices/", vec!["a", "b", "c"]),
         ("/devices?top=2", vec!["a", "b"]),
         ("/devices?top=0", vec!["a", "b", "c"]),
+        ("/devices?top=many", vec!["a", "b", "c"]),
     ] {
         let list = http.get(path).await.json();
         let listed: Vec<_> = list
@@ -473,6 +474,20 @@ async fn a_deleted_device_loses_its_links_and_its_messages() {
     assert_eq!(delete(&mut http, "/devices/d", "*").await.status, 204);
     soon(hub.wait_until(|stats| stats.attached_devices == 0)).await;
     assert_eq!(soon(ticket.outcome()).await, C2dOutcome::Purged);
+}
+
+#[tokio::test]
+async fn telemetry_is_activity() {
+    let hub = plain_hub().await;
+    let string = hub.device_connection_string("d");
+    let mut device = Http::connect(&hub, &token(&string)).await;
+    let sent = device
+        .ask("POST", "/devices/d/messages/events", &[], b"hot")
+        .await;
+    assert_eq!(sent.status, 204);
+    let seen = owner(&hub).await.get("/devices/d").await.json();
+    assert_ne!(seen["lastActivityTime"], "0001-01-01T00:00:00Z");
+    assert_eq!(seen["connectionState"], "Disconnected");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ pub(crate) fn c2d_recipient(to: &str) -> Option<String> {
 }
 
 /// The decoded path segments behind scheme and authority.
-fn segments(address: &str) -> Option<Vec<String>> {
+pub(super) fn segments(address: &str) -> Option<Vec<String>> {
     let path = match address.split_once("://") {
         Some((_scheme, rest)) => rest.split_once('/')?.1,
         None => address.strip_prefix('/').unwrap_or(address),

@@ -1,6 +1,6 @@
 //! What all sessions of a connection share: tokens, output, the hub, and the time of this turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,13 +9,15 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::codec::encode::Outcome;
-use super::link::Kind;
+use super::events;
+use super::link::{Kind, Link};
 use super::tokens::Tokens;
 use super::{AmqpError, Info, condition, endpoint};
 use crate::clock::{invariant, iso8601};
 use crate::cloud::Caller;
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::events::EventBatch;
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
 use crate::hub::registry::AuthMethod;
@@ -49,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) batch: Batch,
     /// How long what is being delivered has to wait under the hub's throttles.
     pub(crate) wait: Duration,
+    /// Readers of events that wait until what they were sent is on its way.
+    pub(crate) paused: BTreeSet<Route>,
     /// Settlements that a script delays, in the order they fall due.
     pub(crate) delayed: VecDeque<Delayed>,
 }
@@ -58,6 +62,7 @@ pub(crate) struct Core {
 pub(crate) struct Batch {
     pub(crate) kept: Vec<Accepted>,
     pub(crate) count: u64,
+    pub(crate) events: EventBatch,
 }
 
 /// A settlement to be sent later.
@@ -94,6 +99,7 @@ impl Core {
             serials: 0,
             batch: Batch::default(),
             wait: Duration::ZERO,
+            paused: BTreeSet::new(),
             delayed: VecDeque::new(),
         }
     }
@@ -128,9 +134,14 @@ impl Core {
         self.handles -= count;
     }
 
+    /// The serial number of the link that opens next.
+    pub(crate) fn next_serial(&self) -> u32 {
+        (self.serials + 1) & Route::MASK
+    }
+
     /// Enters a link into the books; returns its serial number.
     pub(crate) fn link_opened(&mut self, device: Option<&Arc<str>>) -> u32 {
-        self.serials = (self.serials + 1) & Route::MASK;
+        self.serials = self.next_serial();
         self.links += 1;
         self.peer.links.store(self.links, Ordering::Relaxed);
         if let Some(device) = device {
@@ -186,10 +197,21 @@ impl Core {
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
                 endpoint::provisioning::authorize(self, address).map(|()| None)
             }
+            (Kind::ManagementRequests | Kind::ManagementReplies, _) => {
+                events::authorize_management(self).map(|()| None)
+            }
             // A connection that provisions is nothing else.
             (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
             (_, Some(id)) => self.sender(id).map(Some),
             _ => Err(self.uncovered()),
+        }
+    }
+
+    /// Whether an open link may stay so.
+    pub(crate) fn reauthorize(&self, link: &Link) -> Result<(), AmqpError> {
+        match &link.consumer {
+            Some(consumer) => consumer.authorize(self),
+            None => self.authorize(link.kind, link.device.as_deref()).map(drop),
         }
     }
 
@@ -283,6 +305,7 @@ impl Core {
         if batch.count > 0 {
             self.peer.messages.fetch_add(batch.count, Ordering::Relaxed);
             self.hub.record.add(batch.count, &mut batch.kept);
+            self.hub.events.append(&mut batch.events, self.now.system);
             batch.count = 0;
             self.hub.stir();
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::{Bytes, BytesMut};
 
+use super::events::Consumer;
 use crate::faults::LinkKind;
 use crate::hub::stamps::Stamps;
 use crate::limits::Limits;
@@ -29,6 +30,10 @@ pub(crate) enum Kind {
     Inputs,
     ProvisioningRequests,
     ProvisioningReplies,
+    /// Telemetry for an Event Hubs client.
+    Events,
+    ManagementRequests,
+    ManagementReplies,
 }
 
 /// Kinds of link that work in pairs.
@@ -38,6 +43,7 @@ pub(crate) enum PairKind {
     Methods,
     Twin,
     Provisioning,
+    Management,
 }
 
 /// What the hub's attach says for a kind of link.
@@ -61,6 +67,8 @@ impl Kind {
                 | Self::FileNotifications
                 | Self::Inputs
                 | Self::ProvisioningReplies
+                | Self::Events
+                | Self::ManagementReplies
         )
     }
 
@@ -70,12 +78,14 @@ impl Kind {
             Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
             Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
+            Self::ManagementRequests | Self::ManagementReplies => Some(PairKind::Management),
             Self::Telemetry
             | Self::C2d
             | Self::ServiceC2d
             | Self::Feedback
             | Self::FileNotifications
-            | Self::Inputs => None,
+            | Self::Inputs
+            | Self::Events => None,
         }
     }
 
@@ -87,7 +97,8 @@ impl Kind {
             Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
             Self::C2d | Self::Feedback | Self::FileNotifications => (None, Some(1), Some(65_536)),
-            Self::Inputs => (None, Some(0), Some(MIB)),
+            Self::Inputs | Self::Events => (None, Some(0), Some(MIB)),
+            Self::ManagementRequests | Self::ManagementReplies => (Some(0), Some(0), Some(MIB)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
                 (Some(1), Some(0), Some(MIB))
             }
@@ -121,7 +132,10 @@ impl Kind {
             | Self::FileNotifications
             | Self::Inputs
             | Self::ProvisioningRequests
-            | Self::ProvisioningReplies => None,
+            | Self::ProvisioningReplies
+            | Self::Events
+            | Self::ManagementRequests
+            | Self::ManagementReplies => None,
         }
     }
 }
@@ -151,6 +165,10 @@ pub(crate) struct Link {
     pub(crate) counter: Option<Arc<AtomicU64>>,
     /// What the hub writes onto telemetry.
     pub(crate) stamps: Option<Arc<Stamps>>,
+    /// Where its telemetry goes to be read; nowhere while no events are kept.
+    pub(crate) partition: Option<u8>,
+    /// What an Event Hubs client reads.
+    pub(crate) consumer: Option<Box<Consumer>>,
 }
 
 /// A delivery of which more frames are to come.

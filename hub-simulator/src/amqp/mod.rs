@@ -6,6 +6,7 @@ pub(crate) mod codec;
 pub(crate) mod connection;
 pub(crate) mod core;
 mod endpoint;
+pub(crate) mod events;
 pub(crate) mod link;
 mod session;
 pub(crate) mod shell;
@@ -53,18 +54,25 @@ impl AmqpError {
 pub(crate) mod condition {
     use crate::hub::error::ErrorCode;
 
+    pub(crate) const ARGUMENT: &str = "com.microsoft:argument-error";
+    pub(crate) const ARGUMENT_RANGE: &str = "com.microsoft:argument-out-of-range";
     pub(crate) const DECODE: &str = "amqp:decode-error";
+    pub(crate) const DETACH_FORCED: &str = "amqp:link:detach-forced";
     pub(crate) const FRAMING: &str = "amqp:connection:framing-error";
     pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
+    pub(crate) const HUB_NOT_FOUND: &str = "com.microsoft:iot-hub-not-found-error";
     pub(crate) const ILLEGAL_STATE: &str = "amqp:illegal-state";
     pub(crate) const INTERNAL: &str = "amqp:internal-error";
     pub(crate) const INVALID_FIELD: &str = "amqp:invalid-field";
     pub(crate) const LOCK_LOST: &str = "com.microsoft:message-lock-lost";
     pub(crate) const NOT_ALLOWED: &str = "amqp:not-allowed";
     pub(crate) const NOT_FOUND: &str = "amqp:not-found";
+    pub(crate) const NOT_IMPLEMENTED: &str = "amqp:not-implemented";
+    pub(crate) const REDIRECT: &str = "amqp:link:redirect";
     pub(crate) const RESOURCE_LIMIT: &str = "amqp:resource-limit-exceeded";
     pub(crate) const RESOURCE_LOCKED: &str = "amqp:resource-locked";
     pub(crate) const SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
+    pub(crate) const STOLEN: &str = "amqp:link:stolen";
     pub(crate) const TRANSFER_LIMIT: &str = "amqp:link:transfer-limit-exceeded";
     pub(crate) const UNATTACHED_HANDLE: &str = "amqp:session:unattached-handle";
     pub(crate) const UNAUTHORIZED: &str = "amqp:unauthorized-access";
@@ -78,7 +86,7 @@ pub(crate) mod condition {
             | ErrorCode::PartitionNotFound
             | ErrorCode::LinkAddressNotFound
             | ErrorCode::DeviceNotOnline => NOT_FOUND,
-            ErrorCode::IotHubNotFound => "com.microsoft:iot-hub-not-found-error",
+            ErrorCode::IotHubNotFound => HUB_NOT_FOUND,
             ErrorCode::IotHubUnauthorizedAccess | ErrorCode::IotHubUnauthorized => UNAUTHORIZED,
             ErrorCode::IotHubSuspended => "com.microsoft:iot-hub-suspended",
             ErrorCode::IotHubQuotaExceeded
@@ -108,7 +116,7 @@ pub(crate) mod condition {
             | ErrorCode::DeviceDefinedMultipleTimes
             | ErrorCode::BulkRegistryOperationFailure
             | ErrorCode::TooManyDevices
-            | ErrorCode::TooManyModulesOnDevice => "com.microsoft:argument-error",
+            | ErrorCode::TooManyModulesOnDevice => ARGUMENT,
         }
     }
 }

@@ -71,6 +71,25 @@ impl Tokens {
         any
     }
 
+    /// Drops a device's token, or all tokens, and tells whether there were any.
+    pub(crate) fn drop_of(&mut self, device: Option<&str>) -> bool {
+        let concerned = |grant: &Grant| match (&grant.principal, device) {
+            (_, None) => true,
+            (Principal::Device(own), Some(device)) => **own == *device,
+            (Principal::Policy { .. }, Some(_)) => false,
+        };
+        let names: Vec<_> = self
+            .by_name
+            .iter()
+            .filter(|(_, grant)| concerned(grant))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in &names {
+            self.remove(name);
+        }
+        !names.is_empty()
+    }
+
     /// How a token here lets its holder act as `device`, or as a module of a device, if one does.
     ///
     /// A device's token covers its modules: the part of the hub that a token is for is a prefix
@@ -86,9 +105,26 @@ impl Tokens {
             .then_some(AuthMethod::HubPolicy)
     }
 
+    /// How a device shows who it is: by its own token before one of the hub's.
+    pub(crate) fn auth_method(&self, device: &str) -> AuthMethod {
+        if self.of_device.contains_key(device) {
+            AuthMethod::IdentityKey
+        } else if self.policies().any(|p| p.may_act_as(device)) {
+            AuthMethod::HubPolicy
+        } else {
+            AuthMethod::Certificate
+        }
+    }
+
     /// Whether a token here lets its holder use the service endpoint at `path`.
     pub(crate) fn allow_service(&self, path: &[&str]) -> bool {
         self.policies().any(|principal| principal.may_serve(path))
+    }
+
+    /// Whether a token here lets its holder read at `path` of the event hub.
+    pub(crate) fn allow_events(&self, path: &[&str]) -> bool {
+        self.policies()
+            .any(|principal| principal.may_read_events(path))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Principal> {

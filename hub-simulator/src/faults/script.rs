@@ -21,6 +21,8 @@ pub(crate) enum Order {
     EndSessions(Option<String>, AmqpError),
     /// Detach the device's links of a kind, or everybody's.
     Detach(Option<String>, LinkKind, AmqpError),
+    /// Let the device's tokens expire, or everybody's.
+    ExpireTokens(Option<String>),
     /// Send the settlements held back so far.
     Release,
 }

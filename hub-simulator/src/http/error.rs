@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::clock::{Ticks, invariant};
@@ -64,23 +65,52 @@ fn tracking_id(now: SystemTime) -> String {
     format!("{id}-G:0-TimeStamp:{}", invariant(now))
 }
 
+/// A body; its fields are in the real hub's order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Body {
+    message: String,
+    exception_message: String,
+}
+
+impl Body {
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What stands, as a text, in the `Message` of a body.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inner<'a> {
+    error_code: u32,
+    tracking_id: String,
+    message: &'a str,
+    info: Value,
+    timestamp_utc: String,
+}
+
 fn plain(error: &HubError, now: SystemTime) -> String {
-    json!({
-        "Message": format!("ErrorCode:{};{}", error.code.name(), error.message),
-        "ExceptionMessage": format!("Tracking ID:{}", tracking_id(now)),
-    })
-    .to_string()
+    let body = Body {
+        message: format!("ErrorCode:{};{}", error.code.name(), error.message),
+        exception_message: format!("Tracking ID:{}", tracking_id(now)),
+    };
+    body.to_json()
 }
 
 fn nested(error: &HubError, info: Value, now: SystemTime) -> String {
-    let message = json!({
-        "errorCode": error.code.number(),
-        "trackingId": tracking_id(now),
-        "message": error.message,
-        "info": info,
-        "timestampUtc": Ticks::from(now).to_string(),
-    });
-    json!({ "Message": message.to_string(), "ExceptionMessage": "" }).to_string()
+    let inner = Inner {
+        error_code: error.code.number(),
+        tracking_id: tracking_id(now),
+        message: &error.message,
+        info,
+        timestamp_utc: Ticks::from(now).to_string(),
+    };
+    let body = Body {
+        message: serde_json::to_string(&inner).unwrap_or_default(),
+        exception_message: String::new(),
+    };
+    body.to_json()
 }
 
 #[cfg(test)]

@@ -131,6 +131,8 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
     put("iothub-correlationid", &text(&message.correlation_id));
     let expiry = message.ttl.map(|ttl| american(delivery.enqueued + ttl));
     put("iothub-expiry", &text(&expiry));
+    let user_id = message.user_id.as_deref().unwrap_or_default();
+    put("iothub-userid", &String::from_utf8_lossy(user_id));
     put("iothub-to", &to);
     put("iothub-sequencenumber", &delivery.sequence.to_string());
     put("iothub-enqueuedtime", &american(delivery.enqueued));

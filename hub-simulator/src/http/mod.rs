@@ -7,9 +7,11 @@ pub(crate) mod etag;
 mod feedback;
 mod inbox;
 mod methods;
+mod patience;
 mod provisioning;
 pub(crate) mod registry;
 mod service;
+mod spelling;
 mod telemetry;
 mod websocket;
 
@@ -42,6 +44,8 @@ use crate::hub::peer::{Notice, Peer};
 use crate::line::Line;
 use crate::mqtt;
 use crate::shell::linger;
+use patience::PatientLine;
+use spelling::{SpellingLine, Spellings};
 use websocket::{Spoken, WebSocketLine};
 
 /// Bytes that the headers of a request may have.
@@ -73,6 +77,8 @@ struct Connection {
     home: Mutex<Arc<Hub>>,
     /// Rung when a script releases the settlements it has held.
     released: Notify,
+    /// How the names of properties were spelt.
+    spellings: Arc<Spellings>,
     /// What is spoken after the answer that is under way, if it is no longer HTTP.
     upgrade: Mutex<Option<Spoken>>,
 }
@@ -85,6 +91,7 @@ impl HttpState {
             caller,
             peer,
             released: Notify::new(),
+            spellings: Arc::default(),
             upgrade: Mutex::default(),
         }))
     }
@@ -111,6 +118,11 @@ impl HttpState {
             *home = Arc::clone(&hub);
         }
         hub
+    }
+
+    /// The name of a header as the client spelt it.
+    fn spelling(&self, name: &str) -> String {
+        self.0.spellings.of(name)
     }
 
     /// Lets another protocol be spoken once the answer is written.
@@ -182,6 +194,8 @@ async fn answer<L: Line>(line: L, caller: Caller) -> Option<Upgraded<L>> {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         Box::pin(app.call(request)) as Pin<Box<dyn Future<Output = Answer> + Send>>
     });
+    let line = SpellingLine::new(line, Arc::clone(&state.0.spellings));
+    let line = PatientLine::new(line, limits.http_idle_timeout);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.http_idle_timeout)
@@ -194,7 +208,7 @@ async fn answer<L: Line>(line: L, caller: Caller) -> Option<Upgraded<L>> {
         for notice in peer.collect() {
             match notice {
                 Notice::Order(Order::Cut) => {
-                    connection.into_parts().io.into_inner().reset_on_drop();
+                    bare(connection.into_parts().io).reset_on_drop();
                     tracing::info!(connection = %peer.id, "Connection is cut by script");
                     return None;
                 }
@@ -217,7 +231,7 @@ async fn answer<L: Line>(line: L, caller: Caller) -> Option<Upgraded<L>> {
         }
     }
     let parts = connection.into_parts();
-    let line = parts.io.into_inner();
+    let line = bare(parts.io);
     let spoken = *state.upgrade();
     match spoken.filter(|_| ended.is_ok()) {
         Some(spoken) => Some(Upgraded {
@@ -233,6 +247,11 @@ async fn answer<L: Line>(line: L, caller: Caller) -> Option<Upgraded<L>> {
     }
 }
 
+/// The line under all that watches it.
+fn bare<L>(io: TokioIo<PatientLine<SpellingLine<L>>>) -> L {
+    io.into_inner().into_inner().into_inner()
+}
+
 type Answer = Result<Response, Infallible>;
 
 /// Adds what every answer has, and answers as late as a script has it.
@@ -244,7 +263,7 @@ async fn finish(State(state): State<HttpState>, request: Request, next: Next) ->
     if let Ok(id) = HeaderValue::from_str(&Guid::random().to_string()) {
         headers.insert(HeaderName::from_static("x-ms-request-id"), id);
     }
-    let latency = state.caller().hub.script.latency();
+    let latency = state.caller_at_home().hub.script.latency();
     if !latency.is_zero() {
         sleep(latency).await;
     }

@@ -24,7 +24,7 @@ use crate::hub::record::Accepted;
 /// What a body of many messages calls itself.
 const BATCH: &str = "application/vnd.microsoft.iothub.json";
 /// Begins the name of every application property.
-const APPLICATION: &str = "iothub-app-";
+pub(super) const APPLICATION: &str = "iothub-app-";
 /// Most messages in a batch, as over AMQP.
 const MAX_BATCH: usize = 500;
 
@@ -74,7 +74,7 @@ async fn send(
     let messages = if is_batch {
         batch(call, &sender, &body)?
     } else {
-        vec![single(call, &sender, headers, body)]
+        vec![single(call, state, &sender, headers, body)]
     };
     let limit = call.hub.limits.max_telemetry_size;
     if messages.iter().map(Accepted::size).sum::<usize>() > limit {
@@ -90,12 +90,18 @@ async fn send(
 }
 
 /// One message: properties in the headers, the body as it is.
-fn single(call: &Call, sender: &Sender, headers: &HeaderMap, body: Bytes) -> Accepted {
+fn single(
+    call: &Call,
+    state: &HttpState,
+    sender: &Sender,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Accepted {
     let mut message = Accepted::bare(&sender.identity, call.now.system, call.peer.id);
     message.body = body;
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        property(&mut message, name.as_str(), &value);
+        property(&mut message, &state.spelling(name.as_str()), &value);
     }
     message
 }

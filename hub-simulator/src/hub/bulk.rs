@@ -11,8 +11,9 @@ use super::Hub;
 use super::error::{ErrorCode, HubError};
 use super::identities::Expected;
 use super::identity;
-use super::identity_record::{IdentityWrite, invalid};
-use super::twin::{Change, Mode, TwinError};
+use super::identity_write::{IdentityWrite, invalid};
+use super::twin::{Change, Mode, Twin};
+use crate::clock::Ticks;
 
 /// Identities that one request may name.
 const MAX_ITEMS: usize = 100;
@@ -185,24 +186,13 @@ impl Hub {
             }
             return Ok(());
         }
-        change.check()?;
+        // A twin that cannot begin so shall not leave a device behind.
+        Twin::new(Ticks::default()).begin_with(change)?;
         self.put_identity(id, write, expected)?;
         let mut state = self.state();
         if let Some(device) = state.registry.get_mut(id).filter(|_| change.is_some()) {
             device.twin_mut(id).begin_with(change)?;
         }
         Ok(())
-    }
-}
-
-impl Change<'_> {
-    /// Whether anything is to be written.
-    fn is_some(&self) -> bool {
-        self.tags.is_some() || self.desired.is_some()
-    }
-
-    /// Whether a new twin could begin with this.
-    fn check(&self) -> Result<(), TwinError> {
-        super::twin::Twin::new(crate::clock::Ticks::default()).begin_with(*self)
     }
 }

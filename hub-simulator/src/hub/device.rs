@@ -207,47 +207,6 @@ impl Device {
     }
 }
 
-/// An identity and its twin as they are kept on disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StoredDevice<'a> {
-    auth: Cow<'a, Auth>,
-    enabled: bool,
-    generation: u64,
-    etag: u32,
-    connection_updated: Ticks,
-    last_activity: Ticks,
-    details: Option<Cow<'a, Details>>,
-    twin: Option<Cow<'a, Twin>>,
-}
-
-impl Device {
-    /// What is kept on disk.
-    pub(crate) fn stored(&self) -> StoredDevice<'_> {
-        StoredDevice {
-            auth: Cow::Borrowed(&self.auth),
-            enabled: self.enabled,
-            generation: self.generation,
-            etag: self.etag,
-            connection_updated: self.connection_updated,
-            last_activity: self.last_activity,
-            details: self.details.as_deref().map(Cow::Borrowed),
-            twin: self.twin.as_deref().map(Cow::Borrowed),
-        }
-    }
-
-    /// Puts back what was kept.
-    pub(crate) fn restore(&mut self, stored: StoredDevice<'_>) {
-        self.auth = stored.auth.into_owned();
-        self.enabled = stored.enabled;
-        self.generation = stored.generation;
-        self.etag = stored.etag;
-        self.connection_updated = stored.connection_updated;
-        self.last_activity = stored.last_activity;
-        self.details = stored.details.map(|details| Box::new(details.into_owned()));
-        self.twin = stored.twin.map(|twin| Box::new(twin.into_owned()));
-    }
-}
-
 /// The hub dates the twin of a device, and not that of a module.
 fn fresh_twin(id: &str, generation: u64) -> Twin {
     let is_module = identity::split(id).1.is_some();

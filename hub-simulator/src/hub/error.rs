@@ -124,6 +124,7 @@ impl From<AccessError> for HubError {
             AccessError::NotRegistered { .. } | AccessError::Disabled { .. } => {
                 ErrorCode::DeviceNotFound
             }
+            AccessError::Away { .. } => ErrorCode::IotHubNotFound,
             AccessError::Scripted { status, .. } => match status {
                 404 => ErrorCode::DeviceNotFound,
                 429 => ErrorCode::ThrottlingException,

@@ -1,20 +1,19 @@
-//! What the service side does with identities and twins, and what it means for open connections.
+//! What the service side does with identities, and what it means for open connections.
 
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Hub;
 use super::device::Device;
 use super::error::{ErrorCode, HubError};
 use super::identity;
-use super::identity_record::{IdentityDocument, IdentityWrite, invalid, twin_document};
+use super::identity_record::IdentityDocument;
+use super::identity_write::{IdentityWrite, invalid};
 use super::keys::KeyPair;
 use super::peer::Notice;
 use super::registry::is_valid_id;
 use super::state::HubState;
-use super::twin::{Change, Mode};
 use crate::clock::Ticks;
 
 /// Modules that a device can have (Microsoft, "IoT Hub quotas and throttling").
@@ -152,30 +151,6 @@ impl Hub {
             disabled_device_count: total - enabled,
         }
     }
-
-    /// A twin as the service side reads it.
-    pub(crate) fn twin_document(&self, id: &str) -> Result<Value, HubError> {
-        self.state()
-            .known(id)
-            .map(|device| twin_document(id, device, false))
-    }
-
-    /// Writes tags and desired properties; returns the twin that this makes.
-    pub(crate) fn write_twin(
-        &self,
-        id: &str,
-        document: &Value,
-        mode: Mode,
-        expected: Expected<'_>,
-    ) -> Result<Value, HubError> {
-        let change = Change::of(document)?;
-        let mut state = self.state();
-        state.check_twin(id, expected)?;
-        state.write_twin(id, change, mode)?;
-        state
-            .known(id)
-            .map(|device| twin_document(id, device, false))
-    }
 }
 
 impl HubState {
@@ -283,19 +258,6 @@ impl HubState {
                 device.details.get_or_insert_default().managed_by = Some("IotEdge".to_owned());
                 self.registry.insert(&name, device);
             }
-        }
-    }
-
-    /// Whether a twin is what a write expects.
-    pub(crate) fn check_twin(&self, id: &str, expected: Expected<'_>) -> Result<(), HubError> {
-        let device = self.known(id)?;
-        match expected {
-            Expected::Etag(etag) if etag != device.twin(id).etag() => {
-                let owner = identity::split(id).0;
-                let text = format!("ETag mismatch for device ID '{owner}'");
-                Err(HubError::new(ErrorCode::PreconditionFailed, text))
-            }
-            _ => Ok(()),
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct C2d {
     /// The correlation id; none by default.
     pub correlation_id: Option<String>,
     /// The user id; none by default.
-    pub user_id: Option<Bytes>,
+    pub user_id: Option<Vec<u8>>,
     /// When it was made, as its sender says; none by default.
     pub creation_time: Option<SystemTime>,
     /// The content type; none by default.
@@ -42,7 +42,7 @@ pub struct C2d {
 }
 
 /// Fields of a message that are no texts, as AMQP encodes them, for a receiver that knows types.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Typed {
     pub(crate) message_id: Option<Vec<u8>>,
     pub(crate) correlation_id: Option<Vec<u8>>,

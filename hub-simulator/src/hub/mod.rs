@@ -4,10 +4,12 @@ pub(crate) mod access;
 pub(crate) mod bulk;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod events;
 pub(crate) mod feedback;
 pub(crate) mod identities;
 pub(crate) mod identity;
 pub(crate) mod identity_record;
+pub(crate) mod identity_write;
 pub(crate) mod keys;
 pub(crate) mod message;
 pub(crate) mod peer;
@@ -21,6 +23,7 @@ pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
+pub(crate) mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,9 +31,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use crate::amqp::events::encode;
 use crate::faults::{Script, Settling};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
+use events::{EventBatch, EventLog, EventRetention, Layout};
 use peer::{ConnectionId, Notice, Peer};
 use record::{Accepted, Record};
 use registry::{AuthMethod, Registry};
@@ -50,6 +55,7 @@ pub(crate) struct Hub {
     pub(crate) host: String,
     pub(crate) limits: Limits,
     pub(crate) record: Record,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) script: Script,
     pub(crate) throttles: Throttles,
     state: Mutex<HubState>,
@@ -64,7 +70,9 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(registry: Registry, limits: Limits, record: Record) -> Self {
         let clock = Arc::new(Notify::new());
+        let retention = EventRetention::of(record.mode());
         Self {
+            events: Arc::new(EventLog::new(Layout::default(), retention)),
             host: registry.host().to_owned(),
             state: Mutex::new(HubState::new(
                 registry,
@@ -81,6 +89,12 @@ impl Hub {
             clock,
             limits,
         }
+    }
+
+    /// Lays out the log of events anew.
+    pub(crate) fn with_events(mut self, events: EventLog) -> Self {
+        self.events = Arc::new(events);
+        self
     }
 
     /// The state; held for a few look-ups at a time and never across an await.
@@ -163,7 +177,17 @@ impl Hub {
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
         let mut message = message;
-        message.stamps = Some(self.state().stamps(sender));
+        let stamps = {
+            let mut state = self.state();
+            state.active(&sender.identity, now.system);
+            state.stamps(sender)
+        };
+        if let Some(partition) = self.events.partition_of(&stamps.device_id) {
+            let mut batch = EventBatch::default();
+            batch.push(partition, &stamps, &encode::telemetry(&message));
+            self.events.append(&mut batch, now.system);
+        }
+        message.stamps = Some(stamps);
         let kept = self.record.mode().keep(message);
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();

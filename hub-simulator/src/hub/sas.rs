@@ -155,6 +155,19 @@ impl Resource {
         }
     }
 
+    /// Whether the path begins with `word`.
+    pub(crate) fn is_below(&self, word: &str) -> bool {
+        let first = self.path.first();
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the resource contains `path` of the event hub, compared without case: Python asks for
+    /// `consumergroups` and attaches to `ConsumerGroups`.
+    pub(crate) fn covers_events(&self, path: &[&str]) -> bool {
+        let same = |(own, other): (&String, &&str)| own.eq_ignore_ascii_case(other);
+        self.path.len() <= path.len() && self.path.iter().zip(path).all(same)
+    }
+
     /// Whether the resource contains `path`, compared segment by segment.
     pub(crate) fn covers(&self, path: &[&str]) -> bool {
         self.path.len() <= path.len()

@@ -1,6 +1,7 @@
 //! Queries carried out over the registry, a stretch of it at a time.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
@@ -9,7 +10,8 @@ use super::Hub;
 use super::device::Device;
 use super::error::HubError;
 use super::identity;
-use super::identity_record::{invalid, thumbprints_value, twin_document};
+use super::identity_record::{thumbprints_value, twin_document};
+use super::identity_write::invalid;
 use super::query::{Groups, Query, Row, Source};
 
 /// Identities looked at before others have a turn.
@@ -19,7 +21,7 @@ const STRETCH: usize = 1000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
     /// The last identity that is done with.
-    last: Option<String>,
+    last: Option<Arc<str>>,
     /// Rows answered so far.
     answered: usize,
 }
@@ -46,7 +48,7 @@ impl Cursor {
         let text = String::from_utf8(text).map_err(|_| wrong())?;
         let (answered, last) = text.split_once(':').ok_or_else(wrong)?;
         Ok(Self {
-            last: Some(last.to_owned()),
+            last: Some(last.into()),
             answered: answered.parse().map_err(|_| wrong())?,
         })
     }
@@ -75,7 +77,7 @@ impl Hub {
                 let is_wanted = entry.is_in(query.source) && query.matches(entry);
                 if is_wanted && page.rows.len() >= size {
                     page.next = Some(Cursor {
-                        last: last.map(str::to_owned),
+                        last: last.cloned(),
                         answered: at.answered,
                     });
                     return false;
@@ -115,17 +117,17 @@ impl Hub {
     /// whether to go on. Tells whether that was all.
     fn stretch(
         &self,
-        last: &mut Option<String>,
-        mut visit: impl FnMut(Option<&str>, &Entry<'_>) -> bool,
+        last: &mut Option<Arc<str>>,
+        mut visit: impl FnMut(Option<&Arc<str>>, &Entry<'_>) -> bool,
     ) -> bool {
         let state = self.state();
         let mut before = last.clone();
         let mut visited = 0;
         for (id, device) in state.registry.after(last.as_deref()).take(STRETCH) {
-            if !visit(before.as_deref(), &Entry { id, device }) {
+            if !visit(before.as_ref(), &Entry { id, device }) {
                 return true;
             }
-            before = Some(id.to_string());
+            before = Some(Arc::clone(id));
             visited += 1;
         }
         *last = before;
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn a_token_leads_back_to_its_place() {
         let cursor = Cursor {
-            last: Some("dev:1/mod".to_owned()),
+            last: Some("dev:1/mod".into()),
             answered: 17,
         };
         assert_eq!(Cursor::parse(&cursor.token()).unwrap(), cursor);

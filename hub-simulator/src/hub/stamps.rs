@@ -19,16 +19,24 @@ pub struct Stamps {
     pub auth_method: &'static str,
     /// `iothub-connection-auth-generation-id`: tells a device from one of the same name before it.
     pub generation_id: String,
+    /// `dt-dataschema`: the Plug and Play model that the device says it is of, if it does.
+    pub model_id: Option<String>,
 }
 
 impl Stamps {
-    pub(crate) fn new(sender: &str, auth: AuthMethod, generation: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        sender: &str,
+        auth: AuthMethod,
+        generation: u64,
+        model: Option<&str>,
+    ) -> Arc<Self> {
         let (device, module) = identity::split(sender);
         Arc::new(Self {
             device_id: device.to_owned(),
             module_id: module.map(str::to_owned),
             auth_method: auth.stamp(),
             generation_id: generation.to_string(),
+            model_id: model.map(str::to_owned),
         })
     }
 }

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::device::{Device, Fate, Feed, QueuedC2d};
+use super::device::{Fate, Feed, QueuedC2d};
 use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord, FeedbackRules};
 use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
@@ -18,7 +17,6 @@ use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
 use super::stamps::Stamps;
-use super::twin::{Change, Mode, TwinError};
 use crate::clock::Ticks;
 use crate::guid::Guid;
 use crate::hub::Sender;
@@ -28,9 +26,6 @@ const MAX_C2D_BODY: usize = 64 * 1024;
 /// Default and longest time to live of a cloud-to-device message.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 const MAX_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
-
-/// Longest model id, in bytes.
-const MAX_MODEL_ID: usize = 2048;
 
 /// The time, read once for everything that happens together.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +78,8 @@ pub(crate) struct HubState {
     calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
     /// Devices with a link on any connection.
     pub(crate) attached: usize,
+    /// Links of devices that were removed, which their connections are about to close.
+    orphans: HashMap<Arc<str>, u32>,
     /// Rung when the next deadline has come nearer.
     clock: Arc<Notify>,
 }
@@ -102,6 +99,7 @@ impl HubState {
             timers,
             calls,
             attached: 0,
+            orphans: HashMap::new(),
             clock,
         }
     }
@@ -120,6 +118,13 @@ impl HubState {
     }
 
     pub(crate) fn link_closed(&mut self, id: &str) {
+        if let Some(links) = self.orphans.get_mut(id) {
+            *links -= 1;
+            if *links == 0 {
+                self.orphans.remove(id);
+            }
+            return;
+        }
         if let Some(device) = self.registry.get_mut(id)
             && device.links > 0
         {
@@ -131,11 +136,21 @@ impl HubState {
         }
     }
 
+    /// Notes that a device or module has sent something.
+    pub(crate) fn active(&mut self, id: &str, now: SystemTime) {
+        if let Some(device) = self.registry.peek_mut(id) {
+            device.last_activity = now.into();
+        }
+    }
+
     /// What is written onto every message of a sender.
     pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
         let device = self.registry.get(&sender.identity);
         let generation = device.map_or(0, |device| device.generation);
-        Stamps::new(&sender.identity, sender.auth, generation)
+        let twin = device.and_then(|device| device.twin.as_deref());
+        let model = twin.map(|twin| &*twin.model_id);
+        let model = model.filter(|model| !model.is_empty());
+        Stamps::new(&sender.identity, sender.auth, generation, model)
     }
 
     /// Makes `subscriber` the listener; the one before is told.
@@ -164,7 +179,10 @@ impl HubState {
         let Some(device) = self.registry.remove(id) else {
             return false;
         };
-        self.attached -= usize::from(device.links > 0);
+        if device.links > 0 {
+            self.attached -= 1;
+            *self.orphans.entry(id.into()).or_default() += device.links;
+        }
         let generation = device.generation;
         if let Some(mut queue) = device.queue {
             let now = Now::read();
@@ -429,62 +447,34 @@ impl HubState {
             drop(answer.send(response));
         }
     }
+}
 
-    // Twins.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
 
-    /// The twin as its device sees it.
-    pub(crate) fn twin(&self, id: &str) -> Option<Value> {
-        Some(self.registry.get(id)?.twin(id).device_view())
-    }
-
-    /// Merges desired properties and tells the device if it listens.
-    pub(crate) fn patch_desired(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let Value::Object(patch) = patch else {
-            return Err(TwinError::new("A patch must be an object."));
-        };
-        let change = Change {
-            desired: Some(patch),
-            tags: None,
-        };
-        self.write_twin(id, change, Mode::Merge)?;
-        Ok(self.device(id)?.twin_mut(id).desired_version())
-    }
-
-    /// Writes tags and desired properties and tells the device if it listens.
-    pub(crate) fn write_twin(
-        &mut self,
-        id: &str,
-        change: Change<'_>,
-        mode: Mode,
-    ) -> Result<(), TwinError> {
-        let device = self.device(id)?;
-        let told = device.twin_mut(id).write(change, mode, Ticks::now())?;
-        if let (Some(told), Some(subscriber)) = (told, &device.desired) {
-            let told = Bytes::from(told.to_string());
-            subscriber.post(|route| Notice::Desired(route, told));
-        }
-        Ok(())
-    }
-
-    /// Notes the IoT Plug and Play model that a device has announced; it stands in its twin.
-    pub(crate) fn announce_model(&mut self, id: &str, model: &str) {
-        if let Some(device) = self.registry.get_mut(id)
-            && model.len() <= MAX_MODEL_ID
-        {
-            device.twin_mut(id).model_id = model.to_owned();
-        }
-    }
-
-    pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let now = Ticks::now();
-        let device = self.device(id)?;
-        device.last_activity = now;
-        device.twin_mut(id).report(patch, now)
-    }
-
-    fn device(&mut self, id: &str) -> Result<&mut Device, TwinError> {
-        self.registry
-            .get_mut(id)
-            .ok_or(TwinError::new("The device is not registered."))
+    #[test]
+    fn links_of_a_removed_device_are_not_taken_for_those_of_its_successor() {
+        let limits = Limits::default();
+        let mut state = HubState::new(
+            Registry::new("hub.test", false),
+            limits.queue_rules(),
+            limits.feedback_rules(),
+            Arc::default(),
+        );
+        state.registry.add("d");
+        state.link_opened("d");
+        state.link_opened("d");
+        assert!(state.remove_device("d"));
+        assert_eq!(state.attached, 0);
+        state.registry.add("d");
+        state.link_opened("d");
+        // The connections of the first one get round to it.
+        state.link_closed("d");
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (1, 1));
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (0, 0));
     }
 }

@@ -78,11 +78,15 @@ pub(crate) fn c2d_bag(identity: &str, message: &C2d, enqueued: SystemTime) -> St
         ),
     };
     let expiry = message.ttl.map(|ttl| iso8601(enqueued + ttl));
+    let created = message.creation_time.map(iso8601);
+    let user = message.user_id.as_deref().map(String::from_utf8_lossy);
     let system = [
         ("$.mid", message.message_id.as_deref()),
         ("$.exp", Some(expiry.as_deref().unwrap_or("0"))),
         ("$.to", Some(&to)),
         ("$.cid", message.correlation_id.as_deref()),
+        ("$.uid", user.as_deref()),
+        ("$.ctime", created.as_deref()),
         ("$.ct", message.content_type.as_deref()),
         ("$.ce", message.content_encoding.as_deref()),
     ];

@@ -4,13 +4,13 @@
 //! QoS 2, and has one way to refuse anything, which is to close the connection.
 
 mod acks;
-mod bag;
-mod codec;
+pub(crate) mod bag;
+pub(crate) mod codec;
 pub(crate) mod connection;
-mod login;
+pub(crate) mod login;
 mod message;
 pub(crate) mod session;
-mod topic;
+pub(crate) mod topic;
 
 use std::sync::Arc;
 

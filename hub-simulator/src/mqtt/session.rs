@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::QoS;
 use super::topic::Channel;
 use crate::guid::Guid;
@@ -75,8 +77,74 @@ impl Session {
         all.find_map(|(channel, own)| channel.takes_messages().then_some(own))
     }
 
-    pub(crate) fn in_flight(&mut self) -> &mut InFlight {
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    pub(crate) fn in_flight_mut(&mut self) -> &mut InFlight {
         &mut self.in_flight
+    }
+
+    /// What outlives the hub itself; nothing of a clean session.
+    pub(crate) fn stored(&self) -> Option<StoredSession> {
+        self.is_persistent().then(|| StoredSession {
+            subscriptions: self
+                .subscriptions
+                .iter()
+                .map(|(channel, own)| StoredSubscription {
+                    channel: *channel,
+                    filter: own.filter.clone(),
+                    acknowledged: own.qos != QoS::AtMostOnce,
+                })
+                .collect(),
+            in_flight: self.in_flight.sequences().collect(),
+            last_id: self.in_flight.last,
+        })
+    }
+}
+
+/// A session as the store keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoredSession {
+    subscriptions: Vec<StoredSubscription>,
+    /// Packet identifiers, and the messages they stand for.
+    in_flight: Vec<(u16, u64)>,
+    last_id: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredSubscription {
+    channel: Channel,
+    filter: Box<str>,
+    /// At least once rather than at most once.
+    acknowledged: bool,
+}
+
+impl From<StoredSession> for Session {
+    fn from(stored: StoredSession) -> Self {
+        let mut session = Self::new(ConnectionId::NONE, false);
+        for StoredSubscription {
+            channel,
+            filter,
+            acknowledged,
+        } in stored.subscriptions
+        {
+            let qos = if acknowledged {
+                QoS::AtLeastOnce
+            } else {
+                QoS::AtMostOnce
+            };
+            session.subscribe(channel, Subscription { filter, qos });
+        }
+        let lock = None;
+        let entries = stored.in_flight.into_iter();
+        session.in_flight = InFlight {
+            entries: entries
+                .map(|(id, sequence)| (id, Entry { sequence, lock }))
+                .collect(),
+            last: stored.last_id,
+        };
+        session
     }
 }
 
@@ -136,6 +204,11 @@ impl InFlight {
     /// Takes out an acknowledged message and returns the lock it was held under.
     pub(crate) fn acknowledge(&mut self, id: u16) -> Option<Guid> {
         self.entries.remove(&id)?.lock
+    }
+
+    /// The packet identifiers in use, and the messages they stand for.
+    fn sequences(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry.sequence))
     }
 
     /// Gives up all locks; the identifiers stay with their messages.

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use super::bag::{self, NotABag, Property, Request};
 use crate::hub::identity;
 
@@ -68,7 +70,8 @@ fn own<'a, 'b>(segments: &'b [&'a str], identity: &str) -> Option<&'b [&'a str]>
 }
 
 /// What a device can subscribe to; at most one filter each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Channel {
     /// Cloud-to-device messages.
     Messages,

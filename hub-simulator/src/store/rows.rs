@@ -14,6 +14,7 @@ use crate::hub::queue::{Queue, Waiting};
 use crate::hub::registry::Registry;
 use crate::hub::state::{HubState, Now};
 use crate::hub::twin::Twin;
+use crate::mqtt::session::StoredSession;
 
 /// What is to be committed together.
 #[derive(Debug)]
@@ -92,6 +93,8 @@ pub(super) struct DeviceRow {
     queue: Vec<MessageRow>,
     #[serde(default)]
     last_sequence: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mqtt: Option<StoredSession>,
 }
 
 /// A cloud-to-device message that waits.
@@ -129,6 +132,7 @@ impl DeviceRow {
                 .map(message)
                 .collect(),
             last_sequence: queue.map_or(0, Queue::last_sequence),
+            mqtt: device.mqtt.as_ref().and_then(|session| session.stored()),
         }
     }
 
@@ -161,6 +165,7 @@ impl DeviceRow {
         device.last_activity = self.last_activity;
         device.details = self.details;
         device.twin = self.twin;
+        device.mqtt = self.mqtt.map(|session| Box::new(session.into()));
         if self.last_sequence > 0 {
             device.queue = Some(Box::new(Queue::restore(waiting, self.last_sequence)));
         }

@@ -6,6 +6,7 @@
 )]
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use hub_simulator::HubSimulator;
 use serde_json::Value;
@@ -46,11 +47,20 @@ pub(crate) struct Http {
 impl Http {
     /// Connects over plain TCP; every request shows the token.
     pub(crate) async fn connect(hub: &HubSimulator, token: &str) -> Self {
-        let stream = TcpStream::connect(hub.https_addr()).await.unwrap();
+        let http = Self::connect_to(hub.https_addr(), hub.host()).await;
+        Self {
+            token: token.to_owned(),
+            ..http
+        }
+    }
+
+    /// Connects to whatever is at an address, with nothing to show.
+    pub(crate) async fn connect_to(address: SocketAddr, host: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
         Self {
             stream: BufReader::new(stream),
-            host: hub.host().to_owned(),
-            token: token.to_owned(),
+            host: host.to_owned(),
+            token: String::new(),
         }
     }
 
@@ -73,8 +83,20 @@ impl Http {
         body: &[u8],
     ) -> Reply {
         let joiner = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{joiner}{VERSION}");
+        self.ask_plainly(method, &path, headers, body).await
+    }
+
+    /// Asks without a version.
+    pub(crate) async fn ask_plainly(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Reply {
         let mut head = format!(
-            "{method} {path}{joiner}{VERSION} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
             self.host,
             body.len()
         );
@@ -100,6 +122,21 @@ impl Http {
     /// Writes bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         soon(self.stream.write_all(bytes)).await.unwrap();
+    }
+
+    /// Writes bytes to a hub that may have hung up.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
+        drop(soon(self.stream.write_all(bytes)).await);
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn close_writing(&mut self) {
+        drop(soon(self.stream.shutdown()).await);
+    }
+
+    /// Reads some of what the hub says; tells whether it has hung up.
+    pub(crate) async fn read_on(&mut self, said: &mut Vec<u8>) -> bool {
+        matches!(self.stream.read_buf(said).await, Ok(0) | Err(_))
     }
 
     /// Reads one answer.

@@ -131,6 +131,33 @@ impl<'a> Sections<'a> {
     }
 }
 
+/// A message for readers: what its sender annotated it with, and the sections that pass unchanged.
+#[derive(Debug, Default)]
+pub(crate) struct Annotated<'a> {
+    pub(crate) annotations: Option<Fields<'a>>,
+    /// Properties, application properties, body and footer, each as encoded.
+    pub(crate) others: Vec<&'a [u8]>,
+}
+
+/// Takes a message apart to give it other annotations; what cannot be read of its end is left out.
+pub(crate) fn annotated(message: &[u8]) -> Annotated<'_> {
+    let mut parts = Annotated::default();
+    let mut rest = message;
+    while let Ok((described, tail)) = section(rest) {
+        match described.code {
+            code::HEADER | code::DELIVERY_ANNOTATIONS => {}
+            code::MESSAGE_ANNOTATIONS => {
+                if let Ok(Value::Map(annotations)) = read::value(described.value) {
+                    parts.annotations = Some(annotations);
+                }
+            }
+            _ => parts.others.push(&rest[..rest.len() - tail.len()]),
+        }
+        rest = tail;
+    }
+    parts
+}
+
 fn section(bytes: &[u8]) -> Result<(read::Described<'_>, &[u8]), DecodeError> {
     match read::split(bytes)? {
         (Value::Described(described), _, rest) => Ok((described, rest)),
@@ -271,6 +298,13 @@ impl MessageWriter {
     pub(crate) fn data(mut self, body: &[u8]) -> Self {
         write::descriptor(&mut self.out, code::DATA);
         write::binary(&mut self.out, body);
+        self
+    }
+
+    /// An `amqp-value` that is already encoded.
+    pub(crate) fn value(mut self, encoded: &[u8]) -> Self {
+        write::descriptor(&mut self.out, code::AMQP_VALUE);
+        self.out.put_slice(encoded);
         self
     }
 

@@ -204,6 +204,7 @@ fn symbolic_descriptor(name: &str) -> u64 {
         "amqp:amqp-sequence:list" => code::AMQP_SEQUENCE,
         "amqp:amqp-value:*" => code::AMQP_VALUE,
         "amqp:footer:map" => code::FOOTER,
+        "apache.org:selector-filter:string" => code::SELECTOR_FILTER,
         _ => 0,
     }
 }

@@ -50,12 +50,10 @@ impl Connection {
             frame::put_empty(&mut self.core.out);
         }
         if self.core.tokens.expire(unix_seconds(now.system)) {
-            self.core.token_count_changed();
-            let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
-            if self.has_login && !self.core.tokens.contains(LOGIN) {
-                return self.close(Some(&error));
+            self.tokens_expired();
+            if self.is_closed() {
+                return;
             }
-            self.detach_unauthorized(|_device| true, Some(&error));
         }
         while self
             .core
@@ -73,6 +71,16 @@ impl Connection {
         }
     }
 
+    /// Parts with whoever lived by a token that is gone.
+    fn tokens_expired(&mut self) {
+        self.core.token_count_changed();
+        let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
+        if self.has_login && !self.core.tokens.contains(LOGIN) {
+            return self.close(Some(&error));
+        }
+        self.detach_unauthorized(|_device| true, Some(&error));
+    }
+
     /// Detaches the links that no token covers any more, or whose device is gone.
     fn detach_unauthorized(
         &mut self,
@@ -87,10 +95,7 @@ impl Connection {
                 .links()
                 .filter(|(_, link)| concerns(link.device.as_deref()))
                 .filter_map(|(handle, link)| {
-                    let error = self
-                        .core
-                        .authorize(link.kind, link.device.as_deref())
-                        .err()?;
+                    let error = self.core.reauthorize(link).err()?;
                     Some((handle, error))
                 })
                 .collect();
@@ -118,12 +123,24 @@ impl Connection {
                 let error = AmqpError::new(condition::INTERNAL, text);
                 session.detach(core, handle, Some(&error));
             }),
+            Notice::Stolen(route, text) => self.at(route, |session, core, handle| {
+                let error = AmqpError::new(condition::STOLEN, &*text);
+                session.detach(core, handle, Some(&error));
+            }),
             Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
             Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
             Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
             Notice::Order(order) => self.obey(order),
         }
         None
+    }
+
+    /// Goes on with readers of events that had to wait for room.
+    pub(crate) fn resume(&mut self, now: Now) {
+        self.core.now = now;
+        for route in std::mem::take(&mut self.core.paused) {
+            self.at(route, |session, core, handle| session.pump(core, handle));
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -161,6 +178,11 @@ impl Connection {
                     for handle in concerned {
                         session.detach(&mut self.core, handle, Some(&error));
                     }
+                }
+            }
+            Order::ExpireTokens(device) => {
+                if self.core.tokens.drop_of(device.as_deref()) {
+                    self.tokens_expired();
                 }
             }
             Order::Release => {

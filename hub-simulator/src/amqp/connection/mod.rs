@@ -385,6 +385,10 @@ impl Engine for Connection {
         Self::next_deadline(self)
     }
 
+    fn resume(&mut self, now: Now) {
+        Self::resume(self, now);
+    }
+
     fn end_turn(&mut self) {
         Self::end_turn(self);
     }

@@ -14,7 +14,7 @@ use super::codec::encode::Outcome;
 use super::{AmqpError, condition};
 
 /// A message that cannot be read is rejected; its link stays.
-fn unreadable(error: DecodeError) -> AmqpError {
+pub(super) fn unreadable(error: DecodeError) -> AmqpError {
     AmqpError::new(
         condition::DECODE,
         format!("The message cannot be read: {error}."),

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-
 use super::unreadable;
 use crate::amqp::AmqpError;
 use crate::amqp::address::c2d_recipient;
@@ -44,7 +42,7 @@ fn parse(core: &Core, message: &[u8]) -> Result<(String, C2d), AmqpError> {
     let mut c2d = C2d::new(sections.body().map_err(unreadable)?);
     c2d.message_id = display_id(properties.message_id);
     c2d.correlation_id = display_id(properties.correlation_id);
-    c2d.user_id = properties.user_id.map(Bytes::copy_from_slice);
+    c2d.user_id = properties.user_id.map(<[u8]>::to_vec);
     c2d.content_type = properties.content_type.map(str::to_owned);
     c2d.content_encoding = properties.content_encoding.map(str::to_owned);
     c2d.creation_time = properties.creation_time.map(time);

@@ -12,10 +12,14 @@ use crate::amqp::link::{Kind, Link, Outgoing};
 use crate::amqp::{AmqpError, condition, endpoint};
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::peer::Route;
 use crate::hub::queue::Verdict;
 
 /// Messages that wait on one link before the hub gives it up.
 const MAX_OUTBOX: usize = 4096;
+/// Output of a turn from which on readers of events wait, so that one with much credit does not make
+/// the hub hold everything that it is still to be sent.
+const MAX_OUTPUT_A_TURN: usize = 256 * 1024;
 
 impl Session {
     fn session_flow(&self) -> SessionFlow {
@@ -127,12 +131,18 @@ impl Session {
 
     /// Sends what a link has to send as far as credit and window go.
     pub(in crate::amqp) fn pump(&mut self, core: &mut Core, handle: u32) {
+        let channel = self.channel;
         loop {
             let window_is_shut = self.peer_window == 0 || !self.backlog.is_empty();
             let Some(link) = self.link(handle) else {
                 return;
             };
             if link.credit == 0 {
+                return;
+            }
+            if link.kind == Kind::Events && core.out.len() >= MAX_OUTPUT_A_TURN {
+                let route = Route::pack(channel, handle, link.serial);
+                core.paused.insert(route);
                 return;
             }
             if window_is_shut {
@@ -293,6 +303,15 @@ fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Opt
             .next_message(link.device.as_deref()?, core.now)?;
         let message = endpoint::c2d::encode(link.device.as_deref()?, &delivery);
         return locked(delivery.lock, message);
+    }
+    if let Some(consumer) = &mut link.consumer {
+        let message = consumer.next(core)?;
+        let settled = consumer.presettled;
+        // Tags of events need to be unique on their link and are nobody's lock.
+        let mut tag = [0; 16];
+        tag[..4].copy_from_slice(&link.delivery_count.to_be_bytes());
+        let outgoing = Outgoing { message, settled };
+        return Some((outgoing, Guid::from_bytes(tag), None));
     }
     Some((link.outbox.pop_front()?, Guid::random(), None))
 }

@@ -31,6 +31,12 @@ pub(crate) struct Options {
     /// Port for HTTPS and WebSockets; 0 takes a free one.
     #[arg(long, default_value_t = 443)]
     https_port: u16,
+    /// Port on 127.0.0.1 for the control endpoint, plain HTTP; without it there is none.
+    #[arg(long)]
+    control_port: Option<u16>,
+    /// File with a plan of faults, in JSON, that is followed from the start.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
     /// Directory for certificates and the state of the hub, kept over restarts; without it the state
     /// is gone when the program ends.
     #[arg(long)]
@@ -53,6 +59,9 @@ pub(crate) struct Options {
     /// Register every device at first sight, with a key derived from the group key.
     #[arg(long)]
     auto_register: bool,
+    /// Consumer group for readers of telemetry besides `$Default`; may be given many times.
+    #[arg(long = "consumer-group", value_name = "NAME")]
+    consumer_groups: Vec<String>,
     /// Enforce the throttles and the daily quota of this tier, and provisioning's rate limits.
     #[arg(long, value_enum)]
     tier: Option<TierName>,
@@ -84,6 +93,9 @@ impl Options {
         if let Some(directory) = &self.state {
             builder = builder.with_state(directory);
         }
+        if let Some(port) = self.control_port {
+            builder = builder.with_control((Ipv4Addr::LOCALHOST, port).into());
+        }
         builder
     }
 
@@ -112,11 +124,14 @@ impl Options {
             };
             Size::new(tier, self.units)
         });
-        let builder = HubSimulator::builder()
+        let mut builder = HubSimulator::builder()
             .with_host(host)
             .with_limits(Limits::default().with_size(size))
             .with_auto_register(self.auto_register)
             .with_record(RecordMode::Recent(KEPT_MESSAGES));
+        for group in &self.consumer_groups {
+            builder = builder.with_consumer_group(group);
+        }
         match &self.group_key {
             Some(key) => builder.with_group_key(key),
             None => builder,

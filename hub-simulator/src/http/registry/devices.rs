@@ -12,7 +12,8 @@ use crate::http::body::JsonBody;
 use crate::http::etag::{IfMatch, quoted};
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identities::Expected;
-use crate::hub::identity_record::{IdentityDocument, IdentityWrite};
+use crate::hub::identity_record::IdentityDocument;
+use crate::hub::identity_write::IdentityWrite;
 use crate::hub::throttle::Operation;
 
 /// Most devices that are listed at once.
@@ -20,7 +21,7 @@ const MAX_LISTED: usize = 1000;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Listing {
-    top: Option<i64>,
+    top: Option<String>,
 }
 
 async fn may_read(call: &Call) -> Result<(), HubError> {
@@ -35,7 +36,7 @@ async fn may_write(call: &Call) -> Result<(), HubError> {
 pub(super) async fn list(call: Call, Query(listing): Query<Listing>) -> Result<Response, HubError> {
     may_read(&call).await?;
     // Whatever is no sensible number counts as the most there is.
-    let top = listing.top.and_then(|top| usize::try_from(top).ok());
+    let top = listing.top.and_then(|top| top.parse().ok());
     let top = top.filter(|top| (1..=MAX_LISTED).contains(top));
     Ok(json(&call.hub.list_devices(top.unwrap_or(MAX_LISTED))))
 }

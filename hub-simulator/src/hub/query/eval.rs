@@ -15,6 +15,18 @@ pub(crate) trait Row {
     fn whole(&self) -> Value;
 }
 
+/// A document is a row by itself.
+impl Row for Value {
+    fn get(&self, path: &[String]) -> Option<Cow<'_, Value>> {
+        let found = path.iter().try_fold(self, |at, name| at.get(name));
+        found.map(Cow::Borrowed)
+    }
+
+    fn whole(&self) -> Value {
+        self.clone()
+    }
+}
+
 impl Query {
     /// Whether a row is wanted.
     pub(crate) fn matches(&self, row: &impl Row) -> bool {

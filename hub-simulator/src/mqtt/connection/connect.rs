@@ -5,20 +5,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::registrant::Registrant;
 use super::{Core, End};
 use crate::faults::Attaching;
 use crate::hub::error::HubError;
 use crate::hub::registry::{AccessError, AuthMethod};
+use crate::hub::state::Now;
 use crate::hub::throttle::Operation;
 use crate::hub::{Hub, Sender};
 use crate::mqtt::codec::{Connect, ConnectReturnCode, Publish, QoS};
 use crate::mqtt::login::UserName;
 use crate::mqtt::topic::{self, Publication};
+use crate::provisioning;
+use crate::tls::Thumbprints;
 
 /// What the hub makes of a CONNECT that it does not refuse.
 #[derive(Debug)]
 pub(super) enum Admission {
     Device(Client),
+    Registrant(Registrant),
     /// A script gives no answer.
     Unanswered,
 }
@@ -78,20 +83,29 @@ pub(super) fn judge(core: &mut Core, connect: Connect) -> Result<Admission, Refu
     let cloud = Arc::clone(&core.caller.cloud);
     let user_name = UserName::parse(&login.username, |host| cloud.hub_at(host).is_some())
         .map_err(|error| Refusal::new(Code::BadUserNamePassword, error.to_string()))?;
-    let (host, identity) = match user_name {
-        UserName::Hub { host, identity, .. } => (host, identity),
-        UserName::Provisioning { .. } => {
-            let text = "there is no provisioning service here";
-            return Err(Refusal::new(Code::NotAuthorized, text));
+    let proof = Proof {
+        password: &login.password,
+        thumbprints: core.caller.thumbprints.clone(),
+    };
+    let (host, identity, model_id) = match user_name {
+        UserName::Hub {
+            host,
+            identity,
+            model_id,
+        } => (host, identity, model_id),
+        UserName::Provisioning {
+            scope,
+            registration,
+        } => {
+            check_client_id(&connect.client_id, registration)?;
+            let keep_alive = connect.keep_alive;
+            return judge_registrant(core, scope, registration, &proof, keep_alive);
         }
     };
     let hub = cloud
         .hub_at(host)
         .ok_or_else(|| Refusal::new(Code::NotAuthorized, "there is no such hub here"))?;
-    if connect.client_id != identity {
-        let text = "the client id is not the identity that the user name has";
-        return Err(Refusal::new(Code::NotAuthorized, text));
-    }
+    check_client_id(&connect.client_id, identity)?;
     core.move_to(Arc::clone(&hub));
     hub.throttles.take(Operation::Connect, core.now.instant)?;
     match hub.script.attaching(identity) {
@@ -101,7 +115,10 @@ pub(super) fn judge(core: &mut Core, connect: Connect) -> Result<Admission, Refu
             return Err(Refusal::new(Code::NotAuthorized, error.description));
         }
     }
-    let (sender, expires) = authenticate(core, &hub, identity, &login.password)?;
+    let (sender, expires) = authenticate(core.now, &hub, identity, &proof)?;
+    if let Some(model_id) = model_id {
+        hub.state().announce_model(identity, &model_id);
+    }
     let will = connect.last_will.map(|will| {
         let mut publish = Publish::from_bytes(will.topic, will.qos, will.message);
         publish.retain = will.retain;
@@ -119,23 +136,39 @@ pub(super) fn judge(core: &mut Core, connect: Connect) -> Result<Admission, Refu
     }))
 }
 
-/// Checks a token, or without one the certificate that the line came with.
+/// What a client shows to prove who it is.
+struct Proof<'a> {
+    /// A token; empty if there is none.
+    password: &'a str,
+    /// Of the certificate that the line came with.
+    thumbprints: Option<Thumbprints>,
+}
+
+fn check_client_id(client_id: &str, expected: &str) -> Result<(), Refusal> {
+    if client_id == expected {
+        return Ok(());
+    }
+    let text = "the client id is not the one that the user name has";
+    Err(Refusal::new(ConnectReturnCode::NotAuthorized, text))
+}
+
+/// Checks a token, or without one the certificate.
 fn authenticate(
-    core: &Core,
+    now: Now,
     hub: &Hub,
     identity: &str,
-    password: &str,
+    proof: &Proof<'_>,
 ) -> Result<(Sender, Option<Instant>), AccessError> {
     let mut state = hub.state();
     let registry = &mut state.registry;
-    if password.is_empty()
-        && let Some(shown) = &core.caller.thumbprints
+    if proof.password.is_empty()
+        && let Some(shown) = &proof.thumbprints
     {
         let identity = registry.check_certificate(identity, shown)?;
         let auth = AuthMethod::Certificate;
         return Ok((Sender { identity, auth }, None));
     }
-    let grant = registry.check_token(password, core.now.system)?;
+    let grant = registry.check_token(proof.password, now.system)?;
     if !grant.principal.may_act_as(identity) {
         return Err(AccessError::Audience);
     }
@@ -144,8 +177,29 @@ fn authenticate(
         return Err(AccessError::Scripted { status, text });
     }
     let auth = grant.principal.auth_method();
-    let expires = core.now.at_unix(grant.expiry);
+    let expires = now.at_unix(grant.expiry);
     Ok((Sender { identity, auth }, Some(expires)))
+}
+
+fn judge_registrant(
+    core: &Core,
+    scope: &str,
+    registration: &str,
+    proof: &Proof<'_>,
+    keep_alive_s: u16,
+) -> Result<Admission, Refusal> {
+    let own = match &proof.thumbprints {
+        Some(shown) if proof.password.is_empty() => provisioning::Proof::Certificate(shown),
+        _ => provisioning::Proof::Token(proof.password),
+    };
+    let dps = &core.caller.cloud.dps;
+    let login = dps
+        .log_in(scope, registration, own, core.now)
+        .map_err(|error| Refusal::new(ConnectReturnCode::NotAuthorized, error.message))?;
+    let max_silence = max_silence(keep_alive_s, core.hub.limits.mqtt_max_silence);
+    let expires = login.expiry.map(|expiry| core.now.at_unix(expiry));
+    let registrant = Registrant::new(login, max_silence, expires);
+    Ok(Admission::Registrant(registrant))
 }
 
 /// A will is telemetry, so that its topic must be the sender's own.

@@ -1,27 +1,23 @@
-//! A device that is connected: its session, its subscriptions, the messages on their way to it.
+//! A device that is connected: how it comes, what it says, how it goes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connect::Client;
+use super::subscriptions::subscriber;
 use super::{Core, End};
 use crate::hub::Sender;
 use crate::hub::device::Feed;
 use crate::hub::identity;
-use crate::hub::peer::{ConnectionId, Notice, Route, Subscriber};
-use crate::hub::queue::Verdict;
-use crate::hub::state::{Delivery, HubState};
+use crate::hub::peer::{ConnectionId, Notice, Route};
+use crate::hub::state::HubState;
 use crate::mqtt::acks::Acks;
-use crate::mqtt::codec::{
-    MAX_TEXT, Packet, PubAck, Publish, QoS, SubAck, Subscribe, SubscribeReasonCode, UnsubAck,
-    Unsubscribe,
-};
-use crate::mqtt::message::c2d_bag;
-use crate::mqtt::session::{Session, Subscription};
-use crate::mqtt::topic::{self, Channel};
+use crate::mqtt::codec::{Packet, PubAck, Publish};
+use crate::mqtt::session::Session;
 
 /// Acknowledgements that may wait: one for every packet identifier.
 const MAX_WAITING_ACKS: usize = 65_535;
@@ -35,6 +31,10 @@ pub(super) struct Device {
     /// Sent unless the device takes its leave.
     pub(super) will: Option<Publish>,
     pub(super) acks: Acks,
+    /// Answers that wait for their turn under a throttle, in the order they fall due.
+    pub(super) later: BTreeMap<(Instant, u64), (String, Bytes)>,
+    /// How many answers have ever waited.
+    put_off: u64,
 }
 
 impl Device {
@@ -63,6 +63,8 @@ impl Device {
             expires: client.expires,
             will: client.will,
             acks: Acks::default(),
+            later: BTreeMap::new(),
+            put_off: 0,
         };
         (device, present)
     }
@@ -70,7 +72,7 @@ impl Device {
     /// Listens again to what the session is subscribed to.
     pub(super) fn resume(&mut self, core: &mut Core) {
         let channels: Vec<_> = self
-            .with_session(core, |session| session.channels().collect())
+            .look_at_session(core, |session| session.channels().collect())
             .unwrap_or_default();
         for channel in channels {
             self.listen(core, channel);
@@ -82,12 +84,18 @@ impl Device {
         &self.sender.identity
     }
 
+    /// Whether it lives by a token, rather than by a certificate.
+    pub(super) fn has_token(&self) -> bool {
+        self.expires.is_some()
+    }
+
     pub(super) fn max_silence(&self) -> Duration {
         self.max_silence
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.expires, self.acks.next_due()]
+        let later = self.later.keys().next().map(|(due, _)| *due);
+        [self.expires, self.acks.next_due(), later]
             .into_iter()
             .flatten()
             .min()
@@ -95,6 +103,12 @@ impl Device {
 
     pub(super) fn on_time(&mut self, core: &mut Core) -> Result<(), End> {
         self.send_acks(core);
+        while let Some(next) = self.later.first_entry()
+            && next.key().0 <= core.now.instant
+        {
+            let (topic, payload) = next.remove();
+            core.publish(topic, payload);
+        }
         match self.expires {
             Some(expires) if expires <= core.now.instant => Err(End::refused("Token Invalid.")),
             _ => Ok(()),
@@ -139,154 +153,15 @@ impl Device {
                 let usable = core.hub.state().registry.usable(self.identity());
                 usable.map_err(|error| End::refused(error.to_string()))?;
             }
-            Notice::DeviceGone(_) | Notice::Order(_) => {}
+            Notice::DeviceGone(_) | Notice::Stolen(..) | Notice::Order(_) => {}
         }
         Ok(())
     }
 
-    // Subscriptions.
-
-    fn subscribe(&mut self, core: &mut Core, subscribe: Subscribe) -> Result<(), End> {
-        let mut granted = Vec::with_capacity(subscribe.filters.len());
-        let mut channels = Vec::new();
-        for filter in subscribe.filters {
-            let channel = topic::parse_filter(&filter.path, self.identity())
-                .map_err(|error| End::Refused(format!("{error}: {}", filter.path)))?;
-            let qos = match filter.qos {
-                QoS::AtMostOnce => QoS::AtMostOnce,
-                QoS::AtLeastOnce | QoS::ExactlyOnce => QoS::AtLeastOnce,
-            };
-            granted.push(SubscribeReasonCode::Success(qos));
-            channels.push((
-                channel,
-                Subscription {
-                    filter: filter.path.into(),
-                    qos,
-                },
-            ));
-        }
-        core.send(&Packet::SubAck(SubAck::new(subscribe.pkid, granted)));
-        for (channel, subscription) in channels {
-            self.with_session(core, |session| session.subscribe(channel, subscription));
-            self.listen(core, channel);
-        }
-        self.pump(core);
-        Ok(())
-    }
-
-    fn unsubscribe(&mut self, core: &mut Core, unsubscribe: &Unsubscribe) -> Result<(), End> {
-        for filter in &unsubscribe.topics {
-            let channel = topic::parse_filter(filter, self.identity())
-                .map_err(|error| End::Refused(format!("{error}: {filter}")))?;
-            let still_listens = self.with_session(core, |session| {
-                session.unsubscribe(channel);
-                channel.takes_messages() && session.messages().is_some()
-            });
-            if still_listens == Some(false) {
-                self.stop_listening(core, channel);
-            }
-        }
-        core.send(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)));
-        Ok(())
-    }
-
-    fn listen(&self, core: &Core, channel: Channel) {
-        if let Some(feed) = feed(channel) {
-            let mut state = core.hub.state();
-            state.subscribe(self.identity(), feed, subscriber(core));
-            drop(state);
-            core.hub.stir();
-        }
-    }
-
-    fn stop_listening(&self, core: &Core, channel: Channel) {
-        if let Some(feed) = feed(channel) {
-            let mut state = core.hub.state();
-            state.unsubscribe(self.identity(), feed, &subscriber(core));
-            drop(state);
-            core.hub.stir();
-        }
-    }
-
-    /// Whether the device is subscribed to a channel.
-    pub(super) fn is_subscribed(&self, core: &Core, channel: Channel) -> bool {
-        self.with_session(core, |session| session.subscription(channel).is_some())
-            .unwrap_or_default()
-    }
-
-    /// Acts on the session, unless another connection has it.
-    fn with_session<T>(&self, core: &Core, act: impl FnOnce(&mut Session) -> T) -> Option<T> {
-        let mut state = core.hub.state();
-        let session = state.registry.get_mut(self.identity())?.mqtt.as_mut()?;
-        (session.owner() == core.peer.id).then(|| act(session))
-    }
-
-    // Cloud-to-device messages.
-
-    /// Sends waiting messages, as many as may be in flight.
-    fn pump(&mut self, core: &mut Core) {
-        while let Some((subscription, delivery)) = self.next_message(core) {
-            self.deliver(core, &subscription, &delivery);
-        }
-    }
-
-    fn next_message(&self, core: &Core) -> Option<(Subscription, Delivery)> {
-        let subscription = self.with_session(core, |session| {
-            let has_room = session.in_flight().held() < core.hub.limits.mqtt_in_flight.max(1);
-            session.messages().filter(|_| has_room).cloned()
-        })??;
-        let delivery = core.hub.state().next_message(self.identity(), core.now)?;
-        Some((subscription, delivery))
-    }
-
-    fn deliver(&self, core: &mut Core, subscription: &Subscription, delivery: &Delivery) {
-        let bag = c2d_bag(self.identity(), &delivery.message, delivery.enqueued);
-        let topic = topic::message(&subscription.filter, &bag);
-        if topic.len() > MAX_TEXT {
-            tracing::warn!(
-                device.id = self.identity(),
-                "Message is dropped: its properties do not fit into a topic"
-            );
-            return self.settle(core, delivery, Verdict::Reject);
-        }
-        let body = delivery.message.body.clone();
-        if subscription.qos == QoS::AtMostOnce {
-            core.publish(topic, body);
-            return self.settle(core, delivery, Verdict::Complete);
-        }
-        let (lock, sequence) = (delivery.lock, delivery.sequence);
-        let sent = self.with_session(core, |session| session.in_flight().send(sequence, lock));
-        let Some((pkid, dup)) = sent else {
-            return core.hub.state().let_go(self.identity(), &[lock], core.now);
-        };
-        let mut publish = Publish::from_bytes(topic, QoS::AtLeastOnce, body);
-        (publish.pkid, publish.dup) = (pkid, dup);
-        core.send(&Packet::Publish(publish));
-    }
-
-    fn settle(&self, core: &Core, delivery: &Delivery, verdict: Verdict) {
-        let mut state = core.hub.state();
-        let settled = state.settle(self.identity(), delivery.lock, verdict, core.now);
-        if settled.is_err() {
-            tracing::debug!(device.id = self.identity(), "Message is gone meanwhile");
-        }
-    }
-
-    /// A PUBACK completes its message; one that comes too late changes nothing.
-    fn acknowledged(&mut self, core: &mut Core, pkid: u16) {
-        let lock = self.with_session(core, |session| session.in_flight().acknowledge(pkid));
-        if let Some(lock) = lock.flatten() {
-            let mut state = core.hub.state();
-            let settled = state.settle(self.identity(), lock, Verdict::Complete, core.now);
-            drop(state);
-            tracing::debug!(
-                device.id = self.identity(),
-                in_time = settled.is_ok(),
-                "Message is acknowledged"
-            );
-            core.hub.stir();
-        }
-        self.pump(core);
+    /// Publishes at most once, later.
+    pub(super) fn put_off(&mut self, due: Instant, topic: String, payload: Bytes) {
+        self.put_off += 1;
+        self.later.insert((due, self.put_off), (topic, payload));
     }
 
     // Acknowledgements of publications.
@@ -340,24 +215,6 @@ impl Device {
     }
 }
 
-/// Where the hub's news for the device go; a connection has one device, so that one route will do.
-fn subscriber(core: &Core) -> Subscriber {
-    Subscriber {
-        peer: Arc::clone(&core.peer),
-        route: Route(0),
-    }
-}
-
-/// What the hub hands out on a channel; answers about the twin come from the connection itself.
-fn feed(channel: Channel) -> Option<Feed> {
-    match channel {
-        Channel::Messages | Channel::Own => Some(Feed::Messages),
-        Channel::Methods => Some(Feed::Methods),
-        Channel::Desired => Some(Feed::Desired),
-        Channel::Inputs | Channel::TwinReplies => None,
-    }
-}
-
 /// Takes up a device's session or begins one; returns whether there was one to take up, and the
 /// connection that has lost it.
 fn open_session(
@@ -373,7 +230,7 @@ fn open_session(
     let locks = device
         .mqtt
         .as_mut()
-        .map(|session| session.in_flight().let_go());
+        .map(|session| session.in_flight_mut().let_go());
     let present = match &mut device.mqtt {
         Some(session) if !clean && session.is_persistent() => {
             session.resume(core.peer.id);
@@ -397,7 +254,7 @@ fn close_session(state: &mut HubState, id: &str, core: &Core) {
     let Some(session) = own.filter(|session| session.owner() == core.peer.id) else {
         return;
     };
-    let locks = session.in_flight().let_go();
+    let locks = session.in_flight_mut().let_go();
     if !session.is_persistent() {
         device.mqtt = None;
     }

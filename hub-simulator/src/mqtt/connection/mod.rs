@@ -2,8 +2,13 @@
 
 mod connect;
 mod device;
+mod messages;
 mod methods;
+mod registrant;
+mod subscriptions;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 mod twin;
 
 use std::sync::Arc;
@@ -21,11 +26,16 @@ use crate::hub::state::Now;
 use crate::shell::{Engine, LineOrder};
 use connect::Admission;
 use device::Device;
+use registrant::Registrant;
 
 /// Room for a CONNECT: nobody is known yet, so that less is believed.
 const MAX_CONNECT: usize = 128 * 1024;
+/// Room for a request to the provisioning service, whose payload is 64 KB at most.
+const MAX_REQUEST: usize = 128 * 1024;
 /// Room for topic and packet identifier beside the payload of a PUBLISH.
 const MAX_PUBLISH_HEADER: usize = 2 + codec::MAX_TEXT + 2;
+
+const SILENT: &str = "the client is silent for longer than its keep-alive";
 
 /// What all phases of a connection share.
 #[derive(Debug)]
@@ -42,14 +52,25 @@ impl Core {
         codec::write(packet, &mut self.out);
     }
 
-    /// Publishes at most once; not at all if the topic has no room for its request's id or name.
+    /// Publishes at most once.
     pub(crate) fn publish(&mut self, topic: String, payload: Bytes) {
-        if topic.len() > codec::MAX_TEXT {
-            tracing::warn!(connection = %self.peer.id, len = topic.len(), "Message is dropped: its topic is too long");
-            return;
+        self.publish_any(Publish::from_bytes(topic, QoS::AtMostOnce, payload));
+    }
+
+    /// Publishes at least once; `dup` tells that it was sent under `pkid` before.
+    pub(crate) fn publish_acked(&mut self, topic: String, payload: Bytes, pkid: u16, dup: bool) {
+        let mut publish = Publish::from_bytes(topic, QoS::AtLeastOnce, payload);
+        (publish.pkid, publish.dup) = (pkid, dup);
+        self.publish_any(publish);
+    }
+
+    /// The id of a request or the name of a method may leave the topic too long to be sent.
+    fn publish_any(&mut self, publish: Publish) {
+        if publish.topic.len() > codec::MAX_TEXT {
+            tracing::warn!(connection = %self.peer.id, "Message is dropped: its topic is too long");
+        } else {
+            self.send(&Packet::Publish(publish));
         }
-        let publish = Publish::from_bytes(topic, QoS::AtMostOnce, payload);
-        self.send(&Packet::Publish(publish));
     }
 
     /// Moves into the books of another hub.
@@ -91,6 +112,8 @@ enum Phase {
     /// A script lets the client wait for its CONNACK.
     Unanswered,
     Device(Box<Device>),
+    /// A device at the provisioning service.
+    Registrant(Box<Registrant>),
     Closed,
 }
 
@@ -129,6 +152,7 @@ impl Connection {
             let max_size = match &self.phase {
                 Phase::Connecting => MAX_CONNECT,
                 Phase::Device(_) => self.core.hub.limits.max_telemetry_size + MAX_PUBLISH_HEADER,
+                Phase::Registrant(_) => MAX_REQUEST,
                 Phase::Unanswered | Phase::Closed => {
                     input.clear();
                     return Ok(());
@@ -154,6 +178,7 @@ impl Connection {
             (Phase::Connecting, Packet::Connect(connect)) => self.connect(connect),
             (Phase::Connecting, _) => Err(End::refused("the first packet is no CONNECT")),
             (Phase::Device(device), packet) => device.packet(&mut self.core, packet),
+            (Phase::Registrant(registrant), packet) => registrant.packet(&mut self.core, packet),
             (Phase::Unanswered | Phase::Closed, _) => Ok(()),
         }
     }
@@ -169,6 +194,11 @@ impl Connection {
                 self.answer(ConnectReturnCode::Success, session_present);
                 device.resume(&mut self.core);
                 self.phase = Phase::Device(Box::new(device));
+                Ok(())
+            }
+            Ok(Admission::Registrant(registrant)) => {
+                self.answer(ConnectReturnCode::Success, false);
+                self.phase = Phase::Registrant(Box::new(registrant));
                 Ok(())
             }
             Err(refusal) => {
@@ -209,11 +239,18 @@ impl Connection {
             Order::Detach(id, _kind, error) if is_own(id.as_deref()) => {
                 Err(End::Refused(error.description))
             }
+            Order::ExpireTokens(id) if is_own(id.as_deref()) && device.has_token() => {
+                Err(End::refused("Token Invalid."))
+            }
             Order::Release => {
                 device.release_acks(&mut self.core);
                 Ok(())
             }
-            Order::EndSessions(..) | Order::Detach(..) | Order::Cut | Order::Freeze(_) => Ok(()),
+            Order::EndSessions(..)
+            | Order::Detach(..)
+            | Order::ExpireTokens(_)
+            | Order::Cut
+            | Order::Freeze(_) => Ok(()),
         }
     }
 
@@ -239,6 +276,12 @@ impl Connection {
                     ));
                 }
                 device.on_time(&mut self.core)
+            }
+            Phase::Registrant(registrant) => {
+                if now >= self.last_packet + registrant.max_silence {
+                    return Err(End::refused(SILENT));
+                }
+                registrant.on_time(&self.core)
             }
             Phase::Closed => Ok(()),
         }
@@ -291,6 +334,10 @@ impl Engine for Connection {
                 device
                     .next_deadline()
                     .map_or(silence, |own| own.min(silence))
+            }
+            Phase::Registrant(registrant) => {
+                let silence = self.last_packet + registrant.max_silence;
+                registrant.expires.map_or(silence, |own| own.min(silence))
             }
         };
         partial.map_or(own, |partial| partial.min(own))
