@@ -13,8 +13,12 @@ if ! cmp -s "$here/node/package-lock.json" "$here/node/node_modules/installed-lo
     && cp package-lock.json node_modules/installed-lock.json)
 fi
 
+# A consumer group for each check that reads events at once: 4 files, 4 checks in each.
+mapfile -t groups < <(printf 'check-%s\n' {1..16})
+export HUB_CONSUMER_GROUPS="${groups[*]}"
+
 state=$(mktemp -d)
-"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 \
+"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 "${groups[@]/#/--consumer-group=}" \
   --state "$state" --env-file "$state/hub.env" --quiet </dev/null >"$state/out" 2>"$state/log" &
 hub=$!
 stop() {

@@ -7,7 +7,7 @@ const { settings } = require('./settings');
 const { assert, until, soon } = require('./runner');
 
 /** A consumer client that fails at once. */
-function consumer(t, { cs = settings.eventHub, group = '$Default', overWebSocket = false } = {}) {
+function consumer(t, { cs = settings.eventHub, group = t.group, overWebSocket = false } = {}) {
   assert(cs, 'EVENTHUB_CS is not set');
   const client = new EventHubConsumerClient(group, cs, {
     retryOptions: { maxRetries: 0, timeoutInMs: 10000 },
@@ -56,6 +56,7 @@ const ofDevice = (id) => (event) => (event.systemProperties || {})['iothub-conne
 async function eventsOf(t, id, count = 1) {
   const reader = listen(t, consumer(t), { startPosition: { enqueuedOn: Date.now() - 60_000 } });
   const found = await soon(reader.wait(ofDevice(id), count), `${count} events of ${id}`);
+  await reader.stop();
   return found.map(({ event }) => event);
 }
 
