@@ -30,7 +30,8 @@ function listen(t, client, { partition, startPosition = earliestEventPosition, .
       errors.push(error);
     },
   };
-  const options = { startPosition, maxWaitTimeInSeconds: 1, skipParsingBodyAsJson: true, ...more };
+  // The SDK rests after each batch, of one event by default.
+  const options = { startPosition, maxBatchSize: 300, maxWaitTimeInSeconds: 1, skipParsingBodyAsJson: true, ...more };
   const subscription =
     partition === undefined ? client.subscribe(handlers, options) : client.subscribe(partition, handlers, options);
   t.defer(() => subscription.close());
