@@ -56,7 +56,7 @@ pub use hub::sas::sign;
 pub use hub::stamps::Stamps;
 pub use hub::throttle::{Size, Tier};
 pub use hub::twin::TwinError;
-pub use limits::Limits;
+pub use limits::{Checks, Limits};
 pub use provisioning::{Provisioning, ProvisioningError, ProvisioningOptions, Registered};
 pub use simulator::{HubSimulator, HubStats};
 pub use store::{StoreError, write_atomically};

@@ -90,6 +90,36 @@ pub struct Limits {
     pub twin_report_status: i32,
     /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
     pub size: Option<Size>,
+    /// What of its rules about who may do what the hub enforces; default all of them.
+    pub checks: Checks,
+}
+
+/// Rules about who may do what, each with a switch; all are on by default, as in the real hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checks {
+    /// Whether a token must be signed with a key of whom it speaks for.
+    pub signature: bool,
+    /// Whether a token ends, and with it what was opened under it.
+    pub expiry: bool,
+    /// Whether a token is good only for the hub, and the part of it, that it names.
+    pub scope: bool,
+    /// Whether a disabled device is turned away.
+    pub disabled: bool,
+    /// Whether a newer receiver of a device displaces the older one.
+    pub link_steal: bool,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            signature: true,
+            expiry: true,
+            scope: true,
+            disabled: true,
+            link_steal: true,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -130,6 +160,7 @@ impl Default for Limits {
             delete_token: false,
             twin_report_status: 200,
             size: None,
+            checks: Checks::default(),
         }
     }
 }
@@ -183,6 +214,7 @@ with! {
     with_delete_token, delete_token: bool, "whether `$cbs` knows `delete-token`";
     with_twin_report_status, twin_report_status: i32, "the status of a report of properties over AMQP";
     with_size, size: Option<Size>, "tier and units";
+    with_checks, checks: Checks, "what is enforced of the rules about who may do what";
 }
 
 impl Limits {

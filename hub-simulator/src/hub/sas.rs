@@ -136,6 +136,14 @@ impl Resource {
         }
     }
 
+    /// The whole hub that this is a part of.
+    pub(crate) fn whole(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            path: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_on(&self, host: &str) -> bool {
         self.host.eq_ignore_ascii_case(host)
     }

@@ -90,7 +90,8 @@ pub(crate) struct HubState {
 }
 
 impl HubState {
-    pub(crate) fn new(registry: Registry, limits: &Limits, clock: Arc<Notify>) -> Self {
+    pub(crate) fn new(mut registry: Registry, limits: &Limits, clock: Arc<Notify>) -> Self {
+        registry.checks = limits.checks;
         let (timers, calls) = (BTreeSet::new(), HashMap::new());
         Self {
             registry,
@@ -157,13 +158,14 @@ impl HubState {
 
     /// Makes `subscriber` the listener; the one before is told.
     pub(crate) fn subscribe(&mut self, id: &str, feed: Feed, subscriber: Subscriber) {
+        let displaces = feed != Feed::Desired && self.registry.checks.link_steal;
         let Some(device) = self.registry.get_mut(id) else {
             return;
         };
         let before = device.slot(feed).replace(subscriber.clone());
         if let Some(before) = before
             && before != subscriber
-            && feed != Feed::Desired
+            && displaces
         {
             before.post(Notice::Displaced);
         }

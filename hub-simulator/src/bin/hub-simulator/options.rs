@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use hub_simulator::{Builder, HubSimulator, Limits, ProvisioningOptions, RecordMode, Size, Tier};
+use hub_simulator::{
+    Builder, Checks, HubSimulator, Limits, ProvisioningOptions, RecordMode, Size, Tier,
+};
 
 /// Latest telemetry messages that the control line can show.
 const KEPT_MESSAGES: usize = 1000;
@@ -62,6 +64,9 @@ pub(crate) struct Options {
     /// Consumer group for readers of telemetry besides `$Default`; may be given many times.
     #[arg(long = "consumer-group", value_name = "NAME")]
     consumer_groups: Vec<String>,
+    /// Rule about who may do what that is not enforced; may be given many times.
+    #[arg(long, value_enum, value_name = "RULE")]
+    lenient: Vec<Rule>,
     /// Enforce the throttles and the daily quota of this tier, and provisioning's rate limits.
     #[arg(long, value_enum)]
     tier: Option<TierName>,
@@ -78,6 +83,15 @@ enum TierName {
     S1,
     S2,
     S3,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Rule {
+    Signature,
+    Expiry,
+    Scope,
+    Disabled,
+    LinkSteal,
 }
 
 impl Options {
@@ -115,6 +129,20 @@ impl Options {
         }
     }
 
+    fn checks(&self) -> Checks {
+        let mut checks = Checks::default();
+        for rule in &self.lenient {
+            match rule {
+                Rule::Signature => checks.signature = false,
+                Rule::Expiry => checks.expiry = false,
+                Rule::Scope => checks.scope = false,
+                Rule::Disabled => checks.disabled = false,
+                Rule::LinkSteal => checks.link_steal = false,
+            }
+        }
+        checks
+    }
+
     fn hub(&self, host: &str) -> Builder {
         let size = self.tier.map(|tier| {
             let tier = match tier {
@@ -126,7 +154,7 @@ impl Options {
         });
         let mut builder = HubSimulator::builder()
             .with_host(host)
-            .with_limits(Limits::default().with_size(size))
+            .with_limits(Limits::default().with_size(size).with_checks(self.checks()))
             .with_auto_register(self.auto_register)
             .with_record(RecordMode::Recent(KEPT_MESSAGES));
         for group in &self.consumer_groups {
