@@ -18,7 +18,7 @@ mapfile -t groups < <(printf 'check-%s\n' {1..16})
 export HUB_CONSUMER_GROUPS="${groups[*]}"
 
 state=$(mktemp -d)
-"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 "${groups[@]/#/--consumer-group=}" \
+"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 --control-port 0 "${groups[@]/#/--consumer-group=}" \
   --state "$state" --env-file "$state/hub.env" --quiet </dev/null >"$state/out" 2>"$state/log" &
 hub=$!
 stop() {
