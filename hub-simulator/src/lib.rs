@@ -20,8 +20,6 @@
 //! # }
 //! ```
 
-#![allow(dead_code, reason = "parts of it are being joined")]
-
 mod amqp;
 mod builder;
 mod clock;

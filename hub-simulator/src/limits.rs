@@ -67,6 +67,27 @@ pub struct Limits {
     pub http_body_timeout: Duration,
     /// Largest body of an HTTP request in bytes; default 1 MiB, which a bulk operation fits in.
     pub max_http_body: usize,
+    /// How long an AMQP client may take from the first byte to its open; default 60 s, as
+    /// Azure/azure-amqp waits.
+    pub amqp_open_timeout: Duration,
+    /// Whether the hub is of the basic tier, which has no cloud-to-device messages, methods and
+    /// twins; default false.
+    pub basic_tier: bool,
+    /// Receive links that may be opened on the hub in ten seconds before more are refused with
+    /// 503008; default none. The real hub's figure is not public.
+    pub receive_link_opens: Option<u32>,
+    /// Direct methods of one device that may wait for an answer; default none. The real hub's figure
+    /// is not public.
+    pub methods_in_flight: Option<usize>,
+    /// Whether a connection gets a token back when the last link of its device is detached; default
+    /// false. What the real hub does is not known.
+    pub detach_frees_token: bool,
+    /// Whether `$cbs` knows the operation `delete-token`; default false. What the real hub does is
+    /// not known.
+    pub delete_token: bool,
+    /// The status that answers a report of properties over AMQP; default 200, as logged in
+    /// Azure/azure-iot-sdk-c issue 1386.
+    pub twin_report_status: i32,
     /// Tier and units, whose throttles and daily quota are enforced; default none, so that nothing is.
     pub size: Option<Size>,
 }
@@ -101,6 +122,13 @@ impl Default for Limits {
             http_idle_timeout: Duration::from_secs(120),
             http_body_timeout: Duration::from_secs(60),
             max_http_body: 1024 * 1024,
+            amqp_open_timeout: Duration::from_secs(60),
+            basic_tier: false,
+            receive_link_opens: None,
+            methods_in_flight: None,
+            detach_frees_token: false,
+            delete_token: false,
+            twin_report_status: 200,
             size: None,
         }
     }
@@ -147,6 +175,13 @@ with! {
     with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
     with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";
     with_max_http_body, max_http_body: usize, "the largest body of an HTTP request in bytes";
+    with_amqp_open_timeout, amqp_open_timeout: Duration, "how long an AMQP client may take to open";
+    with_basic_tier, basic_tier: bool, "whether the hub is of the basic tier";
+    with_receive_link_opens, receive_link_opens: Option<u32>, "how many receive links may be opened in ten seconds";
+    with_methods_in_flight, methods_in_flight: Option<usize>, "how many methods of a device may wait for an answer";
+    with_detach_frees_token, detach_frees_token: bool, "whether a detached device frees its token";
+    with_delete_token, delete_token: bool, "whether `$cbs` knows `delete-token`";
+    with_twin_report_status, twin_report_status: i32, "the status of a report of properties over AMQP";
     with_size, size: Option<Size>, "tier and units";
 }
 

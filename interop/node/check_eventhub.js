@@ -134,7 +134,8 @@ const checks = {
 
   async 'readers of one group, and of other groups, each see every event'(t) {
     const { device, partition } = await sender(t, ['for all']);
-    const readers = [1, 2].map(() => listen(t, consumer(t), { partition }));
+    const groups = [settings.consumerGroup, settings.consumerGroup, '$Default'];
+    const readers = groups.map((group) => listen(t, consumer(t, { group }), { partition }));
     for (const reader of readers) await reader.wait(ofDevice(device.id));
   },
 
@@ -153,13 +154,15 @@ const checks = {
   },
 
   async 'an owner of a higher level takes a partition from a lower one'(t) {
-    const low = listen(t, consumer(t), { partition: '1', ownerLevel: 1 });
+    // Owners shut everybody else out of a partition: they have a group to themselves.
+    const group = 'owners';
+    const low = listen(t, consumer(t, { group }), { partition: '1', ownerLevel: 1 });
     await sleep(1500);
     assert(low.errors.length === 0, String(low.errors[0]));
-    const high = listen(t, consumer(t), { partition: '1', ownerLevel: 2 });
+    const high = listen(t, consumer(t, { group }), { partition: '1', ownerLevel: 2 });
     await until(() => low.errors.length > 0, 'loss of the partition');
     equal(low.errors[0].code, 'ReceiverDisconnectedError', 'code');
-    const lower = listen(t, consumer(t), { partition: '1', ownerLevel: 1 });
+    const lower = listen(t, consumer(t, { group }), { partition: '1', ownerLevel: 1 });
     await until(() => lower.errors.length > 0, 'refusal of a lower level');
     equal([lower.errors[0].code, high.errors.length], ['ReceiverDisconnectedError', 0], 'code, and errors of the owner');
   },

@@ -3,14 +3,12 @@
 //
 // All receivers share one queue of the hub, so this file alone asks for feedback, and its checks share one list.
 
-const https = require('https');
 const { AmqpWs } = require('azure-iothub');
 const { Amqp } = require('azure-iot-device-amqp');
 const { Mqtt } = require('azure-iot-device-mqtt');
 const { Http } = require('azure-iot-device-http');
 const { run, assert, equal, soon, sleep, until, hubNeeds } = require('./lib/runner');
-const { HOST_NAME } = require('./lib/scope');
-const { c2dMessage, inbox, rest, sasToken } = require('./lib/calls');
+const { c2dMessage, get, inbox, rest } = require('./lib/calls');
 
 const records = [];
 const batches = [];
@@ -147,8 +145,9 @@ const alone = {
     const look = async () => {
       const { status, headers, body } = await get(path);
       if (status === 204) return undefined;
+      const batch = JSON.parse(body);
       const lock = headers.etag.replace(/"/g, '');
-      return { lock, mine: JSON.parse(body).some((record) => record.originalMessageId === sent.messageId) };
+      return { lock, mine: batch.some((record) => record.originalMessageId === sent.messageId) };
     };
     const first = await until(async () => {
       const batch = await look();
@@ -163,18 +162,6 @@ const alone = {
     equal(await look(), undefined, 'a batch after it was completed');
   },
 };
-
-/** The raw answer: the SDKs' own client reads no body of the feedback content type. */
-function get(path) {
-  const options = { host: HOST_NAME, path: `${path}?api-version=2021-04-12`, headers: { Authorization: sasToken() } };
-  return new Promise((resolve, reject) => {
-    const request = https.get(options, async (response) => {
-      const body = Buffer.concat(await response.toArray()).toString();
-      resolve({ status: response.statusCode, headers: response.headers, body });
-    });
-    request.on('error', reject);
-  });
-}
 
 async function before(t) {
   receiving = await receive(t);

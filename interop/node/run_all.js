@@ -9,8 +9,7 @@ const readline = require('readline');
 const { spawn } = require('child_process');
 
 const AT_ONCE = Number(process.env.HUB_CHECK_FILES || 4);
-// Files that run side by side share no consumer group, if there are enough: a group lets five read a partition.
-const groups = (process.env.HUB_CONSUMER_GROUPS || '$Default').split(' ');
+const groups = (process.env.HUB_CONSUMER_GROUPS || '').split(',').filter(Boolean);
 const words = process.argv.slice(2);
 // Feedback waits longest: it goes first.
 const slow = ['check_feedback.js', 'check_refusals.js', 'check_provisioning.js'];
@@ -24,13 +23,11 @@ const files = fs
 
 let [passed, failed] = [0, 0];
 
-/** Runs one file and adds up what it says. */
-async function run(file, lane) {
-  const own = groups.filter((_, index) => groups.length < AT_ONCE || index % AT_ONCE === lane);
-  const child = spawn(process.execPath, [path.join(__dirname, file)], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-    env: { ...process.env, HUB_CONSUMER_GROUPS: own.join(' ') },
-  });
+/** Runs one file and adds up what it says. Files side by side read events in groups of their own, if there are any. */
+async function run(file, place) {
+  const group = groups[place % groups.length];
+  const env = group ? { ...process.env, HUB_CONSUMER_GROUP: group } : process.env;
+  const child = spawn(process.execPath, [path.join(__dirname, file)], { env, stdio: ['ignore', 'pipe', 'ignore'] });
   const ended = new Promise((resolve) => child.on('close', resolve));
   let closing;
   for await (const line of readline.createInterface({ input: child.stdout })) {
@@ -48,12 +45,12 @@ async function run(file, lane) {
   }
 }
 
-async function work(lane) {
-  for (let file = files.shift(); file; file = files.shift()) await run(file, lane);
+async function lane(place) {
+  for (let file = files.shift(); file; file = files.shift()) await run(file, place);
 }
 
 const none = files.length === 0;
-Promise.all(Array.from({ length: AT_ONCE }, (_, lane) => work(lane))).then(() => {
+Promise.all(Array.from({ length: AT_ONCE }, (_, place) => lane(place))).then(() => {
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed > 0 || none ? 1 : 0;
 });

@@ -104,9 +104,14 @@ impl Session {
                 Attaching::Withhold => return Ok(None),
             }
         }
-        let sender = core.authorize(place.kind, place.device.as_deref())?;
+        let kind = place.kind;
+        let sender = core.authorize(kind, place.device.as_deref())?;
+        if kind.is_device_receiver() {
+            let opened = core.hub.state().openings.add(core.now.instant);
+            opened.map_err(|error| core.refusal(&error))?;
+        }
         Ok(Some(Granted {
-            kind: place.kind,
+            kind,
             sender,
             consumer: None,
         }))
@@ -168,15 +173,9 @@ impl Session {
         {
             terms.sender_settle_mode = Some(1);
         }
-        if let Some(pair_kind) = kind.pair() {
-            let pair = self.pairs.entry((pair_kind, device.clone())).or_default();
-            let half = if kind.hub_sends() {
-                &mut pair.outgoing
-            } else {
-                &mut pair.incoming
-            };
-            *half = Some(handle);
-        }
+        let correlation = attach.property("com.microsoft:channel-correlation-id");
+        let correlation = correlation.and_then(Value::text);
+        self.join_pair(core, handle, kind, device.as_ref(), correlation);
         let link = Link {
             name,
             kind,
@@ -193,6 +192,7 @@ impl Session {
             waits_for_window: false,
             partial: None,
             outbox: VecDeque::new(),
+            correlation: correlation.map(Into::into),
             counter,
             consumer,
             stamps,

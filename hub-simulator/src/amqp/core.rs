@@ -164,6 +164,10 @@ impl Core {
                 *count -= 1;
                 if *count == 0 {
                     self.devices.remove(device);
+                    if self.hub.limits.detach_frees_token {
+                        self.tokens.remove_of(device);
+                        self.token_count_changed();
+                    }
                 }
             }
             self.peer
@@ -192,6 +196,11 @@ impl Core {
             Kind::FileNotifications => &["messages", "serviceBound", "filenotifications"],
             _ => &[],
         };
+        if self.hub.limits.basic_tier && kind.needs_standard_tier() {
+            let text = "The hub is of the basic tier, which does not have this feature.";
+            let code = ErrorCode::InvalidOperation;
+            return Err(self.refusal_as(condition::NOT_ALLOWED, code, text));
+        }
         match (kind, device) {
             _ if !service.is_empty() && self.tokens.allow_service(service) => Ok(None),
             (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {

@@ -72,6 +72,25 @@ impl Kind {
         )
     }
 
+    /// Whether the basic tier is without it.
+    pub(crate) fn needs_standard_tier(self) -> bool {
+        matches!(
+            self,
+            Self::C2d
+                | Self::MethodCalls
+                | Self::MethodAnswers
+                | Self::TwinRequests
+                | Self::TwinReplies
+                | Self::ServiceC2d
+                | Self::Feedback
+        )
+    }
+
+    /// Whether opening it counts against the throttle of receive links.
+    pub(crate) fn is_device_receiver(self) -> bool {
+        matches!(self, Self::C2d | Self::MethodCalls | Self::TwinReplies)
+    }
+
     pub(crate) fn pair(self) -> Option<PairKind> {
         match self {
             Self::CbsRequests | Self::CbsReplies => Some(PairKind::Cbs),
@@ -161,6 +180,8 @@ pub(crate) struct Link {
     pub(crate) waits_for_window: bool,
     pub(crate) partial: Option<Box<Partial>>,
     pub(crate) outbox: VecDeque<Outgoing>,
+    /// `com.microsoft:channel-correlation-id`: the same on both links of a pair.
+    pub(crate) correlation: Option<Box<str>>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
     /// What the hub writes onto telemetry.

@@ -83,38 +83,31 @@ pub(crate) mod condition {
         match code {
             ErrorCode::DeviceNotFound
             | ErrorCode::ModuleNotFound
-            | ErrorCode::PartitionNotFound
             | ErrorCode::LinkAddressNotFound
             | ErrorCode::DeviceNotOnline => NOT_FOUND,
             ErrorCode::IotHubNotFound => HUB_NOT_FOUND,
             ErrorCode::IotHubUnauthorizedAccess | ErrorCode::IotHubUnauthorized => UNAUTHORIZED,
-            ErrorCode::IotHubSuspended => "com.microsoft:iot-hub-suspended",
-            ErrorCode::IotHubQuotaExceeded
-            | ErrorCode::DeviceMaximumQueueDepthExceeded
-            | ErrorCode::IotHubMaxCbsTokenExceeded => RESOURCE_LIMIT,
+            ErrorCode::IotHubQuotaExceeded | ErrorCode::DeviceMaximumQueueDepthExceeded => {
+                RESOURCE_LIMIT
+            }
             ErrorCode::DeviceAlreadyExists | ErrorCode::ModuleAlreadyExistsOnDevice => {
                 "com.microsoft:device-already-exists"
             }
-            ErrorCode::LinkCreationConflict => "com.microsoft:link-creation-conflict",
             ErrorCode::PreconditionFailed => "com.microsoft:precondition-failed",
             ErrorCode::DeviceMessageLockLost => LOCK_LOST,
             ErrorCode::MessageTooLarge => SIZE_EXCEEDED,
             ErrorCode::ThrottlingException
             | ErrorCode::ThrottleBacklogLimitExceeded
-            | ErrorCode::ThrottleBacklogTimeout
-            | ErrorCode::ReceiveLinkOpensThrottled
-            | ErrorCode::DeviceMaximumInflightMethodExceeded => {
-                "com.microsoft:device-container-throttled"
-            }
+            | ErrorCode::DeviceMaximumInflightMethodExceeded
+            | ErrorCode::ReceiveLinkOpensThrottled => "com.microsoft:device-container-throttled",
             ErrorCode::GatewayTimeout => "com.microsoft:timeout",
-            ErrorCode::ServerError | ErrorCode::ServiceUnavailable => INTERNAL,
+            ErrorCode::ServerError => INTERNAL,
             ErrorCode::InvalidProtocolVersion
             | ErrorCode::InvalidOperation
             | ErrorCode::ArgumentInvalid
             | ErrorCode::ArgumentNull
             | ErrorCode::IotHubFormatError
             | ErrorCode::DeviceDefinedMultipleTimes
-            | ErrorCode::BulkRegistryOperationFailure
             | ErrorCode::TooManyDevices
             | ErrorCode::TooManyModulesOnDevice => ARGUMENT,
         }

@@ -39,9 +39,10 @@ impl Tokens {
         self.by_name.insert(name, grant);
     }
 
-    fn remove(&mut self, name: &str) {
+    /// Forgets a token; tells whether there was one of that name.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let Some((name, grant)) = self.by_name.remove_entry(name) else {
-            return;
+            return false;
         };
         self.expiries.remove(&(grant.expiry, Arc::clone(&name)));
         match &grant.principal {
@@ -51,6 +52,14 @@ impl Tokens {
                 }
             }
             Principal::Policy { .. } => self.of_policies.retain(|other| *other != name),
+        }
+        true
+    }
+
+    /// Forgets the token of a device.
+    pub(crate) fn remove_of(&mut self, device: &str) {
+        if let Some(name) = self.of_device.get(device).cloned() {
+            self.remove(&name);
         }
     }
 
@@ -103,17 +112,6 @@ impl Tokens {
         self.policies()
             .any(|policy| policy.may_act_as(id))
             .then_some(AuthMethod::HubPolicy)
-    }
-
-    /// How a device shows who it is: by its own token before one of the hub's.
-    pub(crate) fn auth_method(&self, device: &str) -> AuthMethod {
-        if self.of_device.contains_key(device) {
-            AuthMethod::IdentityKey
-        } else if self.policies().any(|p| p.may_act_as(device)) {
-            AuthMethod::HubPolicy
-        } else {
-            AuthMethod::Certificate
-        }
     }
 
     /// Whether a token here lets its holder use the service endpoint at `path`.

@@ -46,6 +46,7 @@ pub(crate) struct Device {
     pub(crate) messages: Option<Subscriber>,
     pub(crate) methods: Option<Subscriber>,
     pub(crate) desired: Option<Subscriber>,
+    pub(crate) twin_link: Option<Subscriber>,
 }
 
 /// How a device shows who it is.
@@ -108,6 +109,7 @@ impl Device {
             messages: None,
             methods: None,
             desired: None,
+            twin_link: None,
         }
     }
 
@@ -203,6 +205,7 @@ impl Device {
             Feed::Messages => &mut self.messages,
             Feed::Methods => &mut self.methods,
             Feed::Desired => &mut self.desired,
+            Feed::Twin => &mut self.twin_link,
         }
     }
 }
@@ -219,6 +222,8 @@ pub(crate) enum Feed {
     Messages,
     Methods,
     Desired,
+    /// The AMQP link that answers twin requests; nothing else is sent there.
+    Twin,
 }
 
 /// A cloud-to-device message in a queue.

@@ -181,6 +181,9 @@ pub enum MethodError {
     /// The device does not listen to methods (404103).
     #[error("the device is not online")]
     DeviceNotOnline,
+    /// As many methods of the device wait for an answer as may (403800).
+    #[error("too many methods of the device wait for an answer")]
+    TooMany,
     /// The device did not answer in time (504101).
     #[error("the device did not answer in time")]
     TimedOut,

@@ -12,6 +12,7 @@ pub(crate) mod identity_record;
 pub(crate) mod identity_write;
 pub(crate) mod keys;
 pub(crate) mod message;
+pub(crate) mod openings;
 pub(crate) mod peer;
 pub(crate) mod query;
 pub(crate) mod queue;
@@ -74,12 +75,7 @@ impl Hub {
         Self {
             events: Arc::new(EventLog::new(Layout::default(), retention)),
             host: registry.host().to_owned(),
-            state: Mutex::new(HubState::new(
-                registry,
-                limits.queue_rules(),
-                limits.feedback_rules(),
-                Arc::clone(&clock),
-            )),
+            state: Mutex::new(HubState::new(registry, &limits, Arc::clone(&clock))),
             record,
             throttles: Throttles::new(limits.size),
             script: Script::default(),

@@ -10,9 +10,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::device::{Fate, Feed, QueuedC2d};
-use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord, FeedbackRules};
+use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord};
 use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
+use super::openings::Openings;
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
@@ -20,6 +21,7 @@ use super::stamps::Stamps;
 use crate::clock::Ticks;
 use crate::guid::Guid;
 use crate::hub::Sender;
+use crate::limits::Limits;
 
 /// Largest body of a cloud-to-device message.
 const MAX_C2D_BODY: usize = 64 * 1024;
@@ -72,6 +74,9 @@ pub(crate) struct Delivery {
 pub(crate) struct HubState {
     pub(crate) registry: Registry,
     rules: QueueRules,
+    /// Calls of one device that may wait for an answer.
+    max_calls: Option<usize>,
+    pub(crate) openings: Openings,
     feedback: Feedback,
     /// Queues to look at, by time.
     timers: BTreeSet<(Instant, Arc<str>)>,
@@ -85,17 +90,14 @@ pub(crate) struct HubState {
 }
 
 impl HubState {
-    pub(crate) fn new(
-        registry: Registry,
-        rules: QueueRules,
-        feedback: FeedbackRules,
-        clock: Arc<Notify>,
-    ) -> Self {
+    pub(crate) fn new(registry: Registry, limits: &Limits, clock: Arc<Notify>) -> Self {
         let (timers, calls) = (BTreeSet::new(), HashMap::new());
         Self {
             registry,
-            rules,
-            feedback: Feedback::new(feedback),
+            rules: limits.queue_rules(),
+            max_calls: limits.methods_in_flight,
+            openings: Openings::new(limits.receive_link_opens),
+            feedback: Feedback::new(limits.feedback_rules()),
             timers,
             calls,
             attached: 0,
@@ -418,6 +420,10 @@ impl HubState {
             .methods
             .as_ref()
             .ok_or(MethodError::DeviceNotOnline)?;
+        let waiting = || self.calls.values().filter(|(of, _)| &**of == id).count();
+        if self.max_calls.is_some_and(|max| waiting() >= max) {
+            return Err(MethodError::TooMany);
+        }
         let (answer, answered) = oneshot::channel();
         let call = MethodCall {
             id: Guid::random(),
@@ -457,12 +463,7 @@ mod tests {
     #[test]
     fn links_of_a_removed_device_are_not_taken_for_those_of_its_successor() {
         let limits = Limits::default();
-        let mut state = HubState::new(
-            Registry::new("hub.test", false),
-            limits.queue_rules(),
-            limits.feedback_rules(),
-            Arc::default(),
-        );
+        let mut state = HubState::new(Registry::new("hub.test", false), &limits, Arc::default());
         state.registry.add("d");
         state.link_opened("d");
         state.link_opened("d");

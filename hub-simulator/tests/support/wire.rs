@@ -193,6 +193,14 @@ impl Wire {
             .1
     }
 
+    /// The next performative, if one is expected at all.
+    pub(crate) async fn next_if(&mut self, expected: bool) -> Option<Performative> {
+        match expected {
+            true => Some(self.next().await),
+            false => None,
+        }
+    }
+
     /// Puts a device's token on `$cbs`, over links 0 and 1 of channel 0.
     pub(crate) async fn authorize(&mut self, hub: &HubSimulator, device: &str) {
         let token = token(&hub.device_connection_string(device));

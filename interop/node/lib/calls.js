@@ -1,6 +1,7 @@
 'use strict';
 // What the service side does in many checks: direct methods, desired properties, C2D messages.
 
+const https = require('https');
 const { Message } = require('azure-iot-common');
 const { RestApiClient } = require('azure-iot-http-base');
 const { SharedAccessSignature } = require('azure-iothub');
@@ -24,6 +25,23 @@ function rest(method, path, { body = null, headers = {}, token = sasToken() } = 
     client.executeApiCall(method, url, json, body, (error, result, response) =>
       error ? reject(error) : resolve({ result, response }),
     );
+  });
+}
+
+/** A GET whose body the SDKs' client would not give, since it is of another type: `{ status, headers, body }`. */
+function get(path) {
+  const options = {
+    host: HOST_NAME,
+    path: `${path}?api-version=2021-04-12`,
+    headers: { Authorization: sasToken() },
+  };
+  return new Promise((resolve, reject) => {
+    const request = https.get(options, (response) => {
+      let body = '';
+      response.setEncoding('utf8').on('data', (more) => (body += more));
+      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body }));
+    });
+    request.on('error', reject);
   });
 }
 
@@ -110,4 +128,4 @@ function inbox(client) {
   return { seen, next, byId: (id) => next((message) => message.messageId === id, `C2D message ${id}`) };
 }
 
-module.exports = { rest, sasToken, later, callOnce, call, answer, tellDesired, c2dMessage, inbox };
+module.exports = { get, rest, sasToken, later, callOnce, call, answer, tellDesired, c2dMessage, inbox };

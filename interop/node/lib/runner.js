@@ -43,7 +43,7 @@ async function until(look, what, ms = LIMIT_MS - 2000) {
   for (;;) {
     const value = await look();
     if (value) return value;
-    assert(Date.now() < end, `${what} not seen within ${ms / 1000} s`);
+    assert(Date.now() < end, `${typeof what === 'function' ? what() : what} not seen within ${ms / 1000} s`);
     await sleep(50);
   }
 }
@@ -109,8 +109,8 @@ async function run(suite, checks, { atOnce = 1, then = {}, needs = [], before } 
   process.on('uncaughtException', (error) => stray && stray(error));
   process.on('unhandledRejection', (error) => process.env.HUB_TRACE && console.log(error));
 
-  async function one([name, check], lane) {
-    const scope = new Scope(lane);
+  async function one([name, check]) {
+    const scope = new Scope();
     try {
       const thrown = new Promise((_, reject) => {
         stray = reject;
@@ -125,8 +125,8 @@ async function run(suite, checks, { atOnce = 1, then = {}, needs = [], before } 
     }
   }
 
-  async function work(queue, lane) {
-    for (let next = queue.shift(); next; next = queue.shift()) await one(next, lane);
+  async function lane(queue) {
+    for (let next = queue.shift(); next; next = queue.shift()) await one(next);
   }
 
   const everything = new Scope();
@@ -134,8 +134,8 @@ async function run(suite, checks, { atOnce = 1, then = {}, needs = [], before } 
     const missing = needs.find(([, value]) => !value);
     assert(!missing, missing && `${missing[0]} is not set`);
     if (before) await soon(before(everything), 'end of the preparation', LIMIT_MS);
-    await Promise.all(Array.from({ length: atOnce }, (_, lane) => work(waiting, lane)));
-    await work(last, 0);
+    await Promise.all(Array.from({ length: atOnce }, () => lane(waiting)));
+    await lane(last);
   } catch (error) {
     for (const [name] of [...waiting, ...last]) fail(name, error);
   }

@@ -23,10 +23,8 @@ function registry() {
 
 /** The things of one check. */
 class Scope {
-  /** `lane` tells apart the scopes that live at once: each reads events in a consumer group of its own. */
-  constructor(lane = 0) {
+  constructor() {
     this.endings = [];
-    this.group = settings.consumerGroups[lane % settings.consumerGroups.length];
   }
 
   /** Has something done when the check ends; the latest first. */

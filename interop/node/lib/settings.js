@@ -30,7 +30,7 @@ const settings = {
   ca: env.HUB_CA ? fs.readFileSync(env.HUB_CA, 'utf8') : undefined,
   service: env.HUB_SERVICE_CS || '',
   eventHub: env.EVENTHUB_CS || '',
-  consumerGroups: (env.HUB_CONSUMER_GROUPS || '$Default').split(' '),
+  consumerGroup: env.HUB_CONSUMER_GROUP || '$Default',
   provisioning: {
     host: env.DPS_HOST || '',
     scope: env.DPS_ID_SCOPE || '',

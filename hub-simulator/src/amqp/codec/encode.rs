@@ -155,7 +155,8 @@ pub(crate) fn transfer(out: &mut BytesMut, channel: u16, head: TransferHead, pay
             write::uint(out, 0);
             write::boolean(out, head.settled);
             write::boolean(out, head.more);
-            out.put_bytes(0x40, 5);
+            out.put_bytes(0x40, 4);
+            write::boolean(out, false);
         });
         out.put_slice(payload);
     });

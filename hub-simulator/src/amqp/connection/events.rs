@@ -16,7 +16,7 @@ use crate::shell::LineOrder;
 impl Connection {
     /// When `on_time` next has something to do.
     pub(crate) fn next_deadline(&self) -> Instant {
-        let silence = self.last_input + self.core.hub.limits.idle_timeout;
+        let silence = self.patience_ends();
         let heartbeat = self.heartbeat.map(|every| self.last_output + every);
         let expiry = self
             .core
@@ -30,13 +30,22 @@ impl Connection {
             .fold(silence, Instant::min)
     }
 
+    /// When a peer is given up that is silent, or takes too long to open.
+    fn patience_ends(&self) -> Instant {
+        let silence = self.last_input + self.core.hub.limits.idle_timeout;
+        match self.phase {
+            Phase::Open | Phase::Closed => silence,
+            Phase::Header { .. } | Phase::Sasl | Phase::Opening => silence.min(self.open_by),
+        }
+    }
+
     /// Does what has become due.
     pub(crate) fn on_time(&mut self, now: Now) {
         self.core.now = now;
         if self.is_closed() {
             return;
         }
-        if now.instant >= self.last_input + self.core.hub.limits.idle_timeout {
+        if now.instant >= self.patience_ends() {
             return self.close(Some(&AmqpError::new(
                 condition::RESOURCE_LIMIT,
                 "The peer is silent.",
@@ -119,9 +128,7 @@ impl Connection {
                 session.send(core, handle, endpoint::methods::encode(&call));
             }),
             Notice::Displaced(route) => self.at(route, |session, core, handle| {
-                let text = "Another AMQP Client has opened a Receive Link";
-                let error = AmqpError::new(condition::INTERNAL, text);
-                session.detach(core, handle, Some(&error));
+                session.displace(core, handle);
             }),
             Notice::Stolen(route, text) => self.at(route, |session, core, handle| {
                 let error = AmqpError::new(condition::STOLEN, &*text);

@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     channel_max: u16,
     /// How often the peer wants to hear something.
     heartbeat: Option<Duration>,
+    /// When the peer has to have opened.
+    open_by: Instant,
     last_input: Instant,
     last_output: Instant,
     /// The connection lives by the token of its login.
@@ -70,6 +72,7 @@ impl Connection {
     pub(crate) fn new(caller: Caller, peer: Arc<Peer>, now: Now) -> Self {
         Self {
             channel_max: caller.hub.limits.channel_max,
+            open_by: now.instant + caller.hub.limits.amqp_open_timeout,
             core: Core::new(caller, peer, now),
             phase: Phase::Header { after_sasl: false },
             sessions: HashMap::new(),

@@ -14,7 +14,9 @@ impl Connection {
         let (mechanism, response) = parse_sasl_init(body).map_err(undecodable)?;
         let outcome = match mechanism {
             // The identity comes by a token on $cbs.
-            "MSSBCBS" | "ANONYMOUS" | "EXTERNAL" => SaslCode::Ok,
+            "MSSBCBS" | "ANONYMOUS" => SaslCode::Ok,
+            // The identity is the certificate's, so there must be one (RFC 4422 appendix A).
+            "EXTERNAL" if self.core.caller.thumbprints.is_some() => SaslCode::Ok,
             "PLAIN" => self.login(response.unwrap_or_default()),
             _ => SaslCode::Auth,
         };

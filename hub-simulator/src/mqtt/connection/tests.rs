@@ -168,8 +168,11 @@ impl Model {
             && self.is_open()
         {
             let body = self.held.remove(&id).unwrap();
-            self.acknowledged.push(body);
             self.say(&Packet::PubAck(PubAck::new(id)));
+            // One that comes after the lock has lapsed is too late: the message comes again.
+            if *self.sent[&body].outcome.borrow() == Some(C2dOutcome::Completed) {
+                self.acknowledged.push(body);
+            }
         }
     }
 
