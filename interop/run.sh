@@ -14,7 +14,7 @@ if ! cmp -s "$here/node/package-lock.json" "$here/node/node_modules/installed-lo
 fi
 
 state=$(mktemp -d)
-"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 \
+"$program" --amqps-port 0 --mqtts-port 0 --https-port 0 --control-port 0 \
   --consumer-group owners --consumer-group one --consumer-group two --consumer-group three --consumer-group four \
   --state "$state" --env-file "$state/hub.env" --quiet </dev/null >"$state/out" 2>"$state/log" &
 hub=$!

@@ -17,6 +17,8 @@ const files = fs
   .readdirSync(__dirname)
   .filter((file) => /^check_.*\.js$/.test(file))
   .filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+  // Faults need the simulator's own endpoint, which no other hub has.
+  .filter((file) => file !== 'check_faults.js' || process.env.HUB_CONTROL_URL)
   .sort((a, b) => slow.includes(b) - slow.includes(a) || a.localeCompare(b));
 
 let [passed, failed] = [0, 0];
