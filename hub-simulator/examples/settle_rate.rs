@@ -227,7 +227,7 @@ async fn connect(hub: &HubSimulator, first: usize, links: usize) -> (TcpStream, 
     let (written, ()) = tokio::join!(writer.write_all(&hello), async {
         while hub
             .connections()
-            .last()
+            .get(first / links)
             .is_none_or(|connection| connection.links < links + 2)
         {
             reader.read_buf(&mut buffer).await.unwrap();
@@ -235,6 +235,9 @@ async fn connect(hub: &HubSimulator, first: usize, links: usize) -> (TcpStream, 
     });
     written.unwrap();
     // Behind the protocol header; the token itself was settled too.
+    while buffer.len() < 8 {
+        stream.read_buf(&mut buffer).await.unwrap();
+    }
     buffer.drain(..8);
     await_settled(&mut stream, &mut buffer, 1).await;
     (stream, buffer)
