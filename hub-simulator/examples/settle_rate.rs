@@ -1,4 +1,4 @@
-//! Measures the hub alone: settled telemetry from a sender that batches, over many links.
+//! Measures the hub alone: memory a connection, and settled telemetry from a sender that batches.
 //!
 //! `cargo run --release -p hub-simulator --example settle_rate [links] [messages]`
 #![expect(clippy::print_stdout, reason = "a measurement is there to be read")]
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// Messages written at once, before their settlements are awaited.
 const WINDOW: usize = 4000;
+/// Connections that the memory of one is taken from.
+const CONNECTIONS: usize = 10;
 /// Nanoseconds of a clock tick of `/proc` (100 a second).
 const TICK_NS: f64 = 1e7;
 
@@ -196,8 +198,8 @@ fn main() {
     client.block_on(run(&hub, links, messages));
 }
 
-async fn run(hub: &HubSimulator, links: usize, messages: usize) {
-    let before = resident_kib();
+/// Opens a connection with a link for each of `links` devices, from number `first` on.
+async fn connect(hub: &HubSimulator, first: usize, links: usize) -> (TcpStream, Vec<u8>) {
     let mut stream = TcpStream::connect(hub.addr()).await.unwrap();
     let string = ConnectionString::parse(&hub.policy_connection_string("device")).unwrap();
     let mut hello = b"AMQP\x00\x01\x00\x00".to_vec();
@@ -212,7 +214,7 @@ async fn run(hub: &HubSimulator, links: usize, messages: usize) {
         &put_token("bench", &string.sign(4_000_000_000)),
     ));
     for n in 0..links {
-        let name = format!("d{n}");
+        let name = device(first + n);
         hello.extend(attach(
             &name,
             n as u32 + 2,
@@ -225,7 +227,7 @@ async fn run(hub: &HubSimulator, links: usize, messages: usize) {
     let (written, ()) = tokio::join!(writer.write_all(&hello), async {
         while hub
             .connections()
-            .first()
+            .get(first / links)
             .is_none_or(|connection| connection.links < links + 2)
         {
             reader.read_buf(&mut buffer).await.unwrap();
@@ -233,12 +235,32 @@ async fn run(hub: &HubSimulator, links: usize, messages: usize) {
     });
     written.unwrap();
     // Behind the protocol header; the token itself was settled too.
+    while buffer.len() < 8 {
+        stream.read_buf(&mut buffer).await.unwrap();
+    }
     buffer.drain(..8);
     await_settled(&mut stream, &mut buffer, 1).await;
+    (stream, buffer)
+}
+
+fn device(number: usize) -> String {
+    format!("d{number}")
+}
+
+async fn run(hub: &HubSimulator, links: usize, messages: usize) {
+    hub.add_devices((0..(CONNECTIONS + 1) * links).map(device));
+    let (mut stream, mut buffer) = connect(hub, 0, links).await;
+    // What the first connection needed for a moment serves the others, too.
+    let before = resident_kib();
+    let mut others = Vec::new();
+    for number in 1..=CONNECTIONS {
+        others.push(connect(hub, number * links, links).await.0);
+    }
     println!(
-        "{links} links: {} KiB more in memory, client included",
-        resident_kib() - before
+        "{} KiB for a connection with {links} devices",
+        (resident_kib() - before) / CONNECTIONS as u64
     );
+    drop(others);
 
     let body = [&[0, 0x53, 0x75, 0xa0, 100][..], &[b'x'; 100]].concat();
     let (start, ticks) = (Instant::now(), cpu_ticks("hub"));
@@ -256,5 +278,4 @@ async fn run(hub: &HubSimulator, links: usize, messages: usize) {
     let nanos = ticks as f64 * TICK_NS / sent as f64;
     println!("{sent} messages settled in {elapsed:.1?}, {nanos:.0} ns of the hub's CPU a message");
     assert_eq!(hub.record().count(), sent as u64);
-    println!("{} KiB more in memory afterwards", resident_kib() - before);
 }

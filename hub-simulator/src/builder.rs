@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cloud::Cloud;
+use crate::hub::events::{EventRetention, Layout, MAX_PARTITIONS};
 use crate::hub::record::RecordMode;
 use crate::limits::Limits;
 use crate::provisioning::ProvisioningOptions;
@@ -23,12 +24,15 @@ pub struct Builder {
     pub(crate) amqps: SocketAddr,
     pub(crate) mqtts: SocketAddr,
     pub(crate) https: SocketAddr,
+    pub(crate) control: Option<SocketAddr>,
     pub(crate) beside: Option<Arc<Cloud>>,
     pub(crate) limits: Limits,
     pub(crate) auto_register: bool,
     pub(crate) provisioning: ProvisioningOptions,
     pub(crate) group_key: Option<String>,
     pub(crate) record: RecordMode,
+    pub(crate) layout: Layout,
+    pub(crate) retention: Option<EventRetention>,
     pub(crate) state: Option<PathBuf>,
 }
 
@@ -47,6 +51,9 @@ pub enum StartError {
     /// The group key is none.
     #[error("the group key is no base64 of at least 16 bytes")]
     GroupKey,
+    /// The number of partitions is out of range.
+    #[error("a hub has 1 to {MAX_PARTITIONS} partitions")]
+    Partitions,
     /// The certificates cannot be made or used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -63,12 +70,15 @@ impl Default for Builder {
             amqps: (Ipv4Addr::LOCALHOST, 0).into(),
             mqtts: (Ipv4Addr::LOCALHOST, 0).into(),
             https: (Ipv4Addr::LOCALHOST, 0).into(),
+            control: None,
             beside: None,
             limits: Limits::default(),
             auto_register: false,
             provisioning: ProvisioningOptions::default(),
             group_key: None,
             record: RecordMode::default(),
+            layout: Layout::default(),
+            retention: None,
             state: None,
         }
     }
@@ -111,6 +121,15 @@ impl Builder {
         self
     }
 
+    /// Serves the control endpoint, plain HTTP, at an address; nowhere by default.
+    ///
+    /// It makes faults and tells what the hubs behind the listeners carry; `GET /` lists what it
+    /// knows. It asks for no password: keep it on this machine.
+    pub fn with_control(mut self, address: SocketAddr) -> Self {
+        self.control = Some(address);
+        self
+    }
+
     /// Puts the hub behind the listeners of another one, which must outlive it.
     ///
     /// Clients are led to either by the host name that they call. Addresses and TLS are the other's.
@@ -146,6 +165,25 @@ impl Builder {
     /// Sets how much of each accepted message is kept; everything by default.
     pub fn with_record(mut self, record: RecordMode) -> Self {
         self.record = record;
+        self
+    }
+
+    /// Sets the number of partitions that telemetry is read from, 1 to 32; 4 by default.
+    pub fn with_partitions(mut self, partitions: usize) -> Self {
+        self.layout.partitions = partitions;
+        self
+    }
+
+    /// Adds a consumer group for readers of telemetry; `$Default` is always there.
+    pub fn with_consumer_group(mut self, name: impl Into<String>) -> Self {
+        self.layout.groups.push(name.into());
+        self
+    }
+
+    /// Sets how much telemetry is kept for readers; by default what [`EventRetention::default`] says,
+    /// and nothing if the record is [`RecordMode::Compact`] or [`RecordMode::Count`].
+    pub fn with_event_retention(mut self, retention: EventRetention) -> Self {
+        self.retention = Some(retention);
         self
     }
 

@@ -25,10 +25,20 @@ pub(crate) fn iso8601(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{}Z", time_of_day(time))
 }
 
-/// `08/17/2017 10:48:44`, as .NET writes a time that nobody formats.
-pub(crate) fn us_time(time: SystemTime) -> String {
+/// `08/17/2017 10:48:44`, as .NET writes a time in its invariant culture.
+pub(crate) fn invariant(time: SystemTime) -> String {
     let (year, month, day) = date(time);
     format!("{month:02}/{day:02}/{year:04} {}", time_of_day(time))
+}
+
+/// `8/17/2017 10:48:44 AM`, as .NET writes a time in the culture of the United States.
+pub(crate) fn american(time: SystemTime) -> String {
+    let (year, month, day) = date(time);
+    let hour = unix_seconds(time) / 3600 % 24;
+    let half = if hour < 12 { "AM" } else { "PM" };
+    let hour = (hour + 11) % 12 + 1;
+    let rest = &time_of_day(time)[2..];
+    format!("{month}/{day}/{year} {hour}{rest} {half}")
 }
 
 fn date(time: SystemTime) -> (u64, u64, u64) {
@@ -65,6 +75,15 @@ impl From<SystemTime> for Ticks {
             .unwrap_or_default();
         let steps = u64::try_from(since.as_nanos() / 100).unwrap_or(u64::MAX);
         Self(Self::UNIX_EPOCH.saturating_add(steps))
+    }
+}
+
+impl From<Ticks> for SystemTime {
+    fn from(time: Ticks) -> Self {
+        let steps = time.0.saturating_sub(Ticks::UNIX_EPOCH);
+        let (seconds, rest) = (steps / Ticks::PER_SECOND, steps % Ticks::PER_SECOND);
+        let nanos = u32::try_from(rest * 100).unwrap_or_default();
+        Self::UNIX_EPOCH + Duration::new(seconds, nanos)
     }
 }
 
@@ -122,6 +141,26 @@ mod tests {
                 iso8601(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
                 text
             );
+        }
+    }
+
+    #[test]
+    fn dot_nets_cultures_write_times_their_own_ways() {
+        for (seconds, world, states) in [
+            (0, "01/01/1970 00:00:00", "1/1/1970 12:00:00 AM"),
+            (
+                1_502_966_924,
+                "08/17/2017 10:48:44",
+                "8/17/2017 10:48:44 AM",
+            ),
+            (
+                1_513_948_452,
+                "12/22/2017 13:14:12",
+                "12/22/2017 1:14:12 PM",
+            ),
+        ] {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!((&*invariant(time), &*american(time)), (world, states));
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) struct Addresses {
     pub(crate) amqps: SocketAddr,
     pub(crate) mqtts: SocketAddr,
     pub(crate) https: SocketAddr,
+    pub(crate) control: Option<SocketAddr>,
 }
 
 /// The hubs behind one set of listeners.

@@ -5,18 +5,26 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use crate::amqp::codec::message::Sections;
+use crate::amqp::codec::message::{Sections, annotated};
 use crate::amqp::codec::performative::Performative;
 use crate::amqp::codec::{frame, read};
 use crate::amqp::connection::Connection;
+use crate::amqp::events::selector;
+use crate::clock::Ticks;
 use crate::cloud::{Addresses, Caller, Cloud};
 use crate::hub::Hub;
+use crate::hub::peer::Peer;
+use crate::hub::query::{Groups, Query};
 use crate::hub::record::{Record, RecordMode};
 use crate::hub::registry::Registry;
-use crate::hub::sas::SasToken;
+use crate::hub::sas::{SasToken, sign};
 use crate::hub::state::Now;
+use crate::hub::twin::{Change, Mode, Twin};
 use crate::limits::Limits;
+use crate::mqtt::login::UserName;
+use crate::mqtt::{self, bag, codec, topic};
 use crate::provisioning::{Dps, ProvisioningOptions};
+use crate::shell::Engine;
 
 /// Decodes a frame, its performative and, as if it were one, a message; returns the bytes consumed.
 #[must_use]
@@ -48,9 +56,54 @@ pub fn decode_values(input: &[u8]) -> usize {
     input.len() - rest.len()
 }
 
-/// Feeds a connection with bytes, in pieces of `piece`; returns the bytes that it answers.
+/// Feeds an AMQP connection with bytes, in pieces of `piece`; returns the bytes that it answers.
 #[must_use]
 pub fn feed_connection(input: &[u8], piece: usize) -> usize {
+    let caller = caller();
+    let peer = caller.hub.join();
+    let mut connection = Connection::new(caller, Arc::clone(&peer), Now::read());
+    feed(&mut connection, &peer, input, piece)
+}
+
+/// Feeds an MQTT connection with bytes, in pieces of `piece`, after a CONNECT of `dev1` if it is to be
+/// `connected`; returns the bytes that it answers.
+#[must_use]
+pub fn feed_mqtt(input: &[u8], piece: usize, connected: bool) -> usize {
+    let caller = caller();
+    let hub = Arc::clone(&caller.hub);
+    let peer = hub.join();
+    let mut connection = mqtt::connection::Connection::new(caller, Arc::clone(&peer), Now::read());
+    let mut answered = 0;
+    if connected {
+        let key = hub.state().registry.add("dev1").keys().cloned();
+        let key = key.unwrap_or_default();
+        let token = sign("hub.test/devices/dev1", key.primary(), u64::MAX, None);
+        let mut connect = codec::Connect::new("dev1");
+        connect.set_login("hub.test/dev1/?api-version=2021-04-12", token);
+        let mut bytes = BytesMut::new();
+        codec::write(&codec::Packet::Connect(connect), &mut bytes);
+        answered += feed(&mut connection, &peer, &bytes, bytes.len());
+    }
+    answered + feed(&mut connection, &peer, input, piece)
+}
+
+fn feed(engine: &mut impl Engine, peer: &Peer, input: &[u8], piece: usize) -> usize {
+    let now = Now::read();
+    let (mut buffer, mut answered) = (BytesMut::new(), 0);
+    for part in input.chunks(piece.max(1)) {
+        buffer.extend_from_slice(part);
+        engine.input(&mut buffer, now);
+        for notice in peer.collect() {
+            engine.notice(notice, now);
+        }
+        engine.end_turn();
+        answered += engine.take_output().len();
+    }
+    answered
+}
+
+/// Somebody who calls on a hub of one device.
+pub(crate) fn caller() -> Caller {
     let mut registry = Registry::new("hub.test", true);
     registry.add("dev1");
     let hub = Arc::new(Hub::new(
@@ -58,13 +111,12 @@ pub fn feed_connection(input: &[u8], piece: usize) -> usize {
         Limits::default(),
         Record::new(RecordMode::Full),
     ));
-    let now = Now::read();
-    let peer = hub.join();
     let nowhere = ([127, 0, 0, 1], 0).into();
     let addresses = Addresses {
         amqps: nowhere,
         mqtts: nowhere,
         https: nowhere,
+        control: None,
     };
     let dps = Dps::new(
         &ProvisioningOptions::default(),
@@ -74,19 +126,40 @@ pub fn feed_connection(input: &[u8], piece: usize) -> usize {
         Now::read(),
     );
     let cloud = Arc::new(Cloud::new(addresses, None, dps, hub));
-    let caller = Caller::new(cloud, None, None);
-    let mut connection = Connection::new(caller, Arc::clone(&peer), now);
-    let (mut buffer, mut answered) = (BytesMut::new(), 0);
-    for part in input.chunks(piece.max(1)) {
-        buffer.extend_from_slice(part);
-        connection.input(&mut buffer, now);
-        for notice in peer.collect() {
-            connection.notice(notice, now);
-        }
-        connection.end_turn();
-        answered += connection.take_output().len();
+    Caller::new(cloud, None, None)
+}
+
+/// Reads a text as everything that MQTT topics can be.
+///
+/// # Panics
+/// Panics if a property bag means something else when it is written anew, or does not fit into a topic.
+pub fn parse_mqtt_topic(text: &str) {
+    for identity in ["dev1", "dev1/m1"] {
+        black_box(topic::parse(text, identity).is_ok());
+        black_box(topic::parse_filter(text, identity).is_ok());
     }
-    answered
+    black_box(UserName::parse(text, |host| host == "hub.test").is_ok());
+    if let Ok(properties) = bag::parse(text) {
+        let pairs = properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()));
+        let written = bag::write(pairs);
+        assert!(!written.contains(['/', '#', '+', '\0']), "{written}");
+        assert_eq!(bag::parse(&written), Ok(properties));
+    }
+}
+
+/// Parses a reader's selector; tells whether it is one.
+#[must_use]
+pub fn parse_selector(text: &str) -> bool {
+    selector::parse(text).is_some()
+}
+
+/// Splits a message into annotations and the rest, as for a reader of events; returns the size of
+/// the rest.
+#[must_use]
+pub fn split_annotations(input: &[u8]) -> usize {
+    annotated(input).others.iter().map(|part| part.len()).sum()
 }
 
 /// Parses a shared access signature; tells whether it is one.
@@ -101,4 +174,35 @@ pub fn connection_string_round_trip(text: &str) -> bool {
     crate::ConnectionString::parse(text).is_ok_and(|parsed| {
         crate::ConnectionString::parse(&parsed.to_string()).as_ref() == Ok(&parsed)
     })
+}
+
+/// Asks a query of a document; tells whether it is understood.
+#[must_use]
+pub fn ask_query(text: &str, document: &serde_json::Value) -> bool {
+    let Ok(query) = Query::parse(text) else {
+        return false;
+    };
+    if query.matches(document) {
+        let mut groups = Groups::default();
+        groups.add(&query, document);
+        black_box((groups.rows(&query), query.project(document)));
+    }
+    true
+}
+
+/// Writes documents to a twin one after the other, merging and replacing in turn; returns it as its
+/// device and as the service side see it, and its bytes of properties and tags are within bounds.
+#[must_use]
+pub fn write_twin(documents: &[serde_json::Value]) -> [serde_json::Value; 2] {
+    let mut twin = Twin::new(Ticks::default());
+    for (index, document) in documents.iter().enumerate() {
+        let mode = if index % 3 == 2 {
+            Mode::Replace
+        } else {
+            Mode::Merge
+        };
+        let written = Change::of(document).and_then(|change| twin.write(change, mode, Ticks(1)));
+        black_box((written.is_ok(), twin.report(document, Ticks(1)).is_ok()));
+    }
+    [twin.device_view(), twin.properties()]
 }

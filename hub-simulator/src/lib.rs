@@ -20,13 +20,12 @@
 //! # }
 //! ```
 
-#![allow(dead_code, reason = "parts of it are being joined")]
-
 mod amqp;
 mod builder;
 mod clock;
 mod cloud;
 mod connection_string;
+mod control;
 mod faults;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,6 +34,7 @@ mod http;
 mod hub;
 mod limits;
 mod line;
+mod mqtt;
 mod provisioning;
 mod server;
 mod shell;
@@ -44,16 +44,19 @@ mod tls;
 
 pub use builder::{Builder, StartError};
 pub use connection_string::{ConnectionString, ConnectionStringError, KeyOwner};
-pub use faults::{Faults, HeldSettlements, LinkKind};
+pub use faults::{Fault, Faults, HeldSettlements, LinkKind, Plan, PlanError, Planned, Step};
+pub use hub::events::EventRetention;
+pub use hub::feedback::Ack;
 pub use hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 pub use hub::peer::{ConnectionId, ConnectionStats};
 pub use hub::queue::C2dOutcome;
 pub use hub::record::{Accepted, Record, RecordMode};
 pub use hub::registry::DeviceKeys;
 pub use hub::sas::sign;
+pub use hub::stamps::Stamps;
 pub use hub::throttle::{Size, Tier};
 pub use hub::twin::TwinError;
-pub use limits::Limits;
+pub use limits::{Checks, Limits};
 pub use provisioning::{Provisioning, ProvisioningError, ProvisioningOptions, Registered};
 pub use simulator::{HubSimulator, HubStats};
 pub use store::{StoreError, write_atomically};

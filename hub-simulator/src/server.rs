@@ -13,12 +13,13 @@ use crate::amqp;
 use crate::cloud::{Caller, Cloud};
 use crate::http;
 use crate::line::Line;
+use crate::mqtt;
 use crate::tls::Thumbprints;
 
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept, for want of file descriptors mostly.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is spoken on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +84,7 @@ async fn serve(stream: TcpStream, protocol: Protocol, tls: Option<TlsAcceptor>, 
 async fn speak(line: impl Line, protocol: Protocol, caller: Caller) {
     match protocol {
         Protocol::Amqp => amqp::shell::serve(line, caller).await,
+        Protocol::Mqtt => mqtt::serve(line, caller).await,
         Protocol::Http => http::serve(line, caller).await,
-        Protocol::Mqtt => {
-            tracing::info!(?protocol, "The protocol is not spoken yet");
-        }
     }
 }

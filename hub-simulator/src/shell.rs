@@ -42,6 +42,9 @@ pub(crate) trait Engine {
     /// When `on_time` next has something to do.
     fn next_deadline(&self) -> Instant;
 
+    /// Goes on with what it held back to be written later; called while there is room for output.
+    fn resume(&mut self, _now: Now) {}
+
     /// Ends a turn: what gathered for efficiency is written out.
     fn end_turn(&mut self);
 
@@ -145,6 +148,9 @@ pub(crate) async fn drive(mut line: impl Line, peer: &Peer, mut connection: impl
         if connection.next_deadline() <= now.instant {
             connection.on_time(now);
         }
+        if outbound.waiting < MAX_WAITING_OUTPUT {
+            connection.resume(now);
+        }
         connection.end_turn();
         outbound.push(connection.take_output(), now.instant + connection.latency());
         if outbound.waiting > HOPELESS_OUTPUT {
@@ -234,7 +240,7 @@ async fn read_or_write(
 }
 
 /// Hangs up in a way that lets the peer read the last words before it.
-async fn linger(mut line: impl Line) {
+pub(crate) async fn linger(mut line: impl Line) {
     let hang_up = async {
         line.shutdown().await?;
         let mut sink = [0; 1024];

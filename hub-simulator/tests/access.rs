@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fe2o3_amqp::connection::{Connection, OpenError};
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use hub_simulator::{ConnectionString, HubSimulator, Limits, sign};
-use support::{Client, accepted, expiry, message, plain_hub, soon, tls_stream, token};
+use hub_simulator::{C2d, Checks, ConnectionString, HubSimulator, Limits, sign};
+use support::{Client, DataBody, accepted, expiry, message, plain_hub, soon, tls_stream, token};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -198,4 +198,67 @@ async fn a_device_token_does_not_open_the_service_side() {
     let attach = fe2o3_amqp::Sender::attach(&mut client.session, "s", "/messages/devicebound");
     let error = format!("{:?}", soon(attach).await.unwrap_err());
     assert!(error.contains("UnauthorizedAccess"), "{error}");
+}
+
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn lenient_hub(relax: impl FnOnce(&mut Checks)) -> HubSimulator {
+    let mut checks = Checks::default();
+    relax(&mut checks);
+    HubSimulator::builder()
+        .with_tls(false)
+        .with_limits(Limits::default().with_checks(checks))
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn each_rule_about_tokens_has_a_switch() {
+    type Relax = fn(&mut Checks);
+    type Token = fn(&[u8]) -> String;
+    let relaxed: [(Relax, Token); 3] = [
+        (
+            |checks| checks.signature = false,
+            |_| sign("localhost/devices/dev1", b"wrong", expiry(HOUR), None),
+        ),
+        (
+            |checks| checks.expiry = false,
+            |key| sign("localhost/devices/dev1", key, 1, None),
+        ),
+        (
+            |checks| checks.scope = false,
+            |key| sign("elsewhere/devices/dev1", key, expiry(HOUR), None),
+        ),
+    ];
+    for (relax, token) in relaxed {
+        let hub = lenient_hub(relax).await;
+        let key = ConnectionString::parse(&hub.device_connection_string("dev1"))
+            .unwrap()
+            .key;
+        let mut client = Client::connect(&hub).await;
+        assert_eq!(client.cbs.put("name", &token(&key)).await.0, 200);
+        let mut sender = client.telemetry("dev1").await;
+        accepted(soon(sender.send(message("m", "x"))).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn disabled_devices_and_second_receivers_are_let_be_where_that_is_asked_for() {
+    let hub = lenient_hub(|checks| {
+        checks.disabled = false;
+        checks.link_steal = false;
+    })
+    .await;
+    hub.add_device("dev1");
+    hub.set_enabled("dev1", false);
+    let address = "/devices/dev1/messages/devicebound";
+    let mut first = Client::device(&hub, "dev1").await;
+    let former = first.receiver(address).await;
+    let mut second = Client::device(&hub, "dev1").await;
+    let mut newer = second.receiver(address).await;
+    hub.send_c2d("dev1", C2d::new("one")).unwrap();
+    let delivery = soon(newer.recv::<DataBody>()).await.unwrap();
+    soon(newer.accept(&delivery)).await.unwrap();
+    // The former one is attached still.
+    soon(former.close()).await.unwrap();
 }

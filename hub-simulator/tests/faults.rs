@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use fe2o3_amqp::link::Sender;
-use hub_simulator::{C2d, HubSimulator, LinkKind};
+use hub_simulator::{C2d, Fault, HubSimulator, LinkKind, Plan};
 use support::{Client, DataBody, accepted, message, plain_hub, rejection, soon, token};
 use tokio::time::Instant;
 
@@ -205,4 +205,87 @@ async fn a_stolen_link_says_who_took_it() {
     let mut receiver = client.receiver("/devices/a/messages/devicebound").await;
     soon(receiver.recv::<DataBody>()).await.unwrap();
     assert_eq!(ticket.delivery_count(), 1);
+}
+
+#[tokio::test]
+async fn an_expired_token_takes_the_links_of_its_device_only() {
+    let hub = plain_hub().await;
+    let mut client = Client::connect(&hub).await;
+    for id in ["a", "b"] {
+        client
+            .authorize(&hub.device_connection_string(id), id)
+            .await;
+    }
+    let mut a = client.telemetry("a").await;
+    let mut b = client.telemetry("b").await;
+    hub.faults().expire_tokens(Some("a"));
+    let error = format!("{:?}", soon(a.on_detach()).await);
+    assert!(
+        error.contains("UnauthorizedAccess") && error.contains("Token Invalid."),
+        "{error}"
+    );
+    accepted(soon(b.send(message("1", "x"))).await.unwrap());
+    client
+        .authorize(&hub.device_connection_string("a"), "a")
+        .await;
+    let mut a = client.telemetry("a").await;
+    accepted(soon(a.send(message("2", "x"))).await.unwrap());
+    hub.faults().expire_tokens(None);
+    soon(a.on_detach()).await;
+    soon(b.on_detach()).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_has_moved_away_sends_everybody_off_until_it_is_back() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "a").await;
+    hub.faults().fail_over();
+    let closed = soon(client.connection.on_close()).await.unwrap_err();
+    let error = format!("{closed:?}");
+    assert!(error.contains("iot-hub-not-found-error"), "{error}");
+    let mut client = Client::connect(&hub).await;
+    let token = token(&hub.device_connection_string("a"));
+    let (status, text) = client.cbs.put("a", &token).await;
+    assert_eq!(status, 404);
+    assert!(text.contains("not found"), "{text}");
+    hub.faults().fail_back();
+    assert_eq!(client.cbs.put("a", &token).await.0, 200);
+}
+
+#[tokio::test]
+async fn maintenance_detaches_everybody_and_closes_nothing() {
+    let hub = plain_hub().await;
+    let (mut client, mut a, mut b) = two_senders(&hub).await;
+    hub.faults().maintenance();
+    for link in [&mut a, &mut b] {
+        let error = format!("{:?}", soon(link.on_detach()).await);
+        assert!(error.contains("DetachForced"), "{error}");
+    }
+    let mut a = client.telemetry("a").await;
+    accepted(soon(a.send(message("1", "x"))).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_plan_makes_its_faults_one_after_the_other() {
+    let hub = plain_hub().await;
+    let (_client, mut a, _b) = two_senders(&hub).await;
+    let plan = Plan::from_json(
+        r#"{"seed": 7, "steps": [
+            {"make": [{"fault": "hold"}, {"fault": "disable", "device": "b"}]},
+            {"after": "10ms", "make": [{"fault": "release"}, {"fault": "throttle", "count": 1}]}
+        ]}"#,
+    )
+    .unwrap();
+    soon(hub.faults().play(&plan)).await;
+    let outcome = soon(a.send(message("1", "x"))).await.unwrap();
+    let (condition, _) = rejection(outcome);
+    assert_eq!(condition, "com.microsoft:device-container-throttled");
+    accepted(soon(a.send(message("2", "x"))).await.unwrap());
+    let of_nobody = Fault::Disable {
+        device: "ghost".to_owned(),
+    };
+    assert!(!hub.faults().apply(&of_nobody));
+    assert!(hub.faults().apply(&Fault::CutOne { pick: Some(41) }));
+    soon(hub.wait_until(|stats| stats.connections.is_empty())).await;
+    assert!(!hub.faults().apply(&Fault::CutOne { pick: None }));
 }

@@ -437,3 +437,68 @@ async fn sparse_handles_cannot_eat_all_memory() {
     }
     assert!(ended);
 }
+
+#[tokio::test]
+async fn a_greeting_that_drips_in_is_cut_off_and_holds_up_nobody() {
+    let hub = HubSimulator::builder()
+        .with_tls(false)
+        .with_limits(Limits::default().with_amqp_open_timeout(Duration::from_millis(500)))
+        .start()
+        .await
+        .unwrap();
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut sender = client.telemetry("dev1").await;
+    let sasl = b"AMQP\x03\x01\x00\x00";
+    let open = frame(0, &serde_amqp::to_vec(&Performative::Open(open())).unwrap());
+    for greeting in [
+        HEADER.to_vec(),
+        [&HEADER[..], &open].concat(),
+        [&sasl[..], &[0, 0, 0, 50, 2, 1]].concat(),
+    ] {
+        let mut slow = Wire::connect(&hub).await;
+        // Every byte is a sign of life; the last one never comes.
+        let (_, greeting) = greeting.split_last().unwrap();
+        for byte in greeting {
+            slow.send_bytes(&[*byte]).await;
+        }
+        assert!(slow.is_hung_up().await);
+        accepted(soon(sender.send(message("1", "x"))).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_without_end_costs_its_link_and_bounded_memory() {
+    let hub = plain_hub().await;
+    let mut wire = Wire::with_session(&hub, open(), begin(5000)).await;
+    wire.authorize(&hub, "dev1").await;
+    wire.send(
+        0,
+        Performative::Attach(attach("t", 5, Role::Sender, EVENTS)),
+    )
+    .await;
+    assert!(matches!(wire.next().await, Performative::Attach(_)));
+    assert!(matches!(wire.next().await, Performative::Flow(_)));
+    // Two megabytes of one message, of which one is the link's limit.
+    for _ in 0..64 {
+        wire.send_with(
+            0,
+            Performative::Transfer(transfer(5, 1, true)),
+            &[0; 32 * 1024],
+        )
+        .await;
+    }
+    let Performative::Detach(detach) = wire.next().await else {
+        panic!("a detach")
+    };
+    assert_eq!(
+        condition_of(&detach.error.unwrap()),
+        "amqp:link:message-size-exceeded"
+    );
+    // The session goes on.
+    wire.send(
+        0,
+        Performative::Attach(attach("again", 6, Role::Sender, EVENTS)),
+    )
+    .await;
+    assert!(matches!(wire.next().await, Performative::Attach(_)));
+}

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use super::address;
 use super::codec::encode::{self, AttachReply};
 use super::codec::performative::Attach;
+use super::codec::read::Value;
 use super::core::Core;
-use super::link::{Kind, Link};
+use super::events::{self, Consumer};
+use super::link::{Kind, Link, Terms};
 use super::session::{Session, Slot};
-use super::{AmqpError, condition};
+use super::{AmqpError, condition, endpoint};
 use crate::faults::Attaching;
+use crate::hub::Sender;
+use crate::hub::error::ErrorCode;
+use crate::hub::peer::Route;
+use crate::hub::stamps::Stamps;
 
 /// A link that may be: what it is for and whose.
 struct Granted {
     kind: Kind,
-    device: Option<Arc<str>>,
+    sender: Option<Sender>,
+    consumer: Option<Box<Consumer>>,
 }
 
 impl Session {
@@ -43,6 +50,7 @@ impl Session {
             let text = format!("Handle {} is in use.", attach.handle);
             return Err(AmqpError::new(condition::HANDLE_IN_USE, text));
         }
+        endpoint::provisioning::show_certificate(core, attach.address().unwrap_or_default());
         match self.judge(core, attach) {
             Ok(None) => self.slots[at] = Slot::Deaf,
             Ok(Some(granted)) => self.open_link(core, attach, granted),
@@ -81,10 +89,13 @@ impl Session {
             return Err(AmqpError::new(condition::RESOURCE_LOCKED, text));
         }
         let address = attach.address().unwrap_or_default();
+        if let Some(granted) = self.judge_reader(core, attach, address)? {
+            return Ok(Some(granted));
+        }
         let place = address::resolve(address, attach.peer_receives).ok_or_else(|| {
             let text =
                 format!("The link address '{address}' did not match any of the expected formats.");
-            AmqpError::new(condition::NOT_FOUND, core.describe(404_006, &text))
+            core.refusal_as(condition::NOT_FOUND, ErrorCode::LinkAddressNotFound, &text)
         })?;
         if let Some(device) = &place.device {
             match core.hub.script.attaching(device) {
@@ -93,15 +104,53 @@ impl Session {
                 Attaching::Withhold => return Ok(None),
             }
         }
-        let device = core.authorize(place.kind, place.device.as_deref())?;
+        let kind = place.kind;
+        let sender = core.authorize(kind, place.device.as_deref())?;
+        if kind.is_device_receiver() {
+            let opened = core.hub.state().openings.add(core.now.instant);
+            opened.map_err(|error| core.refusal(&error))?;
+        }
         Ok(Some(Granted {
-            kind: place.kind,
-            device,
+            kind,
+            sender,
+            consumer: None,
+        }))
+    }
+
+    /// Judges the attach of an Event Hubs client; `None` if it is none.
+    fn judge_reader(
+        &self,
+        core: &Core,
+        attach: &Attach<'_>,
+        address: &str,
+    ) -> Result<Option<Granted>, AmqpError> {
+        let Some(segments) = address::segments(address) else {
+            return Ok(None);
+        };
+        let path: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let route = Route::pack(self.channel, attach.handle, core.next_serial());
+        let granted = events::judge(core, attach, &path, route)?;
+        Ok(granted.map(|granted| Granted {
+            kind: granted.kind,
+            sender: None,
+            consumer: granted.consumer,
         }))
     }
 
     fn open_link(&mut self, core: &mut Core, attach: &Attach<'_>, granted: Granted) {
-        let Granted { kind, device } = granted;
+        let Granted {
+            kind,
+            sender,
+            consumer,
+        } = granted;
+        let stamps = sender
+            .as_ref()
+            .filter(|_| kind == Kind::Telemetry)
+            .map(|sender| announced(core, sender, attach));
+        let partition = stamps
+            .as_ref()
+            .and_then(|stamps| core.hub.events.partition_of(&stamps.device_id));
+        let device = sender.map(|sender| sender.identity);
         let handle = attach.handle;
         let name: Arc<str> = attach.name.into();
         self.names.insert((Arc::clone(&name), kind.hub_sends()));
@@ -117,15 +166,16 @@ impl Session {
                     .map(|device| core.hub.record.counter(device))
             })
             .flatten();
-        if let Some(pair_kind) = kind.pair() {
-            let pair = self.pairs.entry((pair_kind, device.clone())).or_default();
-            let half = if kind.hub_sends() {
-                &mut pair.outgoing
-            } else {
-                &mut pair.incoming
-            };
-            *half = Some(handle);
+        let mut terms = kind.terms();
+        if consumer
+            .as_ref()
+            .is_some_and(|consumer| consumer.presettled)
+        {
+            terms.sender_settle_mode = Some(1);
         }
+        let correlation = attach.property("com.microsoft:channel-correlation-id");
+        let correlation = correlation.and_then(Value::text);
+        self.join_pair(core, handle, kind, device.as_ref(), correlation);
         let link = Link {
             name,
             kind,
@@ -142,12 +192,16 @@ impl Session {
             waits_for_window: false,
             partial: None,
             outbox: VecDeque::new(),
+            correlation: correlation.map(Into::into),
             counter,
+            consumer,
+            stamps,
+            partition,
             device,
         };
         tracing::debug!(device.id = link.device.as_deref(), ?kind, "Link is open");
         self.slots[handle as usize] = Slot::Open(Box::new(link));
-        self.answer(core, attach, Some(kind));
+        self.answer(core, attach, Some(terms));
         if !kind.hub_sends() {
             self.send_flow(core, Some(handle));
         }
@@ -155,19 +209,29 @@ impl Session {
     }
 
     /// The hub's attach: an echo of the peer's, or with null termini if the link is refused.
-    fn answer(&self, core: &mut Core, attach: &Attach<'_>, kind: Option<Kind>) {
-        let terms = kind.map(Kind::terms);
+    fn answer(&self, core: &mut Core, attach: &Attach<'_>, terms: Option<Terms>) {
         let reply = AttachReply {
             name: attach.name,
             handle: attach.handle,
             hub_receives: !attach.peer_receives,
             sender_settle_mode: terms.and_then(|terms| terms.sender_settle_mode),
             receiver_settle_mode: terms.and_then(|terms| terms.receiver_settle_mode),
-            source: kind.and(attach.source),
-            target: kind.and(attach.target),
+            source: terms.and(attach.source),
+            target: terms.and(attach.target),
             max_message_size: terms.and_then(|terms| terms.max_message_size),
             properties: attach.properties,
         };
         encode::attach(&mut core.out, self.channel, &reply);
     }
+}
+
+/// What to write onto the telemetry of a link; notes the Plug and Play model that the device says it
+/// is of (the Java SDK's `AmqpsSenderLinkHandler`).
+fn announced(core: &Core, sender: &Sender, attach: &Attach<'_>) -> Arc<Stamps> {
+    let mut state = core.hub.state();
+    let model = attach.property("com.microsoft:model-id");
+    if let Some(model) = model.and_then(Value::text) {
+        state.announce_model(&sender.identity, model);
+    }
+    state.stamps(sender)
 }

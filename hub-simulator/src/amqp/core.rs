@@ -1,6 +1,6 @@
 //! What all sessions of a connection share: tokens, output, the hub, and the time of this turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,18 +9,22 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::codec::encode::Outcome;
-use super::link::Kind;
+use super::events;
+use super::link::{Kind, Link};
 use super::tokens::Tokens;
-use super::{AmqpError, condition};
-use crate::clock::iso8601;
+use super::{AmqpError, Info, condition, endpoint};
+use crate::clock::{invariant, iso8601};
 use crate::cloud::Caller;
 use crate::guid::Guid;
-use crate::hub::Hub;
 use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::events::EventBatch;
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
+use crate::hub::registry::AuthMethod;
 use crate::hub::state::Now;
 use crate::hub::throttle::Operation;
+use crate::hub::{Hub, Sender};
+use crate::provisioning::Login;
 
 /// Handles that a connection's sessions have room for together, used or not.
 const MAX_HANDLES: usize = 1 << 20;
@@ -32,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) caller: Caller,
     pub(crate) peer: Arc<Peer>,
     pub(crate) tokens: Tokens,
+    /// The device that uses the connection to be provisioned.
+    pub(crate) provisioning: Option<Login>,
     pub(crate) out: BytesMut,
     pub(crate) now: Now,
     /// The largest frame both sides take.
@@ -45,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) batch: Batch,
     /// How long what is being delivered has to wait under the hub's throttles.
     pub(crate) wait: Duration,
+    /// Readers of events that wait until what they were sent is on its way.
+    pub(crate) paused: BTreeSet<Route>,
     /// Settlements that a script delays, in the order they fall due.
     pub(crate) delayed: VecDeque<Delayed>,
 }
@@ -54,6 +62,7 @@ pub(crate) struct Core {
 pub(crate) struct Batch {
     pub(crate) kept: Vec<Accepted>,
     pub(crate) count: u64,
+    pub(crate) events: EventBatch,
 }
 
 /// A settlement to be sent later.
@@ -80,6 +89,7 @@ impl Core {
             caller,
             peer,
             tokens: Tokens::default(),
+            provisioning: None,
             out: BytesMut::new(),
             now,
             frame_limit: 512,
@@ -89,7 +99,17 @@ impl Core {
             serials: 0,
             batch: Batch::default(),
             wait: Duration::ZERO,
+            paused: BTreeSet::new(),
             delayed: VecDeque::new(),
+        }
+    }
+
+    /// Turns to another hub of the cloud, before anything is open.
+    pub(crate) fn move_to(&mut self, hub: Arc<Hub>) {
+        if !Arc::ptr_eq(&hub, &self.hub) {
+            self.hub.leave(self.peer.id);
+            hub.adopt(&self.peer);
+            self.hub = hub;
         }
     }
 
@@ -114,9 +134,14 @@ impl Core {
         self.handles -= count;
     }
 
+    /// The serial number of the link that opens next.
+    pub(crate) fn next_serial(&self) -> u32 {
+        (self.serials + 1) & Route::MASK
+    }
+
     /// Enters a link into the books; returns its serial number.
     pub(crate) fn link_opened(&mut self, device: Option<&Arc<str>>) -> u32 {
-        self.serials = (self.serials + 1) & Route::MASK;
+        self.serials = self.next_serial();
         self.links += 1;
         self.peer.links.store(self.links, Ordering::Relaxed);
         if let Some(device) = device {
@@ -139,6 +164,10 @@ impl Core {
                 *count -= 1;
                 if *count == 0 {
                     self.devices.remove(device);
+                    if self.hub.limits.detach_frees_token {
+                        self.tokens.remove_of(device);
+                        self.token_count_changed();
+                    }
                 }
             }
             self.peer
@@ -154,29 +183,70 @@ impl Core {
         self.hub.stir();
     }
 
-    /// Whether a link of this kind may be open: somebody's token covers it, and its device is there.
+    /// Whether a link of this kind may be open: somebody's token or certificate covers it, and its
+    /// device is there. Tells who uses the link, if it is a device's.
     pub(crate) fn authorize(
         &self,
         kind: Kind,
         device: Option<&str>,
-    ) -> Result<Option<Arc<str>>, AmqpError> {
-        match (kind, device) {
-            (Kind::ServiceC2d, _) if self.tokens.allow_service(&["messages", "devicebound"]) => {
-                Ok(None)
-            }
-            (Kind::CbsRequests | Kind::CbsReplies, _) => Ok(None),
-            (_, Some(id)) if self.tokens.allow_device(id) => self
-                .hub
-                .state()
-                .registry
-                .usable(id)
-                .map(Some)
-                .map_err(|error| self.refusal(&error.into())),
-            _ => Err(self.refusal(&HubError::new(
-                ErrorCode::IotHubUnauthorized,
-                "Unauthorized: no valid token of this connection covers the link.",
-            ))),
+    ) -> Result<Option<Sender>, AmqpError> {
+        let service: &[&str] = match kind {
+            Kind::ServiceC2d => &["messages", "devicebound"],
+            Kind::Feedback => &["messages", "serviceBound", "feedback"],
+            Kind::FileNotifications => &["messages", "serviceBound", "filenotifications"],
+            _ => &[],
+        };
+        if self.hub.limits.basic_tier && kind.needs_standard_tier() {
+            let text = "The hub is of the basic tier, which does not have this feature.";
+            let code = ErrorCode::InvalidOperation;
+            return Err(self.refusal_as(condition::NOT_ALLOWED, code, text));
         }
+        match (kind, device) {
+            _ if !service.is_empty() && self.tokens.allow_service(service) => Ok(None),
+            (Kind::ProvisioningRequests | Kind::ProvisioningReplies, Some(address)) => {
+                endpoint::provisioning::authorize(self, address).map(|()| None)
+            }
+            (Kind::ManagementRequests | Kind::ManagementReplies, _) => {
+                events::authorize_management(self).map(|()| None)
+            }
+            // A connection that provisions is nothing else.
+            (Kind::CbsRequests | Kind::CbsReplies, _) if self.provisioning.is_none() => Ok(None),
+            (_, Some(id)) => self.sender(id).map(Some),
+            _ => Err(self.uncovered()),
+        }
+    }
+
+    /// Whether an open link may stay so.
+    pub(crate) fn reauthorize(&self, link: &Link) -> Result<(), AmqpError> {
+        match &link.consumer {
+            Some(consumer) => consumer.authorize(self),
+            None => self.authorize(link.kind, link.device.as_deref()).map(drop),
+        }
+    }
+
+    /// The device or module, if it is usable and the connection may act as it: by a token, or by the
+    /// certificate that it was opened with.
+    fn sender(&self, id: &str) -> Result<Sender, AmqpError> {
+        let mut state = self.hub.state();
+        let (identity, auth) = match (self.tokens.acting_as(id), &self.caller.thumbprints) {
+            (Some(auth), _) => (state.registry.usable(id), auth),
+            (None, Some(shown)) => (
+                state.registry.check_certificate(id, shown),
+                AuthMethod::Certificate,
+            ),
+            (None, None) => return Err(self.uncovered()),
+        };
+        match identity {
+            Ok(identity) => Ok(Sender { identity, auth }),
+            Err(error) => Err(self.refusal(&error.into())),
+        }
+    }
+
+    fn uncovered(&self) -> AmqpError {
+        self.refusal(&HubError::new(
+            ErrorCode::IotHubUnauthorized,
+            "Unauthorized: no valid token of this connection covers the link.",
+        ))
     }
 
     /// Sends a settlement later, among the others in the order they fall due.
@@ -208,20 +278,34 @@ impl Core {
 
     /// A refusal as AMQP words it.
     pub(crate) fn refusal(&self, error: &HubError) -> AmqpError {
-        AmqpError::new(
-            condition::of(error.code),
-            self.describe(error.code.number(), &error.message),
-        )
+        self.refusal_as(condition::of(error.code), error.code, &error.message)
     }
 
-    /// An error description as the hub writes it: JSON with a code and a tracking id.
-    pub(crate) fn describe(&self, code: u32, message: &str) -> String {
+    /// A refusal under a condition: the description is JSON with code and tracking id, as the hub
+    /// writes it, and the info map has both once more.
+    pub(crate) fn refusal_as(
+        &self,
+        condition: &'static str,
+        code: ErrorCode,
+        message: &str,
+    ) -> AmqpError {
         let time = iso8601(self.now.system);
-        let tracking = format!("{}-G:0-TimeStamp:{time}", Guid::random().simple());
-        serde_json::json!({
-            "errorCode": code, "trackingId": tracking, "message": message, "timestampUtc": time,
-        })
-        .to_string()
+        let stamp = invariant(self.now.system);
+        let tracking = format!("{}-G:0-TimeStamp:{stamp}", Guid::random().simple());
+        let number = code.number();
+        let description = serde_json::json!({
+            "errorCode": number,
+            "trackingId": tracking,
+            "message": message,
+            "timestampUtc": time,
+        });
+        AmqpError::new(condition, description.to_string())
+            .with("com.microsoft:tracking-id", Info::Text(tracking))
+            .with(
+                "com.microsoft:error-code",
+                Info::Int(i32::try_from(number).unwrap_or(i32::MAX)),
+            )
+            .with("com.microsoft:is-filtered", Info::Bool(true))
     }
 
     /// Tells the record what was accepted in this turn.
@@ -230,6 +314,7 @@ impl Core {
         if batch.count > 0 {
             self.peer.messages.fetch_add(batch.count, Ordering::Relaxed);
             self.hub.record.add(batch.count, &mut batch.kept);
+            self.hub.events.append(&mut batch.events, self.now.system);
             batch.count = 0;
             self.hub.stir();
         }

@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::{Bytes, BytesMut};
 
+use super::events::Consumer;
 use crate::faults::LinkKind;
+use crate::hub::stamps::Stamps;
 use crate::limits::Limits;
 
 /// What a link is for; requests and answers of a pair are two kinds.
@@ -21,6 +23,17 @@ pub(crate) enum Kind {
     TwinRequests,
     TwinReplies,
     ServiceC2d,
+    Feedback,
+    /// Of file uploads; there are none.
+    FileNotifications,
+    /// Messages that a module is sent by routes; only an edge has those.
+    Inputs,
+    ProvisioningRequests,
+    ProvisioningReplies,
+    /// Telemetry for an Event Hubs client.
+    Events,
+    ManagementRequests,
+    ManagementReplies,
 }
 
 /// Kinds of link that work in pairs.
@@ -29,6 +42,8 @@ pub(crate) enum PairKind {
     Cbs,
     Methods,
     Twin,
+    Provisioning,
+    Management,
 }
 
 /// What the hub's attach says for a kind of link.
@@ -44,8 +59,36 @@ impl Kind {
     pub(crate) fn hub_sends(self) -> bool {
         matches!(
             self,
-            Self::CbsReplies | Self::C2d | Self::MethodCalls | Self::TwinReplies
+            Self::CbsReplies
+                | Self::C2d
+                | Self::MethodCalls
+                | Self::TwinReplies
+                | Self::Feedback
+                | Self::FileNotifications
+                | Self::Inputs
+                | Self::ProvisioningReplies
+                | Self::Events
+                | Self::ManagementReplies
         )
+    }
+
+    /// Whether the basic tier is without it.
+    pub(crate) fn needs_standard_tier(self) -> bool {
+        matches!(
+            self,
+            Self::C2d
+                | Self::MethodCalls
+                | Self::MethodAnswers
+                | Self::TwinRequests
+                | Self::TwinReplies
+                | Self::ServiceC2d
+                | Self::Feedback
+        )
+    }
+
+    /// Whether opening it counts against the throttle of receive links.
+    pub(crate) fn is_device_receiver(self) -> bool {
+        matches!(self, Self::C2d | Self::MethodCalls | Self::TwinReplies)
     }
 
     pub(crate) fn pair(self) -> Option<PairKind> {
@@ -53,7 +96,15 @@ impl Kind {
             Self::CbsRequests | Self::CbsReplies => Some(PairKind::Cbs),
             Self::MethodCalls | Self::MethodAnswers => Some(PairKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(PairKind::Twin),
-            Self::Telemetry | Self::C2d | Self::ServiceC2d => None,
+            Self::ProvisioningRequests | Self::ProvisioningReplies => Some(PairKind::Provisioning),
+            Self::ManagementRequests | Self::ManagementReplies => Some(PairKind::Management),
+            Self::Telemetry
+            | Self::C2d
+            | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs
+            | Self::Events => None,
         }
     }
 
@@ -61,10 +112,12 @@ impl Kind {
     pub(crate) fn terms(self) -> Terms {
         const MIB: u64 = 1024 * 1024;
         let (sender_settle_mode, receiver_settle_mode, max_message_size) = match self {
-            Self::CbsRequests => (Some(0), Some(0), Some(MIB)),
-            Self::CbsReplies => (None, None, None),
+            Self::CbsRequests | Self::ProvisioningRequests => (Some(0), Some(0), Some(MIB)),
+            Self::CbsReplies | Self::ProvisioningReplies => (None, None, None),
             Self::Telemetry | Self::ServiceC2d => (Some(0), None, Some(MIB)),
-            Self::C2d => (None, Some(1), Some(65_536)),
+            Self::C2d | Self::Feedback | Self::FileNotifications => (None, Some(1), Some(65_536)),
+            Self::Inputs | Self::Events => (None, Some(0), Some(MIB)),
+            Self::ManagementRequests | Self::ManagementReplies => (Some(0), Some(0), Some(MIB)),
             Self::MethodCalls | Self::MethodAnswers | Self::TwinRequests | Self::TwinReplies => {
                 (Some(1), Some(0), Some(MIB))
             }
@@ -91,7 +144,17 @@ impl Kind {
             Self::C2d => Some(LinkKind::C2d),
             Self::MethodCalls | Self::MethodAnswers => Some(LinkKind::Methods),
             Self::TwinRequests | Self::TwinReplies => Some(LinkKind::Twin),
-            Self::CbsRequests | Self::CbsReplies | Self::ServiceC2d => None,
+            Self::CbsRequests
+            | Self::CbsReplies
+            | Self::ServiceC2d
+            | Self::Feedback
+            | Self::FileNotifications
+            | Self::Inputs
+            | Self::ProvisioningRequests
+            | Self::ProvisioningReplies
+            | Self::Events
+            | Self::ManagementRequests
+            | Self::ManagementReplies => None,
         }
     }
 }
@@ -117,8 +180,16 @@ pub(crate) struct Link {
     pub(crate) waits_for_window: bool,
     pub(crate) partial: Option<Box<Partial>>,
     pub(crate) outbox: VecDeque<Outgoing>,
+    /// `com.microsoft:channel-correlation-id`: the same on both links of a pair.
+    pub(crate) correlation: Option<Box<str>>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
+    /// What the hub writes onto telemetry.
+    pub(crate) stamps: Option<Arc<Stamps>>,
+    /// Where its telemetry goes to be read; nowhere while no events are kept.
+    pub(crate) partition: Option<u8>,
+    /// What an Event Hubs client reads.
+    pub(crate) consumer: Option<Box<Consumer>>,
 }
 
 /// A delivery of which more frames are to come.

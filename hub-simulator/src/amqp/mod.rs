@@ -6,6 +6,7 @@ pub(crate) mod codec;
 pub(crate) mod connection;
 pub(crate) mod core;
 mod endpoint;
+pub(crate) mod events;
 pub(crate) mod link;
 mod session;
 pub(crate) mod shell;
@@ -18,6 +19,16 @@ use std::borrow::Cow;
 pub(crate) struct AmqpError {
     pub(crate) condition: Cow<'static, str>,
     pub(crate) description: String,
+    /// What else there is to know, under symbols.
+    pub(crate) info: Vec<(&'static str, Info)>,
+}
+
+/// A value of an error's info map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Info {
+    Text(String),
+    Int(i32),
+    Bool(bool),
 }
 
 impl AmqpError {
@@ -28,7 +39,14 @@ impl AmqpError {
         Self {
             condition: condition.into(),
             description: description.into(),
+            info: Vec::new(),
         }
+    }
+
+    /// Adds a value to the info map.
+    pub(crate) fn with(mut self, name: &'static str, value: Info) -> Self {
+        self.info.push((name, value));
+        self
     }
 }
 
@@ -36,18 +54,25 @@ impl AmqpError {
 pub(crate) mod condition {
     use crate::hub::error::ErrorCode;
 
+    pub(crate) const ARGUMENT: &str = "com.microsoft:argument-error";
+    pub(crate) const ARGUMENT_RANGE: &str = "com.microsoft:argument-out-of-range";
     pub(crate) const DECODE: &str = "amqp:decode-error";
+    pub(crate) const DETACH_FORCED: &str = "amqp:link:detach-forced";
     pub(crate) const FRAMING: &str = "amqp:connection:framing-error";
     pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
+    pub(crate) const HUB_NOT_FOUND: &str = "com.microsoft:iot-hub-not-found-error";
     pub(crate) const ILLEGAL_STATE: &str = "amqp:illegal-state";
     pub(crate) const INTERNAL: &str = "amqp:internal-error";
     pub(crate) const INVALID_FIELD: &str = "amqp:invalid-field";
     pub(crate) const LOCK_LOST: &str = "com.microsoft:message-lock-lost";
     pub(crate) const NOT_ALLOWED: &str = "amqp:not-allowed";
     pub(crate) const NOT_FOUND: &str = "amqp:not-found";
+    pub(crate) const NOT_IMPLEMENTED: &str = "amqp:not-implemented";
+    pub(crate) const REDIRECT: &str = "amqp:link:redirect";
     pub(crate) const RESOURCE_LIMIT: &str = "amqp:resource-limit-exceeded";
     pub(crate) const RESOURCE_LOCKED: &str = "amqp:resource-locked";
     pub(crate) const SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
+    pub(crate) const STOLEN: &str = "amqp:link:stolen";
     pub(crate) const TRANSFER_LIMIT: &str = "amqp:link:transfer-limit-exceeded";
     pub(crate) const UNATTACHED_HANDLE: &str = "amqp:session:unattached-handle";
     pub(crate) const UNAUTHORIZED: &str = "amqp:unauthorized-access";
@@ -58,40 +83,33 @@ pub(crate) mod condition {
         match code {
             ErrorCode::DeviceNotFound
             | ErrorCode::ModuleNotFound
-            | ErrorCode::PartitionNotFound
             | ErrorCode::LinkAddressNotFound
             | ErrorCode::DeviceNotOnline => NOT_FOUND,
-            ErrorCode::IotHubNotFound => "com.microsoft:iot-hub-not-found-error",
+            ErrorCode::IotHubNotFound => HUB_NOT_FOUND,
             ErrorCode::IotHubUnauthorizedAccess | ErrorCode::IotHubUnauthorized => UNAUTHORIZED,
-            ErrorCode::IotHubSuspended => "com.microsoft:iot-hub-suspended",
-            ErrorCode::IotHubQuotaExceeded
-            | ErrorCode::DeviceMaximumQueueDepthExceeded
-            | ErrorCode::IotHubMaxCbsTokenExceeded => RESOURCE_LIMIT,
+            ErrorCode::IotHubQuotaExceeded | ErrorCode::DeviceMaximumQueueDepthExceeded => {
+                RESOURCE_LIMIT
+            }
             ErrorCode::DeviceAlreadyExists | ErrorCode::ModuleAlreadyExistsOnDevice => {
                 "com.microsoft:device-already-exists"
             }
-            ErrorCode::LinkCreationConflict => "com.microsoft:link-creation-conflict",
             ErrorCode::PreconditionFailed => "com.microsoft:precondition-failed",
             ErrorCode::DeviceMessageLockLost => LOCK_LOST,
             ErrorCode::MessageTooLarge => SIZE_EXCEEDED,
             ErrorCode::ThrottlingException
             | ErrorCode::ThrottleBacklogLimitExceeded
-            | ErrorCode::ThrottleBacklogTimeout
-            | ErrorCode::ReceiveLinkOpensThrottled
-            | ErrorCode::DeviceMaximumInflightMethodExceeded => {
-                "com.microsoft:device-container-throttled"
-            }
+            | ErrorCode::DeviceMaximumInflightMethodExceeded
+            | ErrorCode::ReceiveLinkOpensThrottled => "com.microsoft:device-container-throttled",
             ErrorCode::GatewayTimeout => "com.microsoft:timeout",
-            ErrorCode::ServerError | ErrorCode::ServiceUnavailable => INTERNAL,
+            ErrorCode::ServerError => INTERNAL,
             ErrorCode::InvalidProtocolVersion
             | ErrorCode::InvalidOperation
             | ErrorCode::ArgumentInvalid
             | ErrorCode::ArgumentNull
             | ErrorCode::IotHubFormatError
             | ErrorCode::DeviceDefinedMultipleTimes
-            | ErrorCode::BulkRegistryOperationFailure
             | ErrorCode::TooManyDevices
-            | ErrorCode::TooManyModulesOnDevice => "com.microsoft:argument-error",
+            | ErrorCode::TooManyModulesOnDevice => ARGUMENT,
         }
     }
 }

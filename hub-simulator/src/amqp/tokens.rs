@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::hub::registry::{Grant, Principal};
+use crate::hub::identity;
+use crate::hub::registry::{AuthMethod, Grant, Principal};
 
 /// Tokens by the name they were put under; the same name again renews.
 #[derive(Debug, Default)]
@@ -38,9 +39,10 @@ impl Tokens {
         self.by_name.insert(name, grant);
     }
 
-    fn remove(&mut self, name: &str) {
+    /// Forgets a token; tells whether there was one of that name.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let Some((name, grant)) = self.by_name.remove_entry(name) else {
-            return;
+            return false;
         };
         self.expiries.remove(&(grant.expiry, Arc::clone(&name)));
         match &grant.principal {
@@ -50,6 +52,14 @@ impl Tokens {
                 }
             }
             Principal::Policy { .. } => self.of_policies.retain(|other| *other != name),
+        }
+        true
+    }
+
+    /// Forgets the token of a device.
+    pub(crate) fn remove_of(&mut self, device: &str) {
+        if let Some(name) = self.of_device.get(device).cloned() {
+            self.remove(&name);
         }
     }
 
@@ -70,14 +80,49 @@ impl Tokens {
         any
     }
 
-    /// Whether a token here lets its holder act as `device`.
-    pub(crate) fn allow_device(&self, device: &str) -> bool {
-        self.of_device.contains_key(device) || self.policies().any(|p| p.may_act_as(device))
+    /// Drops a device's token, or all tokens, and tells whether there were any.
+    pub(crate) fn drop_of(&mut self, device: Option<&str>) -> bool {
+        let concerned = |grant: &Grant| match (&grant.principal, device) {
+            (_, None) => true,
+            (Principal::Device(own), Some(device)) => **own == *device,
+            (Principal::Policy { .. }, Some(_)) => false,
+        };
+        let names: Vec<_> = self
+            .by_name
+            .iter()
+            .filter(|(_, grant)| concerned(grant))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in &names {
+            self.remove(name);
+        }
+        !names.is_empty()
+    }
+
+    /// How a token here lets its holder act as `device`, or as a module of a device, if one does.
+    ///
+    /// A device's token covers its modules: the part of the hub that a token is for is a prefix
+    /// (Microsoft, "Control access to IoT Hub by using shared access signatures"), and edgeHub's
+    /// `DeviceScopeTokenAuthenticator` takes a device's audience for a module of it.
+    pub(crate) fn acting_as(&self, id: &str) -> Option<AuthMethod> {
+        let device = identity::split(id).0;
+        if self.of_device.contains_key(id) || self.of_device.contains_key(device) {
+            return Some(AuthMethod::IdentityKey);
+        }
+        self.policies()
+            .any(|policy| policy.may_act_as(id))
+            .then_some(AuthMethod::HubPolicy)
     }
 
     /// Whether a token here lets its holder use the service endpoint at `path`.
     pub(crate) fn allow_service(&self, path: &[&str]) -> bool {
         self.policies().any(|principal| principal.may_serve(path))
+    }
+
+    /// Whether a token here lets its holder read at `path` of the event hub.
+    pub(crate) fn allow_events(&self, path: &[&str]) -> bool {
+        self.policies()
+            .any(|principal| principal.may_read_events(path))
     }
 
     fn policies(&self) -> impl Iterator<Item = &Principal> {

@@ -1,19 +1,29 @@
 //! Scripted faults: what a test makes go wrong.
 
+mod fault;
+mod plan;
 mod script;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::amqp::AmqpError;
+use serde::{Deserialize, Serialize};
+
+use crate::amqp::{AmqpError, condition};
 use crate::hub::Hub;
 use crate::hub::device::Feed;
 use crate::hub::peer::{ConnectionId, Notice};
+pub use fault::Fault;
+pub use plan::{Plan, PlanError, Planned, Step};
 pub(crate) use script::{Attaching, Order, Script, Settling};
 use script::{Rejection, Rules};
 
+/// Longest delay that a script makes.
+const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Kinds of link that a fault can pick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LinkKind {
     /// The telemetry link.
@@ -25,6 +35,7 @@ pub enum LinkKind {
     /// Both links of the twin.
     Twin,
     /// Every link of a device.
+    #[default]
     All,
 }
 
@@ -55,8 +66,7 @@ impl HeldSettlements {
 
 impl Drop for HeldSettlements {
     fn drop(&mut self) {
-        self.faults.edit(|rules| rules.hold = false);
-        self.faults.order_all(Order::Release);
+        self.faults.hold(false);
     }
 }
 
@@ -73,9 +83,16 @@ impl Faults {
         self.hub.broadcast(&Notice::Order(order));
     }
 
+    fn hold(&self, hold: bool) {
+        self.edit(|rules| rules.hold = hold);
+        if !hold {
+            self.order_all(Order::Release);
+        }
+    }
+
     /// Accepts telemetry but tells nobody, until the guard is released or dropped.
     pub fn hold_settlements(&self) -> HeldSettlements {
-        self.edit(|rules| rules.hold = true);
+        self.hold(true);
         HeldSettlements {
             faults: self.clone(),
         }
@@ -86,16 +103,18 @@ impl Faults {
         self.edit(|rules| rules.drop = count);
     }
 
-    /// Settles telemetry only after `delay`; zero settles at once again.
+    /// Settles telemetry only after `delay`, a day at most; zero settles at once again.
     pub fn delay_settlements(&self, delay: Duration) {
+        let delay = delay.min(MAX_DELAY);
         self.edit(|rules| rules.delay = (!delay.is_zero()).then_some(delay));
     }
 
-    /// Sends everything `latency` later, as over a line with a round trip of that length.
+    /// Sends everything `latency` later, a day at most, as over a line with a round trip of that
+    /// length.
     ///
     /// Throughput is not limited. The handshake of a TLS connection is not delayed.
     pub fn latency(&self, latency: Duration) {
-        self.hub.script.set_latency(latency);
+        self.hub.script.set_latency(latency.min(MAX_DELAY));
     }
 
     /// Rejects the next `count` telemetry messages of a device, or of any, with an error condition.
@@ -220,6 +239,32 @@ impl Faults {
     /// Detaches links of all devices with an error condition.
     pub fn detach_all(&self, kind: LinkKind, condition: &str) {
         self.order_all(Order::Detach(None, kind, scripted(condition)));
+    }
+
+    /// Lets the tokens in use expire now: those of a device, or all.
+    ///
+    /// A device that came by another's token, as one behind a hub policy, keeps its links unless all
+    /// tokens expire.
+    pub fn expire_tokens(&self, device: Option<&str>) {
+        self.order_all(Order::ExpireTokens(device.map(str::to_owned)));
+    }
+
+    /// Moves the hub away, as when it fails over to another region: every connection is closed with
+    /// `com.microsoft:iot-hub-not-found-error`, and nobody is let in until [`Faults::fail_back`].
+    pub fn fail_over(&self) {
+        self.hub.state().registry.set_away(true);
+        self.close_all(condition::HUB_NOT_FOUND);
+    }
+
+    /// Moves the hub back.
+    pub fn fail_back(&self) {
+        self.hub.state().registry.set_away(false);
+    }
+
+    /// Detaches every link of a device with `amqp:link:detach-forced`, as a hub does that is serviced;
+    /// MQTT connections are closed.
+    pub fn maintenance(&self) {
+        self.detach_all(LinkKind::All, condition::DETACH_FORCED);
     }
 
     /// Takes the cloud-to-device link of a device, as another client of the same device would.

@@ -21,17 +21,19 @@ pub(crate) enum Order {
     EndSessions(Option<String>, AmqpError),
     /// Detach the device's links of a kind, or everybody's.
     Detach(Option<String>, LinkKind, AmqpError),
+    /// Let the device's tokens expire, or everybody's.
+    ExpireTokens(Option<String>),
     /// Send the settlements held back so far.
     Release,
 }
 
-/// How a settlement goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a settlement goes out, the soonest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Settling {
     Now,
+    After(Duration),
     Hold,
     Drop,
-    After(Duration),
 }
 
 impl Settling {

@@ -134,6 +134,7 @@ fn refusal(error: AccessError) -> HubError {
     match error {
         AccessError::NotRegistered { .. }
         | AccessError::Disabled { .. }
+        | AccessError::Away { .. }
         | AccessError::Scripted { .. } => error.into(),
         _ => unauthorized(),
     }

@@ -111,6 +111,16 @@ impl Principal {
             .is_some_and(|rights| rights.service_connect)
     }
 
+    /// Whether this may read at `path` of the event hub.
+    pub(crate) fn may_read_events(&self, path: &[&str]) -> bool {
+        match self {
+            Self::Device(_) => false,
+            Self::Policy {
+                rights, resource, ..
+            } => rights.service_connect && resource.covers_events(path),
+        }
+    }
+
     /// What this may do with the service-side endpoint at `path`; nothing if it is a device.
     pub(crate) fn rights_at(&self, path: &[&str]) -> Option<Rights> {
         match self {
@@ -177,20 +187,19 @@ pub(crate) enum AccessError {
     NotRegistered { identity: String, hub: String },
     #[error("Device {identity} at IotHub {hub} is disabled.")]
     Disabled { identity: String, hub: String },
+    /// A script has moved the hub away.
+    #[error("IotHub {hub} not found.")]
+    Away { hub: String },
     /// A script says so.
     #[error("{text}")]
     Scripted { status: i32, text: String },
 }
 
 impl AccessError {
-    /// Whether the hub answers 404 rather than 401.
-    pub(crate) fn is_not_found(&self) -> bool {
-        self.status() == 404
-    }
-
+    /// What the hub answers by.
     pub(crate) fn status(&self) -> i32 {
         match self {
-            Self::NotRegistered { .. } | Self::Disabled { .. } => 404,
+            Self::NotRegistered { .. } | Self::Disabled { .. } | Self::Away { .. } => 404,
             Self::Scripted { status, .. } => *status,
             Self::Malformed
             | Self::Expired

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,6 +17,7 @@ use super::queue::{C2dOutcome, Queue};
 use super::twin::Twin;
 use crate::clock::Ticks;
 use crate::guid::random_bytes;
+use crate::mqtt::session::Session;
 use crate::tls::Thumbprints;
 
 /// A device or module in the registry; what few of them use is made on first use.
@@ -38,14 +41,17 @@ pub(crate) struct Device {
     /// When the hub's clock next looks at the queue.
     pub(crate) armed: Option<Instant>,
     pub(crate) twin: Option<Box<Twin>>,
+    pub(crate) mqtt: Option<Box<Session>>,
     /// Where its messages, method calls and desired properties go.
     pub(crate) messages: Option<Subscriber>,
     pub(crate) methods: Option<Subscriber>,
     pub(crate) desired: Option<Subscriber>,
+    pub(crate) twin_link: Option<Subscriber>,
 }
 
 /// How a device shows who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Auth {
     /// By tokens made with a key.
     Sas(KeyPair),
@@ -53,10 +59,12 @@ pub(crate) enum Auth {
     SelfSigned(Box<RegisteredThumbprints>),
     /// By any certificate of an authority that the hub trusts.
     CertificateAuthority,
+    /// Not at all: it cannot come.
+    Nothing,
 }
 
 /// Hashes of a device's certificates in hexadecimal, as they were registered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct RegisteredThumbprints {
     pub(crate) primary: Option<String>,
     pub(crate) secondary: Option<String>,
@@ -70,7 +78,8 @@ impl RegisteredThumbprints {
 }
 
 /// What most devices have nothing of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Details {
     pub(crate) status_reason: Option<String>,
     pub(crate) status_updated: Ticks,
@@ -96,9 +105,11 @@ impl Device {
             queue: None,
             armed: None,
             twin: None,
+            mqtt: None,
             messages: None,
             methods: None,
             desired: None,
+            twin_link: None,
         }
     }
 
@@ -106,8 +117,49 @@ impl Device {
     pub(crate) fn keys(&self) -> Option<&KeyPair> {
         match &self.auth {
             Auth::Sas(keys) => Some(keys),
-            Auth::SelfSigned(_) | Auth::CertificateAuthority => None,
+            _ => None,
         }
+    }
+
+    /// The entity tag: a number in base64.
+    pub(crate) fn etag_text(&self) -> String {
+        BASE64.encode(self.etag.to_string())
+    }
+
+    /// The number in an entity tag.
+    pub(crate) fn etag_number(etag: &str) -> Option<u32> {
+        String::from_utf8(BASE64.decode(etag).ok()?)
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    pub(crate) fn status(&self) -> &'static str {
+        if self.enabled { "enabled" } else { "disabled" }
+    }
+
+    pub(crate) fn status_updated(&self) -> Ticks {
+        let details = self.details.as_ref();
+        details.map_or(Ticks::default(), |details| details.status_updated)
+    }
+
+    pub(crate) fn connection_state(&self) -> &'static str {
+        if self.links > 0 {
+            "Connected"
+        } else {
+            "Disconnected"
+        }
+    }
+
+    pub(crate) fn is_edge(&self) -> bool {
+        self.details
+            .as_ref()
+            .is_some_and(|details| details.iot_edge)
+    }
+
+    /// Cloud-to-device messages in its queue.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     /// Gives it new keys.
@@ -116,12 +168,11 @@ impl Device {
         self.written();
     }
 
-    /// Enables or disables it.
+    /// Enables or disables it; the caller notes the write.
     pub(crate) fn set_enabled(&mut self, enabled: bool, now: Ticks) {
         if self.enabled != enabled {
             self.enabled = enabled;
             self.details.get_or_insert_default().status_updated = now;
-            self.written();
         }
     }
 
@@ -154,6 +205,7 @@ impl Device {
             Feed::Messages => &mut self.messages,
             Feed::Methods => &mut self.methods,
             Feed::Desired => &mut self.desired,
+            Feed::Twin => &mut self.twin_link,
         }
     }
 }
@@ -170,6 +222,8 @@ pub(crate) enum Feed {
     Messages,
     Methods,
     Desired,
+    /// The AMQP link that answers twin requests; nothing else is sent there.
+    Twin,
 }
 
 /// A cloud-to-device message in a queue.

@@ -23,6 +23,16 @@ impl HubError {
         }
     }
 
+    /// The service side asks for what is not in the registry; the text is its name alone.
+    pub(crate) fn unknown(identity: &str) -> Self {
+        let code = if identity.contains('/') {
+            ErrorCode::ModuleNotFound
+        } else {
+            ErrorCode::DeviceNotFound
+        };
+        Self::new(code, identity)
+    }
+
     /// The device, or the module of a device, is not in the registry.
     pub(crate) fn not_registered(identity: &str, hub: &str) -> Self {
         AccessError::NotRegistered {
@@ -63,22 +73,17 @@ codes! {
     ArgumentNull = 400_005,
     IotHubFormatError = 400_006,
     DeviceDefinedMultipleTimes = 400_011,
-    BulkRegistryOperationFailure = 400_013,
     IotHubNotFound = 401_001,
     IotHubUnauthorizedAccess = 401_002,
     IotHubUnauthorized = 401_003,
-    IotHubSuspended = 403_001,
     IotHubQuotaExceeded = 403_002,
     DeviceMaximumQueueDepthExceeded = 403_004,
-    IotHubMaxCbsTokenExceeded = 403_005,
     DeviceMaximumInflightMethodExceeded = 403_800,
     DeviceNotFound = 404_001,
-    PartitionNotFound = 404_003,
     LinkAddressNotFound = 404_006,
     ModuleNotFound = 404_010,
     DeviceNotOnline = 404_103,
     DeviceAlreadyExists = 409_001,
-    LinkCreationConflict = 409_002,
     ModuleAlreadyExistsOnDevice = 409_301,
     PreconditionFailed = 412_001,
     DeviceMessageLockLost = 412_002,
@@ -87,9 +92,7 @@ codes! {
     TooManyModulesOnDevice = 413_003,
     ThrottlingException = 429_001,
     ThrottleBacklogLimitExceeded = 429_002,
-    ThrottleBacklogTimeout = 429_003,
     ServerError = 500_001,
-    ServiceUnavailable = 503_001,
     ReceiveLinkOpensThrottled = 503_008,
     GatewayTimeout = 504_101,
 }
@@ -114,6 +117,7 @@ impl From<AccessError> for HubError {
             AccessError::NotRegistered { .. } | AccessError::Disabled { .. } => {
                 ErrorCode::DeviceNotFound
             }
+            AccessError::Away { .. } => ErrorCode::IotHubNotFound,
             AccessError::Scripted { status, .. } => match status {
                 404 => ErrorCode::DeviceNotFound,
                 429 => ErrorCode::ThrottlingException,
@@ -151,6 +155,10 @@ impl From<MethodError> for HubError {
             MethodError::TimedOut => (
                 ErrorCode::GatewayTimeout,
                 "Timed out waiting for the response from device.",
+            ),
+            MethodError::TooMany => (
+                ErrorCode::DeviceMaximumInflightMethodExceeded,
+                "Too many methods of the device wait for an answer.",
             ),
             MethodError::UnknownDevice => {
                 (ErrorCode::DeviceNotFound, "The device is not registered.")

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::sas::{SasToken, hmac_sha256};
 use crate::guid::random_bytes;
@@ -24,7 +26,8 @@ impl fmt::Debug for DeviceKeys {
 }
 
 /// A pair of raw keys, one behind the other.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Encoded", try_from = "Encoded")]
 pub(crate) struct KeyPair {
     bytes: Box<[u8]>,
     /// Where the secondary key begins.
@@ -70,6 +73,56 @@ impl KeyPair {
     pub(crate) fn signed(&self, token: &SasToken<'_>) -> bool {
         // Both are always compared: which of them fits is nobody's business.
         token.is_signed_with(self.primary()) | token.is_signed_with(self.secondary())
+    }
+
+    /// Whether a token was made as Event Hubs clients make them: with the text of a key.
+    pub(crate) fn signed_as_text(&self, token: &SasToken<'_>) -> bool {
+        let DeviceKeys { primary, secondary } = self.encoded();
+        token.is_signed_with(primary.as_bytes()) | token.is_signed_with(secondary.as_bytes())
+    }
+}
+
+/// A pair of keys in base64, as it is kept on disk.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    primary: String,
+    secondary: String,
+}
+
+impl From<KeyPair> for Encoded {
+    fn from(keys: KeyPair) -> Self {
+        let DeviceKeys { primary, secondary } = keys.encoded();
+        Self { primary, secondary }
+    }
+}
+
+impl TryFrom<Encoded> for KeyPair {
+    type Error = base64::DecodeError;
+
+    fn try_from(keys: Encoded) -> Result<Self, Self::Error> {
+        Ok(Self::new(
+            &BASE64.decode(keys.primary)?,
+            &BASE64.decode(keys.secondary)?,
+        ))
+    }
+}
+
+/// Bytes stored as base64 text, for `#[serde(with = ...)]`.
+pub(crate) mod base64_bytes {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        bytes: impl AsRef<[u8]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        BASE64.encode(bytes).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text).map(T::from).map_err(D::Error::custom)
     }
 }
 

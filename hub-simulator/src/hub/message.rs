@@ -3,23 +3,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::device::Fate;
+use super::feedback::Ack;
+use super::keys;
 use super::queue::C2dOutcome;
 
 /// A cloud-to-device message.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct C2d {
     /// The body.
+    #[serde(with = "keys::base64_bytes")]
     pub body: Bytes,
     /// The message id; none by default.
     pub message_id: Option<String>,
     /// The correlation id; none by default.
     pub correlation_id: Option<String>,
+    /// The user id; none by default.
+    pub user_id: Option<Vec<u8>>,
+    /// When it was made, as its sender says; none by default.
+    pub creation_time: Option<SystemTime>,
     /// The content type; none by default.
     pub content_type: Option<String>,
     /// The content encoding; none by default.
@@ -28,6 +37,17 @@ pub struct C2d {
     pub properties: BTreeMap<String, String>,
     /// How long the message waits for its device; one hour by default.
     pub ttl: Option<Duration>,
+    /// What its sender gave another type than text.
+    pub(crate) typed: Option<Box<Typed>>,
+}
+
+/// Fields of a message that are no texts, as AMQP encodes them, for a receiver that knows types.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Typed {
+    pub(crate) message_id: Option<Vec<u8>>,
+    pub(crate) correlation_id: Option<Vec<u8>>,
+    /// Application properties by name.
+    pub(crate) properties: BTreeMap<String, Vec<u8>>,
 }
 
 impl C2d {
@@ -66,6 +86,18 @@ impl C2d {
     pub fn with_property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.insert(name.into(), value.into());
         self
+    }
+
+    /// Sets what the sender wants to be told; it is told by a feedback message.
+    #[must_use]
+    pub fn with_ack(self, ack: Ack) -> Self {
+        self.with_property(Ack::PROPERTY, ack.as_str())
+    }
+
+    /// What the sender wants to be told: the application property `iothub-ack`.
+    pub(crate) fn ack(&self) -> Ack {
+        let asked = self.properties.get(Ack::PROPERTY);
+        asked.map_or(Ack::None, |text| Ack::parse(text))
     }
 
     /// Sets how long the message waits for its device.
@@ -149,6 +181,9 @@ pub enum MethodError {
     /// The device does not listen to methods (404103).
     #[error("the device is not online")]
     DeviceNotOnline,
+    /// As many methods of the device wait for an answer as may (403800).
+    #[error("too many methods of the device wait for an answer")]
+    TooMany,
     /// The device did not answer in time (504101).
     #[error("the device did not answer in time")]
     TimedOut,

@@ -1,19 +1,30 @@
 //! The hub behind every protocol: registry, queues, twins, calls, record. No IO in here.
 
 pub(crate) mod access;
+pub(crate) mod bulk;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod events;
+pub(crate) mod feedback;
+pub(crate) mod identities;
 pub(crate) mod identity;
+pub(crate) mod identity_record;
+pub(crate) mod identity_write;
 pub(crate) mod keys;
 pub(crate) mod message;
+pub(crate) mod openings;
 pub(crate) mod peer;
+pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod sas;
+pub(crate) mod search;
+pub(crate) mod stamps;
 pub(crate) mod state;
 pub(crate) mod throttle;
 pub(crate) mod twin;
+pub(crate) mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,9 +32,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use crate::amqp::events::encode;
 use crate::faults::{Script, Settling};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
+use events::{EventBatch, EventLog, EventRetention, Layout};
 use peer::{ConnectionId, Notice, Peer};
 use record::{Accepted, Record};
 use registry::{AuthMethod, Registry};
@@ -43,6 +56,7 @@ pub(crate) struct Hub {
     pub(crate) host: String,
     pub(crate) limits: Limits,
     pub(crate) record: Record,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) script: Script,
     pub(crate) throttles: Throttles,
     state: Mutex<HubState>,
@@ -57,13 +71,11 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(registry: Registry, limits: Limits, record: Record) -> Self {
         let clock = Arc::new(Notify::new());
+        let retention = EventRetention::of(record.mode());
         Self {
+            events: Arc::new(EventLog::new(Layout::default(), retention)),
             host: registry.host().to_owned(),
-            state: Mutex::new(HubState::new(
-                registry,
-                limits.queue_rules(),
-                Arc::clone(&clock),
-            )),
+            state: Mutex::new(HubState::new(registry, &limits, Arc::clone(&clock))),
             record,
             throttles: Throttles::new(limits.size),
             script: Script::default(),
@@ -73,6 +85,12 @@ impl Hub {
             clock,
             limits,
         }
+    }
+
+    /// Lays out the log of events anew.
+    pub(crate) fn with_events(mut self, events: EventLog) -> Self {
+        self.events = Arc::new(events);
+        self
     }
 
     /// The state; held for a few look-ups at a time and never across an await.
@@ -154,6 +172,18 @@ impl Hub {
         self.record
             .counter(&sender.identity)
             .fetch_add(1, Ordering::Relaxed);
+        let mut message = message;
+        let stamps = {
+            let mut state = self.state();
+            state.active(&sender.identity, now.system);
+            state.stamps(sender)
+        };
+        if let Some(partition) = self.events.partition_of(&stamps.device_id) {
+            let mut batch = EventBatch::default();
+            batch.push(partition, &stamps, &encode::telemetry(&message));
+            self.events.append(&mut batch, now.system);
+        }
+        message.stamps = Some(stamps);
         let kept = self.record.mode().keep(message);
         self.record.add(1, &mut kept.into_iter().collect());
         self.stir();

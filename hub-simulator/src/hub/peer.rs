@@ -18,6 +18,11 @@ const MAX_WAITING: usize = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(crate) u64);
 
+impl ConnectionId {
+    /// No connection: they are counted from one.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -78,6 +83,8 @@ pub(crate) enum Notice {
     Method(Route, MethodCall),
     /// Somebody else listens now.
     Displaced(Route),
+    /// Another reader of events has taken this one's place; what it is told.
+    Stolen(Route, Arc<str>),
     /// The device was disabled or removed.
     DeviceGone(Arc<str>),
     /// A scripted fault.

@@ -67,6 +67,15 @@ pub(crate) struct Queue<T> {
     last_sequence: u64,
 }
 
+/// A message as it waits, locked or not.
+#[derive(Debug)]
+pub(crate) struct Waiting<T> {
+    pub(crate) sequence: u64,
+    pub(crate) item: T,
+    pub(crate) expires: Instant,
+    pub(crate) deliveries: u32,
+}
+
 /// A message handed out under a lock.
 #[derive(Debug)]
 pub(crate) struct Locked<'a, T> {
@@ -105,6 +114,36 @@ impl<T> Queue<T> {
             lock: None,
         });
         Ok(())
+    }
+
+    /// The messages, oldest first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Waiting<&T>> {
+        self.entries.iter().map(|entry| Waiting {
+            sequence: entry.sequence,
+            item: &entry.item,
+            expires: entry.expires,
+            deliveries: entry.deliveries,
+        })
+    }
+
+    /// The sequence number of the latest message, 0 if there has never been one.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// A queue as it was, with no message locked.
+    pub(crate) fn restore(waiting: Vec<Waiting<T>>, last_sequence: u64) -> Self {
+        let entries = waiting.into_iter().map(|waiting| Entry {
+            sequence: waiting.sequence,
+            item: waiting.item,
+            expires: waiting.expires,
+            deliveries: waiting.deliveries,
+            lock: None,
+        });
+        Self {
+            entries: entries.collect(),
+            last_sequence,
+        }
     }
 
     /// Locks the oldest message that is free under `token`.
@@ -147,6 +186,14 @@ impl<T> Queue<T> {
         Ok(outcome.and_then(|outcome| Some((self.entries.remove(at)?.item, outcome))))
     }
 
+    /// Frees a message whose holder is gone, as the lapse of its lock would.
+    pub(crate) fn let_go(&mut self, token: Guid, rules: &QueueRules) -> Option<(T, C2dOutcome)> {
+        let held = |e: &Entry<T>| e.lock.is_some_and(|(own, _)| own == token);
+        let at = self.entries.iter().position(held)?;
+        let outcome = self.entries[at].give_back(rules.lapsed_lock_counts, rules)?;
+        Some((self.entries.remove(at)?.item, outcome))
+    }
+
     /// Frees lapsed locks and takes out what has expired or was given back too often.
     pub(crate) fn expire(&mut self, now: Instant, rules: &QueueRules) -> Vec<(T, C2dOutcome)> {
         let mut finished = Vec::new();
@@ -165,6 +212,8 @@ impl<T> Queue<T> {
                 finished.push((entry.item, outcome));
             }
         }
+        // Oldest first.
+        finished.reverse();
         finished
     }
 
@@ -181,8 +230,7 @@ impl<T> Queue<T> {
         self.entries.iter().any(|e| e.lock.is_none())
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::stamps::Stamps;
 use crate::ConnectionId;
 
 /// How much of each accepted message is kept.
@@ -65,6 +66,9 @@ pub struct Accepted {
     pub enqueued: SystemTime,
     /// The connection it came over.
     pub connection: ConnectionId,
+    /// Who sent it and how that was proved, as the hub writes it onto the message; none in compact
+    /// mode.
+    pub stamps: Option<Arc<Stamps>>,
 }
 
 impl Accepted {
@@ -81,6 +85,7 @@ impl Accepted {
             properties: BTreeMap::new(),
             enqueued,
             connection,
+            stamps: None,
         }
     }
 }

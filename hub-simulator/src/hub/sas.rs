@@ -136,6 +136,14 @@ impl Resource {
         }
     }
 
+    /// The whole hub that this is a part of.
+    pub(crate) fn whole(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            path: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_on(&self, host: &str) -> bool {
         self.host.eq_ignore_ascii_case(host)
     }
@@ -153,6 +161,19 @@ impl Resource {
             (device, None) => self.covers(&["devices", device]),
             (device, Some(module)) => self.covers(&["devices", device, "modules", module]),
         }
+    }
+
+    /// Whether the path begins with `word`.
+    pub(crate) fn is_below(&self, word: &str) -> bool {
+        let first = self.path.first();
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word))
+    }
+
+    /// Whether the resource contains `path` of the event hub, compared without case: Python asks for
+    /// `consumergroups` and attaches to `ConsumerGroups`.
+    pub(crate) fn covers_events(&self, path: &[&str]) -> bool {
+        let same = |(own, other): (&String, &&str)| own.eq_ignore_ascii_case(other);
+        self.path.len() <= path.len() && self.path.iter().zip(path).all(same)
     }
 
     /// Whether the resource contains `path`, compared segment by segment.

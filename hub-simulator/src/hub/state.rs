@@ -6,18 +6,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::device::{Device, Fate, Feed, QueuedC2d};
+use super::device::{Fate, Feed, QueuedC2d};
+use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord};
+use super::identity;
 use super::message::{C2d, C2dError, MethodError, MethodResponse};
+use super::openings::Openings;
 use super::peer::{MethodCall, Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
-use super::twin::{Change, Mode, TwinError};
+use super::stamps::Stamps;
 use crate::clock::Ticks;
 use crate::guid::Guid;
+use crate::hub::Sender;
+use crate::limits::Limits;
 
 /// Largest body of a cloud-to-device message.
 const MAX_C2D_BODY: usize = 64 * 1024;
@@ -70,24 +74,35 @@ pub(crate) struct Delivery {
 pub(crate) struct HubState {
     pub(crate) registry: Registry,
     rules: QueueRules,
+    /// Calls of one device that may wait for an answer.
+    max_calls: Option<usize>,
+    pub(crate) openings: Openings,
+    feedback: Feedback,
     /// Queues to look at, by time.
     timers: BTreeSet<(Instant, Arc<str>)>,
     calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
     /// Devices with a link on any connection.
     pub(crate) attached: usize,
+    /// Links of devices that were removed, which their connections are about to close.
+    orphans: HashMap<Arc<str>, u32>,
     /// Rung when the next deadline has come nearer.
     clock: Arc<Notify>,
 }
 
 impl HubState {
-    pub(crate) fn new(registry: Registry, rules: QueueRules, clock: Arc<Notify>) -> Self {
+    pub(crate) fn new(mut registry: Registry, limits: &Limits, clock: Arc<Notify>) -> Self {
+        registry.checks = limits.checks;
         let (timers, calls) = (BTreeSet::new(), HashMap::new());
         Self {
             registry,
-            rules,
+            rules: limits.queue_rules(),
+            max_calls: limits.methods_in_flight,
+            openings: Openings::new(limits.receive_link_opens),
+            feedback: Feedback::new(limits.feedback_rules()),
             timers,
             calls,
             attached: 0,
+            orphans: HashMap::new(),
             clock,
         }
     }
@@ -106,6 +121,13 @@ impl HubState {
     }
 
     pub(crate) fn link_closed(&mut self, id: &str) {
+        if let Some(links) = self.orphans.get_mut(id) {
+            *links -= 1;
+            if *links == 0 {
+                self.orphans.remove(id);
+            }
+            return;
+        }
         if let Some(device) = self.registry.get_mut(id)
             && device.links > 0
         {
@@ -117,15 +139,33 @@ impl HubState {
         }
     }
 
+    /// Notes that a device or module has sent something.
+    pub(crate) fn active(&mut self, id: &str, now: SystemTime) {
+        if let Some(device) = self.registry.peek_mut(id) {
+            device.last_activity = now.into();
+        }
+    }
+
+    /// What is written onto every message of a sender.
+    pub(crate) fn stamps(&self, sender: &Sender) -> Arc<Stamps> {
+        let device = self.registry.get(&sender.identity);
+        let generation = device.map_or(0, |device| device.generation);
+        let twin = device.and_then(|device| device.twin.as_deref());
+        let model = twin.map(|twin| &*twin.model_id);
+        let model = model.filter(|model| !model.is_empty());
+        Stamps::new(&sender.identity, sender.auth, generation, model)
+    }
+
     /// Makes `subscriber` the listener; the one before is told.
     pub(crate) fn subscribe(&mut self, id: &str, feed: Feed, subscriber: Subscriber) {
+        let displaces = feed != Feed::Desired && self.registry.checks.link_steal;
         let Some(device) = self.registry.get_mut(id) else {
             return;
         };
         let before = device.slot(feed).replace(subscriber.clone());
         if let Some(before) = before
             && before != subscriber
-            && feed != Feed::Desired
+            && displaces
         {
             before.post(Notice::Displaced);
         }
@@ -143,11 +183,16 @@ impl HubState {
         let Some(device) = self.registry.remove(id) else {
             return false;
         };
-        self.attached -= usize::from(device.links > 0);
+        if device.links > 0 {
+            self.attached -= 1;
+            *self.orphans.entry(id.into()).or_default() += device.links;
+        }
+        let generation = device.generation;
         if let Some(mut queue) = device.queue {
-            queue
-                .purge()
-                .for_each(|item| item.fate.decide(C2dOutcome::Purged));
+            let now = Now::read();
+            for item in queue.purge() {
+                self.decide(id, generation, &item, C2dOutcome::Purged, now);
+            }
         }
         true
     }
@@ -212,7 +257,8 @@ impl HubState {
         let queue = device.queue.as_mut().ok_or(LockLost)?;
         let finished = queue.settle(lock, verdict, now.instant, &self.rules)?;
         if let Some((item, outcome)) = finished {
-            item.fate.decide(outcome);
+            let generation = device.generation;
+            self.decide(id, generation, &item, outcome, now);
         } else if let Some(subscriber) = &device.messages {
             subscriber.post(Notice::MessageReady);
         }
@@ -220,8 +266,66 @@ impl HubState {
         Ok(())
     }
 
+    /// Frees messages whose holder is gone, as the lapse of their locks would.
+    pub(crate) fn let_go(&mut self, id: &str, locks: &[Guid], now: Now) {
+        let rules = self.rules;
+        let Some(device) = self.registry.get_mut(id) else {
+            return;
+        };
+        let generation = device.generation;
+        let Some(queue) = &mut device.queue else {
+            return;
+        };
+        let finished: Vec<_> = locks
+            .iter()
+            .filter_map(|lock| queue.let_go(*lock, &rules))
+            .collect();
+        if queue.has_free()
+            && let Some(subscriber) = &device.messages
+        {
+            subscriber.post(Notice::MessageReady);
+        }
+        for (item, outcome) in finished {
+            self.decide(id, generation, &item, outcome, now);
+        }
+        self.arm(id);
+    }
+
+    /// Empties a device's queue; tells how many messages it held, or nothing of an unknown device.
+    pub(crate) fn purge(&mut self, id: &str) -> Option<usize> {
+        let device = self.registry.get_mut(id)?;
+        let generation = device.generation;
+        let queue = device.queue.as_mut();
+        let purged: Vec<_> = queue
+            .map(|queue| queue.purge().collect())
+            .unwrap_or_default();
+        let now = Now::read();
+        for item in &purged {
+            self.decide(id, generation, item, C2dOutcome::Purged, now);
+        }
+        Some(purged.len())
+    }
+
+    /// Tells whoever wants to know what became of a message.
+    fn decide(
+        &mut self,
+        id: &str,
+        generation: u64,
+        item: &QueuedC2d,
+        outcome: C2dOutcome,
+        now: Now,
+    ) {
+        item.fate.decide(outcome);
+        let device = identity::split(id).0;
+        let record = FeedbackRecord::of(device, generation, &item.message, outcome, now.system);
+        if let Some(record) = record {
+            self.feedback.add(record, now);
+            self.clock.notify_one();
+        }
+    }
+
     /// Sets the clock for a device's queue, unless it rings early enough already.
-    fn arm(&mut self, id: &str) {
+    pub(crate) fn arm(&mut self, id: &str) {
         let Some(device) = self.registry.get_mut(id) else {
             return;
         };
@@ -240,11 +344,16 @@ impl HubState {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(deadline, _)| *deadline)
+        let queues = self.timers.first().map(|(deadline, _)| *deadline);
+        queues
+            .into_iter()
+            .chain(self.feedback.next_deadline())
+            .min()
     }
 
     /// Does what has become due.
     pub(crate) fn tick(&mut self, now: Now) {
+        self.feedback.tick(now);
         while let Some((due, id)) = self.timers.pop_first() {
             if due > now.instant {
                 self.timers.insert((due, id));
@@ -257,16 +366,46 @@ impl HubState {
             let Some(queue) = &mut device.queue else {
                 continue;
             };
-            for (item, outcome) in queue.expire(now.instant, &self.rules) {
-                item.fate.decide(outcome);
-            }
+            let finished = queue.expire(now.instant, &self.rules);
             if queue.has_free()
                 && let Some(subscriber) = &device.messages
             {
                 subscriber.post(Notice::MessageReady);
             }
+            let generation = device.generation;
+            for (item, outcome) in finished {
+                self.decide(&id, generation, &item, outcome, now);
+            }
             self.arm(&id);
         }
+    }
+
+    // Feedback.
+
+    /// Locks the next batch of feedback.
+    pub(crate) fn next_feedback(&mut self, now: Now) -> Option<FeedbackDelivery> {
+        let delivery = self.feedback.next(now);
+        self.clock.notify_one();
+        delivery
+    }
+
+    /// Completes, rejects or gives back a batch of feedback.
+    pub(crate) fn settle_feedback(
+        &mut self,
+        lock: Guid,
+        verdict: Verdict,
+        now: Now,
+    ) -> Result<(), LockLost> {
+        self.feedback.settle(lock, verdict, now)
+    }
+
+    /// Tells a receiver whenever feedback waits; receivers compete for it.
+    pub(crate) fn subscribe_feedback(&mut self, receiver: Subscriber) {
+        self.feedback.subscribe(receiver);
+    }
+
+    pub(crate) fn unsubscribe_feedback(&mut self, receiver: &Subscriber) {
+        self.feedback.unsubscribe(receiver);
     }
 
     // Direct methods.
@@ -283,6 +422,10 @@ impl HubState {
             .methods
             .as_ref()
             .ok_or(MethodError::DeviceNotOnline)?;
+        let waiting = || self.calls.values().filter(|(of, _)| &**of == id).count();
+        if self.max_calls.is_some_and(|max| waiting() >= max) {
+            return Err(MethodError::TooMany);
+        }
         let (answer, answered) = oneshot::channel();
         let call = MethodCall {
             id: Guid::random(),
@@ -312,53 +455,29 @@ impl HubState {
             drop(answer.send(response));
         }
     }
+}
 
-    // Twins.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
 
-    /// The twin as its device sees it.
-    pub(crate) fn twin(&self, id: &str) -> Option<Value> {
-        Some(self.registry.get(id)?.twin(id).device_view())
-    }
-
-    /// Merges desired properties and tells the device if it listens.
-    pub(crate) fn patch_desired(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let Value::Object(patch) = patch else {
-            return Err(TwinError::new("A patch must be an object."));
-        };
-        let change = Change {
-            desired: Some(patch),
-            tags: None,
-        };
-        self.write_twin(id, change, Mode::Merge)?;
-        Ok(self.device(id)?.twin_mut(id).desired_version())
-    }
-
-    /// Writes tags and desired properties and tells the device if it listens.
-    pub(crate) fn write_twin(
-        &mut self,
-        id: &str,
-        change: Change<'_>,
-        mode: Mode,
-    ) -> Result<(), TwinError> {
-        let device = self.device(id)?;
-        let told = device.twin_mut(id).write(change, mode, Ticks::now())?;
-        if let (Some(told), Some(subscriber)) = (told, &device.desired) {
-            let told = Bytes::from(told.to_string());
-            subscriber.post(|route| Notice::Desired(route, told));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn patch_reported(&mut self, id: &str, patch: &Value) -> Result<u64, TwinError> {
-        let now = Ticks::now();
-        let device = self.device(id)?;
-        device.last_activity = now;
-        device.twin_mut(id).report(patch, now)
-    }
-
-    fn device(&mut self, id: &str) -> Result<&mut Device, TwinError> {
-        self.registry
-            .get_mut(id)
-            .ok_or(TwinError::new("The device is not registered."))
+    #[test]
+    fn links_of_a_removed_device_are_not_taken_for_those_of_its_successor() {
+        let limits = Limits::default();
+        let mut state = HubState::new(Registry::new("hub.test", false), &limits, Arc::default());
+        state.registry.add("d");
+        state.link_opened("d");
+        state.link_opened("d");
+        assert!(state.remove_device("d"));
+        assert_eq!(state.attached, 0);
+        state.registry.add("d");
+        state.link_opened("d");
+        // The connections of the first one get round to it.
+        state.link_closed("d");
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (1, 1));
+        state.link_closed("d");
+        assert_eq!((state.attached, state.registry.add("d").links), (0, 0));
     }
 }

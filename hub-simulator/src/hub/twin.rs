@@ -3,6 +3,7 @@
 //! Source: Microsoft, "Understand and use device twins in IoT Hub".
 
 mod rules;
+mod section;
 mod tree;
 
 use std::borrow::Cow;
@@ -12,13 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::clock::Ticks;
-use rules::Nulls;
+use section::{MAX_PROPERTIES, MAX_TAGS, Section, own_keys, versioned, written};
 use tree::{Stamp, Tree};
-
-/// Largest properties, desired and reported each, in bytes of keys and values.
-const MAX_PROPERTIES: usize = 32 * 1024;
-/// Largest tags, in the same bytes.
-const MAX_TAGS: usize = 8 * 1024;
 
 /// A write that a twin cannot take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,97 +34,6 @@ pub(crate) enum Mode {
     Merge,
     /// Everything else goes.
     Replace,
-}
-
-/// Properties and the number of writes they have had.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Section {
-    tree: Tree,
-    version: u64,
-}
-
-impl Section {
-    fn new(created: Ticks) -> Self {
-        let never_written = Stamp {
-            time: created,
-            version: 0,
-        };
-        Self {
-            tree: Tree::new(never_written),
-            version: 1,
-        }
-    }
-
-    /// The section after a write; `change` holds no reserved keys.
-    fn written(
-        &self,
-        change: &Map<String, Value>,
-        mode: Mode,
-        now: Ticks,
-    ) -> Result<Self, TwinError> {
-        let version = self.version + 1;
-        let stamp = Stamp { time: now, version };
-        let tree = written(&self.tree, change, mode, stamp, MAX_PROPERTIES)?;
-        Ok(Self { tree, version })
-    }
-
-    /// The properties with their `$version`.
-    pub(crate) fn view(&self) -> Value {
-        versioned(self.tree.values(), self.version)
-    }
-
-    /// The properties with `$version` and `$metadata`.
-    fn full_view(&self, versions: bool) -> Value {
-        let mut view = self.tree.values();
-        view.insert("$metadata".to_owned(), self.tree.metadata(versions).into());
-        versioned(view, self.version)
-    }
-
-    fn get(&self, path: &[String], versions: bool) -> Option<Cow<'_, Value>> {
-        match path.split_first() {
-            None => Some(Cow::Owned(self.full_view(versions))),
-            Some((key, [])) if key == "$version" => Some(Cow::Owned(self.version.into())),
-            Some((key, rest)) if key == "$metadata" => {
-                let metadata = Value::from(self.tree.metadata(versions));
-                let found = rest.iter().try_fold(&metadata, |at, key| at.get(key))?;
-                Some(Cow::Owned(found.clone()))
-            }
-            Some(_) => self.tree.get(path),
-        }
-    }
-}
-
-fn written(
-    tree: &Tree,
-    change: &Map<String, Value>,
-    mode: Mode,
-    stamp: Stamp,
-    max: usize,
-) -> Result<Tree, TwinError> {
-    let (mut tree, nulls) = match mode {
-        Mode::Merge => (tree.clone(), Nulls::Delete),
-        Mode::Replace => (Tree::new(stamp), Nulls::Refuse),
-    };
-    rules::check(change, nulls)?;
-    tree.merge(change, stamp);
-    if tree.size() > max {
-        let text = format!("The section would exceed {} KB.", max / 1024);
-        return Err(TwinError::new(text));
-    }
-    Ok(tree)
-}
-
-/// A section as a client gave it, without the keys that the hub writes itself.
-fn own_keys(section: &Map<String, Value>) -> Map<String, Value> {
-    let mut own = section.clone();
-    own.remove("$version");
-    own.remove("$metadata");
-    own
-}
-
-fn versioned(mut tree: Map<String, Value>, version: u64) -> Value {
-    tree.insert("$version".to_owned(), version.into());
-    Value::Object(tree)
 }
 
 /// A write of the service side: the sections that it names.
@@ -153,6 +58,11 @@ impl<'a> Change<'a> {
             tags: section(document.get("tags"))?,
             desired: section(properties.and_then(|properties| properties.get("desired")))?,
         })
+    }
+
+    /// Whether it names anything.
+    pub(crate) fn is_some(&self) -> bool {
+        self.tags.is_some() || self.desired.is_some()
     }
 }
 
@@ -184,6 +94,33 @@ impl Twin {
         }
     }
 
+    /// Puts in what a device is registered with, which counts as no write.
+    pub(crate) fn begin_with(&mut self, change: Change<'_>) -> Result<(), TwinError> {
+        let never = Stamp {
+            time: Ticks::default(),
+            version: self.desired.version,
+        };
+        let tags = change
+            .tags
+            .map(|tags| written(&self.tags, tags, Mode::Merge, never, MAX_TAGS))
+            .transpose()?;
+        let desired = change
+            .desired
+            .map(own_keys)
+            .map(|desired| {
+                let before = &self.desired.tree;
+                written(before, &desired, Mode::Merge, never, MAX_PROPERTIES)
+            })
+            .transpose()?;
+        if let Some(tags) = tags {
+            self.tags = tags;
+        }
+        if let Some(desired) = desired {
+            self.desired.tree = desired;
+        }
+        Ok(())
+    }
+
     pub(crate) fn etag(&self) -> String {
         BASE64.encode(self.etag.to_be_bytes())
     }
@@ -211,6 +148,9 @@ impl Twin {
         mode: Mode,
         now: Ticks,
     ) -> Result<Option<Value>, TwinError> {
+        if mode == Mode::Merge && !change.is_some() {
+            return Ok(None);
+        }
         let nothing = Map::new();
         let (tags, desired) = match mode {
             Mode::Merge => (change.tags, change.desired),
@@ -232,7 +172,9 @@ impl Twin {
             .as_ref()
             .map(|desired| self.desired.written(desired, mode, now))
             .transpose()?;
-        self.tags = tags.unwrap_or_else(|| std::mem::take(&mut self.tags));
+        if let Some(tags) = tags {
+            self.tags = tags;
+        }
         self.version += 1;
         self.etag += 1;
         let (Some(section), Some(patch)) = (section, desired) else {
@@ -452,6 +394,21 @@ mod tests {
             })
         );
         assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAI=", 3));
+    }
+
+    #[test]
+    fn what_a_device_begins_with_counts_as_no_write() {
+        let mut twin = fresh();
+        let document = json!({ "tags": { "t": 1 }, "properties": { "desired": { "user": "a" } } });
+        twin.begin_with(Change::of(&document).unwrap()).unwrap();
+        assert_eq!((&*twin.etag(), twin.version()), ("AAAAAAAAAAE=", 2));
+        let stamp = json!({ "$lastUpdated": "0001-01-01T00:00:00Z", "$lastUpdatedVersion": 1 });
+        let mut metadata = stamp.clone();
+        metadata["user"] = stamp;
+        assert_eq!(
+            twin.properties()["desired"],
+            json!({ "user": "a", "$metadata": metadata, "$version": 1 })
+        );
     }
 
     #[test]

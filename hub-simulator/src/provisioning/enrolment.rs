@@ -97,8 +97,8 @@ pub(crate) struct InitialProperties {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Terms {
-    /// Written even if it is null, as the real service does.
-    #[serde(default)]
+    /// Enabled if it is left out; a null stays one and is written, as the real service does.
+    #[serde(default = "enabled")]
     pub(crate) provisioning_status: Option<ProvisioningStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) allocation_policy: Option<AllocationPolicy>,
@@ -114,6 +114,10 @@ pub(crate) struct Terms {
     pub(crate) capabilities: Option<Capabilities>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) optional_device_information: Option<Value>,
+}
+
+fn enabled() -> Option<ProvisioningStatus> {
+    Some(ProvisioningStatus::Enabled)
 }
 
 impl Terms {

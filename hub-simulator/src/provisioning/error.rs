@@ -69,6 +69,18 @@ pub(crate) struct DpsError {
 }
 
 impl DpsError {
+    /// A certificate that no enrolment knows.
+    pub(crate) fn invalid_certificate() -> Self {
+        Self {
+            message: "Invalid certificate.".into(),
+            ..Code::Unauthorized.into()
+        }
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Code::Unauthorized.into()
+    }
+
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             message: message.into(),

@@ -62,7 +62,7 @@ impl Provisioning {
     /// Returns the id scope that devices name.
     #[must_use]
     pub fn id_scope(&self) -> String {
-        self.cloud.dps.state().id_scope.clone()
+        self.cloud.dps.peek().id_scope.clone()
     }
 
     /// Returns the key, in base64, of the group that every service is made with.
@@ -77,7 +77,7 @@ impl Provisioning {
     #[must_use]
     pub fn service_connection_string(&self) -> String {
         let owner = KeyOwner::Policy(OWNER_POLICY.to_owned());
-        let key = self.cloud.dps.state().policy.primary_key.clone();
+        let key = self.cloud.dps.peek().policy.primary_key.clone();
         ConnectionString::new(self.host(), owner, key.bytes()).to_string()
     }
 
@@ -141,7 +141,7 @@ impl Provisioning {
     }
 
     fn keys(&self, kind: Kind, id: &str) -> Option<DeviceKeys> {
-        self.cloud.dps.state().keys_of(kind, id)
+        self.cloud.dps.peek().keys_of(kind, id)
     }
 
     /// Disables an individual enrolment, or a group of that name if there is none; devices in their
@@ -164,7 +164,7 @@ impl Provisioning {
     /// Returns what became of a registration id; none if it never registered.
     #[must_use]
     pub fn registered(&self, registration_id: &str) -> Option<Registered> {
-        let state = self.cloud.dps.state();
+        let state = self.cloud.dps.peek();
         let registration = state.registration(registration_id)?;
         Some(Registered {
             device_id: registration.device_id.clone(),

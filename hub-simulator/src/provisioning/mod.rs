@@ -16,6 +16,7 @@ mod enrolment;
 mod error;
 mod handle;
 mod key;
+mod login;
 mod meter;
 mod options;
 mod placing;
@@ -27,6 +28,7 @@ mod tests;
 mod x509;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
@@ -37,11 +39,13 @@ pub(crate) use enrolment::Kind;
 pub(crate) use error::DpsError;
 pub use handle::{Provisioning, ProvisioningError, Registered};
 use key::Key;
+pub(crate) use login::{Login, Proof};
 pub use options::ProvisioningOptions;
 use state::Pace;
-pub(crate) use state::{Login, Proof, Reply, State};
+pub(crate) use state::{Reply, State};
 
 use crate::cloud::Cloud;
+use crate::hub::Hub;
 use crate::hub::state::Now;
 
 /// The group that every service is made with; its key is the hub's group key.
@@ -56,6 +60,8 @@ pub(crate) struct Dps {
     pub(crate) host: String,
     pace: Pace,
     state: Mutex<State>,
+    /// The state may have changed since it was last stored.
+    touched: AtomicBool,
     /// Shares of hashed devices, by hub in lower case; 1 unless it says otherwise.
     weights: Mutex<BTreeMap<String, u32>>,
 }
@@ -87,12 +93,33 @@ impl Dps {
             host: options.host.as_deref().unwrap_or(default_host).to_owned(),
             pace: options.pace(),
             state: Mutex::new(state),
+            touched: AtomicBool::new(true),
             weights: Mutex::default(),
         }
     }
 
-    /// The state; never held across an await. It is locked before any hub's state, never after.
+    /// The state, to be changed; never held across an await. It is locked before any hub's state, never after.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        let state = self.peek();
+        self.touched.store(true, Ordering::Relaxed);
+        state
+    }
+
+    /// Shows the state to the store, if it may have changed since it was last shown.
+    pub(crate) fn if_touched<T>(&self, show: impl FnOnce(&State) -> T) -> Option<T> {
+        let state = self.peek();
+        self.touched
+            .swap(false, Ordering::Relaxed)
+            .then(|| show(&state))
+    }
+
+    /// Takes the state for changed.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    /// The state, to be looked at only.
+    pub(crate) fn peek(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,12 +127,16 @@ impl Dps {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hubs that devices can be assigned to.
+    /// The hubs that devices can be assigned to; one that is away gets none.
     pub(crate) fn linked(&self, cloud: &Cloud) -> Vec<LinkedHub> {
-        let weights = self.weights();
+        let weights = self.weights().clone();
+        let weight = |hub: &Hub| match hub.state().registry.is_away() {
+            true => 0,
+            false => weights.get(&hub.host.to_lowercase()).copied().unwrap_or(1),
+        };
         let hubs = cloud.hubs().into_iter();
         hubs.map(|hub| LinkedHub {
-            weight: weights.get(&hub.host.to_lowercase()).copied().unwrap_or(1),
+            weight: weight(&hub),
             host: hub.host.clone(),
         })
         .collect()
@@ -123,7 +154,7 @@ impl Dps {
         now: Now,
     ) -> Result<Login, DpsError> {
         let login = self
-            .state()
+            .peek()
             .log_in(id_scope, registration_id, proof, now.system);
         if let Err(error) = &login {
             tracing::info!(registration.id = registration_id, %error, "Registration is refused");
@@ -169,7 +200,8 @@ impl Dps {
         operation: &str,
         now: Now,
     ) -> Result<Reply, DpsError> {
-        self.state()
+        // Polls are counted, but not worth storing.
+        self.peek()
             .operation_status(login, operation, &self.pace, now.system)
     }
 
@@ -178,7 +210,7 @@ impl Dps {
     /// # Errors
     /// 401002 if it is none.
     pub(crate) fn check_owner(&self, token: &str, now: Now) -> Result<(), DpsError> {
-        if self.state().may_serve(token, &[&self.host], now.system) {
+        if self.peek().may_serve(token, &[&self.host], now.system) {
             Ok(())
         } else {
             Err(error::Code::Unauthorized.into())
@@ -187,7 +219,7 @@ impl Dps {
 
     /// Tells the device its registration state.
     pub(crate) fn look_up(&self, login: &Login, now: Now) -> Result<Value, DpsError> {
-        self.state().look_up(login, now.system)
+        self.peek().look_up(login, now.system)
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::enrolment::InitialTwin;
 use super::key::Keys;
-use super::state::{Credentials, Departure, Placement};
+use super::login::Credentials;
+use super::state::{Departure, Placement};
 use crate::clock::Ticks;
 use crate::hub::Hub;
 use crate::hub::device::{Auth, Device, RegisteredThumbprints};
@@ -32,8 +33,13 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     let device = state.registry.add(&placement.device_id);
     device.auth = auth(placement.credentials);
     device.written();
-    if let Some(capabilities) = placement.capabilities {
-        device.details.get_or_insert_default().iot_edge = capabilities.iot_edge;
+    if placement.capabilities.is_some_and(|can| can.iot_edge) {
+        let scope = format!(
+            "ms-azure-iot-edge://{}-{}",
+            placement.device_id, device.generation
+        );
+        let details = device.details.get_or_insert_default();
+        (details.iot_edge, details.device_scope) = (true, Some(scope));
     }
     if twin.is_some() {
         device.twin = twin;

@@ -14,6 +14,7 @@ use super::allocation::{LinkedHub, names};
 use super::enrolment::{Enrolment, Kind, Submitted};
 use super::error::{Code, DpsError};
 use super::state::{State, is_valid_registration_id, new_etag};
+use crate::hub::registry::is_valid_id;
 use crate::hub::sas::SasToken;
 
 /// The policy of the service API.
@@ -141,6 +142,9 @@ impl State {
                 "The {} is not valid.",
                 kind.id_field()
             )));
+        }
+        if !submitted.device_id.as_deref().is_none_or(is_valid_id) {
+            return Err(DpsError::invalid("The deviceId is not valid."));
         }
         for host in submitted.terms.allowed_hubs() {
             if !hubs.iter().any(|hub| names(&[host], &hub.host)) {

@@ -13,21 +13,16 @@ use super::enrolment::{
 };
 use super::error::{Code, DpsError};
 use super::key::{Key, Keys};
+use super::login::{Credentials, Login};
 use super::meter::Meter;
 use super::registration::{Outcome, Registration, Substatus};
-use crate::clock::unix_seconds;
 use crate::guid::{Guid, random_bytes};
 use crate::hub::keys::DeviceKeys;
-use crate::hub::sas::SasToken;
-use crate::tls::Thumbprints;
 
 /// Longest registration id (Microsoft, "IoT Hub Device Provisioning Service terminology").
 const MAX_REGISTRATION_ID: usize = 128;
 /// Devices that one service registers (Microsoft, "IoT Hub DPS limits").
 const MAX_REGISTRATIONS: usize = 1_000_000;
-/// The policy that devices name in their tokens.
-const DEVICE_POLICY: &str = "registration";
-
 /// How the service takes its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pace {
@@ -51,36 +46,6 @@ pub(crate) struct State {
     pub(super) registrations: BTreeMap<String, Registration>,
     #[serde(skip)]
     meter: Meter,
-}
-
-/// How a device proves who it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Proof<'a> {
-    /// A shared access signature.
-    Token(&'a str),
-    /// The client certificate of its TLS connection.
-    Certificate(&'a Thumbprints),
-}
-
-/// A device that has proved to be enrolled; good for one registration id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Login {
-    /// As the device wrote it.
-    pub(crate) registration_id: String,
-    /// Seconds since the Unix epoch at which its token expires; none for a certificate.
-    pub(crate) expiry: Option<u64>,
-    via: Via,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Via {
-    Individual,
-    Group {
-        /// The group's key in the map.
-        group: String,
-        /// The spelling of the registration id that the device's key derives from.
-        keyed_as: String,
-    },
 }
 
 /// An answer to a device.
@@ -114,14 +79,6 @@ pub(crate) struct Departure {
     pub(crate) migrate: bool,
 }
 
-/// By what the device will prove itself to its hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Credentials {
-    Keys(Keys),
-    /// SHA-256, primary and secondary.
-    Thumbprints([String; 2]),
-}
-
 impl State {
     pub(crate) fn new(id_scope: Option<String>) -> Self {
         Self {
@@ -143,7 +100,10 @@ impl State {
                 id: name.to_owned(),
                 device_id: None,
                 attestation: Attestation::SymmetricKey(Keys::random()),
-                terms: Terms::default(),
+                terms: Terms {
+                    provisioning_status: Some(ProvisioningStatus::Enabled),
+                    ..Terms::default()
+                },
                 etag: new_etag(),
                 created: now,
                 updated: now,
@@ -181,104 +141,6 @@ impl State {
         self.registrations.get(&id.to_lowercase())
     }
 
-    /// Lets a device in that proves to be enrolled.
-    ///
-    /// An individual enrolment goes before every group.
-    pub(crate) fn log_in(
-        &self,
-        id_scope: &str,
-        registration_id: &str,
-        proof: Proof<'_>,
-        now: SystemTime,
-    ) -> Result<Login, DpsError> {
-        if !id_scope.eq_ignore_ascii_case(&self.id_scope) {
-            return Err(Code::ServiceNotFound.into());
-        }
-        if !is_valid_registration_id(registration_id) {
-            return Err(DpsError::invalid("The registration id is not valid."));
-        }
-        let login = |via, expiry| Login {
-            registration_id: registration_id.to_owned(),
-            expiry,
-            via,
-        };
-        let individual = self.individuals.get(&registration_id.to_lowercase());
-        match proof {
-            Proof::Certificate(shown) => match individual.map(|one| &one.attestation) {
-                Some(Attestation::X509(x509))
-                    if x509
-                        .thumbprints()
-                        .is_some_and(|known| known.iter().any(|one| shown.fits(one))) =>
-                {
-                    Ok(login(Via::Individual, None))
-                }
-                _ => Err(DpsError {
-                    message: "Invalid certificate.".into(),
-                    ..Code::Unauthorized.into()
-                }),
-            },
-            Proof::Token(text) => {
-                let token = self.token(text, registration_id, now)?;
-                let signed =
-                    |keys: &Keys| keys.either().map(|key| token.is_signed_with(key.bytes()));
-                let fits = |keys: &Keys| signed(keys).contains(&true);
-                let via = match individual.map(|one| &one.attestation) {
-                    Some(Attestation::SymmetricKey(keys)) => fits(keys).then_some(Via::Individual),
-                    Some(Attestation::X509(_)) => None,
-                    None => self.group_of(registration_id, fits),
-                };
-                let via = via.ok_or(Code::Unauthorized)?;
-                Ok(login(via, Some(token.expiry)))
-            }
-        }
-    }
-
-    fn token<'a>(
-        &self,
-        text: &'a str,
-        registration_id: &str,
-        now: SystemTime,
-    ) -> Result<SasToken<'a>, DpsError> {
-        let token = SasToken::parse(text).map_err(|_| Code::Unauthorized)?;
-        let own = token.resource.is_on(&self.id_scope)
-            && token.resource.covers(&["registrations", registration_id]);
-        let named = token
-            .policy
-            .as_deref()
-            .is_none_or(|name| name == DEVICE_POLICY);
-        if own && named && token.expiry > unix_seconds(now) {
-            Ok(token)
-        } else {
-            Err(Code::Unauthorized.into())
-        }
-    }
-
-    fn group_of(&self, registration_id: &str, fits: impl Fn(&Keys) -> bool) -> Option<Via> {
-        let spellings = [registration_id.to_owned(), registration_id.to_lowercase()];
-        self.groups.iter().find_map(|(name, group)| {
-            let Attestation::SymmetricKey(keys) = &group.attestation else {
-                return None;
-            };
-            let keyed_as = spellings
-                .iter()
-                .find(|spelling| fits(&keys.derive(spelling)))?;
-            Some(Via::Group {
-                group: name.clone(),
-                keyed_as: keyed_as.clone(),
-            })
-        })
-    }
-
-    /// The enrolment of a login, if it is still there.
-    fn enrolment(&self, login: &Login) -> Option<&Enrolment> {
-        let id = login.registration_id.to_lowercase();
-        match &login.via {
-            Via::Individual => self.individuals.get(&id),
-            Via::Group { .. } if self.individuals.contains_key(&id) => None,
-            Via::Group { group, .. } => self.groups.get(group),
-        }
-    }
-
     /// Starts to assign a device; what has to happen in the hubs comes with the answer.
     pub(crate) fn register(
         &mut self,
@@ -291,7 +153,7 @@ impl State {
         if pace.throttled {
             self.meter.registration(now)?;
         }
-        let enrolment = self.enrolment(login).ok_or(Code::Unauthorized)?;
+        let enrolment = self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         let id = login.registration_id.to_lowercase();
         if self.registrations.len() >= MAX_REGISTRATIONS && !self.registrations.contains_key(&id) {
             return Err(Code::QuotaExceeded.into());
@@ -313,7 +175,7 @@ impl State {
                 (Outcome::Failed { code, message }, None)
             }
         };
-        let group = matches!(login.via, Via::Group { .. }).then(|| enrolment.id.clone());
+        let group = login.is_by_group().then(|| enrolment.id.clone());
         let by_certificate = matches!(enrolment.attestation, Attestation::X509(_));
         let operation = self.operation_id();
         let registration = self
@@ -397,7 +259,7 @@ impl State {
         let placement = Placement {
             hub,
             device_id: device_id.to_owned(),
-            credentials: credentials(login, enrolment).map_err(Some)?,
+            credentials: login.credentials(enrolment).map_err(Some)?,
             from,
             initial_twin: terms.initial_twin.clone(),
             capabilities: terms.capabilities,
@@ -416,7 +278,7 @@ impl State {
         if pace.throttled {
             self.meter.operation(now)?;
         }
-        self.enrolment(login).ok_or(Code::Unauthorized)?;
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         let registration = self
             .registrations
             .get_mut(&login.registration_id.to_lowercase())
@@ -435,7 +297,7 @@ impl State {
 
     /// Tells a device its registration state.
     pub(crate) fn look_up(&self, login: &Login, now: SystemTime) -> Result<Value, DpsError> {
-        self.enrolment(login).ok_or(Code::Unauthorized)?;
+        self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         self.registrations
             .get(&login.registration_id.to_lowercase())
             .map(|registration| registration.device_view(now))
@@ -449,19 +311,6 @@ impl State {
             .first_chunk::<8>()
             .map_or(0, |bytes| u64::from_be_bytes(*bytes));
         format!("4.{service:016x}.{}", Guid::random())
-    }
-}
-
-fn credentials(login: &Login, enrolment: &Enrolment) -> Result<Credentials, DpsError> {
-    match (&enrolment.attestation, &login.via) {
-        (Attestation::SymmetricKey(keys), Via::Individual) => Ok(Credentials::Keys(keys.clone())),
-        (Attestation::SymmetricKey(keys), Via::Group { keyed_as, .. }) => {
-            Ok(Credentials::Keys(keys.derive(keyed_as)))
-        }
-        (Attestation::X509(x509), _) => x509
-            .thumbprints()
-            .map(|both| Credentials::Thumbprints(both.map(str::to_owned)))
-            .ok_or_else(|| Code::Unauthorized.into()),
     }
 }
 

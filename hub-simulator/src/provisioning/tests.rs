@@ -10,8 +10,9 @@ use super::allocation::LinkedHub;
 use super::enrolment::Kind;
 use super::error::{Code, DpsError};
 use super::key::Key;
+use super::login::{Credentials, Login, Proof};
 use super::service::{IfMatch, PageRequest};
-use super::state::{Credentials, Login, Pace, Placement, Proof, Reply, State};
+use super::state::{Pace, Placement, Reply, State};
 use crate::hub::sas::sign;
 
 const SCOPE: &str = "0ne12345678";
@@ -264,6 +265,7 @@ fn an_enrolment_is_written_under_its_etag_only() {
     let shown = state.show(Kind::Individual, "d", at(0)).unwrap();
     assert_eq!(shown["attestation"], json!({ "type": "symmetricKey" }));
     assert_eq!(shown["registrationState"]["status"], "unassigned");
+    assert_eq!(shown["provisioningStatus"], "enabled");
     assert_eq!(
         code(state.remove(Kind::Individual, "d", IfMatch(Some("other")))),
         Code::PreconditionFailed
@@ -281,6 +283,7 @@ fn what_the_simulator_does_not_do_is_refused_with_a_reason() {
     for terms in [
         json!({ "attestation": { "type": "tpm", "tpm": { "endorsementKey": "AA==" } } }),
         json!({ "allocationPolicy": "custom" }),
+        json!({ "deviceId": "device/module" }),
         json!({ "attestation": { "type": "symmetricKey", "symmetricKey": { "primaryKey": "short" } } }),
     ] {
         let error = put(&mut state, Kind::Individual, "d", terms).unwrap_err();

@@ -86,6 +86,12 @@ impl X509 {
         serde_json::to_value(self).unwrap_or_default()
     }
 
+    /// Whether a certificate that is shown is one of a device's.
+    pub(super) fn fits(&self, shown: &Thumbprints) -> bool {
+        let known = self.thumbprints();
+        known.is_some_and(|known| known.iter().any(|one| shown.fits(one)))
+    }
+
     /// The thumbprints that a device of this enrolment may show.
     pub(super) fn thumbprints(&self) -> Option<[&str; 2]> {
         let pair = self.client_certificates.as_ref()?;

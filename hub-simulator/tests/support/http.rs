@@ -6,13 +6,14 @@
 )]
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use hub_simulator::HubSimulator;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::soon;
+use crate::support::{soon, token};
 
 /// What every path of the hub ends with.
 pub(crate) const VERSION: &str = "api-version=2021-04-12";
@@ -46,12 +47,31 @@ pub(crate) struct Http {
 impl Http {
     /// Connects over plain TCP; every request shows the token.
     pub(crate) async fn connect(hub: &HubSimulator, token: &str) -> Self {
-        let stream = TcpStream::connect(hub.https_addr()).await.unwrap();
+        let http = Self::connect_to(hub.https_addr(), hub.host()).await;
+        Self {
+            token: token.to_owned(),
+            ..http
+        }
+    }
+
+    /// Connects to whatever is at an address, with nothing to show.
+    pub(crate) async fn connect_to(address: SocketAddr, host: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
         Self {
             stream: BufReader::new(stream),
-            host: hub.host().to_owned(),
-            token: token.to_owned(),
+            host: host.to_owned(),
+            token: String::new(),
         }
+    }
+
+    /// Connects with a device's token, good for an hour.
+    pub(crate) async fn device(hub: &HubSimulator, id: &str) -> Self {
+        Self::connect(hub, &token(&hub.device_connection_string(id))).await
+    }
+
+    /// Connects with a token of a policy.
+    pub(crate) async fn policy(hub: &HubSimulator, policy: &str) -> Self {
+        Self::connect(hub, &token(&hub.policy_connection_string(policy))).await
     }
 
     /// Asks and reads the answer; `headers` are lines.
@@ -63,8 +83,20 @@ impl Http {
         body: &[u8],
     ) -> Reply {
         let joiner = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{joiner}{VERSION}");
+        self.ask_plainly(method, &path, headers, body).await
+    }
+
+    /// Asks without a version.
+    pub(crate) async fn ask_plainly(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Reply {
         let mut head = format!(
-            "{method} {path}{joiner}{VERSION} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
             self.host,
             body.len()
         );
@@ -92,6 +124,21 @@ impl Http {
         soon(self.stream.write_all(bytes)).await.unwrap();
     }
 
+    /// Writes bytes to a hub that may have hung up.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
+        drop(soon(self.stream.write_all(bytes)).await);
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn close_writing(&mut self) {
+        drop(soon(self.stream.shutdown()).await);
+    }
+
+    /// Reads some of what the hub says; tells whether it has hung up.
+    pub(crate) async fn read_on(&mut self, said: &mut Vec<u8>) -> bool {
+        matches!(self.stream.read_buf(said).await, Ok(0) | Err(_))
+    }
+
     /// Reads one answer.
     pub(crate) async fn reply(&mut self) -> Reply {
         soon(async {
@@ -100,10 +147,10 @@ impl Http {
             let mut headers = HashMap::new();
             loop {
                 let line = self.line().await;
-                let Some((name, value)) = line.split_once(": ") else {
+                let Some((name, value)) = line.split_once(':') else {
                     break;
                 };
-                headers.insert(name.to_ascii_lowercase(), value.to_owned());
+                headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             }
             let length = headers
                 .get("content-length")

@@ -193,12 +193,26 @@ impl Wire {
             .1
     }
 
+    /// The next performative, if one is expected at all.
+    pub(crate) async fn next_if(&mut self, expected: bool) -> Option<Performative> {
+        match expected {
+            true => Some(self.next().await),
+            false => None,
+        }
+    }
+
     /// Puts a device's token on `$cbs`, over links 0 and 1 of channel 0.
     pub(crate) async fn authorize(&mut self, hub: &HubSimulator, device: &str) {
+        let token = token(&hub.device_connection_string(device));
+        self.put_token(device, &token).await;
+    }
+
+    /// Puts a token on `$cbs`, over links 0 and 1 of channel 0.
+    pub(crate) async fn put_token(&mut self, name: &str, token: &str) {
         use fe2o3_amqp_types::messaging::message::__private::Serializable;
         use fe2o3_amqp_types::messaging::{ApplicationProperties, Message, Properties};
-        for (name, handle, role) in [("cbs-s", 0, Role::Sender), ("cbs-r", 1, Role::Receiver)] {
-            self.send(0, Performative::Attach(attach(name, handle, role, "$cbs")))
+        for (link, handle, role) in [("cbs-s", 0, Role::Sender), ("cbs-r", 1, Role::Receiver)] {
+            self.send(0, Performative::Attach(attach(link, handle, role, "$cbs")))
                 .await;
         }
         self.send(0, Performative::Flow(credit(1, 10))).await;
@@ -208,10 +222,10 @@ impl Wire {
                 ApplicationProperties::builder()
                     .insert("operation", "put-token")
                     .insert("type", "servicebus.windows.net:sastoken")
-                    .insert("name", device)
+                    .insert("name", name)
                     .build(),
             )
-            .value(token(&hub.device_connection_string(device)))
+            .value(token.to_owned())
             .build();
         let payload = serde_amqp::to_vec(&Serializable(request)).unwrap();
         self.send_with(0, Performative::Transfer(transfer(0, 0, false)), &payload)

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::frame::{self, FrameKind};
 use super::{code, write};
-use crate::amqp::AmqpError;
+use crate::amqp::{AmqpError, Info};
 
 fn performative(
     out: &mut BytesMut,
@@ -155,7 +155,8 @@ pub(crate) fn transfer(out: &mut BytesMut, channel: u16, head: TransferHead, pay
             write::uint(out, 0);
             write::boolean(out, head.settled);
             write::boolean(out, head.more);
-            out.put_bytes(0x40, 5);
+            out.put_bytes(0x40, 4);
+            write::boolean(out, false);
         });
         out.put_slice(payload);
     });
@@ -206,7 +207,20 @@ fn error(out: &mut BytesMut, error: &AmqpError) {
     write::list(out, 3, |out| {
         write::symbol(out, &error.condition);
         write::string(out, &error.description);
-        write::null(out);
+        if error.info.is_empty() {
+            return write::null(out);
+        }
+        let pairs = u32::try_from(error.info.len()).unwrap_or(0);
+        write::map(out, pairs, |out| {
+            for (name, value) in &error.info {
+                write::symbol(out, name);
+                match value {
+                    Info::Text(text) => write::string(out, text),
+                    Info::Int(number) => write::int(out, *number),
+                    Info::Bool(flag) => write::boolean(out, *flag),
+                }
+            }
+        });
     });
 }
 

@@ -58,10 +58,13 @@ impl<'a> Sections<'a> {
         fields.skip(2)?;
         let correlation_id = fields.raw()?;
         let (content_type, content_encoding) = (fields.text()?, fields.text()?);
-        let absolute_expiry_time = match fields.next()? {
-            Value::Timestamp(millis) => Some(millis),
-            _ => None,
+        let mut timestamp = || {
+            Ok(match fields.next()? {
+                Value::Timestamp(millis) => Some(millis),
+                _ => None,
+            })
         };
+        let (absolute_expiry_time, creation_time) = (timestamp()?, timestamp()?);
         Ok(MessageProperties {
             message_id,
             user_id,
@@ -70,6 +73,7 @@ impl<'a> Sections<'a> {
             content_type,
             content_encoding,
             absolute_expiry_time,
+            creation_time,
         })
     }
 
@@ -87,6 +91,21 @@ impl<'a> Sections<'a> {
         each: impl FnMut(&str, String),
     ) -> Result<(), DecodeError> {
         each_text(self.application, each)
+    }
+
+    /// Calls `each` with every application property, and its value as encoded.
+    pub(crate) fn each_raw_application_property(
+        &self,
+        mut each: impl FnMut(&str, Value<'a>, &'a [u8]),
+    ) -> Result<(), DecodeError> {
+        let mut pairs = self.application.unwrap_or_default();
+        while !pairs.is_empty() {
+            let (key, (value, raw)) = (pairs.next()?, pairs.next_raw()?);
+            if let Some(key) = key.text() {
+                each(key, value, raw);
+            }
+        }
+        Ok(())
     }
 
     /// Calls `each` with every message annotation that reads as a text.
@@ -110,6 +129,33 @@ impl<'a> Sections<'a> {
         }
         Ok(whole.freeze())
     }
+}
+
+/// A message for readers: what its sender annotated it with, and the sections that pass unchanged.
+#[derive(Debug, Default)]
+pub(crate) struct Annotated<'a> {
+    pub(crate) annotations: Option<Fields<'a>>,
+    /// Properties, application properties, body and footer, each as encoded.
+    pub(crate) others: Vec<&'a [u8]>,
+}
+
+/// Takes a message apart to give it other annotations; what cannot be read of its end is left out.
+pub(crate) fn annotated(message: &[u8]) -> Annotated<'_> {
+    let mut parts = Annotated::default();
+    let mut rest = message;
+    while let Ok((described, tail)) = section(rest) {
+        match described.code {
+            code::HEADER | code::DELIVERY_ANNOTATIONS => {}
+            code::MESSAGE_ANNOTATIONS => {
+                if let Ok(Value::Map(annotations)) = read::value(described.value) {
+                    parts.annotations = Some(annotations);
+                }
+            }
+            _ => parts.others.push(&rest[..rest.len() - tail.len()]),
+        }
+        rest = tail;
+    }
+    parts
 }
 
 fn section(bytes: &[u8]) -> Result<(read::Described<'_>, &[u8]), DecodeError> {
@@ -185,6 +231,7 @@ pub(crate) struct MessageProperties<'a> {
     pub(crate) content_encoding: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub(crate) absolute_expiry_time: Option<i64>,
+    pub(crate) creation_time: Option<i64>,
 }
 
 /// An id or property value as text: uuids hyphenated, numbers in decimal.
@@ -235,7 +282,8 @@ impl MessageWriter {
             write::option(out, properties.content_type, write::symbol);
             write::option(out, properties.content_encoding, write::symbol);
             write::option(out, properties.absolute_expiry_time, write::timestamp);
-            out.put_bytes(0x40, 4);
+            write::option(out, properties.creation_time, write::timestamp);
+            out.put_bytes(0x40, 3);
         });
         self
     }
@@ -250,6 +298,13 @@ impl MessageWriter {
     pub(crate) fn data(mut self, body: &[u8]) -> Self {
         write::descriptor(&mut self.out, code::DATA);
         write::binary(&mut self.out, body);
+        self
+    }
+
+    /// An `amqp-value` that is already encoded.
+    pub(crate) fn value(mut self, encoded: &[u8]) -> Self {
+        write::descriptor(&mut self.out, code::AMQP_VALUE);
+        self.out.put_slice(encoded);
         self
     }
 
@@ -268,4 +323,5 @@ pub(crate) struct OutProperties<'a> {
     pub(crate) content_type: Option<&'a str>,
     pub(crate) content_encoding: Option<&'a str>,
     pub(crate) absolute_expiry_time: Option<i64>,
+    pub(crate) creation_time: Option<i64>,
 }

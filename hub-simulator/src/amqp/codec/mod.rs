@@ -45,6 +45,8 @@ pub(crate) mod code {
     pub(crate) const AMQP_SEQUENCE: u64 = 0x76;
     pub(crate) const AMQP_VALUE: u64 = 0x77;
     pub(crate) const FOOTER: u64 = 0x78;
+    /// `apache.org:selector-filter:string`.
+    pub(crate) const SELECTOR_FILTER: u64 = 0x468c_0000_0004;
 }
 
 #[cfg(test)]

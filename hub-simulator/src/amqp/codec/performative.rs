@@ -6,7 +6,7 @@ use super::{DecodeError, code};
 /// A performative from the peer, and for a transfer the payload behind it.
 #[derive(Debug)]
 pub(crate) enum Performative<'a> {
-    Open(Open),
+    Open(Open<'a>),
     Begin(Begin),
     Attach(Attach<'a>),
     Flow(Flow),
@@ -18,7 +18,8 @@ pub(crate) enum Performative<'a> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct Open<'a> {
+    pub(crate) hostname: Option<&'a str>,
     pub(crate) max_frame_size: u32,
     pub(crate) channel_max: u16,
     pub(crate) idle_time_out_ms: Option<u32>,
@@ -37,9 +38,13 @@ pub(crate) struct Attach<'a> {
     pub(crate) name: &'a str,
     pub(crate) handle: u32,
     pub(crate) peer_receives: bool,
+    /// The peer wants deliveries that are settled already.
+    pub(crate) sender_settled: bool,
     pub(crate) source: Option<&'a [u8]>,
     pub(crate) target: Option<&'a [u8]>,
     pub(crate) initial_delivery_count: u32,
+    /// The desired capabilities.
+    pub(crate) capabilities: Option<&'a [u8]>,
     pub(crate) properties: Option<&'a [u8]>,
 }
 
@@ -51,6 +56,20 @@ impl<'a> Attach<'a> {
         } else {
             self.target?
         })
+    }
+
+    /// A property of the link.
+    pub(crate) fn property(&self, name: &str) -> Option<Value<'a>> {
+        let Value::Map(mut properties) = read::value(self.properties?).ok()? else {
+            return None;
+        };
+        while !properties.is_empty() {
+            let (key, value) = (properties.next().ok()?, properties.next().ok()?);
+            if key.text() == Some(name) {
+                return Some(value);
+            }
+        }
+        None
     }
 }
 
@@ -145,10 +164,10 @@ fn mandatory<T>(field: Option<T>) -> Result<T, DecodeError> {
     field.ok_or(DecodeError("a mandatory field is missing"))
 }
 
-fn open(fields: &mut Fields<'_>) -> Result<Open, DecodeError> {
+fn open<'a>(fields: &mut Fields<'a>) -> Result<Open<'a>, DecodeError> {
     mandatory(fields.text()?)?;
-    fields.skip(1)?;
     Ok(Open {
+        hostname: fields.text()?,
         max_frame_size: fields.uint()?.unwrap_or(u32::MAX),
         channel_max: fields.ushort()?.unwrap_or(u16::MAX),
         idle_time_out_ms: fields.uint()?,
@@ -171,19 +190,22 @@ fn attach<'a>(fields: &mut Fields<'a>) -> Result<Attach<'a>, DecodeError> {
     let name = mandatory(fields.text()?)?;
     let handle = mandatory(fields.uint()?)?;
     let peer_receives = fields.boolean()?;
-    fields.skip(2)?;
+    let sender_settled = fields.uint()? == Some(1);
+    fields.skip(1)?;
     let (source, target) = (fields.raw()?, fields.raw()?);
     fields.skip(2)?;
     let initial_delivery_count = fields.uint()?.unwrap_or(0);
-    fields.skip(3)?;
-    let properties = fields.raw()?;
+    fields.skip(2)?;
+    let (capabilities, properties) = (fields.raw()?, fields.raw()?);
     Ok(Attach {
         name,
         handle,
         peer_receives,
+        sender_settled,
         source,
         target,
         initial_delivery_count,
+        capabilities,
         properties,
     })
 }

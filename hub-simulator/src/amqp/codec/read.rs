@@ -204,6 +204,7 @@ fn symbolic_descriptor(name: &str) -> u64 {
         "amqp:amqp-sequence:list" => code::AMQP_SEQUENCE,
         "amqp:amqp-value:*" => code::AMQP_VALUE,
         "amqp:footer:map" => code::FOOTER,
+        "apache.org:selector-filter:string" => code::SELECTOR_FILTER,
         _ => 0,
     }
 }
@@ -211,7 +212,7 @@ fn symbolic_descriptor(name: &str) -> u64 {
 /// The items of a list, or the keys and values of a map in turn.
 ///
 /// A list may end early: fields beyond its end read as null (AMQP 1.0 section 1.4).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Fields<'a> {
     left: u32,
     rest: &'a [u8],

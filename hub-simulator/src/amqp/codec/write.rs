@@ -129,6 +129,29 @@ pub(crate) fn map(out: &mut BytesMut, pairs: u32, items: impl FnOnce(&mut BytesM
     compound(out, 0xd1, pairs * 2, items);
 }
 
+/// A `map32` of as many pairs as `items` says it has written.
+pub(crate) fn counted_map(out: &mut BytesMut, items: impl FnOnce(&mut BytesMut) -> u32) {
+    let count_at = out.len() + 5;
+    let mut pairs = 0;
+    map(out, 0, |out| pairs = items(out));
+    patch_u32(out, count_at, pairs as usize * 2);
+}
+
+/// An `array32` of strings.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "nothing longer than a frame is written"
+)]
+pub(crate) fn strings(out: &mut BytesMut, texts: &[String]) {
+    compound(out, 0xf0, texts.len() as u32, |out| {
+        out.put_u8(0xb1);
+        for text in texts {
+            out.put_u32(text.len() as u32);
+            out.put_slice(text.as_bytes());
+        }
+    });
+}
+
 fn compound(out: &mut BytesMut, constructor: u8, count: u32, items: impl FnOnce(&mut BytesMut)) {
     out.put_u8(constructor);
     let size_at = out.len();

@@ -16,7 +16,7 @@ use crate::shell::LineOrder;
 impl Connection {
     /// When `on_time` next has something to do.
     pub(crate) fn next_deadline(&self) -> Instant {
-        let silence = self.last_input + self.core.hub.limits.idle_timeout;
+        let silence = self.patience_ends();
         let heartbeat = self.heartbeat.map(|every| self.last_output + every);
         let expiry = self
             .core
@@ -30,13 +30,22 @@ impl Connection {
             .fold(silence, Instant::min)
     }
 
+    /// When a peer is given up that is silent, or takes too long to open.
+    fn patience_ends(&self) -> Instant {
+        let silence = self.last_input + self.core.hub.limits.idle_timeout;
+        match self.phase {
+            Phase::Open | Phase::Closed => silence,
+            Phase::Header { .. } | Phase::Sasl | Phase::Opening => silence.min(self.open_by),
+        }
+    }
+
     /// Does what has become due.
     pub(crate) fn on_time(&mut self, now: Now) {
         self.core.now = now;
         if self.is_closed() {
             return;
         }
-        if now.instant >= self.last_input + self.core.hub.limits.idle_timeout {
+        if now.instant >= self.patience_ends() {
             return self.close(Some(&AmqpError::new(
                 condition::RESOURCE_LIMIT,
                 "The peer is silent.",
@@ -50,12 +59,10 @@ impl Connection {
             frame::put_empty(&mut self.core.out);
         }
         if self.core.tokens.expire(unix_seconds(now.system)) {
-            self.core.token_count_changed();
-            let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
-            if self.has_login && !self.core.tokens.contains(LOGIN) {
-                return self.close(Some(&error));
+            self.tokens_expired();
+            if self.is_closed() {
+                return;
             }
-            self.detach_unauthorized(|_device| true, Some(&error));
         }
         while self
             .core
@@ -73,6 +80,16 @@ impl Connection {
         }
     }
 
+    /// Parts with whoever lived by a token that is gone.
+    fn tokens_expired(&mut self) {
+        self.core.token_count_changed();
+        let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
+        if self.has_login && !self.core.tokens.contains(LOGIN) {
+            return self.close(Some(&error));
+        }
+        self.detach_unauthorized(|_device| true, Some(&error));
+    }
+
     /// Detaches the links that no token covers any more, or whose device is gone.
     fn detach_unauthorized(
         &mut self,
@@ -87,10 +104,7 @@ impl Connection {
                 .links()
                 .filter(|(_, link)| concerns(link.device.as_deref()))
                 .filter_map(|(handle, link)| {
-                    let error = self
-                        .core
-                        .authorize(link.kind, link.device.as_deref())
-                        .err()?;
+                    let error = self.core.reauthorize(link).err()?;
                     Some((handle, error))
                 })
                 .collect();
@@ -114,8 +128,10 @@ impl Connection {
                 session.send(core, handle, endpoint::methods::encode(&call));
             }),
             Notice::Displaced(route) => self.at(route, |session, core, handle| {
-                let text = "Another AMQP Client has opened a Receive Link";
-                let error = AmqpError::new(condition::INTERNAL, text);
+                session.displace(core, handle);
+            }),
+            Notice::Stolen(route, text) => self.at(route, |session, core, handle| {
+                let error = AmqpError::new(condition::STOLEN, &*text);
                 session.detach(core, handle, Some(&error));
             }),
             Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
@@ -124,6 +140,14 @@ impl Connection {
             Notice::Order(order) => self.obey(order),
         }
         None
+    }
+
+    /// Goes on with readers of events that had to wait for room.
+    pub(crate) fn resume(&mut self, now: Now) {
+        self.core.now = now;
+        for route in std::mem::take(&mut self.core.paused) {
+            self.at(route, |session, core, handle| session.pump(core, handle));
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -161,6 +185,11 @@ impl Connection {
                     for handle in concerned {
                         session.detach(&mut self.core, handle, Some(&error));
                     }
+                }
+            }
+            Order::ExpireTokens(device) => {
+                if self.core.tokens.drop_of(device.as_deref()) {
+                    self.tokens_expired();
                 }
             }
             Order::Release => {

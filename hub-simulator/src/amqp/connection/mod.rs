@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     channel_max: u16,
     /// How often the peer wants to hear something.
     heartbeat: Option<Duration>,
+    /// When the peer has to have opened.
+    open_by: Instant,
     last_input: Instant,
     last_output: Instant,
     /// The connection lives by the token of its login.
@@ -70,6 +72,7 @@ impl Connection {
     pub(crate) fn new(caller: Caller, peer: Arc<Peer>, now: Now) -> Self {
         Self {
             channel_max: caller.hub.limits.channel_max,
+            open_by: now.instant + caller.hub.limits.amqp_open_timeout,
             core: Core::new(caller, peer, now),
             phase: Phase::Header { after_sasl: false },
             sessions: HashMap::new(),
@@ -196,7 +199,14 @@ impl Connection {
         }
     }
 
-    fn open(&mut self, open: &Open) -> Result<(), AmqpError> {
+    fn open(&mut self, open: &Open<'_>) -> Result<(), AmqpError> {
+        // A login is good for the hub that it was made to.
+        if let Some(host) = open.hostname
+            && !self.has_login
+            && let Some(hub) = self.core.caller.cloud.hub_at(host)
+        {
+            self.core.move_to(hub);
+        }
         let limits = &self.core.hub.limits;
         let container = format!("DeviceGateway_{}", Guid::random().simple());
         let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -376,6 +386,10 @@ impl Engine for Connection {
 
     fn next_deadline(&self) -> Instant {
         Self::next_deadline(self)
+    }
+
+    fn resume(&mut self, now: Now) {
+        Self::resume(self, now);
     }
 
     fn end_turn(&mut self) {

@@ -1,9 +1,12 @@
 //! The SASL layer (AMQP 1.0 section 5.3): who logs in, and as whom.
 
+use std::sync::Arc;
+
 use super::{Connection, LOGIN, Phase, undecodable};
-use crate::amqp::AmqpError;
 use crate::amqp::codec::encode::{self, SaslCode};
 use crate::amqp::codec::{DecodeError, code, read};
+use crate::amqp::{AmqpError, endpoint};
+use crate::hub::Hub;
 use crate::hub::registry::Principal;
 
 impl Connection {
@@ -11,7 +14,9 @@ impl Connection {
         let (mechanism, response) = parse_sasl_init(body).map_err(undecodable)?;
         let outcome = match mechanism {
             // The identity comes by a token on $cbs.
-            "MSSBCBS" | "ANONYMOUS" | "EXTERNAL" => SaslCode::Ok,
+            "MSSBCBS" | "ANONYMOUS" => SaslCode::Ok,
+            // The identity is the certificate's, so there must be one (RFC 4422 appendix A).
+            "EXTERNAL" if self.core.caller.thumbprints.is_some() => SaslCode::Ok,
             "PLAIN" => self.login(response.unwrap_or_default()),
             _ => SaslCode::Auth,
         };
@@ -34,7 +39,9 @@ impl Connection {
         else {
             return SaslCode::Auth;
         };
-        let mut state = self.core.hub.state();
+        if endpoint::provisioning::log_in(&mut self.core, user, token) {
+            return SaslCode::Ok;
+        }
         let Some((identity, scope)) = user.rsplit_once('@') else {
             return SaslCode::Auth;
         };
@@ -42,9 +49,15 @@ impl Connection {
             return SaslCode::Auth;
         };
         let policy_hub = hub.strip_prefix("root.");
-        if policy_hub.unwrap_or(hub) != state.registry.short_name() {
-            return SaslCode::Sys;
+        let named =
+            |other: &Arc<Hub>| other.state().registry.short_name() == policy_hub.unwrap_or(hub);
+        let own = Some(Arc::clone(&self.core.hub)).filter(named);
+        let hubs = || self.core.caller.cloud.hubs().into_iter();
+        match own.or_else(|| hubs().find(named)) {
+            Some(hub) => self.core.move_to(hub),
+            None => return SaslCode::Sys,
         }
+        let mut state = self.core.hub.state();
         let checked = state.registry.check_token(token, self.core.now.system);
         drop(state);
         let fits = |principal: &Principal| match principal {

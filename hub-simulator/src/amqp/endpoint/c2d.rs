@@ -1,33 +1,38 @@
-//! Cloud-to-device messages on their way to a device.
+//! Cloud-to-device messages on their way to a device or module.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::amqp::codec::message::{MessageWriter, OutProperties};
 use crate::amqp::codec::write;
 use crate::clock::unix_millis;
+use crate::hub::identity;
+use crate::hub::message::Typed;
 use crate::hub::state::Delivery;
 
 /// Encodes a message as the hub delivers it (Microsoft, "Read cloud-to-device messages").
-pub(crate) fn encode(device: &str, delivery: &Delivery) -> Bytes {
+pub(crate) fn encode(recipient: &str, delivery: &Delivery) -> Bytes {
     let message = &delivery.message;
-    let id = |id: &Option<String>| {
-        id.as_ref().map(|id| {
-            let mut encoded = BytesMut::new();
-            write::string(&mut encoded, id);
-            encoded
-        })
-    };
-    let (message_id, correlation_id) = (id(&message.message_id), id(&message.correlation_id));
-    let device = utf8_percent_encode(device, NON_ALPHANUMERIC_BUT_UNRESERVED);
-    let to = format!("/devices/{device}/messages/deviceBound");
+    let plain = Typed::default();
+    let typed = message.typed.as_deref().unwrap_or(&plain);
+    let message_id = id(message.message_id.as_ref(), typed.message_id.as_ref());
+    let correlation_id = id(
+        message.correlation_id.as_ref(),
+        typed.correlation_id.as_ref(),
+    );
+    let to = address(recipient);
     let properties = OutProperties {
         message_id: message_id.as_deref(),
+        user_id: message.user_id.as_deref(),
         to: Some(&to),
         correlation_id: correlation_id.as_deref(),
         content_type: message.content_type.as_deref(),
         content_encoding: message.content_encoding.as_deref(),
-        ..OutProperties::default()
+        absolute_expiry_time: message
+            .ttl
+            .and_then(|ttl| delivery.enqueued.checked_add(ttl))
+            .map(unix_millis),
+        creation_time: message.creation_time.map(unix_millis),
     };
     let writer = MessageWriter::default()
         .annotations(3, |out| {
@@ -46,14 +51,39 @@ pub(crate) fn encode(device: &str, delivery: &Delivery) -> Bytes {
         writer.application(count, |out| {
             for (name, value) in &message.properties {
                 write::string(out, name);
-                write::string(out, value);
+                match typed.properties.get(name) {
+                    Some(raw) => out.put_slice(raw),
+                    None => write::string(out, value),
+                }
             }
         })
     };
     writer.data(&message.body).finish()
 }
 
-const NON_ALPHANUMERIC_BUT_UNRESERVED: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC
+/// An id encoded: with the type it came with, or as a string.
+fn id(text: Option<&String>, typed: Option<&Vec<u8>>) -> Option<BytesMut> {
+    let mut encoded = BytesMut::new();
+    match typed {
+        Some(raw) => encoded.put_slice(raw),
+        None => write::string(&mut encoded, text?),
+    }
+    Some(encoded)
+}
+
+/// Where the hub says a message goes: `/devices/{id}/messages/deviceBound`.
+fn address(recipient: &str) -> String {
+    let (device, module) = identity::split(recipient);
+    let encoded = |id| utf8_percent_encode(id, COMPONENT);
+    let device = encoded(device);
+    match module.map(encoded) {
+        None => format!("/devices/{device}/messages/deviceBound"),
+        Some(module) => format!("/devices/{device}/modules/{module}/messages/deviceBound"),
+    }
+}
+
+/// What a path segment keeps unencoded.
+const COMPONENT: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')

@@ -55,14 +55,19 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpEr
 
 fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
     let property = |name| sections.application_property(name).and_then(Value::text);
-    if property("operation") != Some("put-token") {
-        return Err((400, "The operation is not put-token.".to_owned()));
-    }
+    let is_delete = match property("operation") {
+        Some("put-token") => false,
+        Some("delete-token") if core.hub.limits.delete_token => true,
+        _ => return Err((400, "The operation is not put-token.".to_owned())),
+    };
     if !property("type").is_some_and(|kind| kind.eq_ignore_ascii_case(TOKEN_TYPE)) {
         return Err((400, format!("The token type is not {TOKEN_TYPE}.")));
     }
     let name = property("name").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| (400, "The name of the token is missing.".to_owned()))?;
+    if is_delete {
+        return delete_token(core, name);
+    }
     let body = sections
         .body()
         .map_err(|error| (400, format!("The body cannot be read: {error}.")))?;
@@ -90,6 +95,14 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
     }
     tracing::debug!(name, "Token is accepted");
     core.tokens.put(name, grant);
+    core.token_count_changed();
+    Ok(())
+}
+
+fn delete_token(core: &mut Core, name: &str) -> Result<(), Status> {
+    if !core.tokens.remove(name) {
+        return Err((404, "There is no token of that name.".to_owned()));
+    }
     core.token_count_changed();
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod c2d;
 pub(crate) mod cbs;
+pub(crate) mod feedback;
 pub(crate) mod methods;
+pub(crate) mod provisioning;
 pub(crate) mod service;
 pub(crate) mod telemetry;
 pub(crate) mod twin;
@@ -12,7 +14,7 @@ use super::codec::encode::Outcome;
 use super::{AmqpError, condition};
 
 /// A message that cannot be read is rejected; its link stays.
-fn unreadable(error: DecodeError) -> AmqpError {
+pub(super) fn unreadable(error: DecodeError) -> AmqpError {
     AmqpError::new(
         condition::DECODE,
         format!("The message cannot be read: {error}."),

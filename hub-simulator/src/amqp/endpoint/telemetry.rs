@@ -5,12 +5,13 @@
 use std::sync::atomic::Ordering;
 
 use super::unreadable;
+use crate::amqp::AmqpError;
 use crate::amqp::codec::DecodeError;
 use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
 use crate::amqp::core::Core;
 use crate::amqp::link::Link;
-use crate::amqp::{AmqpError, condition};
+use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::record::{Accepted, RecordMode};
 use crate::hub::throttle::Operation;
 
@@ -27,16 +28,16 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
         return Outcome::Rejected(error);
     }
     if message.len() > core.hub.limits.max_telemetry_size {
-        let text = core.describe(413_001, "The message or batch is over the size limit.");
-        return Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text));
+        let text = "The message or batch is over the size limit.";
+        let error = HubError::new(ErrorCode::MessageTooLarge, text);
+        return Outcome::Rejected(core.refusal(&error));
     }
     let before = core.batch.kept.len();
-    match take(core, device, format, message) {
-        Ok(count) if count <= MAX_BATCH => {
-            if let Err(error) = pay(core, count, message.len()) {
-                core.batch.kept.truncate(before);
-                return Outcome::Rejected(error);
-            }
+    let events = link
+        .partition
+        .map(|partition| (partition, core.batch.events.mark(partition)));
+    match take(core, link, device, format, message) {
+        Ok(count) => {
             core.batch.count += count as u64;
             if let Some(counter) = &link.counter {
                 counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -44,14 +45,12 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
             tracing::trace!(device.id = device, count, "Telemetry is accepted");
             Outcome::Accepted
         }
-        Ok(_) => {
-            core.batch.kept.truncate(before);
-            let text = "A batch holds at most 500 messages.";
-            Outcome::Rejected(AmqpError::new(condition::SIZE_EXCEEDED, text))
-        }
         Err(error) => {
             core.batch.kept.truncate(before);
-            Outcome::Rejected(unreadable(error))
+            if let Some((partition, mark)) = events {
+                core.batch.events.back_to(partition, mark);
+            }
+            Outcome::Rejected(error)
         }
     }
 }
@@ -63,25 +62,53 @@ fn pay(core: &mut Core, count: usize, len: usize) -> Result<(), AmqpError> {
     counted.map_err(|error| core.refusal(&error))
 }
 
-/// Records a message, or each of a batch, and counts them.
-fn take(core: &mut Core, device: &str, format: u32, message: &[u8]) -> Result<usize, DecodeError> {
-    if format != BATCH_FORMAT {
-        return record(core, device, message).map(|()| 1);
-    }
+/// Takes a message, or each of a batch, and counts them.
+fn take(
+    core: &mut Core,
+    link: &Link,
+    device: &str,
+    format: u32,
+    message: &[u8],
+) -> Result<usize, AmqpError> {
     let mut count = 0;
-    for part in Sections::decode(message)?.data() {
-        record(core, device, part?)?;
-        count += 1;
+    if format == BATCH_FORMAT {
+        for part in Sections::decode(message).map_err(unreadable)?.data() {
+            part.and_then(|part| keep(core, link, device, part))
+                .map_err(unreadable)?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(unreadable(DecodeError("a batch holds no message")));
+        }
+        if count > MAX_BATCH {
+            let text = "A batch holds at most 500 messages.";
+            let error = HubError::new(ErrorCode::MessageTooLarge, text);
+            return Err(core.refusal(&error));
+        }
+    } else {
+        keep(core, link, device, message).map_err(unreadable)?;
+        count = 1;
     }
-    if count == 0 {
-        return Err(DecodeError("a batch holds no message"));
-    }
+    pay(core, count, message.len())?;
     Ok(count)
 }
 
-/// Checks a message and keeps of it what the record's mode asks for.
-fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeError> {
+/// Checks a message, and keeps it as an event and in the record as far as they want it.
+fn keep(core: &mut Core, link: &Link, device: &str, message: &[u8]) -> Result<(), DecodeError> {
     let sections = Sections::decode(message)?;
+    if let (Some(partition), Some(stamps)) = (link.partition, &link.stamps) {
+        core.batch.events.push(partition, stamps, message);
+    }
+    record(core, link, device, &sections)
+}
+
+/// Keeps of a message what the record's mode asks for.
+fn record(
+    core: &mut Core,
+    link: &Link,
+    device: &str,
+    sections: &Sections<'_>,
+) -> Result<(), DecodeError> {
     let mode = core.hub.record.mode();
     if mode == RecordMode::Count {
         return Ok(());
@@ -96,6 +123,7 @@ fn record(core: &mut Core, device: &str, message: &[u8]) -> Result<(), DecodeErr
         accepted.user_id = properties
             .user_id
             .map(|user| String::from_utf8_lossy(user).into_owned());
+        accepted.stamps = link.stamps.clone();
         accepted.body = sections.body()?;
         sections.each_application_property(|name, value| {
             accepted.properties.insert(name.to_owned(), value);

@@ -90,6 +90,7 @@ pub(crate) fn answer(
             });
             match patched {
                 Ok(version) => Answer {
+                    status: core.hub.limits.twin_report_status,
                     version: Some(version),
                     ..Answer::ok()
                 },

@@ -10,7 +10,7 @@ use crate::amqp::codec::encode::{self, Outcome};
 use crate::amqp::codec::performative::Transfer;
 use crate::amqp::core::{Core, Settlement};
 use crate::amqp::link::{Kind, Outgoing, PairKind, Partial};
-use crate::amqp::{AmqpError, condition, endpoint};
+use crate::amqp::{AmqpError, condition, endpoint, events};
 use crate::faults::Settling;
 
 impl Session {
@@ -158,7 +158,24 @@ impl Session {
             }
             Kind::MethodAnswers => endpoint::methods::take_answer(core, link, message),
             Kind::ServiceC2d => endpoint::service::enqueue(core, message),
-            Kind::CbsReplies | Kind::C2d | Kind::MethodCalls | Kind::TwinReplies => return,
+            Kind::ProvisioningRequests => {
+                let reply = endpoint::provisioning::answer(core, message);
+                self.reply(core, (PairKind::Provisioning, None), reply)
+            }
+            Kind::ManagementRequests => {
+                let reply = events::management::answer(core, message);
+                self.reply(core, (PairKind::Management, None), reply)
+            }
+            Kind::CbsReplies
+            | Kind::C2d
+            | Kind::MethodCalls
+            | Kind::TwinReplies
+            | Kind::Feedback
+            | Kind::FileNotifications
+            | Kind::Inputs
+            | Kind::ProvisioningReplies
+            | Kind::Events
+            | Kind::ManagementReplies => return,
         };
         if settled {
             return self.top_up(core, handle);

@@ -45,7 +45,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Unsettled {
     handle: u32,
-    device: Arc<str>,
+    /// Whose message it is; none for feedback.
+    device: Option<Arc<str>>,
     lock: Guid,
 }
 
@@ -191,9 +192,18 @@ impl Session {
         self.backlog.retain(|waiting| waiting.head.handle != handle);
         self.held.retain(|settlement| settlement.handle != handle);
         self.leave_pair(handle, &link);
+        if link.kind == Kind::Feedback {
+            let receiver = self.subscriber(core, handle, &link);
+            core.hub.state().unsubscribe_feedback(&receiver);
+        }
         if let Some((feed, device)) = feed_of(&link) {
             let subscriber = self.subscriber(core, handle, &link);
             core.hub.state().unsubscribe(device, feed, &subscriber);
+            if link.kind == Kind::TwinReplies {
+                core.hub
+                    .state()
+                    .unsubscribe(device, Feed::Twin, &subscriber);
+            }
             if link.kind == Kind::MethodAnswers {
                 self.unsubscribe_calls(core, device);
             }
@@ -201,6 +211,57 @@ impl Session {
         core.link_closed(link.device.as_ref());
         tracing::debug!(device.id = link.device.as_deref(), kind = ?link.kind, "Link is closed");
         true
+    }
+
+    /// Makes a link half of its pair.
+    ///
+    /// A link of the same direction before it, and a half with another correlation id, belong to a
+    /// pair that this one displaces (edgeHub's `ClientConnectionHandler`).
+    pub(in crate::amqp) fn join_pair(
+        &mut self,
+        core: &mut Core,
+        handle: u32,
+        kind: Kind,
+        device: Option<&Arc<str>>,
+        correlation: Option<&str>,
+    ) {
+        let Some(pair_kind) = kind.pair() else { return };
+        let key = (pair_kind, device.cloned());
+        let pair = self.pairs.get(&key).copied().unwrap_or_default();
+        if matches!(pair_kind, PairKind::Methods | PairKind::Twin) {
+            let (same, other) = match kind.hub_sends() {
+                true => (pair.outgoing, pair.incoming),
+                false => (pair.incoming, pair.outgoing),
+            };
+            let other = other.filter(|other| {
+                self.link(*other)
+                    .is_some_and(|link| link.correlation.as_deref() != correlation)
+            });
+            for displaced in same.into_iter().chain(other) {
+                self.detach(core, displaced, Some(&displaced_by_another()));
+            }
+        }
+        let pair = self.pairs.entry(key).or_default();
+        if kind.hub_sends() {
+            pair.outgoing = Some(handle);
+        } else {
+            pair.incoming = Some(handle);
+        }
+    }
+
+    /// Detaches a link that another one has taken the place of, and with it the other half of its
+    /// pair.
+    pub(in crate::amqp) fn displace(&mut self, core: &mut Core, handle: u32) {
+        let Some(link) = self.link(handle) else {
+            return;
+        };
+        let key = link.kind.pair().map(|kind| (kind, link.device.clone()));
+        let pair = key.and_then(|key| self.pairs.get(&key)).copied();
+        let pair = pair.unwrap_or_default();
+        self.detach(core, handle, Some(&displaced_by_another()));
+        for half in pair.incoming.into_iter().chain(pair.outgoing) {
+            self.detach(core, half, Some(&displaced_by_another()));
+        }
     }
 
     fn leave_pair(&mut self, handle: u32, link: &Link) {
@@ -241,11 +302,16 @@ impl Session {
         let Some(Slot::Open(link)) = self.slots.get(handle as usize) else {
             return;
         };
+        if link.kind == Kind::Feedback {
+            let receiver = self.subscriber(core, handle, link);
+            return core.hub.state().subscribe_feedback(receiver);
+        }
         let Some(device) = link.device.clone() else {
             return;
         };
         let (feed, handle) = match link.kind {
             Kind::C2d => (Feed::Messages, handle),
+            Kind::TwinReplies => (Feed::Twin, handle),
             Kind::MethodCalls | Kind::MethodAnswers => {
                 let pair = self
                     .pairs
@@ -275,6 +341,11 @@ impl Session {
         core.release_handles(self.slots.len());
         self.slots.clear();
     }
+}
+
+fn displaced_by_another() -> AmqpError {
+    let text = "Another AMQP Client has opened a Receive Link";
+    AmqpError::new(condition::INTERNAL, text)
 }
 
 /// What a link listens to.

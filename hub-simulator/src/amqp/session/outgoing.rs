@@ -11,10 +11,15 @@ use crate::amqp::core::Core;
 use crate::amqp::link::{Kind, Link, Outgoing};
 use crate::amqp::{AmqpError, condition, endpoint};
 use crate::guid::Guid;
+use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::peer::Route;
 use crate::hub::queue::Verdict;
 
 /// Messages that wait on one link before the hub gives it up.
 const MAX_OUTBOX: usize = 4096;
+/// Output of a turn from which on readers of events wait, so that one with much credit does not make
+/// the hub hold everything that it is still to be sent.
+const MAX_OUTPUT_A_TURN: usize = 256 * 1024;
 
 impl Session {
     fn session_flow(&self) -> SessionFlow {
@@ -126,12 +131,18 @@ impl Session {
 
     /// Sends what a link has to send as far as credit and window go.
     pub(in crate::amqp) fn pump(&mut self, core: &mut Core, handle: u32) {
+        let channel = self.channel;
         loop {
             let window_is_shut = self.peer_window == 0 || !self.backlog.is_empty();
             let Some(link) = self.link(handle) else {
                 return;
             };
             if link.credit == 0 {
+                return;
+            }
+            if link.kind == Kind::Events && core.out.len() >= MAX_OUTPUT_A_TURN {
+                let route = Route::pack(channel, handle, link.serial);
+                core.paused.insert(route);
                 return;
             }
             if window_is_shut {
@@ -149,7 +160,7 @@ impl Session {
             let device = link.device.clone();
             let delivery_id = self.next_delivery_id;
             self.next_delivery_id = delivery_id.wrapping_add(1);
-            if let (Some(lock), Some(device)) = (lock, device) {
+            if let Some(lock) = lock {
                 self.unsettled.insert(
                     delivery_id,
                     Unsettled {
@@ -247,18 +258,26 @@ impl Session {
         let Some(unsettled) = self.unsettled.remove(&id) else {
             return;
         };
-        let settled = core
-            .hub
-            .state()
-            .settle(&unsettled.device, unsettled.lock, verdict, core.now);
-        tracing::debug!(device.id = %unsettled.device, ?verdict, in_time = settled.is_ok(), "Device settled a message");
+        let mut state = core.hub.state();
+        let device = unsettled.device.as_deref();
+        let settled = match device {
+            Some(device) => state.settle(device, unsettled.lock, verdict, core.now),
+            None => state.settle_feedback(unsettled.lock, verdict, core.now),
+        };
+        drop(state);
+        tracing::debug!(
+            device.id = device,
+            ?verdict,
+            in_time = settled.is_ok(),
+            "A message is settled"
+        );
         if !disposition.settled {
             let answer = match settled {
                 Ok(()) => answer,
-                Err(_lost) => Outcome::Rejected(AmqpError::new(
-                    condition::LOCK_LOST,
-                    core.describe(412_002, "The message lock has lapsed."),
-                )),
+                Err(_lost) => Outcome::Rejected(core.refusal(&HubError::new(
+                    ErrorCode::DeviceMessageLockLost,
+                    "The message lock has lapsed.",
+                ))),
             };
             encode::disposition(&mut core.out, self.channel, false, id, id, &answer);
         }
@@ -267,21 +286,32 @@ impl Session {
 
 /// The next message of a link: from its outbox, or from the device's queue and then locked.
 fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Option<Guid>)> {
+    let locked = |lock, message| {
+        let settled = false;
+        Some((Outgoing { message, settled }, lock, Some(lock)))
+    };
+    if link.kind == Kind::Feedback {
+        let mut state = core.hub.state();
+        let delivery = state.next_feedback(core.now)?;
+        let message = endpoint::feedback::encode(state.registry.short_name(), &delivery);
+        return locked(delivery.lock, message);
+    }
     if link.kind == Kind::C2d {
         let delivery = core
             .hub
             .state()
             .next_message(link.device.as_deref()?, core.now)?;
-        let lock = delivery.lock;
         let message = endpoint::c2d::encode(link.device.as_deref()?, &delivery);
-        return Some((
-            Outgoing {
-                message,
-                settled: false,
-            },
-            lock,
-            Some(lock),
-        ));
+        return locked(delivery.lock, message);
+    }
+    if let Some(consumer) = &mut link.consumer {
+        let message = consumer.next(core)?;
+        let settled = consumer.presettled;
+        // Tags of events need to be unique on their link and are nobody's lock.
+        let mut tag = [0; 16];
+        tag[..4].copy_from_slice(&link.delivery_count.to_be_bytes());
+        let outgoing = Outgoing { message, settled };
+        return Some((outgoing, Guid::from_bytes(tag), None));
     }
     Some((link.outbox.pop_front()?, Guid::random(), None))
 }

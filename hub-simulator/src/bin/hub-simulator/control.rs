@@ -8,11 +8,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use hub_simulator::{C2d, HubSimulator};
+use hub_simulator::{C2d, Fault, HubSimulator};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const HELP: &str = "c2d DEVICE TEXT | method DEVICE NAME JSON | desired DEVICE JSON | twin DEVICE | \
-                    accepted DEVICE | add DEVICE | enable DEVICE | disable DEVICE | cut";
+                    accepted DEVICE | add DEVICE | enable DEVICE | disable DEVICE | cut | \
+                    fault JSON (as {\"fault\": \"throttle\", \"count\": 10})";
 
 /// How long a method may take.
 const METHOD: Duration = Duration::from_secs(30);
@@ -86,6 +87,14 @@ async fn run(hub: &HubSimulator, line: &str) -> anyhow::Result<String> {
         "cut" => {
             hub.faults().cut_all();
             "cut".to_owned()
+        }
+        "fault" => {
+            let json = line.strip_prefix("fault").unwrap_or_default();
+            let fault: Fault = serde_json::from_str(json).context("that is no fault")?;
+            if !hub.faults().apply(&fault) {
+                bail!("there is no such device or connection");
+            }
+            "made".to_owned()
         }
         "help" => HELP.to_owned(),
         _ => bail!("unknown command; 'help' lists the known ones"),

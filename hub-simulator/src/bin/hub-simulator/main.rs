@@ -5,11 +5,12 @@ mod log;
 mod options;
 mod variables;
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser;
-use hub_simulator::HubSimulator;
+use hub_simulator::{HubSimulator, Plan};
 use options::Options;
 use variables::Variables;
 
@@ -24,6 +25,7 @@ fn main() -> anyhow::Result<()> {
 async fn run() -> anyhow::Result<()> {
     log::start();
     let options = Options::parse();
+    let plan = options.script.as_deref().map(read_plan).transpose()?;
     let hub = options
         .builder()
         .start()
@@ -47,12 +49,27 @@ async fn run() -> anyhow::Result<()> {
     tokio::select! {
         signal = stop_signal() => signal.context("signals cannot be awaited")?,
         never = control::serve(&hub) => match never {},
+        never = follow(&hub, plan.as_ref()) => match never {},
     }
     for hub in others.iter().chain([&hub]) {
         hub.save().context("the registry cannot be stored")?;
     }
     tracing::info!("Hub stops");
     Ok(())
+}
+
+fn read_plan(path: &Path) -> anyhow::Result<Plan> {
+    let failed = || format!("the script {} cannot be used", path.display());
+    let text = std::fs::read_to_string(path).with_context(failed)?;
+    Plan::from_json(&text).with_context(failed)
+}
+
+async fn follow(hub: &HubSimulator, plan: Option<&Plan>) -> Infallible {
+    if let Some(plan) = plan {
+        hub.faults().play(plan).await;
+        tracing::info!("The script is over");
+    }
+    std::future::pending().await
 }
 
 /// The file with the authority's certificate: in the state directory, or a temporary one.

@@ -13,8 +13,12 @@ pub(crate) struct Variables(Vec<(&'static str, String)>);
 impl Variables {
     pub(crate) fn of(hub: &HubSimulator, ca: &Path, options: &Options) -> Self {
         let device = options.devices.first().map_or("device-1", String::as_str);
+        let provisioning = hub.provisioning();
         let port = |address: std::net::SocketAddr| address.port().to_string();
-        Self(vec![
+        let control = hub
+            .control_addr()
+            .map(|address| ("HUB_CONTROL_URL", format!("http://{address}")));
+        let mut variables = vec![
             ("HUB_HOST", hub.host().to_owned()),
             ("HUB_AMQPS_PORT", port(hub.addr())),
             ("HUB_MQTTS_PORT", port(hub.mqtts_addr())),
@@ -25,7 +29,14 @@ impl Variables {
                 hub.policy_connection_string("iothubowner"),
             ),
             ("HUB_DEVICE_CS", hub.device_connection_string(device)),
-        ])
+            ("EVENTHUB_CS", hub.eventhub_connection_string()),
+            ("DPS_HOST", provisioning.host().to_owned()),
+            ("DPS_ID_SCOPE", provisioning.id_scope()),
+            ("DPS_GROUP_KEY", provisioning.group_key()),
+            ("DPS_SERVICE_CS", provisioning.service_connection_string()),
+        ];
+        variables.extend(control);
+        Self(variables)
     }
 
     /// Writes `export NAME='value'` lines.
@@ -69,5 +80,10 @@ pub(crate) fn print(hub: &HubSimulator, ca: &Path, options: &Options) {
     for policy in ["iothubowner", "service", "device"] {
         println!("  {}", hub.policy_connection_string(policy));
     }
+    let provisioning = hub.provisioning();
+    println!("Provisioning on {}:", provisioning.host());
+    println!("  ID scope   {}", provisioning.id_scope());
+    println!("  Group key  {}", provisioning.group_key());
+    println!("  {}", provisioning.service_connection_string());
     println!("Type 'help' for what can be done from here.");
 }

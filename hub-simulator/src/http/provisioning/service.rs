@@ -25,7 +25,7 @@ pub(super) fn routes() -> Router<HttpState> {
     let mut router = Router::new()
         .route("/registrations/{id}", get(registration).delete(forget))
         .route("/registrations/{id}/query", post(registrations));
-    // Microsoft's own clients spell the groups in two ways.
+    // Microsoft's own clients spell the groups in two ways, and end a path with a slash or not.
     for (kind, path) in [
         (Kind::Individual, "/enrollments"),
         (Kind::Group, "/enrollmentGroups"),
@@ -33,6 +33,7 @@ pub(super) fn routes() -> Router<HttpState> {
     ] {
         router = router
             .route(path, bulk(kind))
+            .route(&format!("{path}/"), bulk(kind))
             .route(&format!("{path}/query"), query(kind))
             .route(&format!("{path}/{{id}}"), enrolment(kind))
             .route(
@@ -61,7 +62,7 @@ impl FromRequestParts<HttpState> for Owner {
 fn enrolment(kind: Kind) -> MethodRouter<HttpState> {
     let show = async move |State(state): State<HttpState>, _: Owner, Path(id): Path<String>| {
         let now = Now::read().system;
-        let shown = state.caller().cloud.dps.state().show(kind, &id, now);
+        let shown = state.caller().cloud.dps.peek().show(kind, &id, now);
         answer(shown)
     };
     let write = async move |State(state): State<HttpState>,
@@ -105,7 +106,7 @@ fn query(kind: Kind) -> MethodRouter<HttpState> {
     };
     post(
         async move |State(state): State<HttpState>, _: Owner, headers: HeaderMap, body: Bytes| {
-            let dps = state.caller().cloud.dps.state();
+            let dps = state.caller().cloud.dps.peek();
             let page = dps.query(kind, &body, page_request(&headers))?;
             Ok::<_, DpsError>(paged(page, item_type))
         },
@@ -116,7 +117,7 @@ fn query(kind: Kind) -> MethodRouter<HttpState> {
 fn mechanism(kind: Kind) -> MethodRouter<HttpState> {
     post(
         async move |State(state): State<HttpState>, _: Owner, Path(id): Path<String>| {
-            let dps = state.caller().cloud.dps.state();
+            let dps = state.caller().cloud.dps.peek();
             answer(dps.attestation_mechanism(kind, &id))
         },
     )
@@ -129,7 +130,7 @@ async fn registration(
     Path(id): Path<String>,
 ) -> Response {
     let now = Now::read().system;
-    let dps = state.caller().cloud.dps.state();
+    let dps = state.caller().cloud.dps.peek();
     answer(dps.show_registration(&id, now))
 }
 
@@ -152,7 +153,7 @@ async fn registrations(
     headers: HeaderMap,
 ) -> Result<Response, DpsError> {
     let now = Now::read().system;
-    let dps = state.caller().cloud.dps.state();
+    let dps = state.caller().cloud.dps.peek();
     let page = dps.query_registrations(&group, page_request(&headers), now)?;
     Ok(paged(page, "DeviceRegistration"))
 }

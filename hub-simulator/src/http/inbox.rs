@@ -1,0 +1,151 @@
+//! A device's or module's cloud-to-device messages, asked for one at a time.
+//!
+//! Sources: the HTTP transport of the Node device SDK, and the answers recorded in the tests of the
+//! Azure CLI's IoT extension.
+
+use std::str::FromStr as _;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use tokio::time::sleep;
+
+use super::HttpState;
+use super::auth::Call;
+use super::etag::quoted;
+use crate::clock::american;
+use crate::guid::Guid;
+use crate::hub::error::{ErrorCode, HubError};
+use crate::hub::identity;
+use crate::hub::queue::Verdict;
+use crate::hub::state::Delivery;
+use crate::hub::throttle::Operation;
+
+pub(super) fn routes() -> Router<HttpState> {
+    let of_device = "/devices/{device}/messages/devicebound";
+    let of_module = "/devices/{device}/modules/{module}/messages/devicebound";
+    let mut routes = Router::new();
+    for path in [of_device, of_module] {
+        routes = routes
+            .route(path, get(receive))
+            .route(&format!("{path}/{{lock}}"), delete(finish))
+            .route(&format!("{path}/{{lock}}/abandon"), post(abandon));
+    }
+    routes
+}
+
+/// What a path leads to: an identity, and a lock of its queue.
+#[derive(Debug, serde::Deserialize)]
+struct Target {
+    device: String,
+    module: Option<String>,
+    lock: Option<String>,
+}
+
+impl Target {
+    fn identity(&self) -> String {
+        match &self.module {
+            Some(module) => identity::module(&self.device, module),
+            None => self.device.clone(),
+        }
+    }
+}
+
+async fn receive(call: Call, Path(target): Path<Target>) -> Result<Response, HubError> {
+    let receiver = call.device(&target.identity())?.identity;
+    let throttles = &call.hub.throttles;
+    sleep(throttles.take(Operation::C2dReceive, call.now.instant)?).await;
+    let delivery = call.hub.state().next_message(&receiver, call.now);
+    Ok(match delivery {
+        None => StatusCode::NO_CONTENT.into_response(),
+        Some(delivery) => {
+            tracing::debug!(device.id = %receiver, "Message is handed out over HTTP");
+            (headers(&receiver, &delivery), delivery.message.body.clone()).into_response()
+        }
+    })
+}
+
+async fn finish(
+    call: Call,
+    Path(target): Path<Target>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, HubError> {
+    let query = query.unwrap_or_default();
+    let rejects = query
+        .split('&')
+        .any(|field| field == "reject" || field.starts_with("reject="));
+    let verdict = if rejects {
+        Verdict::Reject
+    } else {
+        Verdict::Complete
+    };
+    settle(&call, &target, verdict)
+}
+
+async fn abandon(call: Call, Path(target): Path<Target>) -> Result<StatusCode, HubError> {
+    settle(&call, &target, Verdict::Abandon)
+}
+
+fn settle(call: &Call, target: &Target, verdict: Verdict) -> Result<StatusCode, HubError> {
+    let receiver = call.device(&target.identity())?.identity;
+    let lock = target.lock.as_deref().unwrap_or_default();
+    let settled = Guid::parse(lock.trim_matches('"')).and_then(|lock| {
+        let mut state = call.hub.state();
+        state.settle(&receiver, lock, verdict, call.now).ok()
+    });
+    settled
+        .map(|()| StatusCode::NO_CONTENT)
+        .ok_or_else(|| HubError::new(ErrorCode::DeviceMessageLockLost, lock))
+}
+
+/// What the hub says of a message besides its body.
+fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
+    let message = &delivery.message;
+    let to = match identity::split(identity) {
+        (device, None) => format!("/devices/{device}/messages/deviceBound"),
+        (device, Some(module)) => {
+            format!("/devices/{device}/modules/{module}/messages/deviceBound")
+        }
+    };
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    let mut put = |name: &str, value: &str| {
+        // A property that HTTP has no form for stays behind.
+        if let Ok(name) = HeaderName::from_str(name)
+            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            headers.insert(name, value);
+        } else {
+            tracing::debug!(name, "Property fits no header");
+        }
+    };
+    for (name, value) in &message.properties {
+        match &**name {
+            "iothub-ack" => put(name, value),
+            _ => put(&format!("iothub-app-{name}"), value),
+        }
+    }
+    put("iothub-messageid", &text(&message.message_id));
+    put("iothub-correlationid", &text(&message.correlation_id));
+    let expiry = message.ttl.map(|ttl| american(delivery.enqueued + ttl));
+    put("iothub-expiry", &text(&expiry));
+    let user_id = message.user_id.as_deref().unwrap_or_default();
+    put("iothub-userid", &String::from_utf8_lossy(user_id));
+    put("iothub-to", &to);
+    put("iothub-sequencenumber", &delivery.sequence.to_string());
+    put("iothub-enqueuedtime", &american(delivery.enqueued));
+    put("iothub-deliverycount", &delivery.deliveries.to_string());
+    for (name, value) in [
+        ("contenttype", &message.content_type),
+        ("contentencoding", &message.content_encoding),
+    ] {
+        if let Some(value) = value {
+            put(name, value);
+            put(&format!("iothub-{name}"), value);
+        }
+    }
+    put(header::ETAG.as_str(), &quoted(&delivery.lock.to_string()));
+    headers
+}

@@ -1,0 +1,91 @@
+//! What survives a restart of the simulator.
+
+mod support;
+
+use std::path::Path;
+
+use fe2o3_amqp::sasl_profile::SaslProfile;
+use hub_simulator::{C2d, HubSimulator, StartError};
+use serde_json::json;
+use support::{Client, DataBody, bytes_of, soon};
+
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn hub_in(directory: &Path) -> HubSimulator {
+    HubSimulator::builder()
+        .with_state(directory)
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn identities_keys_twins_and_queues_come_back_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = hub_in(directory.path()).await;
+    let keys = hub.add_device("kept");
+    hub.add_devices(["gone", "disabled"]);
+    hub.set_enabled("disabled", false);
+    hub.remove_device("gone");
+    hub.patch_desired("kept", &json!({ "rate": 5 })).unwrap();
+    hub.send_c2d("kept", C2d::new("wait for me").with_message_id("m"))
+        .unwrap();
+    let (policy, ca) = (
+        hub.policy_connection_string("iothubowner"),
+        hub.ca_pem().map(str::to_owned),
+    );
+    drop(hub);
+
+    let hub = hub_in(directory.path()).await;
+    assert_eq!(hub.device_keys("kept"), Some(keys));
+    assert_eq!(hub.device_keys("gone"), None);
+    assert_eq!(hub.policy_connection_string("iothubowner"), policy);
+    assert_eq!(hub.ca_pem(), ca.as_deref());
+    assert_eq!(hub.twin("kept")["desired"]["rate"], 5);
+    assert_eq!(hub.twin("kept")["desired"]["$version"], 2);
+    let mut device = Client::connect_tls(&hub, SaslProfile::Anonymous).await;
+    device
+        .authorize(&hub.device_connection_string("kept"), "kept")
+        .await;
+    let mut receiver = device.receiver("/devices/kept/messages/devicebound").await;
+    let delivery = soon(receiver.recv::<DataBody>()).await.unwrap();
+    assert_eq!(bytes_of(&delivery.message().body), b"wait for me");
+}
+
+#[tokio::test]
+async fn what_changes_is_stored_without_being_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let hub = hub_in(directory.path()).await;
+    let keys = hub.add_device("dev1");
+    // As after a power cut: a copy of the database, taken while the hub runs.
+    let stored = async {
+        loop {
+            // The store's task has its turn.
+            tokio::task::yield_now().await;
+            let from = directory.path().join("hub.redb");
+            std::fs::copy(from, copy.path().join("hub.redb")).unwrap();
+            let restarted = HubSimulator::builder().with_state(copy.path());
+            // A copy may catch the file in the middle of a commit.
+            let Ok(hub) = restarted.start().await else {
+                continue;
+            };
+            if let Some(found) = hub.device_keys("dev1") {
+                break found;
+            }
+        }
+    };
+    assert_eq!(soon(stored).await, keys);
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused_with_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = hub_in(directory.path()).await;
+    let second = HubSimulator::builder()
+        .with_state(directory.path())
+        .start()
+        .await;
+    let error = second.unwrap_err();
+    assert!(matches!(error, StartError::Store(_)));
+    assert!(error.to_string().contains("another simulator"), "{error}");
+}
