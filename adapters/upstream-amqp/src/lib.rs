@@ -46,6 +46,7 @@ mod attach;
 mod breaker;
 mod budget;
 mod cbs;
+mod client;
 mod commands;
 mod config;
 mod connection;
