@@ -11,9 +11,7 @@ use fe2o3_amqp_types::definitions::Milliseconds;
 use fe2o3_amqp_types::performatives::{ChannelMax, MaxFrameSize, Open, Performative};
 use fe2o3_amqp_types::sasl::{SaslCode, SaslInit};
 use serde_amqp::primitives::Symbol;
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +90,10 @@ impl Connection {
         }
         let channel_max = open.channel_max.0.min(CHANNEL_MAX);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(Outbox::new(options.buffer, largest), channel_max)),
+            state: Mutex::new(State::new(
+                Outbox::new(options.buffer, largest),
+                channel_max,
+            )),
             output: Notify::new(),
         });
         // The hub may want to hear from us more often: half its time-out leaves room for delay.
@@ -308,7 +309,10 @@ impl<S: AsyncWrite> Writer<S> {
     async fn run(&mut self) -> ClientError {
         loop {
             let shared = self.shared.clone();
-            if timeout(self.heartbeat, shared.output.notified()).await.is_err() {
+            if timeout(self.heartbeat, shared.output.notified())
+                .await
+                .is_err()
+            {
                 shared.with(|state| frame::put_empty(state.out.buffer()));
             }
             // Whoever else has something to say says it now.

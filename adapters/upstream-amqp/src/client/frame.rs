@@ -31,7 +31,10 @@ pub(super) struct Frame {
 
 impl Frame {
     /// Takes a whole frame off the buffer, if there is one.
-    pub(super) fn split(buffer: &mut BytesMut, largest: usize) -> Result<Option<Self>, ClientError> {
+    pub(super) fn split(
+        buffer: &mut BytesMut,
+        largest: usize,
+    ) -> Result<Option<Self>, ClientError> {
         let Some(size) = buffer.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -80,9 +83,11 @@ impl Frame {
 
 /// Reads one value off the front of the bytes.
 fn read<T: for<'de> Deserialize<'de>>(body: &mut BytesMut) -> Result<T, ClientError> {
-    check_depth(body)?;
+    // Behind the performative comes a payload, which is not looked at here.
+    check(body, 1)?;
     let mut deserializer = Deserializer::new(IoReader::new(body.reader()));
-    T::deserialize(&mut deserializer).map_err(|_| ClientError::Malformed("a frame that cannot be decoded"))
+    T::deserialize(&mut deserializer)
+        .map_err(|_| ClientError::Malformed("a frame that cannot be decoded"))
 }
 
 /// Writes an AMQP frame without a payload.
@@ -204,9 +209,13 @@ fn put_uint(out: &mut BytesMut, value: u32) {
     }
 }
 
-/// Fails on what nests deeper than anything that a hub has to say.
+/// Fails on sections that nest deeper than anything that a hub has to say.
 pub(crate) fn check_depth(bytes: &[u8]) -> Result<(), ClientError> {
-    if bytes.len() < SHALLOW || depth_is_bounded(bytes) {
+    check(bytes, usize::MAX)
+}
+
+fn check(bytes: &[u8], values: usize) -> Result<(), ClientError> {
+    if bytes.len() < SHALLOW || depth_is_bounded(bytes, values) {
         return Ok(());
     }
     Err(ClientError::Malformed("a value that nests too deep"))
@@ -214,7 +223,7 @@ pub(crate) fn check_depth(bytes: &[u8]) -> Result<(), ClientError> {
 
 /// Walks the encoding (section 1.6) without recursion. What is not whole passes: the decoder says
 /// what is wrong with it, and nests no deeper than this walk went.
-fn depth_is_bounded(bytes: &[u8]) -> bool {
+fn depth_is_bounded(bytes: &[u8], mut values: usize) -> bool {
     // Values left at each level that is open.
     let mut open = [0_u32; DEPTH];
     let mut depth = 0;
@@ -223,7 +232,10 @@ fn depth_is_bounded(bytes: &[u8]) -> bool {
         at += 1;
         let field = |at: usize, width: usize| {
             let text = bytes.get(at..at + width)?;
-            Some(text.iter().fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte)))
+            Some(
+                text.iter()
+                    .fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte)),
+            )
         };
         let inside = match constructor {
             // A descriptor and the value that it describes.
@@ -283,11 +295,11 @@ fn depth_is_bounded(bytes: &[u8]) -> bool {
             _ => None,
         };
         match inside {
-            Some(values) if values > 0 => {
+            Some(inner) if inner > 0 => {
                 if depth == DEPTH {
                     return false;
                 }
-                open[depth] = values;
+                open[depth] = inner;
                 depth += 1;
                 continue;
             }
@@ -300,6 +312,12 @@ fn depth_is_bounded(bytes: &[u8]) -> bool {
                 break;
             }
             depth -= 1;
+        }
+        if depth == 0 {
+            values -= 1;
+            if values == 0 {
+                return true;
+            }
         }
     }
     true
@@ -361,7 +379,11 @@ mod tests {
 
     #[test]
     fn a_value_that_nests_too_deep_is_refused_before_it_is_decoded() {
-        for level in [&[0x00_u8][..], &[0xc0, 0xff, 1], &[0xd0, 0, 0, 0xff, 0xff, 0, 0, 0, 1]] {
+        for level in [
+            &[0x00_u8][..],
+            &[0xc0, 0xff, 1],
+            &[0xd0, 0, 0, 0xff, 0xff, 0, 0, 0, 1],
+        ] {
             let nested = level.repeat(60_000 / level.len());
             assert!(check_depth(&nested).is_err(), "{level:x?}");
         }

@@ -93,11 +93,13 @@ impl Session {
     ///
     /// Cancel safe.
     pub(crate) async fn event(&self) -> SessionEvent {
-        poll_fn(|cx| match self.state(|state, _, _| state.poll_event(cx.waker())) {
-            Ok(None) => Poll::Pending,
-            Ok(Some(event)) => Poll::Ready(event),
-            Err(error) => Poll::Ready(SessionEvent::Ended(error)),
-        })
+        poll_fn(
+            |cx| match self.state(|state, _, _| state.poll_event(cx.waker())) {
+                Ok(None) => Poll::Pending,
+                Ok(Some(event)) => Poll::Ready(event),
+                Err(error) => Poll::Ready(SessionEvent::Ended(error)),
+            },
+        )
         .await
     }
 
@@ -163,7 +165,10 @@ impl Drop for Link {
     fn drop(&mut self) {
         // Its session may be gone: then so is the link.
         let id = self.id;
-        drop(self.session.state(|state, out, wake| state.drop_link(id, out, wake)));
+        drop(
+            self.session
+                .state(|state, out, wake| state.drop_link(id, out, wake)),
+        );
     }
 }
 
@@ -173,7 +178,9 @@ impl Link {
         self.session
             .state(|state, out, wake| state.detach(id, out, wake))?;
         let closed = |waker: &Waker| {
-            let closed = self.session.state(|state, _, _| state.poll_closed(id, waker));
+            let closed = self
+                .session
+                .state(|state, _, _| state.poll_closed(id, waker));
             closed.map(|closed| closed.map(Ok))
         };
         poll_fn(|cx| ready(closed(cx.waker()))).await
@@ -196,7 +203,11 @@ impl Sender {
     /// Sends a message once the link has credit and the session and the connection have room.
     ///
     /// Cancel safe: what had been sent of a large message is taken back.
-    pub(crate) async fn send(&mut self, payload: Bytes, format: u32) -> Result<Delivery, ClientError> {
+    pub(crate) async fn send(
+        &mut self,
+        payload: Bytes,
+        format: u32,
+    ) -> Result<Delivery, ClientError> {
         self.take_back()?;
         let delivery = poll_fn(|cx| self.poll_send(&payload, format, cx.waker())).await?;
         Ok(Delivery {
@@ -218,7 +229,9 @@ impl Sender {
     fn take_back(&mut self) -> Result<(), ClientError> {
         if self.partial.take().is_some() {
             let id = self.link.id;
-            self.link.session.state(|state, out, _| state.abort(id, out))?;
+            self.link
+                .session
+                .state(|state, out, _| state.abort(id, out))?;
         }
         Ok(())
     }
@@ -256,7 +269,10 @@ impl Sender {
     /// Messages that the hub takes now.
     pub(crate) fn credit(&self) -> u32 {
         let id = self.link.id;
-        self.link.session.state(|state, _, _| state.credit(id)).unwrap_or(0)
+        self.link
+            .session
+            .state(|state, _, _| state.credit(id))
+            .unwrap_or(0)
     }
 
     /// Detaches it and waits for the hub's answer.

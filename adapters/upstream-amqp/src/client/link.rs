@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
-use fe2o3_amqp_types::definitions::{
-    Fields, Handle, ReceiverSettleMode, Role, SenderSettleMode,
-};
+use fe2o3_amqp_types::definitions::{Fields, Handle, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp_types::messaging::{Source, Target, TargetArchetype};
-use fe2o3_amqp_types::performatives::{Attach, Flow};
 use fe2o3_amqp_types::performatives::Transfer as Incoming;
+use fe2o3_amqp_types::performatives::{Attach, Flow};
 
 use super::error::ClientError;
 
@@ -170,7 +168,9 @@ impl Inbox {
             }
             Some((id, was_settled, mut gathered)) => {
                 if gathered.len() + payload.len() > LARGEST_MESSAGE {
-                    return Err(ClientError::Malformed("a message larger than any hub sends"));
+                    return Err(ClientError::Malformed(
+                        "a message larger than any hub sends",
+                    ));
                 }
                 gathered.extend_from_slice(&payload);
                 let settled = settled || was_settled;

@@ -23,9 +23,9 @@ mod outbox;
 mod session;
 mod state;
 
-pub(crate) use driver::{Connection, Driver, Options};
+pub(crate) use driver::{Connection, Options};
 pub(crate) use error::{ClientError, OpenError};
 pub(crate) use frame::check_depth;
-pub(crate) use handle::{Delivery, Receiver, Sender, Session};
+pub(crate) use handle::{Receiver, Sender, Session};
 pub(crate) use link::{Delivery as Incoming, LinkSpec};
 pub(crate) use session::{LinkId, Outcome, SessionEvent, Verdict};

@@ -58,7 +58,9 @@ impl Outbox {
 
     /// Takes all that has gathered, in exchange for an empty buffer.
     pub(super) fn take(&mut self, empty: BytesMut, wake: &mut Wakers) -> BytesMut {
-        self.blocked.drain(..).for_each(|waker| wake.add(Some(waker)));
+        self.blocked
+            .drain(..)
+            .for_each(|waker| wake.add(Some(waker)));
         std::mem::replace(&mut self.buffer, empty)
     }
 }

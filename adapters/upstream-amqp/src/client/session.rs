@@ -325,8 +325,17 @@ impl Session {
 
     /// Takes back a message of which some frames have been sent.
     pub(super) fn abort(&mut self, id: LinkId, out: &mut Outbox) {
-        if self.link(id).is_ok_and(|link| link.phase == Phase::Attached) {
-            frame::put_transfer(out.buffer(), self.channel, id.handle, Transfer::Aborted, &[]);
+        if self
+            .link(id)
+            .is_ok_and(|link| link.phase == Phase::Attached)
+        {
+            frame::put_transfer(
+                out.buffer(),
+                self.channel,
+                id.handle,
+                Transfer::Aborted,
+                &[],
+            );
             self.next_outgoing = self.next_outgoing.wrapping_add(1);
             self.window = self.window.saturating_sub(1);
         }
@@ -628,7 +637,8 @@ impl Session {
             } else {
                 let within = |id: &u32| id.wrapping_sub(first) <= count;
                 let ids: Vec<_> = self.pending.keys().copied().filter(within).collect();
-                ids.into_iter().for_each(|id| self.conclude(id, &outcome, wake));
+                ids.into_iter()
+                    .for_each(|id| self.conclude(id, &outcome, wake));
             }
         }
         if !settled {

@@ -154,11 +154,15 @@ impl State {
             _ => {}
         }
         let Some(&local) = self.by_remote.get(&channel) else {
-            return Err(ClientError::Malformed("a frame on a channel without a session"));
+            return Err(ClientError::Malformed(
+                "a frame on a channel without a session",
+            ));
         };
         let slot = self.sessions.get_mut(usize::from(local));
         let Some(session) = slot.and_then(Option::as_mut) else {
-            return Err(ClientError::Malformed("a frame on a channel without a session"));
+            return Err(ClientError::Malformed(
+                "a frame on a channel without a session",
+            ));
         };
         let (out, wake) = (&mut self.out, &mut self.wake);
         match performative {
