@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::callback::CloudCallback;
 use crate::config::SessionConfig;
-use crate::credential::{Credential, CredentialProvider, SasToken};
+use crate::credential::{Credential, CredentialProvider, CredentialSource, SasToken};
 use crate::error::{ErrorKind, UpstreamError};
 use crate::id::DeviceId;
 use crate::upstream::{DeviceIdentity, Interest, Upstream};
@@ -316,16 +316,20 @@ impl SessionTable {
         token: &Option<SasToken>,
         interest: Interest,
     ) -> Result<(), UpstreamError> {
-        let credential = match token {
+        let identity =
+            |credential| DeviceIdentity::new(device.clone(), credential).with_interest(interest);
+        let identity = match token {
             Some(token) if token.expires() <= SystemTime::now() => {
                 return Err(UpstreamError::new(ErrorKind::Unauthorized, "attach")
                     .with_source("the device's token has expired; it must present a new one"));
             }
-            Some(token) => Credential::SasToken(token.clone()),
-            None => self.credentials.credential(device).await?,
+            Some(token) => identity(Credential::SasToken(token.clone())),
+            None => {
+                let source = CredentialSource::new(self.credentials.clone());
+                identity(source.credential(device).await?).with_source(source)
+            }
         };
         gate.is_held = true;
-        let identity = DeviceIdentity::new(device.clone(), credential).with_interest(interest);
         self.upstream.attach(identity, self.callback.clone()).await
     }
 
