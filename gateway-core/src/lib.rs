@@ -16,6 +16,7 @@ mod config;
 pub mod credential;
 mod downstream;
 mod error;
+mod explain;
 mod gateway;
 mod id;
 mod ingress;
@@ -35,6 +36,10 @@ pub use credential::{Credential, CredentialProvider};
 pub use downstream::{Downstream, ServeContext};
 pub use error::{
     BuildError, ConfigError, CredentialError, DownstreamError, ErrorKind, UpstreamError,
+};
+pub use explain::{
+    BreakerState, BudgetWait, LaneExplanation, LastError, LinkExplanation, LinkPurpose,
+    TokenExplanation, UpstreamExplanation,
 };
 pub use gateway::{Gateway, GatewayBuilder, GatewayStats, RunError, ShutdownReport};
 pub use id::{CorrelationId, DeviceId, MessageId, MethodName, ParseIdError};

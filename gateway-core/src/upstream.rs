@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::callback::CloudCallback;
 use crate::credential::Credential;
 use crate::error::UpstreamError;
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 
@@ -135,6 +136,21 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// Safe for the link; the hub may or may not have the message.
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError>;
 
+    /// Sends messages of one device, in this order; Ok if and only if the hub has accepted all.
+    ///
+    /// It is worth more than as many [`send`](Self::send)s where the hub takes a batch as one. An
+    /// upstream that has no batches sends them one after the other, without waiting for each.
+    /// Towards other sends of the device it takes its turn as one message. No messages are Ok.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): none is known to have been accepted, and any may have been.
+    /// `TooLarge` as well if only the batch is, and not one of its messages. Smaller batches tell
+    /// which message was meant.
+    ///
+    /// # Cancel safety
+    /// Safe for the link; the hub may or may not have the messages.
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError>;
+
     /// Asks the hub about the device's twin.
     ///
     /// # Errors
@@ -156,6 +172,11 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe: it goes on by itself.
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError>;
+
+    /// Tells how a device stands; none if it is not attached and there is nothing to tell of it.
+    ///
+    /// It looks at what is here and asks nobody, so that it has an answer when the hub has none.
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation>;
 
     /// Lets what is in flight settle within the grace, then closes every connection. Later calls
     /// of any method give `Closed`.
@@ -183,6 +204,10 @@ impl<T: Upstream + ?Sized> Upstream for Arc<T> {
         (**self).send(uplink).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        (**self).send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -193,6 +218,10 @@ impl<T: Upstream + ?Sized> Upstream for Arc<T> {
 
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         (**self).detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        (**self).explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
