@@ -14,7 +14,7 @@ use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{
     Announcement, CloudCallback, CloudMessage, Delivered, DeviceId, DeviceIdentity, Disposition,
     Downlink, Downstream, DownstreamError, ErrorKind, Interest, ServeContext, Settlement,
-    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError,
+    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
 use support::{Harness, device, key, soon, token};
 use tokio::time::{Instant, sleep, timeout};
@@ -191,6 +191,10 @@ impl Upstream for Eager {
         self.hub.send(uplink).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        self.hub.send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -201,6 +205,10 @@ impl Upstream for Eager {
 
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         self.hub.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.hub.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
