@@ -1,5 +1,6 @@
 //! The devices that the hub knows through us: a bounded table, least recently used out first.
 
+mod desired;
 mod gate;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     presence: AtomicU64,
     /// Counts attaches, so that an older session's end does not end a newer one.
     attaches: AtomicU64,
+    /// The newest version of the desired properties on its way to the device since it came online.
+    desired: AtomicU64,
 }
 
 impl Session {
@@ -59,6 +62,7 @@ impl Session {
             online: AtomicBool::new(false),
             presence: AtomicU64::new(0),
             attaches: AtomicU64::new(0),
+            desired: AtomicU64::new(0),
         }
     }
 
@@ -81,6 +85,13 @@ impl Busy {
     /// Waits for its turn with the device.
     pub(crate) async fn gate(&self) -> GateGuard<'_, Gate> {
         self.0.gate.lock().await
+    }
+
+    /// Sets the route of a device that has none.
+    pub(crate) fn claim_route(&self, route: Route) {
+        let claimed = (self.0.route).compare_exchange(NO_ROUTE, route, Relaxed, Relaxed);
+        // Who fails finds the route set.
+        claimed.ok();
     }
 
     pub(crate) fn set_route(&self, route: Route) {
@@ -364,6 +375,8 @@ impl SessionTable {
         token: Option<SasToken>,
     ) -> Result<u64, UpstreamError> {
         let mut gate = session.gate().await;
+        // It may have forgotten, or never got, what it was given before.
+        session.0.desired.store(0, Relaxed);
         if token != gate.token || !gate.stands(interest) {
             self.attach(session, &mut gate, token, interest).await?;
         }

@@ -277,11 +277,18 @@ impl MemoryUpstream {
             let twin = state.twins.entry(device.clone()).or_default();
             twin.patch_desired(patch.as_bytes())
         })?;
-        if let Some(listener) = self.listener(device, Interest::NONE.with_desired(true)) {
-            let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        self.send_desired(patch).await;
+        Ok(version)
+    }
+
+    /// Tells a device, if it listens, of a change of its desired properties, whatever its version
+    /// and without making it: hubs repeat themselves.
+    pub async fn send_desired(&self, patch: DesiredPatch) {
+        let interest = Interest::NONE.with_desired(true);
+        if let Some(listener) = self.listener(&patch.device, interest) {
             listener.on_desired(patch).await;
         }
-        Ok(version)
     }
 
     /// Ends a device's session as the hub does it, and tells the device's callback.
