@@ -40,6 +40,7 @@ mod device;
 mod door;
 mod env;
 mod error;
+mod explain;
 mod governor;
 mod lane;
 mod link;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
-    TwinRequest, Uplink, Upstream, UpstreamError,
+    TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -351,6 +351,11 @@ impl Upstream for AmqpUpstream {
             .map_err(|error| error.into_upstream("send"))
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let sends = uplinks.iter().map(|uplink| self.send(uplink));
+        join_all(sends).await.into_iter().collect()
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -389,6 +394,11 @@ impl Upstream for AmqpUpstream {
             Ok(true) => Ok(()),
             _ => Err(UpstreamError::new(ErrorKind::TimedOut, "detach")),
         }
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        let device = lock(&self.registry).get(device)?.clone();
+        Some(self.env.explain(&device))
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

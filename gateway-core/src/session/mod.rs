@@ -1,5 +1,6 @@
 //! The devices that the hub knows through us: a bounded table, least recently used out first.
 
+mod desired;
 mod gate;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::callback::CloudCallback;
 use crate::config::SessionConfig;
-use crate::credential::{Credential, CredentialProvider, SasToken};
+use crate::credential::{Credential, CredentialProvider, CredentialSource, SasToken};
 use crate::error::{ErrorKind, UpstreamError};
 use crate::id::DeviceId;
 use crate::upstream::{DeviceIdentity, Interest, Upstream};
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     presence: AtomicU64,
     /// Counts attaches, so that an older session's end does not end a newer one.
     attaches: AtomicU64,
+    /// The newest version of the desired properties on its way to the device since it came online.
+    desired: AtomicU64,
 }
 
 impl Session {
@@ -59,6 +62,7 @@ impl Session {
             online: AtomicBool::new(false),
             presence: AtomicU64::new(0),
             attaches: AtomicU64::new(0),
+            desired: AtomicU64::new(0),
         }
     }
 
@@ -81,6 +85,13 @@ impl Busy {
     /// Waits for its turn with the device.
     pub(crate) async fn gate(&self) -> GateGuard<'_, Gate> {
         self.0.gate.lock().await
+    }
+
+    /// Sets the route of a device that has none.
+    pub(crate) fn claim_route(&self, route: Route) {
+        let claimed = (self.0.route).compare_exchange(NO_ROUTE, route, Relaxed, Relaxed);
+        // Who fails finds the route set.
+        claimed.ok();
     }
 
     pub(crate) fn set_route(&self, route: Route) {
@@ -316,16 +327,20 @@ impl SessionTable {
         token: &Option<SasToken>,
         interest: Interest,
     ) -> Result<(), UpstreamError> {
-        let credential = match token {
+        let identity =
+            |credential| DeviceIdentity::new(device.clone(), credential).with_interest(interest);
+        let identity = match token {
             Some(token) if token.expires() <= SystemTime::now() => {
                 return Err(UpstreamError::new(ErrorKind::Unauthorized, "attach")
                     .with_source("the device's token has expired; it must present a new one"));
             }
-            Some(token) => Credential::SasToken(token.clone()),
-            None => self.credentials.credential(device).await?,
+            Some(token) => identity(Credential::SasToken(token.clone())),
+            None => {
+                let source = CredentialSource::new(self.credentials.clone());
+                identity(source.credential(device).await?).with_source(source)
+            }
         };
         gate.is_held = true;
-        let identity = DeviceIdentity::new(device.clone(), credential).with_interest(interest);
         self.upstream.attach(identity, self.callback.clone()).await
     }
 
@@ -360,6 +375,8 @@ impl SessionTable {
         token: Option<SasToken>,
     ) -> Result<u64, UpstreamError> {
         let mut gate = session.gate().await;
+        // It may have forgotten, or never got, what it was given before.
+        session.0.desired.store(0, Relaxed);
         if token != gate.token || !gate.stands(interest) {
             self.attach(session, &mut gate, token, interest).await?;
         }
