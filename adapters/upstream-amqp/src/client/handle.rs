@@ -137,11 +137,6 @@ impl Session {
         poll_fn(|cx| ready(self.state(|state, _, _| state.poll_attached(id, cx.waker())))).await?;
         Ok(link)
     }
-
-    /// Messages on their way to the hub.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.state(|state, _, _| state.in_flight()).unwrap_or(0)
-    }
 }
 
 fn ready<T>(

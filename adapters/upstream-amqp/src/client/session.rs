@@ -787,11 +787,6 @@ impl Session {
         }
     }
 
-    /// Deliveries without a verdict.
-    pub(super) fn in_flight(&self) -> usize {
-        self.pending.len()
-    }
-
     /// The credit of a sender.
     pub(super) fn credit(&mut self, id: LinkId) -> u32 {
         match self.link(id).map(|link| &link.kind) {

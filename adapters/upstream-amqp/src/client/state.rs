@@ -43,11 +43,6 @@ impl State {
         }
     }
 
-    /// Why the connection is of no more use.
-    pub(super) fn ended(&self) -> Option<&ClientError> {
-        self.ended.as_ref()
-    }
-
     pub(super) fn begin(&mut self) -> Result<SessionKey, ClientError> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
