@@ -129,6 +129,7 @@ impl<U: Upstream> GatewayBuilder<U> {
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
             counters: Default::default(),
+            commands: commands.clone(),
         });
         Ok(Gateway {
             shared: Arc::new(Shared {
@@ -290,6 +291,10 @@ impl Gateway {
             messages_abandoned: commands.abandoned.load(Relaxed),
             methods_answered: commands.answered.load(Relaxed),
             methods_unanswered: commands.unanswered.load(Relaxed),
+            methods_late: commands.late.load(Relaxed),
+            desired_delivered: commands.desired_delivered.load(Relaxed),
+            desired_stale: commands.desired_stale.load(Relaxed),
+            desired_undelivered: commands.desired_undelivered.load(Relaxed),
         }
     }
 
@@ -403,4 +408,12 @@ pub struct GatewayStats {
     pub methods_answered: u64,
     /// Methods answered in a device's place.
     pub methods_unanswered: u64,
+    /// Devices' answers to methods that nobody waited for any more; each was dropped.
+    pub methods_late: u64,
+    /// Changes of desired properties that devices were given.
+    pub desired_delivered: u64,
+    /// Changes of desired properties dropped because the device had them already, or newer ones.
+    pub desired_stale: u64,
+    /// Changes of desired properties that did not reach their device.
+    pub desired_undelivered: u64,
 }

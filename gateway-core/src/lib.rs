@@ -26,6 +26,7 @@ mod router;
 mod session;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod twin;
 mod upstream;
 
 pub use backoff::Backoff;
@@ -50,4 +51,5 @@ pub use message::{
     Uplink,
 };
 pub use session::SessionStats;
+pub use twin::{PropertyAck, Twin, TwinError, TwinProperties};
 pub use upstream::{DeviceIdentity, Interest, Upstream};

@@ -151,9 +151,9 @@ pub(crate) async fn authorize(
     let noted = |error: &AmqpError| note_throttle(env, Operation::Token, error);
     match credential {
         Credential::Policy(policy) => connection.put_policy(policy).await,
-        Credential::DeviceKey(key) => {
+        Credential::DeviceKey(keys) => {
             let ttl = env.config.wire.token_ttl;
-            let token = SasToken::sign(&audience, key, SystemTime::now() + ttl);
+            let token = SasToken::sign(&audience, keys.primary(), SystemTime::now() + ttl);
             let put = connection.put_token(audience, token).await;
             put.inspect_err(noted)?;
             schedule(env, device, Instant::now() + token::renewal(ttl)).await;

@@ -119,7 +119,8 @@ impl Connection {
         }
         let (host, ttl) = (self.env.config.host.clone(), self.env.config.wire.token_ttl);
         let sign = |policy: &SharedAccessPolicy| {
-            SasToken::sign_with_policy(&host, policy, SystemTime::now() + ttl)
+            let expires = SystemTime::now() + ttl;
+            SasToken::sign_with_policy(&host, policy.name(), policy.keys().primary(), expires)
         };
         self.cbs.put(host.clone(), sign(policy)).await?;
         *put = true;
@@ -135,7 +136,8 @@ impl Connection {
                 loop {
                     sleep(wait).await;
                     let expires = SystemTime::now() + ttl;
-                    let token = SasToken::sign_with_policy(&host, &policy, expires);
+                    let key = policy.keys().primary();
+                    let token = SasToken::sign_with_policy(&host, policy.name(), key, expires);
                     wait = match cbs.put(host.clone(), token).await {
                         Ok(()) => token::renewal(ttl),
                         Err(error) => {

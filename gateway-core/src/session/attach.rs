@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::attachment::Attachment;
 use super::standing::is_lasting;
 use super::{Busy, Gate, Session, SessionTable};
-use crate::credential::{Credential, SasToken};
+use crate::credential::{Credential, CredentialSource, SasToken};
 use crate::error::{ErrorKind, UpstreamError};
 use crate::explain::CredentialKind;
 use crate::id::DeviceId;
@@ -71,17 +71,21 @@ impl SessionTable {
         number: u64,
     ) -> Result<CredentialKind, UpstreamError> {
         let device = &session.device;
-        let credential = match token {
+        let identity =
+            |credential| DeviceIdentity::new(device.clone(), credential).with_interest(interest);
+        let identity = match token {
             Some(token) if token.expires() <= SystemTime::now() => {
                 return Err(UpstreamError::new(ErrorKind::Unauthorized, "attach")
                     .with_source("the device's token has expired; it must present a new one"));
             }
-            Some(token) => Credential::SasToken(token.clone()),
-            None => self.credentials.credential(device).await?,
+            Some(token) => identity(Credential::SasToken(token.clone())),
+            None => {
+                let source = CredentialSource::new(self.credentials.clone());
+                identity(source.credential(device).await?).with_source(source)
+            }
         };
-        let kind = CredentialKind::from(&credential);
+        let kind = CredentialKind::from(&identity.credential);
         session.standing().is_held = true;
-        let identity = DeviceIdentity::new(device.clone(), credential).with_interest(interest);
         let callback = Arc::new(Attachment {
             table: Arc::downgrade(self),
             number,
@@ -124,6 +128,8 @@ impl SessionTable {
         token: Option<SasToken>,
     ) -> Result<u32, UpstreamError> {
         let gate = session.gate().await;
+        // It may have forgotten, or never got, what it was given before.
+        session.0.desired.store(0, Relaxed);
         let stands = {
             let standing = gate.session.standing();
             token.as_ref() == standing.token() && standing.stands(interest)

@@ -2,6 +2,7 @@
 
 mod attach;
 mod attachment;
+mod desired;
 mod leave;
 mod standing;
 mod table;
@@ -38,6 +39,8 @@ struct Session {
     route: AtomicU32,
     /// Counts announcements, so that an older connection's end does not unsubscribe a newer one.
     presence: AtomicU32,
+    /// The newest version of the desired properties on its way to the device since it came online.
+    desired: AtomicU64,
     online: AtomicBool,
     /// Refused by the hub when it last came.
     is_stranger: AtomicBool,
@@ -53,6 +56,7 @@ impl Session {
             busy: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
             presence: AtomicU32::new(0),
+            desired: AtomicU64::new(0),
             online: AtomicBool::new(false),
             is_stranger: AtomicBool::new(false),
         }
@@ -113,6 +117,13 @@ impl Busy {
     /// Waits for its turn with the device.
     pub(crate) async fn gate(&self) -> Gate<'_> {
         self.0.gate().await
+    }
+
+    /// Sets the route of a device that has none.
+    pub(crate) fn claim_route(&self, route: Route) {
+        let claimed = (self.0.route).compare_exchange(NO_ROUTE, route, Relaxed, Relaxed);
+        // Who fails finds the route set.
+        claimed.ok();
     }
 
     pub(crate) fn set_route(&self, route: Route) {

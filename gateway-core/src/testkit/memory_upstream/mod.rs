@@ -277,17 +277,27 @@ impl MemoryUpstream {
             let twin = state.twins.entry(device.clone()).or_default();
             twin.patch_desired(patch.as_bytes())
         })?;
-        if let Some(listener) = self.listener(device, Interest::NONE.with_desired(true)) {
-            let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        self.send_desired(patch).await;
+        Ok(version)
+    }
+
+    /// Tells a device, if it listens, of a change of its desired properties, whatever its version
+    /// and without making it: hubs repeat themselves.
+    pub async fn send_desired(&self, patch: DesiredPatch) {
+        let interest = Interest::NONE.with_desired(true);
+        if let Some(listener) = self.listener(&patch.device, interest) {
             listener.on_desired(patch).await;
         }
-        Ok(version)
     }
 
     /// Ends a device's session as the hub does it, and tells the device's callback.
     pub async fn end_session(&self, device: &DeviceId, reason: ErrorKind) {
-        if let Some(attachment) = self.change(|state| state.attached.remove(device)) {
-            let end = SessionEnd::new(device.clone(), reason);
+        self.end(SessionEnd::new(device.clone(), reason)).await;
+    }
+
+    async fn end(&self, end: SessionEnd) {
+        if let Some(attachment) = self.change(|state| state.attached.remove(&end.device)) {
             attachment.callback.on_end(end).await;
         }
     }
@@ -324,7 +334,7 @@ impl MemoryUpstream {
             };
             let current = hub.identity(&device).map(|identity| identity.credential);
             if current == Some(Credential::SasToken(token)) {
-                hub.end_session(&device, ErrorKind::Unauthorized).await;
+                hub.end(SessionEnd::expired(device)).await;
             }
         };
         let expiries = self.0.expiries.lock();
