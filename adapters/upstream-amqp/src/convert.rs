@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
@@ -21,6 +21,11 @@ use crate::error::AmqpError;
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
 pub(crate) const MAX_UPLINK: usize = 256 * 1024;
+
+/// The most messages in a batch, and the format that says that a message is one, each of its data
+/// sections an encoded message (Azure/azure-iot-sdk-csharp, `AmqpConstants.AmqpBatchedMessageFormat`).
+const MAX_BATCH: usize = 500;
+const BATCH_FORMAT: u32 = 0x8001_3700;
 
 const CREATED_AT: &str = "iothub-creation-time-utc";
 const SCHEMA: &str = "iothub-message-schema";
@@ -43,6 +48,26 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> 
         Ok(message) => Ok(message.0),
         Err(_) => Err(ClientError::Malformed("a message that cannot be decoded").into()),
     }
+}
+
+/// Encodes one uplink, or several of one device as a batch, with the format of what it made.
+pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
+    let size = uplinks.iter().map(size).sum();
+    if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
+        return Err(AmqpError::TooLarge(size));
+    }
+    if let [uplink] = uplinks {
+        return Ok((encode(&telemetry(uplink))?, 0));
+    }
+    let mut batch = BytesMut::with_capacity(size + 64 * uplinks.len());
+    for uplink in uplinks {
+        let message = encode(&telemetry(uplink))?;
+        // A data section (AMQP 1.0, section 3.2.6) of binary with a length of four bytes.
+        batch.put_slice(&[0x00, 0x53, 0x75, 0xb0]);
+        batch.put_u32(message.len() as u32);
+        batch.put_slice(&message);
+    }
+    Ok((batch.freeze(), BATCH_FORMAT))
 }
 
 /// Makes an AMQP message of an uplink.
@@ -86,14 +111,6 @@ pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
         application_properties: (!application.is_empty()).then_some(application),
         body: Data(Binary::from(&uplink.body[..])),
         footer: None,
-    }
-}
-
-/// Fails if a message is larger than the hub takes.
-pub(crate) fn check_size(uplink: &Uplink) -> Result<(), AmqpError> {
-    match size(uplink) {
-        size if size > MAX_UPLINK => Err(AmqpError::TooLarge(size)),
-        _ => Ok(()),
     }
 }
 
