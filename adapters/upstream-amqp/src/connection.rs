@@ -22,6 +22,7 @@ const RENEW_AGAIN: Duration = Duration::from_secs(10);
 /// Is open as long as somebody holds it and the hub keeps it.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    number: u64,
     env: Arc<Env>,
     client: Client,
     cbs: Arc<Cbs>,
@@ -53,11 +54,13 @@ impl Connection {
         let (client, cbs) = opened
             .unwrap_or(Err(AmqpError::Unanswered("the connection")))
             .inspect_err(|_| close.cancel())?;
-        tracing::info!(host = env.config.host, "Connected to the hub");
+        let number = env.connection_number();
+        tracing::info!(host = env.config.host, number, "Connected to the hub");
         let lanes = (0..env.config.pool.lanes)
             .map(|_| Mutex::default())
             .collect();
         Ok(Arc::new(Self {
+            number,
             env: env.clone(),
             client,
             cbs: Arc::new(cbs),
@@ -161,7 +164,12 @@ impl Connection {
             self.close.cancel();
             AmqpError::Unanswered("a session")
         })??;
-        Ok(Lane::start(&self.env, session, &self.down, is_own))
+        Ok(Lane::start(
+            &self.env,
+            session,
+            (self.number, &self.down),
+            is_own,
+        ))
     }
 }
 
