@@ -14,7 +14,9 @@ use fe2o3_amqp_types::messaging::{
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Value};
 use gateway_core::credential::{ConnectionString, SasToken};
-use gateway_upstream_amqp::internal::{Dialer, coalesce};
+use gateway_upstream_amqp::internal::Dialer;
+
+use crate::coalesced::coalesce;
 use gateway_upstream_amqp::{AmqpConfig, PoolConfig, WireConfig};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -130,7 +132,7 @@ fn telemetry(id: String) -> Message<Data> {
 async fn put_token(session: &mut SessionHandle<()>, policy: &ConnectionString) -> Result<()> {
     let policy = policy.policy().context("a policy's connection string")?;
     let expires = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
-    let token = SasToken::sign_with_policy(HOST, policy, expires);
+    let token = SasToken::sign_with_policy(HOST, policy.name(), policy.keys().primary(), expires);
     let mut receiver = Receiver::attach(session, "cbs-in", "$cbs").await?;
     let mut sender = Sender::attach(session, "cbs-out", "$cbs").await?;
     let mut application = ApplicationProperties::default();

@@ -344,13 +344,33 @@ pub struct SessionEnd {
     /// Why: `Unauthorized` (token expired, device disabled), `Displaced` (another client took the
     /// device over), `UnknownDevice` (deleted).
     pub reason: ErrorKind,
+    /// What to tell the device or its maker besides, in a sentence, where there is more to say.
+    pub detail: Option<&'static str>,
 }
 
 impl SessionEnd {
     /// Makes the notice.
     #[must_use]
     pub fn new(device: DeviceId, reason: ErrorKind) -> Self {
-        Self { device, reason }
+        Self {
+            device,
+            reason,
+            detail: None,
+        }
+    }
+
+    /// Makes the notice that the token which the device presented has lapsed.
+    #[must_use]
+    pub fn expired(device: DeviceId) -> Self {
+        Self::new(device, ErrorKind::Unauthorized)
+            .with_detail("the device's token has expired; it must present a new one")
+    }
+
+    /// Sets what to tell the device or its maker besides.
+    #[must_use]
+    pub fn with_detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::callback::CloudCallback;
-use crate::credential::Credential;
+use crate::credential::{Credential, CredentialSource};
 use crate::error::UpstreamError;
 use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
@@ -77,6 +77,9 @@ pub struct DeviceIdentity {
     pub credential: Credential,
     /// What it wants to hear.
     pub interest: Interest,
+    /// Whom to ask for a newer proof once the hub refuses this one; nobody for what the device
+    /// presented itself.
+    pub source: Option<CredentialSource>,
 }
 
 impl DeviceIdentity {
@@ -87,7 +90,15 @@ impl DeviceIdentity {
             device,
             credential,
             interest: Interest::NONE,
+            source: None,
         }
+    }
+
+    /// Sets whom to ask for a newer proof once the hub refuses this one.
+    #[must_use]
+    pub fn with_source(mut self, source: CredentialSource) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// Sets what the device wants to hear.
@@ -101,7 +112,8 @@ impl DeviceIdentity {
 /// Carries devices' messages to a hub, many devices over few connections.
 ///
 /// An attached device stays attached over lost connections until it is detached or the hub ends
-/// its session, which [`CloudCallback::on_end`] tells.
+/// its session, which [`CloudCallback::on_end`] tells. A hub that refuses a device's credential ends
+/// its session only if the [source](DeviceIdentity::source), if there is one, knows no newer one.
 #[async_trait]
 pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// Makes a device known to the hub, or changes credential, interest and callback of one that

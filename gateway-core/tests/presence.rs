@@ -118,16 +118,21 @@ async fn a_token_for_another_device_is_refused_without_asking_the_hub() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_without_a_token_gets_the_providers_credential() {
+async fn a_device_without_a_token_gets_the_providers_credential_and_the_hub_a_way_to_ask_again() {
     let (run, a) = start();
     let presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    let source = run.hub.identity(&a).unwrap().source;
+    assert_eq!(source, None, "its own token is for nobody to replace");
     drop(presence);
     let _presence = run.online(Announcement::new(a.clone())).await.unwrap();
-    let credential = run.hub.identity(&a).unwrap().credential;
+    let identity = run.hub.identity(&a).unwrap();
+    let credential = identity.credential;
     assert!(
         matches!(credential, Credential::Policy(_)),
         "{credential:?}"
     );
+    let newer = identity.source.unwrap().credential(&a).await.unwrap();
+    assert_eq!(newer, credential);
 }
 
 #[tokio::test(start_paused = true)]

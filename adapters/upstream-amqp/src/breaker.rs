@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn key(text: &str) -> Credential {
-        Credential::DeviceKey(SymmetricKey::from_base64(text).unwrap())
+        Credential::DeviceKey(SymmetricKey::from_base64(text).unwrap().into())
     }
 
     fn refused() -> AmqpError {

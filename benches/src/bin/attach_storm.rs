@@ -84,7 +84,10 @@ async fn attach_all(
         let keys = hub.add_device(&name);
         let key = SymmetricKey::from_base64(&keys.primary)?;
         let device = DeviceId::new(name)?;
-        identities.push(DeviceIdentity::new(device, Credential::DeviceKey(key)));
+        identities.push(DeviceIdentity::new(
+            device,
+            Credential::DeviceKey(key.into()),
+        ));
     }
     let (cpu_before, started) = (cpu(), Instant::now());
     let mut attaching = JoinSet::new();

@@ -293,8 +293,11 @@ impl MemoryUpstream {
 
     /// Ends a device's session as the hub does it, and tells the device's callback.
     pub async fn end_session(&self, device: &DeviceId, reason: ErrorKind) {
-        if let Some(attachment) = self.change(|state| state.attached.remove(device)) {
-            let end = SessionEnd::new(device.clone(), reason);
+        self.end(SessionEnd::new(device.clone(), reason)).await;
+    }
+
+    async fn end(&self, end: SessionEnd) {
+        if let Some(attachment) = self.change(|state| state.attached.remove(&end.device)) {
             attachment.callback.on_end(end).await;
         }
     }
@@ -331,7 +334,7 @@ impl MemoryUpstream {
             };
             let current = hub.identity(&device).map(|identity| identity.credential);
             if current == Some(Credential::SasToken(token)) {
-                hub.end_session(&device, ErrorKind::Unauthorized).await;
+                hub.end(SessionEnd::expired(device)).await;
             }
         };
         let expiries = self.0.expiries.lock();

@@ -89,7 +89,9 @@ impl State {
             .ok_or(ErrorKind::UnknownDevice)?;
         let is_right = match &identity.credential {
             Credential::Policy(_) => true,
-            Credential::DeviceKey(given) => given == key,
+            Credential::DeviceKey(given) => {
+                given.primary() == key || given.secondary() == Some(key)
+            }
             Credential::SasToken(token) => {
                 *token == SasToken::sign(token.resource(), key, token.expires())
             }
