@@ -1,6 +1,7 @@
 //! What benchmarks and measuring programs share: a hub in a process of its own, the embedded
 //! gateway, the raw client beside it, what this process uses, and how figures are told.
 
+pub mod coalesced;
 pub mod embedded;
 pub mod hub;
 pub mod latency;

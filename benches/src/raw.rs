@@ -14,11 +14,12 @@ use fe2o3_amqp_types::messaging::{
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Value};
 use gateway_core::credential::{SasToken, SharedAccessPolicy};
-use gateway_upstream_amqp::internal::{Dialer, coalesce};
+use gateway_upstream_amqp::internal::Dialer;
 use gateway_upstream_amqp::{PoolConfig, WireConfig};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::coalesced::coalesce;
 use crate::hub::HubAccess;
 use crate::{BODY, HOST, device_name};
 
@@ -122,7 +123,7 @@ fn telemetry(id: String) -> Message<Data> {
 
 async fn put_token(session: &mut SessionHandle<()>, policy: &SharedAccessPolicy) -> Result<()> {
     let expires = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
-    let token = SasToken::sign_with_policy(HOST, policy, expires);
+    let token = SasToken::sign_with_policy(HOST, policy.name(), policy.keys().primary(), expires);
     let mut receiver = Receiver::attach(session, "cbs-in", "$cbs").await?;
     let mut sender = Sender::attach(session, "cbs-out", "$cbs").await?;
     let mut application = ApplicationProperties::default();

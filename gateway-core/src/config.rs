@@ -80,7 +80,7 @@ pub struct TimeoutConfig {
     /// their turn.
     #[serde(with = "humantime_serde")]
     pub attach: Duration,
-    /// Sending a message, to the hub's verdict. Default 10 s: a hub that shapes traffic answers
+    /// Sending a message or a batch, to the hub's verdict. Default 10 s: a hub that shapes traffic answers
     /// within that.
     #[serde(with = "humantime_serde")]
     pub send: Duration,

@@ -43,9 +43,13 @@ pub trait Downstream: fmt::Debug + Send + Sync + 'static {
 
     /// Brings something to a device and says how far it came, before the downlink's deadline.
     ///
+    /// A device's answer to a method that comes after the deadline goes to nobody; tell
+    /// [`Ingress::note_late_answer`] of it.
+    ///
     /// # Errors
-    /// `UnknownDevice` if the device is not connected; `Rejected`, `TooLarge` or `Unsupported` if
-    /// it can never be delivered; `TimedOut` or `Disconnected` if the device did not confirm.
+    /// `UnknownDevice`, at once, if the device is not connected; `Rejected`, `TooLarge` or
+    /// `Unsupported` if it can never be delivered; `Throttled` if the device has too much to do;
+    /// `TimedOut` or `Disconnected` if it did not confirm.
     ///
     /// # Cancel safety
     /// Safe: the device may or may not have it.

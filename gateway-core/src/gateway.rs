@@ -15,6 +15,8 @@ use crate::config::GatewayConfig;
 use crate::credential::CredentialProvider;
 use crate::downstream::{Downstream, ServeContext};
 use crate::error::{BuildError, DownstreamError};
+use crate::explain::Explanation;
+use crate::id::DeviceId;
 use crate::ingress::{Ingress, Inner};
 use crate::layer::{Observe, Retry, Timeout, UpstreamCounters};
 use crate::router::{CommandCounters, Router};
@@ -127,6 +129,7 @@ impl<U: Upstream> GatewayBuilder<U> {
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
             counters: Default::default(),
+            commands: commands.clone(),
         });
         Ok(Gateway {
             shared: Arc::new(Shared {
@@ -288,7 +291,30 @@ impl Gateway {
             messages_abandoned: commands.abandoned.load(Relaxed),
             methods_answered: commands.answered.load(Relaxed),
             methods_unanswered: commands.unanswered.load(Relaxed),
+            methods_late: commands.late.load(Relaxed),
+            desired_delivered: commands.desired_delivered.load(Relaxed),
+            desired_stale: commands.desired_stale.load(Relaxed),
+            desired_undelivered: commands.desired_undelivered.load(Relaxed),
         }
+    }
+
+    /// Tells how a device stands and what is in its way; none if nobody here knows it.
+    ///
+    /// It looks at what is here and asks nobody, so it has an answer when the hub has none.
+    #[must_use]
+    pub fn explain(&self, device: &DeviceId) -> Option<Explanation> {
+        let Inner {
+            sessions, upstream, ..
+        } = &*self.shared.inner;
+        let session = sessions.explain(device).map(|mut session| {
+            let route = sessions.route(device).map(|route| route as usize);
+            let downstream = route.and_then(|route| self.shared.downstreams.get(route));
+            session.downstream = downstream.map(|(name, _)| name.clone());
+            session
+        });
+        let upstream = upstream.explain(device);
+        (session.is_some() || upstream.is_some())
+            .then(|| Explanation::new(device.clone(), session, upstream))
     }
 
     fn in_flight(&self) -> usize {
@@ -382,4 +408,12 @@ pub struct GatewayStats {
     pub methods_answered: u64,
     /// Methods answered in a device's place.
     pub methods_unanswered: u64,
+    /// Devices' answers to methods that nobody waited for any more; each was dropped.
+    pub methods_late: u64,
+    /// Changes of desired properties that devices were given.
+    pub desired_delivered: u64,
+    /// Changes of desired properties dropped because the device had them already, or newer ones.
+    pub desired_stale: u64,
+    /// Changes of desired properties that did not reach their device.
+    pub desired_undelivered: u64,
 }

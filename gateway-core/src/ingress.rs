@@ -11,6 +11,7 @@ use crate::credential::SasToken;
 use crate::error::{ErrorKind, UpstreamError};
 use crate::id::DeviceId;
 use crate::message::{DEFAULT_RETRY_AFTER, Settlement, TwinReply, TwinRequest, Uplink};
+use crate::router::CommandCounters;
 use crate::session::{Route, SessionTable};
 use crate::upstream::{Interest, Upstream};
 
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     /// The same as `closing`, for a look that takes no lock.
     pub(crate) is_closing: AtomicBool,
     pub(crate) counters: UplinkCounters,
+    pub(crate) commands: Arc<CommandCounters>,
 }
 
 impl Inner {
@@ -127,6 +129,8 @@ impl Ingress {
                 .with_source("the token is for another device"));
         }
         let session = self.inner.sessions.enter(&device)?;
+        // What the hub sends as soon as the device is attached finds its way.
+        session.claim_route(self.route);
         let number = self
             .inner
             .sessions
@@ -155,8 +159,8 @@ impl Ingress {
         let session = self.inner.sessions.enter(device)?;
         session.set_route(self.route);
         let attached = async || {
-            let mut gate = session.gate().await;
-            self.inner.sessions.attached(&session, &mut gate).await
+            let gate = session.gate().await;
+            self.inner.sessions.attached(&gate).await
         };
         attached().await?;
         match self.inner.upstream.twin(device, request.clone()).await {
@@ -167,6 +171,14 @@ impl Ingress {
             }
             result => result,
         }
+    }
+
+    /// Counts an answer to a method that came when nobody waited for it any more.
+    ///
+    /// A downstream that recognises one drops it and calls this.
+    pub fn note_late_answer(&self, device: &DeviceId) {
+        self.inner.commands.late.fetch_add(1, Relaxed);
+        tracing::debug!(device.id = %device, "Method answered too late");
     }
 }
 
@@ -219,16 +231,23 @@ impl Slot {
         let upstream = &*inner.upstream;
         let session = inner.sessions.enter(&uplink.device)?;
         session.set_route(self.ingress.route);
-        let mut gate = session.gate().await;
-        inner.sessions.attached(&session, &mut gate).await?;
-        match upstream.send(uplink).await {
-            Err(error) if is_forgotten(&error) => {
-                gate.forget();
-                inner.sessions.attached(&session, &mut gate).await?;
-                upstream.send(uplink).await
+        let gate = session.gate().await;
+        let attempt = async || {
+            inner.sessions.attached(&gate).await?;
+            match upstream.send(uplink).await {
+                Err(error) if is_forgotten(&error) => {
+                    gate.forget();
+                    inner.sessions.attached(&gate).await?;
+                    upstream.send(uplink).await
+                }
+                result => result,
             }
-            result => result,
+        };
+        let result = attempt().await;
+        if let Err(error) = &result {
+            gate.fail(error);
         }
+        result
     }
 }
 
@@ -276,7 +295,7 @@ impl Announcement {
 pub struct Presence {
     inner: Arc<Inner>,
     device: DeviceId,
-    number: u64,
+    number: u32,
 }
 
 impl Presence {

@@ -16,6 +16,7 @@ mod config;
 pub mod credential;
 mod downstream;
 mod error;
+mod explain;
 mod gateway;
 mod id;
 mod ingress;
@@ -25,6 +26,7 @@ mod router;
 mod session;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod twin;
 mod upstream;
 
 pub use backoff::Backoff;
@@ -35,6 +37,11 @@ pub use downstream::{Downstream, ServeContext};
 pub use error::{
     BuildError, ConfigError, CredentialError, DownstreamError, ErrorKind, UpstreamError,
 };
+pub use explain::{
+    BreakerState, BudgetWait, CredentialKind, Explanation, LaneExplanation, LastError,
+    LinkExplanation, LinkPurpose, RefusalExplanation, SessionExplanation, TokenExplanation,
+    UpstreamExplanation,
+};
 pub use gateway::{Gateway, GatewayBuilder, GatewayStats, RunError, ShutdownReport};
 pub use id::{CorrelationId, DeviceId, MessageId, MethodName, ParseIdError};
 pub use ingress::{Announcement, Ingress, Presence, Slot};
@@ -44,4 +51,5 @@ pub use message::{
     Uplink,
 };
 pub use session::SessionStats;
+pub use twin::{PropertyAck, Twin, TwinError, TwinProperties};
 pub use upstream::{DeviceIdentity, Interest, Upstream};

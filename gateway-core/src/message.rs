@@ -185,11 +185,16 @@ pub struct CloudMessage {
     pub system: SystemProperties,
     /// Properties with a meaning to the application.
     pub properties: Properties,
-    /// How often the hub has tried to deliver it before.
+    /// How often the hub has given it out before; 0 at the first time.
+    ///
+    /// Every [`Disposition::Abandon`] and, on some hubs, every lapsed deadline counts up. From 1 on
+    /// the device may have the message already. Azure IoT Hub gives it up at 10 by default.
     pub delivery_count: u32,
     /// Its place in the device's queue, where the hub counts.
     pub sequence: Option<u64>,
-    /// When the hub gives it to somebody else unless it was settled: 60 s on Azure IoT Hub.
+    /// By when it must be settled. The upstream sets it short of the time at which the hub's lock
+    /// lapses (60 s on Azure IoT Hub), so that the verdict still counts; who has none by then gets
+    /// [`Disposition::Abandon`], even if the device has it and only its confirmation is late.
     pub deadline: Instant,
 }
 
@@ -241,7 +246,8 @@ pub struct MethodCall {
     pub name: MethodName,
     /// The argument, JSON on Azure IoT Hub; empty where there is none.
     pub payload: Bytes,
-    /// When nobody waits for the answer any more.
+    /// When nobody waits for the answer any more: the upstream takes it from the request, or from
+    /// its configuration where the hub does not say. An answer after it is dropped and counted.
     pub deadline: Instant,
 }
 
@@ -285,8 +291,9 @@ impl MethodReply {
         }
     }
 
-    /// Makes a reply that the gateway gives in a device's place: 404 not connected, 501 not
-    /// supported, 503 not now, 504 no answer in time; the payload names the reason.
+    /// Makes a reply that the gateway gives in a device's place: 404 not connected, as Azure IoT
+    /// Hub itself says it, 501 not supported, 503 not now, 504 no answer in time; the payload names
+    /// the reason.
     #[must_use]
     pub fn from_error(error: &DownstreamError) -> Self {
         use ErrorKind::*;
@@ -309,9 +316,10 @@ impl MethodReply {
 pub struct DesiredPatch {
     /// The device it is meant for.
     pub device: DeviceId,
-    /// The version that the desired properties have after the change.
+    /// The version that the desired properties have after the change; 0 where the hub does not
+    /// count. A device gets only versions that grow, with gaps where changes came as one.
     pub version: u64,
-    /// The change, a JSON object.
+    /// The change, a JSON object; see [`properties`](Self::properties).
     pub body: Bytes,
 }
 
@@ -336,13 +344,33 @@ pub struct SessionEnd {
     /// Why: `Unauthorized` (token expired, device disabled), `Displaced` (another client took the
     /// device over), `UnknownDevice` (deleted).
     pub reason: ErrorKind,
+    /// What to tell the device or its maker besides, in a sentence, where there is more to say.
+    pub detail: Option<&'static str>,
 }
 
 impl SessionEnd {
     /// Makes the notice.
     #[must_use]
     pub fn new(device: DeviceId, reason: ErrorKind) -> Self {
-        Self { device, reason }
+        Self {
+            device,
+            reason,
+            detail: None,
+        }
+    }
+
+    /// Makes the notice that the token which the device presented has lapsed.
+    #[must_use]
+    pub fn expired(device: DeviceId) -> Self {
+        Self::new(device, ErrorKind::Unauthorized)
+            .with_detail("the device's token has expired; it must present a new one")
+    }
+
+    /// Sets what to tell the device or its maker besides.
+    #[must_use]
+    pub fn with_detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
     }
 }
 
@@ -400,7 +428,8 @@ pub enum TwinRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TwinReply {
-    /// A JSON object with `desired` and `reported` after `Get`, else empty.
+    /// A JSON object with `desired` and `reported` after `Get`, else empty; see
+    /// [`twin`](Self::twin).
     pub body: Bytes,
     /// The version of the reported properties after a patch, where the hub says it.
     pub version: Option<u64>,

@@ -34,6 +34,14 @@ pub(crate) struct CommandCounters {
     pub answered: AtomicU64,
     /// Methods answered in a device's place.
     pub unanswered: AtomicU64,
+    /// Answers to methods that nobody waited for any more.
+    pub late: AtomicU64,
+    /// Changes of desired properties that devices were given.
+    pub desired_delivered: AtomicU64,
+    /// Changes of desired properties that devices had already, or newer ones.
+    pub desired_stale: AtomicU64,
+    /// Changes of desired properties that did not reach their device.
+    pub desired_undelivered: AtomicU64,
 }
 
 /// Routes what the hub sends to the downstream that last saw the device.
@@ -114,15 +122,28 @@ impl CloudCallback for Router {
     }
 
     async fn on_desired(&self, patch: DesiredPatch) {
+        let Some(sessions) = self.sessions.upgrade() else {
+            return;
+        };
+        let (device, version) = (&patch.device, patch.version);
+        let Some(passage) = sessions.pass_desired(device, version) else {
+            tracing::debug!(device.id = %device, version, "Desired change is not new");
+            self.counters.desired_stale.fetch_add(1, Relaxed);
+            return;
+        };
         // Nothing waits for it: a device that missed a patch reads its twin when it comes back.
         let deadline = Instant::now() + NOTICE_TIME;
-        drop(self.deliver(Downlink::Desired(patch), deadline).await);
+        let counter = match self.deliver(Downlink::Desired(patch), deadline).await {
+            Ok(_) => {
+                passage.arrived();
+                &self.counters.desired_delivered
+            }
+            Err(_) => &self.counters.desired_undelivered,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     async fn on_end(&self, end: SessionEnd) {
-        if let Some(sessions) = self.sessions.upgrade() {
-            sessions.ended(&end.device, end.reason).await;
-        }
         let deadline = Instant::now() + NOTICE_TIME;
         drop(self.deliver(Downlink::End(end), deadline).await);
     }

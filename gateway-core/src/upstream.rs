@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::callback::CloudCallback;
-use crate::credential::Credential;
+use crate::credential::{Credential, CredentialSource};
 use crate::error::UpstreamError;
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 
@@ -76,6 +77,9 @@ pub struct DeviceIdentity {
     pub credential: Credential,
     /// What it wants to hear.
     pub interest: Interest,
+    /// Whom to ask for a newer proof once the hub refuses this one; nobody for what the device
+    /// presented itself.
+    pub source: Option<CredentialSource>,
 }
 
 impl DeviceIdentity {
@@ -86,7 +90,15 @@ impl DeviceIdentity {
             device,
             credential,
             interest: Interest::NONE,
+            source: None,
         }
+    }
+
+    /// Sets whom to ask for a newer proof once the hub refuses this one.
+    #[must_use]
+    pub fn with_source(mut self, source: CredentialSource) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// Sets what the device wants to hear.
@@ -100,7 +112,8 @@ impl DeviceIdentity {
 /// Carries devices' messages to a hub, many devices over few connections.
 ///
 /// An attached device stays attached over lost connections until it is detached or the hub ends
-/// its session, which [`CloudCallback::on_end`] tells.
+/// its session, which [`CloudCallback::on_end`] tells. A hub that refuses a device's credential ends
+/// its session only if the [source](DeviceIdentity::source), if there is one, knows no newer one.
 #[async_trait]
 pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// Makes a device known to the hub, or changes credential, interest and callback of one that
@@ -135,6 +148,21 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// Safe for the link; the hub may or may not have the message.
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError>;
 
+    /// Sends messages of one device, in this order; Ok if and only if the hub has accepted all.
+    ///
+    /// It is worth more than as many [`send`](Self::send)s where the hub takes a batch as one. An
+    /// upstream that has no batches sends them one after the other, without waiting for each.
+    /// Towards other sends of the device it takes its turn as one message. No messages are Ok.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): none is known to have been accepted, and any may have been.
+    /// `TooLarge` as well if only the batch is, and not one of its messages. Smaller batches tell
+    /// which message was meant.
+    ///
+    /// # Cancel safety
+    /// Safe for the link; the hub may or may not have the messages.
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError>;
+
     /// Asks the hub about the device's twin.
     ///
     /// # Errors
@@ -156,6 +184,11 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe: it goes on by itself.
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError>;
+
+    /// Tells how a device stands; none if it is not attached and there is nothing to tell of it.
+    ///
+    /// It looks at what is here and asks nobody, so that it has an answer when the hub has none.
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation>;
 
     /// Lets what is in flight settle within the grace, then closes every connection. Later calls
     /// of any method give `Closed`.
@@ -183,6 +216,10 @@ impl<T: Upstream + ?Sized> Upstream for Arc<T> {
         (**self).send(uplink).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        (**self).send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -193,6 +230,10 @@ impl<T: Upstream + ?Sized> Upstream for Arc<T> {
 
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         (**self).detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        (**self).explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn attach(upstream: &dyn Upstream, device: &DeviceId) -> Result<(), UpstreamError> {
-    let identity = DeviceIdentity::new(device.clone(), Credential::DeviceKey(key()));
+    let identity = DeviceIdentity::new(device.clone(), Credential::DeviceKey(key().into()));
     upstream
         .attach(identity, RecordingCallback::new().shared())
         .await

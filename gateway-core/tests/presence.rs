@@ -5,12 +5,19 @@
 #[expect(dead_code, reason = "each test crate uses a part")]
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use gateway_core::credential::{Credential, SymmetricKey};
-use gateway_core::{Announcement, DeviceId, ErrorKind, Interest, Settlement};
+use gateway_core::testkit::MemoryUpstream;
+use gateway_core::{
+    Announcement, CloudCallback, CloudMessage, Delivered, DeviceId, DeviceIdentity, Disposition,
+    Downlink, Downstream, DownstreamError, ErrorKind, Interest, ServeContext, Settlement,
+    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
+};
 use support::{Harness, device, key, soon, token};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -111,16 +118,21 @@ async fn a_token_for_another_device_is_refused_without_asking_the_hub() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_without_a_token_gets_the_providers_credential() {
+async fn a_device_without_a_token_gets_the_providers_credential_and_the_hub_a_way_to_ask_again() {
     let (run, a) = start();
     let presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    let source = run.hub.identity(&a).unwrap().source;
+    assert_eq!(source, None, "its own token is for nobody to replace");
     drop(presence);
     let _presence = run.online(Announcement::new(a.clone())).await.unwrap();
-    let credential = run.hub.identity(&a).unwrap().credential;
+    let identity = run.hub.identity(&a).unwrap();
+    let credential = identity.credential;
     assert!(
         matches!(credential, Credential::Policy(_)),
         "{credential:?}"
     );
+    let newer = identity.source.unwrap().credential(&a).await.unwrap();
+    assert_eq!(newer, credential);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,4 +169,84 @@ async fn a_session_with_an_expired_token_refuses_until_a_new_one_comes() {
     drop(presence);
     let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
     assert_eq!(run.send("a", "again").await, Settlement::Accepted);
+}
+
+/// A hub that had a message waiting, and sends it before it has answered the attach.
+#[derive(Debug)]
+struct Eager {
+    hub: MemoryUpstream,
+    settled: Arc<Mutex<Vec<Disposition>>>,
+}
+
+#[async_trait]
+impl Upstream for Eager {
+    async fn attach(
+        &self,
+        identity: DeviceIdentity,
+        callback: Arc<dyn CloudCallback>,
+    ) -> Result<(), UpstreamError> {
+        let message = CloudMessage::new(identity.device.clone(), "1", Instant::now() + HOUR);
+        self.hub.attach(identity, callback.clone()).await?;
+        let settled = callback.on_message(message).await;
+        self.settled.lock().unwrap().push(settled);
+        Ok(())
+    }
+
+    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
+        self.hub.send(uplink).await
+    }
+
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        self.hub.send_batch(uplinks).await
+    }
+
+    async fn twin(
+        &self,
+        device: &DeviceId,
+        request: TwinRequest,
+    ) -> Result<TwinReply, UpstreamError> {
+        self.hub.twin(device, request).await
+    }
+
+    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
+        self.hub.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.hub.explain(device)
+    }
+
+    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
+        self.hub.close(grace).await
+    }
+}
+
+/// Takes whatever comes.
+#[derive(Debug)]
+struct Taker;
+
+#[async_trait]
+impl Downstream for Taker {
+    async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        context.shutdown.cancelled().await;
+        Ok(())
+    }
+
+    async fn send(&self, _: Downlink) -> Result<Delivered, DownstreamError> {
+        Ok(Delivered::Acknowledged)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_hub_sends_with_the_attach_reaches_the_device() {
+    let settled = Arc::new(Mutex::new(Vec::new()));
+    let hub = |hub| Eager {
+        hub,
+        settled: settled.clone(),
+    };
+    let run = Harness::build(|_| {}, hub, |b| b.with_downstream("taker", Taker));
+    let ingress = run.gateway.ingress("taker").unwrap();
+    let announcement = Announcement::new(device("a"));
+    let _presence = ingress.online(announcement).await.unwrap();
+    assert_eq!(*settled.lock().unwrap(), [Disposition::Complete]);
 }

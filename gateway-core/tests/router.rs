@@ -5,18 +5,19 @@
 #[expect(dead_code, reason = "each test crate uses a part")]
 mod support;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gateway_core::testkit::MemoryDevice;
+use gateway_core::testkit::{Command, MemoryDevice};
 use gateway_core::{
     Announcement, CloudCallback, CloudMessage, CorrelationId, Delivered, DesiredPatch, DeviceId,
     Disposition, Downlink, Downstream, DownstreamError, ErrorKind, Interest, MethodCall,
-    MethodName, MethodReply, ServeContext, SessionEnd,
+    MethodName, MethodReply, ServeContext, SessionEnd, Settlement,
 };
 use support::{Harness, device, soon};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,6 +59,96 @@ async fn a_device_answers_its_own_methods() {
     assert_eq!(reply_a.unwrap().status, 201);
     assert_eq!(reply_b.unwrap().status, 202);
     assert_eq!(run.gateway.stats().methods_answered, 2);
+}
+
+/// Takes the next method that reaches a device.
+async fn next_method(device: &MemoryDevice) -> (MethodCall, Command) {
+    let command = device.next().await.unwrap();
+    let Downlink::Method(call) = command.downlink().clone() else {
+        panic!("not a method: {command:?}");
+    };
+    (call, command)
+}
+
+#[tokio::test(start_paused = true)]
+async fn methods_of_one_device_each_get_their_own_answer_in_any_order() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let called = |payload: &'static str| {
+        let mut call = call(a.id());
+        call.payload = payload.into();
+        run.hub.call_method(call)
+    };
+    let answer = async {
+        let (first, second) = (next_method(&a).await, next_method(&a).await);
+        for (call, command) in [second, first] {
+            command.reply(MethodReply::new(200, call.payload));
+        }
+    };
+    let (one, two, ()) = tokio::join!(called("1"), called("2"), answer);
+    assert_eq!(one, Some(MethodReply::new(200, "1")));
+    assert_eq!(two, Some(MethodReply::new(200, "2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_known_and_not_connected_is_answered_at_once() {
+    let run = Harness::start(|_| {});
+    let a = device("a");
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+    let announcement = Announcement::new(a.clone());
+    let _presence = run.online(announcement).await.unwrap();
+    let started = Instant::now();
+    let reply = run.hub.call_method(call(&a)).await.unwrap();
+    assert_eq!((reply.status, started.elapsed()), (404, Duration::ZERO));
+    let settled = run.hub.send_message(message(&a)).await;
+    assert_eq!(settled, Some(Disposition::Abandon));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_leaves_before_it_answers_is_waited_for_no_longer() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let (hub, call) = (run.hub.clone(), call(a.id()));
+    let started = Instant::now();
+    let leave = async {
+        let asked = next_method(&a).await;
+        drop(a);
+        asked
+    };
+    let (reply, _unanswered) = tokio::join!(hub.call_method(call), leave);
+    assert_eq!(reply.unwrap().status, 503);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_waited_for_as_long_as_the_request_says() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    for patience in [5, 300].map(Duration::from_secs) {
+        let started = Instant::now();
+        let mut call = call(a.id());
+        call.deadline = started + patience;
+        let reply = run.hub.call_method(call).await;
+        assert_eq!(reply.unwrap().status, 504);
+        // Timers have whole milliseconds.
+        let waited = started.elapsed();
+        assert!(waited >= patience && waited < patience + Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_the_deadline_is_dropped_and_counted() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let reply = run.hub.call_method(call(a.id())).await;
+    assert_eq!(reply.unwrap().status, 504);
+    let (_, late) = next_method(&a).await;
+    assert_eq!(run.gateway.stats().methods_late, 0);
+    late.reply(MethodReply::new(200, "{}"));
+    let stats = run.gateway.stats();
+    assert_eq!((stats.methods_late, stats.methods_unanswered), (1, 1));
+    assert_eq!(stats.methods_answered, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,6 +283,74 @@ async fn a_desired_patch_and_the_end_of_a_session_reach_the_device() {
     );
     run.hub.end_session(a.id(), ErrorKind::Unauthorized).await;
     soon(a.ended()).await;
+}
+
+/// Tells the device of these versions, one after the other, and gives those that reached it.
+async fn reached(run: &Harness, device: &MemoryDevice, sent: &[u64]) -> Vec<u64> {
+    let mut reached = Vec::new();
+    for version in sent {
+        let patch = DesiredPatch::new(device.id().clone(), *version, "{}");
+        let mut told = pin!(run.hub.send_desired(patch));
+        let command = tokio::select! {
+            biased;
+            () = &mut told => continue,
+            command = device.next() => command.unwrap(),
+        };
+        let Downlink::Desired(patch) = command.downlink() else {
+            panic!("not a patch: {command:?}");
+        };
+        reached.push(patch.version);
+        command.acknowledge();
+        told.await;
+    }
+    reached
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_desired_change_reaches_a_device_only_if_it_is_newer_than_the_last() {
+    let run = Harness::start(|_| {});
+    let (a, b) = (connect(&run, "a").await, connect(&run, "b").await);
+    assert_eq!(reached(&run, &a, &[3, 3, 2, 4, 1, 9, 4]).await, [3, 4, 9]);
+    assert_eq!(
+        reached(&run, &b, &[1]).await,
+        [1],
+        "each device has its own"
+    );
+    let stats = run.gateway.stats();
+    assert_eq!((stats.desired_delivered, stats.desired_stale), (4, 4));
+    assert_eq!(stats.desired_undelivered, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_does_not_count_versions_is_always_believed() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    assert_eq!(reached(&run, &a, &[0, 0]).await, [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_comes_online_anew_may_be_told_again() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    assert_eq!(reached(&run, &a, &[5]).await, [5]);
+    let again = connect(&run, "a").await;
+    assert_eq!(reached(&run, &again, &[4, 5, 5]).await, [4, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_desired_change_that_did_not_arrive_may_come_again() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    assert_eq!(reached(&run, &a, &[6]).await, [6]);
+    let patch = || DesiredPatch::new(a.id().clone(), 7, "{}");
+    let refuse = async { a.next().await.unwrap().refuse(ErrorKind::Disconnected) };
+    tokio::join!(run.hub.send_desired(patch()), refuse);
+    assert_eq!(run.gateway.stats().desired_undelivered, 1);
+    // Given up halfway, as by an upstream whose connection is cut.
+    let given_up = timeout(Duration::ZERO, run.hub.send_desired(patch())).await;
+    assert!(given_up.is_err());
+    drop(a.next().await);
+    assert_eq!(reached(&run, &a, &[7, 6]).await, [7]);
 }
 
 /// Answers one method itself.

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{
     Announcement, Backoff, CloudCallback, DeviceId, DeviceIdentity, ErrorKind, Settlement,
-    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError,
+    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
 use proptest::prelude::*;
 use support::{Harness, device, soon, uplink};
@@ -68,6 +68,11 @@ impl Upstream for Watch {
         self.hub.send(uplink).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let _turn = uplinks.first().map(|u| self.turn(&u.device, "send"));
+        self.hub.send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -79,6 +84,10 @@ impl Upstream for Watch {
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         let _turn = self.turn(device, "detach");
         self.hub.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.hub.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

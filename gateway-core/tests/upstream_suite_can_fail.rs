@@ -15,7 +15,7 @@ use gateway_core::testkit::{MemoryUpstream, upstream};
 use gateway_core::{
     CloudCallback, CloudMessage, DesiredPatch, DeviceId, DeviceIdentity, Disposition, ErrorKind,
     Interest, MethodCall, MethodReply, Properties, SessionEnd, TwinReply, TwinRequest, Uplink,
-    Upstream, UpstreamError,
+    Upstream, UpstreamError, UpstreamExplanation,
 };
 use support::memory_hub::Memory;
 use tokio::sync::Mutex;
@@ -164,6 +164,10 @@ impl Upstream for Faulty {
         }
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        self.hub.send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -180,6 +184,10 @@ impl Upstream for Faulty {
             IgnoresDetach => Ok(()),
             _ => self.hub.detach(device).await,
         }
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.hub.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

@@ -51,7 +51,7 @@ pub use hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 pub use hub::peer::{ConnectionId, ConnectionStats};
 pub use hub::queue::C2dOutcome;
 pub use hub::record::{Accepted, Record, RecordMode};
-pub use hub::registry::DeviceKeys;
+pub use hub::registry::{DeviceKeys, WhichKey};
 pub use hub::sas::sign;
 pub use hub::stamps::Stamps;
 pub use hub::throttle::{Size, Tier};

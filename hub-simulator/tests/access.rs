@@ -4,9 +4,10 @@ mod support;
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use fe2o3_amqp::connection::{Connection, OpenError};
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use hub_simulator::{C2d, Checks, ConnectionString, HubSimulator, Limits, sign};
+use hub_simulator::{C2d, Checks, ConnectionString, HubSimulator, Limits, WhichKey, sign};
 use support::{Client, DataBody, accepted, expiry, message, plain_hub, soon, tls_stream, token};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -52,6 +53,36 @@ async fn a_bad_token_is_told_why() {
             .0,
         404
     );
+}
+
+#[tokio::test]
+async fn one_key_of_two_is_made_anew_and_the_other_stays_good() {
+    let hub = plain_hub().await;
+    let mut client = Client::connect(&hub).await;
+    let mut status = async |resource: &str, key: &str, policy: Option<&str>| {
+        let key = BASE64.decode(key).unwrap();
+        let token = sign(resource, &key, expiry(HOUR), policy);
+        client.cbs.put("name", &token).await.0
+    };
+    let device = "localhost/devices/dev1";
+    let old = hub.add_device("dev1");
+    for which in [WhichKey::Primary, WhichKey::Secondary] {
+        let new = hub.regenerate_key("dev1", which).unwrap();
+        let (gone, stays) = match which {
+            WhichKey::Primary => (&old.primary, &old.secondary),
+            WhichKey::Secondary => (&old.secondary, &new.primary),
+        };
+        assert_eq!(status(device, gone, None).await, 401);
+        assert_eq!(status(device, stays, None).await, 200);
+    }
+    let old = hub.policy_keys("device").unwrap();
+    let new = hub
+        .regenerate_policy_key("device", WhichKey::Secondary)
+        .unwrap();
+    let policy = Some("device");
+    assert_eq!(status("localhost", &old.secondary, policy).await, 401);
+    assert_eq!(status("localhost", &new.primary, policy).await, 200);
+    assert!(hub.regenerate_key("ghost", WhichKey::Primary).is_none());
 }
 
 #[tokio::test]

@@ -115,6 +115,23 @@ async fn attaches_and_tokens_are_refused_by_device() {
 }
 
 #[tokio::test]
+async fn a_withheld_token_has_no_answer_and_the_next_one_has() {
+    let hub = plain_hub().await;
+    let (mut client, ..) = two_senders(&hub).await;
+    hub.add_device("c");
+    let token = token(&hub.device_connection_string("c"));
+    hub.faults().withhold_token("c");
+    let put = client.cbs.put("c", &token);
+    assert!(tokio::time::timeout(BRIEF, put).await.is_err());
+    assert_eq!(hub.tokens_put("c"), 0);
+    hub.faults().allow_token("c");
+    let before = hub.connections()[0].tokens_put;
+    assert_eq!(client.cbs.put("c", &token).await.0, 200);
+    assert_eq!(hub.tokens_put("c"), 1);
+    assert_eq!(hub.connections()[0].tokens_put, before + 1);
+}
+
+#[tokio::test]
 async fn a_withheld_attach_has_no_answer() {
     let hub = plain_hub().await;
     let (mut client, mut a, _b) = two_senders(&hub).await;

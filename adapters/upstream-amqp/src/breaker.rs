@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use gateway_core::{Backoff, ConfigError, Credential, DeviceId, ErrorKind};
+use gateway_core::{Backoff, BreakerState, ConfigError, Credential, DeviceId, ErrorKind};
 use lru::LruCache;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -244,6 +244,18 @@ impl Breakers {
         is_suspect.then(|| breaker.last + self.config.forgiven_after)
     }
 
+    /// Tells whether the hub is asked for a device.
+    pub(crate) fn state(&self, device: &DeviceId) -> BreakerState {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        match lock(&self.table).peek(device).map(|breaker| breaker.state) {
+            Some(State::Open { until }) if !left(until).is_zero() => {
+                BreakerState::Open(left(until))
+            }
+            Some(State::HalfOpen) => BreakerState::Trying,
+            _ => BreakerState::Closed,
+        }
+    }
+
     /// Counts the devices that the hub is not asked for now.
     pub(crate) fn open(&self) -> usize {
         let (table, now) = (lock(&self.table), Instant::now());
@@ -300,7 +312,7 @@ mod tests {
     }
 
     fn key(text: &str) -> Credential {
-        Credential::DeviceKey(SymmetricKey::from_base64(text).unwrap())
+        Credential::DeviceKey(SymmetricKey::from_base64(text).unwrap().into())
     }
 
     fn refused() -> AmqpError {

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
-    Properties as Sections,
+    Properties as Sections, SerializableBody,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use gateway_core::{
@@ -14,6 +15,7 @@ use gateway_core::{
 };
 use tokio::time::Instant;
 
+use crate::client::{ClientError, check_depth};
 use crate::error::AmqpError;
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
@@ -25,6 +27,23 @@ const SCHEMA: &str = "iothub-message-schema";
 const COMPONENT: &str = "dt-subject";
 const METHOD_NAME: &str = "IoThub-methodname";
 const METHOD_STATUS: &str = "IoThub-status";
+
+/// Encodes a message's sections.
+pub(crate) fn encode<B: SerializableBody>(message: &Message<B>) -> Result<Bytes, AmqpError> {
+    match serde_amqp::to_vec(&Serializable(message)) {
+        Ok(encoded) => Ok(encoded.into()),
+        Err(error) => Err(AmqpError::Unexpected(error.to_string())),
+    }
+}
+
+/// Decodes what came from the hub.
+pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> {
+    check_depth(payload)?;
+    match serde_amqp::from_slice::<Deserializable<Message<Body<Value>>>>(payload) {
+        Ok(message) => Ok(message.0),
+        Err(_) => Err(ClientError::Malformed("a message that cannot be decoded").into()),
+    }
+}
 
 /// Makes an AMQP message of an uplink.
 pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
@@ -70,9 +89,17 @@ pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
     }
 }
 
+/// Fails if a message is larger than the hub takes.
+pub(crate) fn check_size(uplink: &Uplink) -> Result<(), AmqpError> {
+    match size(uplink) {
+        size if size > MAX_UPLINK => Err(AmqpError::TooLarge(size)),
+        _ => Ok(()),
+    }
+}
+
 /// What the hub counts, in bytes: the body, values of system properties, names and values of the
-/// others. An error if it is more than the hub takes.
-pub(crate) fn size(uplink: &Uplink) -> Result<usize, AmqpError> {
+/// others.
+fn size(uplink: &Uplink) -> usize {
     let system = &uplink.system;
     let texts = [
         &system.correlation_id,
@@ -88,11 +115,7 @@ pub(crate) fn size(uplink: &Uplink) -> Result<usize, AmqpError> {
         .iter()
         .map(|(n, v)| n.len() + v.len())
         .sum();
-    let size = uplink.body.len() + uplink.id.as_str().len() + system + application;
-    match size > MAX_UPLINK {
-        true => Err(AmqpError::TooLarge(size)),
-        false => Ok(size),
-    }
+    uplink.body.len() + uplink.id.as_str().len() + system + application
 }
 
 /// Makes a cloud-to-device message of what came on the device's link.

@@ -65,7 +65,7 @@ impl UpstreamFixture for Fixture {
     async fn refused_device(&self, name: &str) -> DeviceIdentity {
         self.hub.add_device(name);
         let wrong = SymmetricKey::from_base64("d3Jvbmc=").expect("base64");
-        DeviceIdentity::new(common::device_id(name), Credential::DeviceKey(wrong))
+        DeviceIdentity::new(common::device_id(name), Credential::DeviceKey(wrong.into()))
     }
 
     async fn device_with_token(&self, name: &str, expires_in: Duration) -> Option<DeviceIdentity> {

@@ -152,7 +152,10 @@ async fn main() -> Result<()> {
     let identities = (0..devices).map(|n| {
         let device = DeviceId::new(device_name(n))?;
         let key = group_key.derive(&device);
-        anyhow::Ok(DeviceIdentity::new(device, Credential::DeviceKey(key)))
+        anyhow::Ok(DeviceIdentity::new(
+            device,
+            Credential::DeviceKey(key.into()),
+        ))
     });
     let identities = identities.collect::<Result<_>>()?;
 

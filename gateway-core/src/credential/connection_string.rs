@@ -146,7 +146,7 @@ impl FromStr for ConnectionString {
         let key = SymmetricKey::from_base64(required(4)?)?;
         let credential = match (&device, value(3)) {
             (Some(_), Some(_)) => return Err(Error::DeviceAndPolicy),
-            (Some(_), None) => Credential::DeviceKey(key),
+            (Some(_), None) => Credential::DeviceKey(key.into()),
             (None, Some(policy)) => Credential::Policy(SharedAccessPolicy::new(policy, key)),
             (None, None) => return Err(Error::Missing(NAMES[3])),
         };

@@ -64,6 +64,70 @@ impl<'de> serde::Deserialize<'de> for SymmetricKey {
     }
 }
 
+/// Holds a key and, where the hub takes a second one, that as well: with both known here, either
+/// may be replaced at the hub without a device noticing.
+///
+/// Read from a text, the key alone, or from `primary` and `secondary`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(from = "Keys")]
+pub struct KeyPair {
+    primary: SymmetricKey,
+    secondary: Option<SymmetricKey>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Keys {
+    One(SymmetricKey),
+    Named(NamedKeys),
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedKeys {
+    primary: SymmetricKey,
+    secondary: Option<SymmetricKey>,
+}
+
+impl From<Keys> for KeyPair {
+    fn from(keys: Keys) -> Self {
+        match keys {
+            Keys::One(key) => key.into(),
+            Keys::Named(NamedKeys { primary, secondary }) => Self { primary, secondary },
+        }
+    }
+}
+
+impl From<SymmetricKey> for KeyPair {
+    fn from(primary: SymmetricKey) -> Self {
+        Self {
+            primary,
+            secondary: None,
+        }
+    }
+}
+
+impl KeyPair {
+    /// Sets the second key, which is used where the hub refuses the first.
+    #[must_use]
+    pub fn with_secondary(mut self, key: SymmetricKey) -> Self {
+        self.secondary = Some(key);
+        self
+    }
+
+    /// The key that is tried first.
+    #[must_use]
+    pub fn primary(&self) -> &SymmetricKey {
+        &self.primary
+    }
+
+    /// The key that is tried where the hub refuses the first.
+    #[must_use]
+    pub fn secondary(&self) -> Option<&SymmetricKey> {
+        self.secondary.as_ref()
+    }
+}
+
 /// Holds the key of an enrolment group, from which each device's key is derived.
 ///
 /// Source: Microsoft, "Symmetric key attestation with DPS", group enrollments.
@@ -94,21 +158,28 @@ impl GroupKey {
     }
 }
 
-/// Is a shared access policy of the hub: a name and its key.
+/// Is a shared access policy of the hub: a name and its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedAccessPolicy {
     name: Arc<str>,
-    key: SymmetricKey,
+    keys: KeyPair,
 }
 
 impl SharedAccessPolicy {
-    /// Makes a policy from its name, such as `device` or `iothubowner`, and its key.
+    /// Makes a policy from its name, such as `device` or `iothubowner`, and its key or keys.
     #[must_use]
-    pub fn new(name: impl Into<Arc<str>>, key: SymmetricKey) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, keys: impl Into<KeyPair>) -> Self {
         Self {
             name: name.into(),
-            key,
+            keys: keys.into(),
         }
+    }
+
+    /// Sets the policy's second key, which is used where the hub refuses the first.
+    #[must_use]
+    pub fn with_secondary(mut self, key: SymmetricKey) -> Self {
+        self.keys = self.keys.with_secondary(key);
+        self
     }
 
     /// The policy's name.
@@ -117,10 +188,10 @@ impl SharedAccessPolicy {
         &self.name
     }
 
-    /// The policy's key.
+    /// The policy's keys.
     #[must_use]
-    pub fn key(&self) -> &SymmetricKey {
-        &self.key
+    pub fn keys(&self) -> &KeyPair {
+        &self.keys
     }
 }
 
@@ -147,12 +218,27 @@ mod tests {
         let policy = SharedAccessPolicy::new("device", key);
         assert_eq!(
             format!("{policy:?}"),
-            r#"SharedAccessPolicy { name: "device", key: SymmetricKey(..) }"#
+            "SharedAccessPolicy { name: \"device\", keys: KeyPair { primary: SymmetricKey(..), \
+             secondary: None } }"
         );
         assert_eq!(
             SymmetricKey::from_base64("?"),
             Err(ParseKeyError::NotBase64)
         );
         assert_eq!(SymmetricKey::from_base64(""), Err(ParseKeyError::Empty));
+    }
+
+    #[test]
+    fn a_pair_is_read_from_a_key_or_from_two() {
+        let pair = |text: &str| serde_json::from_str::<KeyPair>(text);
+        let key = |text: &str| SymmetricKey::from_base64(text).unwrap();
+        let one = pair(r#""b25l""#).unwrap();
+        assert_eq!(one, key("b25l").into());
+        let two = pair(r#"{"primary": "b25l", "secondary": "dHdv"}"#).unwrap();
+        assert_eq!(two, one.with_secondary(key("dHdv")));
+        for wrong in [r#""!hidden""#, r#"{"primary": "b25l", "third": "hidden"}"#] {
+            let error = pair(wrong).unwrap_err().to_string();
+            assert!(!error.contains("hidden"), "{error}");
+        }
     }
 }

@@ -6,9 +6,10 @@ mod provider;
 mod sas;
 
 pub use connection_string::{ConnectionString, ParseConnectionStringError};
-pub use key::{GroupKey, ParseKeyError, SharedAccessPolicy, SymmetricKey};
+pub use key::{GroupKey, KeyPair, ParseKeyError, SharedAccessPolicy, SymmetricKey};
 pub use provider::{
-    CredentialProvider, GroupKeyCredentials, HubPolicyCredentials, StaticCredentials,
+    CredentialProvider, CredentialSource, GroupKeyCredentials, HubPolicyCredentials,
+    StaticCredentials,
 };
 pub use sas::{ParseTokenError, SasToken, sas_resource};
 
@@ -18,10 +19,10 @@ pub use sas::{ParseTokenError, SasToken, sas_resource};
 pub enum Credential {
     /// A policy of the hub that may act for every device: one token serves a whole connection.
     Policy(SharedAccessPolicy),
-    /// The device's own key, given or derived from a [`GroupKey`]: a token for each device, which
-    /// the adapter signs and renews.
-    DeviceKey(SymmetricKey),
-    /// A token that the device itself presented: the hub judges it, and the session ends when the
-    /// token does.
+    /// The device's own key or keys, given or derived from a [`GroupKey`]: a token for each device,
+    /// which the adapter signs and renews.
+    DeviceKey(KeyPair),
+    /// A token that somebody else signed, as a rule the device itself: the hub judges it, and the
+    /// session ends when the token does, unless there is a newer one by then.
     SasToken(SasToken),
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Credential;
-use super::key::{GroupKey, SharedAccessPolicy, SymmetricKey};
+use super::key::{GroupKey, KeyPair, SharedAccessPolicy};
 use crate::error::{CredentialError, ErrorKind};
 use crate::id::DeviceId;
 
 /// Knows each device's credential: the plug-in point for a registry or a vault.
 ///
-/// Asked once for each attach, never for each message.
+/// Asked for each attach, and anew when the hub refuses what it gave before; never for each message.
 #[async_trait]
 pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// Gives the credential of a device.
@@ -29,6 +29,36 @@ impl<T: CredentialProvider + ?Sized> CredentialProvider for Arc<T> {
         (**self).credential(device).await
     }
 }
+
+/// Says whom to ask for a device's newer credential once the hub refuses the one at hand.
+///
+/// Two are equal if they are one and the same provider.
+#[derive(Debug, Clone)]
+pub struct CredentialSource(Arc<dyn CredentialProvider>);
+
+impl CredentialSource {
+    /// Makes a source of a provider.
+    #[must_use]
+    pub fn new(provider: Arc<dyn CredentialProvider>) -> Self {
+        Self(provider)
+    }
+
+    /// Asks for the device's credential as it is now.
+    ///
+    /// # Errors
+    /// As [`CredentialProvider::credential`].
+    pub async fn credential(&self, device: &DeviceId) -> Result<Credential, CredentialError> {
+        self.0.credential(device).await
+    }
+}
+
+impl PartialEq for CredentialSource {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CredentialSource {}
 
 /// Acts for every device with one policy of the hub.
 #[derive(Debug, Clone)]
@@ -51,20 +81,37 @@ impl CredentialProvider for HubPolicyCredentials {
 
 /// Derives each device's key from the key of its enrolment group.
 #[derive(Debug, Clone)]
-pub struct GroupKeyCredentials(GroupKey);
+pub struct GroupKeyCredentials {
+    primary: GroupKey,
+    secondary: Option<GroupKey>,
+}
 
 impl GroupKeyCredentials {
     /// Uses this group key.
     #[must_use]
     pub fn new(key: GroupKey) -> Self {
-        Self(key)
+        Self {
+            primary: key,
+            secondary: None,
+        }
+    }
+
+    /// Sets the group's second key, which is used where the hub refuses the first.
+    #[must_use]
+    pub fn with_secondary(mut self, key: GroupKey) -> Self {
+        self.secondary = Some(key);
+        self
     }
 }
 
 #[async_trait]
 impl CredentialProvider for GroupKeyCredentials {
     async fn credential(&self, device: &DeviceId) -> Result<Credential, CredentialError> {
-        Ok(Credential::DeviceKey(self.0.derive(device)))
+        let keys = KeyPair::from(self.primary.derive(device));
+        Ok(Credential::DeviceKey(match &self.secondary {
+            Some(secondary) => keys.with_secondary(secondary.derive(device)),
+            None => keys,
+        }))
     }
 }
 
@@ -72,13 +119,14 @@ impl CredentialProvider for GroupKeyCredentials {
 ///
 /// Empty, it is the provider for devices that all present tokens of their own.
 #[derive(Debug, Clone, Default)]
-pub struct StaticCredentials(HashMap<DeviceId, SymmetricKey>);
+pub struct StaticCredentials(HashMap<DeviceId, KeyPair>);
 
 impl StaticCredentials {
     /// Uses these keys; any other device is refused.
     #[must_use]
-    pub fn new(keys: impl IntoIterator<Item = (DeviceId, SymmetricKey)>) -> Self {
-        Self(keys.into_iter().collect())
+    pub fn new(keys: impl IntoIterator<Item = (DeviceId, impl Into<KeyPair>)>) -> Self {
+        let keys = keys.into_iter();
+        Self(keys.map(|(device, keys)| (device, keys.into())).collect())
     }
 }
 
@@ -86,7 +134,7 @@ impl StaticCredentials {
 impl CredentialProvider for StaticCredentials {
     async fn credential(&self, device: &DeviceId) -> Result<Credential, CredentialError> {
         match self.0.get(device) {
-            Some(key) => Ok(Credential::DeviceKey(key.clone())),
+            Some(keys) => Ok(Credential::DeviceKey(keys.clone())),
             None => Err(CredentialError::new(
                 ErrorKind::UnknownDevice,
                 "credential look-up",

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::key::{SharedAccessPolicy, SymmetricKey};
+use super::key::SymmetricKey;
 use crate::id::DeviceId;
 
 /// Everything but RFC 3986's unreserved characters.
@@ -98,14 +98,15 @@ impl SasToken {
         Self::sign_as(resource, key, None, expires)
     }
 
-    /// Signs a token for a resource such as `{host}` with a policy of the hub.
+    /// Signs a token for a resource such as `{host}` with a key of a hub's policy of this name.
     #[must_use]
     pub fn sign_with_policy(
         resource: &str,
-        policy: &SharedAccessPolicy,
+        policy: &str,
+        key: &SymmetricKey,
         expires: SystemTime,
     ) -> Self {
-        Self::sign_as(resource, policy.key(), Some(policy.name()), expires)
+        Self::sign_as(resource, key, Some(policy), expires)
     }
 
     fn sign_as(
@@ -201,8 +202,8 @@ mod tests {
             "SharedAccessSignature sr=myhub.azure-devices.net%2Fdevices%2Fdev1\
              &sig=i%2BYmMcSSZc4KzBi6ejz3l0iL%2B2sN0CE3q6vSm837h2g%3D&se=1700000000"
         );
-        let policy = SharedAccessPolicy::new("device", key());
-        let hub = SasToken::sign_with_policy("myhub.azure-devices.net", &policy, at(1_700_000_000));
+        let expires = at(1_700_000_000);
+        let hub = SasToken::sign_with_policy("myhub.azure-devices.net", "device", &key(), expires);
         assert_eq!(
             hub.secret_text(),
             "SharedAccessSignature sr=myhub.azure-devices.net\

@@ -6,6 +6,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::callback::CloudCallback;
 use crate::error::{ErrorKind, UpstreamError};
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 use crate::upstream::{DeviceIdentity, Upstream};
@@ -54,6 +55,11 @@ impl<U: Upstream> Upstream for Limit<U> {
         self.inner.send(uplink).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let _permit = self.permit("send").await?;
+        self.inner.send_batch(uplinks).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -66,6 +72,10 @@ impl<U: Upstream> Upstream for Limit<U> {
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         // Never behind the requests that it might free.
         self.inner.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.inner.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

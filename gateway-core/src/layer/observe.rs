@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::callback::CloudCallback;
 use crate::error::UpstreamError;
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 use crate::upstream::{DeviceIdentity, Upstream};
@@ -48,15 +49,16 @@ impl<U> Observe<U> {
 fn note<T>(
     device: &DeviceId,
     result: &Result<T, UpstreamError>,
+    count: usize,
     good: &AtomicU64,
     bad: &AtomicU64,
 ) {
     match result {
-        Ok(_) => good.fetch_add(1, Relaxed),
+        Ok(_) => good.fetch_add(count as u64, Relaxed),
         Err(error) => {
             let source = std::error::Error::source(error).map(tracing::field::display);
             tracing::debug!(device.id = %device, error = %error, source, "Upstream failed");
-            bad.fetch_add(1, Relaxed)
+            bad.fetch_add(count as u64, Relaxed)
         }
     };
 }
@@ -74,6 +76,7 @@ impl<U: Upstream> Upstream for Observe<U> {
         note(
             &device,
             &result,
+            1,
             &self.counters.attached,
             &self.counters.attach_failed,
         );
@@ -85,9 +88,24 @@ impl<U: Upstream> Upstream for Observe<U> {
         note(
             &uplink.device,
             &result,
+            1,
             &self.counters.sent,
             &self.counters.send_failed,
         );
+        result
+    }
+
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let result = self.inner.send_batch(uplinks).await;
+        if let [first, ..] = uplinks {
+            note(
+                &first.device,
+                &result,
+                uplinks.len(),
+                &self.counters.sent,
+                &self.counters.send_failed,
+            );
+        }
         result
     }
 
@@ -100,6 +118,7 @@ impl<U: Upstream> Upstream for Observe<U> {
         note(
             device,
             &result,
+            1,
             &self.counters.twin,
             &self.counters.twin_failed,
         );
@@ -109,6 +128,10 @@ impl<U: Upstream> Upstream for Observe<U> {
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         self.counters.detached.fetch_add(1, Relaxed);
         self.inner.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.inner.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

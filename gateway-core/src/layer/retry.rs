@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::callback::CloudCallback;
 use crate::config::RetryConfig;
 use crate::error::UpstreamError;
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 use crate::upstream::{DeviceIdentity, Upstream};
@@ -87,6 +88,16 @@ impl<U: Upstream> Upstream for Retry<U> {
         }
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let mut tries = self.tries();
+        loop {
+            match self.inner.send_batch(uplinks).await {
+                Err(error) if tries.again(&error).await => {}
+                verdict => return verdict,
+            }
+        }
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -105,6 +116,10 @@ impl<U: Upstream> Upstream for Retry<U> {
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         // The device is forgotten whatever the hub said.
         self.inner.detach(device).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.inner.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

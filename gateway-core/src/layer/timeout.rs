@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use crate::callback::CloudCallback;
 use crate::config::TimeoutConfig;
 use crate::error::{ErrorKind, UpstreamError};
+use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 use crate::upstream::{DeviceIdentity, Upstream};
@@ -57,6 +58,10 @@ impl<U: Upstream> Upstream for Timeout<U> {
         within(self.config.send, "send", self.inner.send(uplink)).await
     }
 
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        within(self.config.send, "send", self.inner.send_batch(uplinks)).await
+    }
+
     async fn twin(
         &self,
         device: &DeviceId,
@@ -67,6 +72,10 @@ impl<U: Upstream> Upstream for Timeout<U> {
 
     async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
         within(self.config.detach, "detach", self.inner.detach(device)).await
+    }
+
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.inner.explain(device)
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {

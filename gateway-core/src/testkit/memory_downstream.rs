@@ -147,7 +147,11 @@ impl Downstream for MemoryDownstream {
             return Ok(Delivered::Sent);
         }
         let (answer, answered) = oneshot::channel();
-        let command = Command { downlink, answer };
+        let command = Command {
+            downlink,
+            answer,
+            ingress: self.ingress().await,
+        };
         let delivery = async {
             if commands.send(command).await.is_err() {
                 return fail(ErrorKind::UnknownDevice);
@@ -236,6 +240,7 @@ impl Drop for MemoryDevice {
 pub struct Command {
     downlink: Downlink,
     answer: oneshot::Sender<Result<Delivered, DownstreamError>>,
+    ingress: Ingress,
 }
 
 impl Command {
@@ -262,6 +267,8 @@ impl Command {
 
     fn settle(self, outcome: Result<Delivered, DownstreamError>) {
         // Whoever waited may have given up at the deadline.
-        drop(self.answer.send(outcome));
+        if let Err(Ok(Delivered::Answered(_))) = self.answer.send(outcome) {
+            self.ingress.note_late_answer(self.downlink.device());
+        }
     }
 }

@@ -53,13 +53,13 @@ impl UpstreamFixture for Memory {
 
     async fn device(&self, name: &str) -> DeviceIdentity {
         self.hub.register(device(name), key());
-        DeviceIdentity::new(device(name), Credential::DeviceKey(key()))
+        DeviceIdentity::new(device(name), Credential::DeviceKey(key().into()))
     }
 
     async fn refused_device(&self, name: &str) -> DeviceIdentity {
         self.hub.register(device(name), key());
         let wrong = SymmetricKey::from_base64("d3Jvbmc=").unwrap();
-        DeviceIdentity::new(device(name), Credential::DeviceKey(wrong))
+        DeviceIdentity::new(device(name), Credential::DeviceKey(wrong.into()))
     }
 
     async fn device_with_token(&self, name: &str, expires_in: Duration) -> Option<DeviceIdentity> {

@@ -20,7 +20,7 @@ use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::events::EventBatch;
 use crate::hub::peer::{Peer, Route};
 use crate::hub::record::Accepted;
-use crate::hub::registry::AuthMethod;
+use crate::hub::registry::{AuthMethod, Grant, Principal};
 use crate::hub::state::Now;
 use crate::hub::throttle::Operation;
 use crate::hub::{Hub, Sender};
@@ -176,6 +176,18 @@ impl Core {
             self.hub.state().link_closed(device);
         }
         self.hub.stir();
+    }
+
+    /// Enters a token into the books.
+    pub(crate) fn token_taken(&mut self, name: &str, grant: Grant) {
+        if let Principal::Device(device) = &grant.principal
+            && let Some(device) = self.hub.state().registry.peek_mut(device)
+        {
+            device.tokens_put += 1;
+        }
+        self.peer.tokens_put.fetch_add(1, Ordering::Relaxed);
+        self.tokens.put(name, grant);
+        self.token_count_changed();
     }
 
     pub(crate) fn token_count_changed(&mut self) {

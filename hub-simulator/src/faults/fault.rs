@@ -83,7 +83,12 @@ pub enum Fault {
         /// The text beside it.
         text: String,
     },
-    /// Judges tokens of a device as usual again.
+    /// Neither takes nor answers good tokens of a device over AMQP.
+    WithholdToken {
+        /// Whose.
+        device: String,
+    },
+    /// Judges and answers tokens of a device as usual again.
     AllowToken {
         /// Whose.
         device: String,
@@ -204,6 +209,7 @@ impl Faults {
                 status,
                 text,
             } => self.refuse_token(device, *status, text),
+            Fault::WithholdToken { device } => self.withhold_token(device),
             Fault::AllowToken { device } => self.allow_token(device),
             Fault::IncomingWindow { frames } => self.incoming_window(*frames),
             Fault::LinkCredit { credit } => self.link_credit(*credit),

@@ -167,9 +167,17 @@ impl Faults {
         self.edit(|rules| rules.refused_tokens.extend([(device.to_owned(), refusal)]));
     }
 
-    /// Judges tokens of a device as usual again.
+    /// Neither takes nor answers good tokens of a device over AMQP.
+    pub fn withhold_token(&self, device: &str) {
+        self.edit(|rules| rules.withheld_tokens.extend([device.to_owned()]));
+    }
+
+    /// Judges and answers tokens of a device as usual again.
     pub fn allow_token(&self, device: &str) {
-        self.edit(|rules| drop(rules.refused_tokens.remove(device)));
+        self.edit(|rules| {
+            rules.refused_tokens.remove(device);
+            rules.withheld_tokens.remove(device);
+        });
     }
 
     /// Gives sessions begun from now on this window, in frames; `None` is the limit's again.

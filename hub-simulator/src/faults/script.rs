@@ -64,6 +64,7 @@ pub(super) struct Rules {
     pub(super) refused_attaches: HashMap<String, AmqpError>,
     pub(super) withheld_attaches: HashSet<String>,
     pub(super) refused_tokens: HashMap<String, (i32, String)>,
+    pub(super) withheld_tokens: HashSet<String>,
     pub(super) incoming_window: Option<u32>,
     pub(super) credit: Option<u32>,
 }
@@ -98,6 +99,7 @@ impl Script {
         let links = !rules.refused_attaches.is_empty()
             || !rules.withheld_attaches.is_empty()
             || !rules.refused_tokens.is_empty()
+            || !rules.withheld_tokens.is_empty()
             || rules.incoming_window.is_some()
             || rules.credit.is_some();
         self.concerns_telemetry.store(telemetry, Ordering::Release);
@@ -172,6 +174,12 @@ impl Script {
 
     pub(crate) fn token_refusal(&self, device: &str) -> Option<(i32, String)> {
         self.on_links()?.refused_tokens.get(device).cloned()
+    }
+
+    /// Whether good tokens of this device are neither taken nor answered.
+    pub(crate) fn withholds_token(&self, device: &str) -> bool {
+        self.on_links()
+            .is_some_and(|rules| rules.withheld_tokens.contains(device))
     }
 
     pub(crate) fn incoming_window(&self) -> Option<u32> {

@@ -33,6 +33,8 @@ pub(crate) struct Device {
     pub(crate) links: u32,
     /// How often it came with its first link.
     pub(crate) attaches: u64,
+    /// Tokens of it that were taken over AMQP.
+    pub(crate) tokens_put: u64,
     /// When it last came or went.
     pub(crate) connection_updated: Ticks,
     pub(crate) last_activity: Ticks,
@@ -99,6 +101,7 @@ impl Device {
             etag: u32::from_be_bytes(random_bytes()) >> 2,
             links: 0,
             attaches: 0,
+            tokens_put: 0,
             connection_updated: Ticks::default(),
             last_activity: Ticks::default(),
             details: None,

@@ -25,6 +25,15 @@ impl fmt::Debug for DeviceKeys {
     }
 }
 
+/// Names one of the two keys of a device or policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WhichKey {
+    /// The primary key.
+    Primary,
+    /// The secondary key.
+    Secondary,
+}
+
 /// A pair of raw keys, one behind the other.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "Encoded", try_from = "Encoded")]
@@ -61,6 +70,15 @@ impl KeyPair {
 
     pub(crate) fn secondary(&self) -> &[u8] {
         self.bytes.split_at(self.split as usize).1
+    }
+
+    /// The pair with one key new.
+    pub(crate) fn regenerate(&self, which: WhichKey) -> Self {
+        let new = random_bytes::<32>();
+        match which {
+            WhichKey::Primary => Self::new(&new, self.secondary()),
+            WhichKey::Secondary => Self::new(self.primary(), &new),
+        }
     }
 
     pub(crate) fn encoded(&self) -> DeviceKeys {

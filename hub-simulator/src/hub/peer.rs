@@ -106,6 +106,7 @@ pub(crate) struct Peer {
     mail: Mutex<Mail>,
     wake: Notify,
     pub(crate) tokens: AtomicUsize,
+    pub(crate) tokens_put: AtomicU64,
     pub(crate) sessions: AtomicUsize,
     pub(crate) links: AtomicUsize,
     pub(crate) devices: AtomicUsize,
@@ -128,6 +129,7 @@ impl Peer {
             mail: Mutex::default(),
             wake: Notify::new(),
             tokens: AtomicUsize::new(0),
+            tokens_put: AtomicU64::new(0),
             sessions: AtomicUsize::new(0),
             links: AtomicUsize::new(0),
             devices: AtomicUsize::new(0),
@@ -173,6 +175,7 @@ impl Peer {
             id: self.id,
             devices: of(&self.devices),
             tokens: of(&self.tokens),
+            tokens_put: self.tokens_put.load(Ordering::Relaxed),
             sessions: of(&self.sessions),
             links: of(&self.links),
             messages: self.messages.load(Ordering::Relaxed),
@@ -190,6 +193,8 @@ pub struct ConnectionStats {
     pub devices: usize,
     /// Tokens that count against the limit of 1000.
     pub tokens: usize,
+    /// Tokens taken over it so far, those that renew another one included.
+    pub tokens_put: u64,
     /// Open sessions.
     pub sessions: usize,
     /// Open links.

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use super::HubSimulator;
 use crate::connection_string::{ConnectionString, KeyOwner};
-use crate::hub::registry::{DeviceKeys, KeyPair};
+use crate::hub::registry::{DeviceKeys, KeyPair, WhichKey};
 
 impl HubSimulator {
     /// Registers a device unless it is registered, and returns its keys; empty ones if it is there
@@ -49,6 +49,33 @@ impl HubSimulator {
         let keys = KeyPair::random();
         device.set_keys(keys.clone());
         Some(keys.encoded())
+    }
+
+    /// Gives a device one new key and returns both; none if it is not registered or has no keys.
+    /// Tokens put before stay good until they expire.
+    pub fn regenerate_key(&self, id: &str, which: WhichKey) -> Option<DeviceKeys> {
+        let mut state = self.hub.state();
+        let device = state.registry.get_mut(id)?;
+        let keys = device.keys()?.regenerate(which);
+        device.set_keys(keys.clone());
+        Some(keys.encoded())
+    }
+
+    /// Returns the keys of a built-in policy; none if there is no such policy.
+    #[must_use]
+    pub fn policy_keys(&self, policy: &str) -> Option<DeviceKeys> {
+        let state = self.hub.state();
+        Some(state.registry.policy(policy)?.keys.encoded())
+    }
+
+    /// Gives a built-in policy one new key and returns both; none if there is no such policy. Tokens
+    /// put before stay good until they expire.
+    pub fn regenerate_policy_key(&self, policy: &str, which: WhichKey) -> Option<DeviceKeys> {
+        let mut state = self.hub.state();
+        let policies = state.registry.policies_mut();
+        let policy = policies.iter_mut().find(|known| known.name == policy)?;
+        policy.keys = policy.keys.regenerate(which);
+        Some(policy.keys.encoded())
     }
 
     /// Removes a device with its modules: its links are detached, its messages purged. Returns whether it was there.

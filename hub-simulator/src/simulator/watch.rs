@@ -99,6 +99,16 @@ impl HubSimulator {
             .map_or(0, |device| device.attaches)
     }
 
+    /// How many tokens of a device the hub has taken over AMQP, those that renew another one included.
+    #[must_use]
+    pub fn tokens_put(&self, device: &str) -> u64 {
+        let state = self.hub.state();
+        state
+            .registry
+            .get(device)
+            .map_or(0, |device| device.tokens_put)
+    }
+
     /// Waits until a device has both its method links open.
     ///
     /// # Cancel safety

@@ -45,7 +45,7 @@ pub(crate) fn device_id(name: &str) -> DeviceId {
 pub(crate) fn with_key(hub: &HubSimulator, name: &str) -> DeviceIdentity {
     let keys = hub.add_device(name);
     let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
-    DeviceIdentity::new(device_id(name), Credential::DeviceKey(key))
+    DeviceIdentity::new(device_id(name), Credential::DeviceKey(key.into()))
 }
 
 /// Registers a device and gives its identity with a token of its own.

@@ -118,11 +118,11 @@ impl CredentialProvider for Keyring {
     async fn credential(&self, device: &DeviceId) -> Result<Credential, CredentialError> {
         let key = self.0.derive(device);
         if device.as_str() != Conduct::WrongKey.device() {
-            return Ok(Credential::DeviceKey(key));
+            return Ok(Credential::DeviceKey(key.into()));
         }
         let other = DeviceId::new(Conduct::Poison.device());
         let other = other.map_err(|_| CredentialError::new(ErrorKind::Other, "wrong key"))?;
-        Ok(Credential::DeviceKey(self.0.derive(&other)))
+        Ok(Credential::DeviceKey(self.0.derive(&other).into()))
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 use crate::callback::CloudCallback;
 use crate::credential::{Credential, SasToken, SymmetricKey};
 use crate::error::{ErrorKind, UpstreamError};
-use crate::id::DeviceId;
+use crate::explain::UpstreamExplanation;
+use crate::id::{DeviceId, MessageId};
 use crate::message::{
     CloudMessage, DesiredPatch, Disposition, MethodCall, MethodReply, SessionEnd, TwinReply,
     TwinRequest, Uplink,
@@ -45,12 +46,23 @@ impl Default for Shared {
     }
 }
 
-/// Counts an uplink as in flight.
-struct InFlight<'a>(&'a MemoryUpstream);
+/// Counts uplinks of a device as in flight.
+struct InFlight<'a> {
+    hub: &'a MemoryUpstream,
+    device: &'a DeviceId,
+    count: usize,
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.change(|state| state.in_flight -= 1);
+        self.hub.change(|state| {
+            if let Some(in_flight) = state.in_flight.get_mut(self.device) {
+                *in_flight -= self.count;
+                if *in_flight == 0 {
+                    state.in_flight.remove(self.device);
+                }
+            }
+        });
     }
 }
 
@@ -100,8 +112,8 @@ impl MemoryUpstream {
     pub fn release(&self) {
         self.change(|state| {
             state.is_holding = false;
-            for (uplink, settle) in mem::take(&mut state.held) {
-                state.accepted.push(uplink);
+            for (uplinks, settle) in mem::take(&mut state.held) {
+                state.accepted.extend(uplinks);
                 // A send that was given up needs no settlement.
                 settle.send(()).ok();
             }
@@ -110,12 +122,25 @@ impl MemoryUpstream {
 
     /// Waits until at least this many messages are held.
     pub async fn wait_held(&self, count: usize) {
-        self.wait(|state| state.held.len() >= count).await;
+        self.wait(|state| {
+            state
+                .held
+                .iter()
+                .map(|(uplinks, _)| uplinks.len())
+                .sum::<usize>()
+                >= count
+        })
+        .await;
     }
 
-    /// Refuses the next message with this kind; called again, the one after it.
+    /// Refuses the next message, or batch, with this kind; called again, the one after it.
     pub fn reject_next(&self, kind: ErrorKind) {
         self.change(|state| state.rejections.push_back(kind));
+    }
+
+    /// Refuses this message, and any batch that has it, with this kind whenever it comes.
+    pub fn poison(&self, message: MessageId, kind: ErrorKind) {
+        self.change(|state| state.poison.insert(message, kind));
     }
 
     /// Accepts the next messages but never says so: their sends wait until a [`cut`](Self::cut).
@@ -252,19 +277,50 @@ impl MemoryUpstream {
             let twin = state.twins.entry(device.clone()).or_default();
             twin.patch_desired(patch.as_bytes())
         })?;
-        if let Some(listener) = self.listener(device, Interest::NONE.with_desired(true)) {
-            let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
+        self.send_desired(patch).await;
+        Ok(version)
+    }
+
+    /// Tells a device, if it listens, of a change of its desired properties, whatever its version
+    /// and without making it: hubs repeat themselves.
+    pub async fn send_desired(&self, patch: DesiredPatch) {
+        let interest = Interest::NONE.with_desired(true);
+        if let Some(listener) = self.listener(&patch.device, interest) {
             listener.on_desired(patch).await;
         }
-        Ok(version)
     }
 
     /// Ends a device's session as the hub does it, and tells the device's callback.
     pub async fn end_session(&self, device: &DeviceId, reason: ErrorKind) {
-        if let Some(attachment) = self.change(|state| state.attached.remove(device)) {
-            let end = SessionEnd::new(device.clone(), reason);
+        self.end(SessionEnd::new(device.clone(), reason)).await;
+    }
+
+    async fn end(&self, end: SessionEnd) {
+        if let Some(attachment) = self.change(|state| state.attached.remove(&end.device)) {
             attachment.callback.on_end(end).await;
         }
+    }
+
+    /// Takes messages of one device, all or none.
+    async fn take(&self, device: &DeviceId, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        let count = uplinks.len();
+        let (arrival, way_back) = self.change(|state| {
+            *state.in_flight.entry(device.clone()).or_default() += count;
+            (state.arrive(device, uplinks), state.way_back())
+        });
+        let _in_flight = InFlight {
+            hub: self,
+            device,
+            count,
+        };
+        let settled = async {
+            match arrival? {
+                Some(settled) => settled.await.or(fail(ErrorKind::Disconnected, "send")),
+                None => Ok(()),
+            }
+        };
+        way_back.answer("send", settled).await
     }
 
     /// Ends the session with its token.
@@ -278,7 +334,7 @@ impl MemoryUpstream {
             };
             let current = hub.identity(&device).map(|identity| identity.credential);
             if current == Some(Credential::SasToken(token)) {
-                hub.end_session(&device, ErrorKind::Unauthorized).await;
+                hub.end(SessionEnd::expired(device)).await;
             }
         };
         let expiries = self.0.expiries.lock();
@@ -320,18 +376,15 @@ impl Upstream for MemoryUpstream {
     }
 
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        let (arrival, way_back) = self.change(|state| {
-            state.in_flight += 1;
-            (state.arrive(uplink), state.way_back())
-        });
-        let _in_flight = InFlight(self);
-        let settled = async {
-            match arrival? {
-                Some(settled) => settled.await.or(fail(ErrorKind::Disconnected, "send")),
-                None => Ok(()),
-            }
-        };
-        way_back.answer("send", settled).await
+        self.take(&uplink.device, std::slice::from_ref(uplink))
+            .await
+    }
+
+    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
+        match uplinks {
+            [] => Ok(()),
+            [first, ..] => self.take(&first.device, uplinks).await,
+        }
     }
 
     async fn twin(
@@ -357,12 +410,16 @@ impl Upstream for MemoryUpstream {
         way_back.answer("detach", async { done }).await
     }
 
+    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        self.0.state.borrow().explain(device)
+    }
+
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
         let was_closed = self.change(|state| mem::replace(&mut state.is_closed, true));
         if was_closed {
             return fail(ErrorKind::Closed, "close");
         }
-        let drained = timeout(grace, self.wait(|state| state.in_flight == 0)).await;
+        let drained = timeout(grace, self.wait(|state| state.in_flight.is_empty())).await;
         self.change(|state| {
             state.cut();
             state.attached.clear();

@@ -14,7 +14,8 @@ use super::twin::Twin;
 use crate::callback::CloudCallback;
 use crate::credential::{Credential, SasToken, SymmetricKey};
 use crate::error::{ErrorKind, UpstreamError};
-use crate::id::DeviceId;
+use crate::explain::{LinkExplanation, LinkPurpose, UpstreamExplanation};
+use crate::id::{DeviceId, MessageId};
 use crate::message::{TwinReply, TwinRequest, Uplink};
 use crate::upstream::{DeviceIdentity, Interest};
 
@@ -26,7 +27,9 @@ pub(super) struct State {
     pub(super) counts: HashMap<DeviceId, Counts>,
     pub(super) accepted: Vec<Uplink>,
     pub(super) is_holding: bool,
-    pub(super) held: Vec<(Uplink, oneshot::Sender<()>)>,
+    /// Messages that came together, and who waits for them.
+    pub(super) held: Vec<(Vec<Uplink>, oneshot::Sender<()>)>,
+    pub(super) poison: HashMap<MessageId, ErrorKind>,
     pub(super) rejections: VecDeque<ErrorKind>,
     pub(super) settlements_to_lose: usize,
     pub(super) lost: Vec<oneshot::Sender<()>>,
@@ -34,7 +37,7 @@ pub(super) struct State {
     pub(super) latency: Duration,
     pub(super) is_down: bool,
     pub(super) is_closed: bool,
-    pub(super) in_flight: usize,
+    pub(super) in_flight: HashMap<DeviceId, usize>,
     /// Cancelled by a cut, which puts a new one in its place.
     pub(super) connection: CancellationToken,
     pub(super) twins: HashMap<DeviceId, Twin>,
@@ -86,7 +89,9 @@ impl State {
             .ok_or(ErrorKind::UnknownDevice)?;
         let is_right = match &identity.credential {
             Credential::Policy(_) => true,
-            Credential::DeviceKey(given) => given == key,
+            Credential::DeviceKey(given) => {
+                given.primary() == key || given.secondary() == Some(key)
+            }
             Credential::SasToken(token) => {
                 *token == SasToken::sign(token.resource(), key, token.expires())
             }
@@ -98,27 +103,33 @@ impl State {
         self.counts.entry(device.clone()).or_default()
     }
 
-    /// Takes an uplink; the receiver, where there is one, tells when it is settled.
+    /// Takes uplinks of one device, all or none; the receiver, where there is one, tells when they
+    /// are settled.
     pub(super) fn arrive(
         &mut self,
-        uplink: &Uplink,
+        device: &DeviceId,
+        uplinks: &[Uplink],
     ) -> Result<Option<oneshot::Receiver<()>>, UpstreamError> {
+        assert!(uplinks.iter().all(|uplink| uplink.device == *device));
         self.check("send")?;
-        if !self.attached.contains_key(&uplink.device) {
+        if !self.attached.contains_key(device) {
             return fail(ErrorKind::UnknownDevice, "send");
         }
-        if size(uplink) > MemoryUpstream::MAX_MESSAGE {
+        if uplinks.iter().map(size).sum::<usize>() > MemoryUpstream::MAX_MESSAGE {
             return fail(ErrorKind::TooLarge, "send");
         }
         if let Some(kind) = self.rejections.pop_front() {
             return fail(kind, "send");
         }
+        if let Some(kind) = uplinks.iter().find_map(|u| self.poison.get(&u.id)) {
+            return fail(*kind, "send");
+        }
         let (settle, settled) = oneshot::channel();
         if self.is_holding {
-            self.held.push((uplink.clone(), settle));
+            self.held.push((uplinks.to_vec(), settle));
             return Ok(Some(settled));
         }
-        self.accepted.push(uplink.clone());
+        self.accepted.extend_from_slice(uplinks);
         if self.settlements_to_lose > 0 {
             self.settlements_to_lose -= 1;
             self.lost.push(settle);
@@ -144,6 +155,25 @@ impl State {
                 Err(kind) => fail(kind, "twin"),
             },
         }
+    }
+
+    pub(super) fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
+        let interest = self.attached.get(device)?.identity.interest;
+        let links = [
+            (true, LinkPurpose::Telemetry),
+            (interest.messages, LinkPurpose::Messages),
+            (interest.methods, LinkPurpose::Methods),
+            (interest.desired, LinkPurpose::Twin),
+        ];
+        Some(UpstreamExplanation {
+            links: links
+                .into_iter()
+                .filter(|(is_open, _)| *is_open)
+                .map(|(_, purpose)| LinkExplanation::new(purpose, None))
+                .collect(),
+            in_flight: Some(self.in_flight.get(device).copied().unwrap_or_default()),
+            ..UpstreamExplanation::default()
+        })
     }
 
     pub(super) fn way_back(&self) -> WayBack {

@@ -18,8 +18,8 @@ const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
 /// A status of the node and its text.
 type Status = (i32, String);
 
-/// Judges a put-token request and answers it.
-pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpError> {
+/// Judges a put-token request and answers it, unless a script withholds the answer.
+pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Option<Outgoing>, AmqpError> {
     let sections = Sections::decode(message).map_err(unreadable)?;
     let properties = sections.properties().map_err(unreadable)?;
     let message_id = properties.message_id.ok_or_else(|| {
@@ -29,7 +29,8 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpEr
         )
     })?;
     let (code, text) = match put_token(core, &sections) {
-        Ok(()) => (200, "OK".to_owned()),
+        Ok(Answer::Given) => (200, "OK".to_owned()),
+        Ok(Answer::Withheld) => return Ok(None),
         Err(status) => status,
     };
     // The id goes back as it came, type and all; the answer has no body.
@@ -47,13 +48,19 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpEr
         .properties(&properties)
         .application(2, status)
         .finish();
-    Ok(Outgoing {
+    Ok(Some(Outgoing {
         message,
         settled: false,
-    })
+    }))
 }
 
-fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
+/// Whether whoever asked is told.
+enum Answer {
+    Given,
+    Withheld,
+}
+
+fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<Answer, Status> {
     let property = |name| sections.application_property(name).and_then(Value::text);
     let is_delete = match property("operation") {
         Some("put-token") => false,
@@ -66,7 +73,7 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
     let name = property("name").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| (400, "The name of the token is missing.".to_owned()))?;
     if is_delete {
-        return delete_token(core, name);
+        return delete_token(core, name).map(|()| Answer::Given);
     }
     let body = sections
         .body()
@@ -81,6 +88,11 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
     let grant = checked
         .and_then(|grant| script(core, grant))
         .map_err(|refusal| refused(name, &refusal))?;
+    if let Principal::Device(device) = &grant.principal
+        && core.hub.script.withholds_token(device)
+    {
+        return Ok(Answer::Withheld);
+    }
     let limit = core.hub.limits.tokens_per_connection;
     if !core.tokens.contains(name) && core.tokens.len() >= limit {
         return Err((
@@ -94,9 +106,8 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<(), Status> {
         throttled.map_err(|error| (429, error.message))?;
     }
     tracing::debug!(name, "Token is accepted");
-    core.tokens.put(name, grant);
-    core.token_count_changed();
-    Ok(())
+    core.token_taken(name, grant);
+    Ok(Answer::Given)
 }
 
 fn delete_token(core: &mut Core, name: &str) -> Result<(), Status> {

@@ -146,10 +146,10 @@ impl Session {
         core.wait = Duration::ZERO;
         let outcome = match link.kind {
             Kind::Telemetry => endpoint::telemetry::accept(core, link, format, message),
-            Kind::CbsRequests => {
-                let reply = endpoint::cbs::answer(core, message);
-                self.reply(core, (PairKind::Cbs, None), reply)
-            }
+            Kind::CbsRequests => match endpoint::cbs::answer(core, message).transpose() {
+                Some(reply) => self.reply(core, (PairKind::Cbs, None), reply),
+                None => Outcome::Accepted,
+            },
             Kind::TwinRequests => {
                 let Some(device) = link.device.clone() else {
                     return;
