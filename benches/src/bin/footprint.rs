@@ -37,8 +37,9 @@ struct Options {
     /// Devices that come, send one message and make room for the next.
     #[arg(long, default_value_t = 1_000_000)]
     churn: usize,
-    /// Devices that speak at a time.
-    #[arg(long, default_value_t = 256)]
+    /// Devices that speak at a time. The session table gives back what comes while 64 are on their
+    /// way out.
+    #[arg(long, default_value_t = 32)]
     workers: usize,
     /// How devices prove who they are.
     #[arg(long, value_enum, default_value_t = Keys::Device)]
