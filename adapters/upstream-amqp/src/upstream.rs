@@ -138,9 +138,13 @@ impl AmqpUpstream {
             .ok_or(AmqpError::NotAttached)
     }
 
-    async fn deliver(&self, uplink: &Uplink) -> Result<(), AmqpError> {
-        let device = self.find(&uplink.device)?;
-        convert::check_size(uplink)?;
+    /// Sends one message, or several of one device as one.
+    async fn deliver(&self, uplinks: &[Uplink]) -> Result<(), AmqpError> {
+        let Some(first) = uplinks.first() else {
+            return Ok(());
+        };
+        let device = self.find(&first.device)?;
+        let (message, format) = convert::uplinks(uplinks)?;
         let _in_flight = self.sends.token();
         let _busy = device.engage();
         let mut link = match device.link.try_lock() {
@@ -158,8 +162,7 @@ impl AmqpUpstream {
             // Recovery waits for the link.
             () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
         }
-        let message = convert::encode(&convert::telemetry(uplink))?;
-        let delivery = match attached.sender.send(message, 0).await {
+        let delivery = match attached.sender.send(message, format).await {
             Ok(delivery) => delivery,
             Err(error) => {
                 let error = error.into();
@@ -346,14 +349,15 @@ impl Upstream for AmqpUpstream {
     }
 
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        self.deliver(uplink)
+        self.deliver(std::slice::from_ref(uplink))
             .await
             .map_err(|error| error.into_upstream("send"))
     }
 
     async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let sends = uplinks.iter().map(|uplink| self.send(uplink));
-        join_all(sends).await.into_iter().collect()
+        self.deliver(uplinks)
+            .await
+            .map_err(|error| error.into_upstream("send"))
     }
 
     async fn twin(
