@@ -51,7 +51,9 @@ impl Fixture {
 #[async_trait]
 impl UpstreamFixture for Fixture {
     fn capabilities(&self) -> UpstreamCapabilities {
-        UpstreamCapabilities::default()
+        let mut capabilities = UpstreamCapabilities::default();
+        capabilities.batches = false;
+        capabilities
     }
 
     fn upstream(&self) -> Arc<dyn Upstream> {
