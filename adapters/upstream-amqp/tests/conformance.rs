@@ -51,9 +51,7 @@ impl Fixture {
 #[async_trait]
 impl UpstreamFixture for Fixture {
     fn capabilities(&self) -> UpstreamCapabilities {
-        let mut capabilities = UpstreamCapabilities::default();
-        capabilities.batches = false;
-        capabilities
+        UpstreamCapabilities::default()
     }
 
     fn upstream(&self) -> Arc<dyn Upstream> {
