@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fe2o3_amqp::Connection as Client;
 use fe2o3_amqp::connection::ConnectionHandle;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::{Session, SessionHandle};
-use gateway_core::credential::{SasToken, SharedAccessPolicy};
+use gateway_core::credential::SasToken;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cbs::Cbs;
 use crate::env::Env;
 use crate::error::AmqpError;
+use crate::keeper::Keeper;
 use crate::lane::Lane;
 use crate::stream::coalesce;
-use crate::token;
 
 /// What we tell the hub of our limits (AMQP 1.0 section 2.7.1); it has its own, lower or equal.
 const MAX_FRAME_SIZE: u32 = 65_536;
@@ -27,8 +27,6 @@ const CHANNEL_MAX: u16 = 8191;
 const BUFFERED_FRAMES: usize = 4096;
 /// How long an orderly close may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
-/// The wait before a policy's token that could not be renewed is tried again.
-const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
 type SessionReply = oneshot::Sender<Result<SessionHandle<()>, AmqpError>>;
 
@@ -36,14 +34,13 @@ type SessionReply = oneshot::Sender<Result<SessionHandle<()>, AmqpError>>;
 #[derive(Debug)]
 pub(crate) struct Connection {
     env: Arc<Env>,
-    cbs: Arc<Cbs>,
+    cbs: Cbs,
     sessions: mpsc::Sender<SessionReply>,
     lanes: Box<[Mutex<Option<Arc<Lane>>>]>,
     next_lane: AtomicUsize,
     /// Lanes of devices that misbehaved, which live as long as these do.
     own_lanes: Mutex<Vec<Weak<Lane>>>,
-    /// Whether the policy's token has been put, for the one policy that this connection serves.
-    policy: Mutex<bool>,
+    keeper: Arc<Keeper>,
     down: CancellationToken,
     close: CancellationToken,
 }
@@ -86,17 +83,21 @@ impl Connection {
         let lanes = (0..env.config.pool.lanes)
             .map(|_| Mutex::default())
             .collect();
-        Ok(Arc::new(Self {
+        let connection = Arc::new(Self {
             env: env.clone(),
-            cbs: Arc::new(cbs),
+            cbs,
+            keeper: Keeper::new(env),
             sessions,
             lanes,
             next_lane: AtomicUsize::new(0),
             own_lanes: Mutex::default(),
-            policy: Mutex::new(false),
             down,
             close,
-        }))
+        });
+        let keeper = connection.keeper.clone();
+        let renewed = keeper.run(Arc::downgrade(&connection), connection.down.clone());
+        env.tasks.spawn(renewed);
+        Ok(connection)
     }
 
     pub(crate) fn down(&self) -> &CancellationToken {
@@ -111,48 +112,9 @@ impl Connection {
         self.cbs.put(audience, token).await
     }
 
-    /// Puts the policy's token unless it has been put, and keeps it fresh from then on.
-    pub(crate) async fn put_policy(&self, policy: &SharedAccessPolicy) -> Result<(), AmqpError> {
-        let mut put = self.policy.lock().await;
-        if *put {
-            return Ok(());
-        }
-        let (host, ttl) = (self.env.config.host.clone(), self.env.config.wire.token_ttl);
-        let sign = |policy: &SharedAccessPolicy| {
-            let expires = SystemTime::now() + ttl;
-            SasToken::sign_with_policy(&host, policy.name(), policy.keys().primary(), expires)
-        };
-        self.cbs.put(host.clone(), sign(policy)).await?;
-        *put = true;
-        let (cbs, down, policy, host) = (
-            self.cbs.clone(),
-            self.down.clone(),
-            policy.clone(),
-            host.clone(),
-        );
-        self.env.tasks.spawn(async move {
-            let renew = async {
-                let mut wait = token::renewal(ttl);
-                loop {
-                    sleep(wait).await;
-                    let expires = SystemTime::now() + ttl;
-                    let key = policy.keys().primary();
-                    let token = SasToken::sign_with_policy(&host, policy.name(), key, expires);
-                    wait = match cbs.put(host.clone(), token).await {
-                        Ok(()) => token::renewal(ttl),
-                        Err(error) => {
-                            tracing::warn!(error = %error, "The policy's token was not renewed");
-                            RENEW_AGAIN
-                        }
-                    };
-                }
-            };
-            tokio::select! {
-                () = down.cancelled() => {}
-                () = renew => {}
-            }
-        });
-        Ok(())
+    /// Who renews what was put.
+    pub(crate) fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
     }
 
     /// The next lane in turn, with a session of its own from its first device on.

@@ -8,7 +8,7 @@ use fe2o3_amqp::link::{
 };
 use fe2o3_amqp::session::BeginError;
 use fe2o3_amqp_types::definitions::{Error as WireError, ErrorCondition};
-use gateway_core::{ErrorKind, UpstreamError};
+use gateway_core::{CredentialError, ErrorKind, UpstreamError};
 use serde_amqp::primitives::Symbol;
 
 /// What goes unanswered when a lane is stuck on an attach.
@@ -42,6 +42,8 @@ pub(crate) enum AmqpError {
     },
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the device's credential cannot be had now")]
+    Credential(#[source] CredentialError),
     #[error("too many requests of the device wait")]
     Crowded,
     #[error("the hub released the message without taking it")]
@@ -68,6 +70,7 @@ impl AmqpError {
             Self::Held { kind, .. } => *kind,
             Self::Token { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,

@@ -43,6 +43,7 @@
 //! the hub is.
 
 mod attach;
+mod authorize;
 mod breaker;
 mod budget;
 mod cbs;
@@ -56,6 +57,7 @@ mod env;
 mod error;
 mod explain;
 mod governor;
+mod keeper;
 mod lane;
 mod link;
 mod pool;
@@ -66,10 +68,12 @@ mod token;
 mod transport;
 mod twin;
 mod upstream;
+mod wheel;
 
 pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
 pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
+pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.

@@ -181,7 +181,9 @@ async fn a_throttled_message_says_so_and_the_link_stays() {
 async fn tokens_are_renewed_in_place() {
     let hub = hub().await;
     let config = config(&hub);
-    let mut config = config.with_wire(wire(|wire| wire.token_ttl = Duration::from_secs(10)));
+    let mut config = config;
+    config.tokens.ttl = Duration::from_secs(10);
+    config.tokens.per_second = 1000.0;
     config.pool.lanes = 2;
     let upstream = upstream(config);
     let callback = RecordingCallback::new();
