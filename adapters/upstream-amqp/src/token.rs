@@ -28,8 +28,8 @@ pub struct TokenConfig {
     /// The part of its life over which renewals are spread by chance, up to `renew_at`. Default 0.2:
     /// 20,000 devices attached in one second are renewed over 12 minutes, 28 a second.
     pub jitter: f64,
-    /// Tokens renewed on one connection, a second. Default 20: 995 that are all late, as after the
-    /// machine slept, are renewed in 50 s.
+    /// Tokens renewed on one connection, a second. Default 20: 995 that are all late, as after
+    /// the hub throttled, are renewed in 50 s.
     pub per_second: f64,
     /// Renewals on their way on one connection. Default 8: over 50 ms that is 160 a second, and the
     /// hub's credit for tokens, 100, is left to devices that come.

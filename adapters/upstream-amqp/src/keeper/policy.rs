@@ -16,8 +16,8 @@ use crate::error::AmqpError;
 use crate::token::again;
 use crate::wheel::Entry;
 
-/// How long a token that the hub has taken is not doubted: what it says then of many devices was
-/// meant for the one before.
+/// How long a token that was put because of a doubt is beyond doubt: what the hub says then of many
+/// devices was meant for the one before.
 const YOUNG: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ struct Put {
     identity: DeviceIdentity,
     entry: Entry,
     at: Instant,
+    /// Whether it was put because the hub may have dropped the one before.
+    is_again: bool,
     /// The hub may have dropped it.
     is_doubtful: bool,
 }
@@ -52,11 +54,12 @@ impl Keeper {
         let stands = |put: &Put| {
             !put.is_doubtful && (!ask.is_change || put.identity.credential == identity.credential)
         };
-        if lock(&self.policy.put).as_ref().is_some_and(stands) {
-            return Ok(());
-        }
+        let is_again = match &*lock(&self.policy.put) {
+            Some(put) if stands(put) => return Ok(()),
+            put => put.is_some(),
+        };
         let signed = self.sign_policy(connection, policy, ask).await?;
-        self.hold_policy(identity, signed);
+        self.hold_policy(identity, signed, is_again);
         Ok(())
     }
 
@@ -74,11 +77,12 @@ impl Keeper {
         put_signed(env, connection, host, keys, favourite, sign, ask).await
     }
 
-    fn hold_policy(&self, identity: &DeviceIdentity, signed: Signed) {
+    fn hold_policy(&self, identity: &DeviceIdentity, signed: Signed, is_again: bool) {
         let put = Put {
             identity: identity.clone(),
             entry: self.entry(signed, true),
             at: signed.at,
+            is_again,
             is_doubtful: false,
         };
         let entry = put.entry;
@@ -111,7 +115,7 @@ impl Keeper {
             return;
         }
         match renewed {
-            Ok((identity, signed)) => self.hold_policy(&identity, signed),
+            Ok((identity, signed)) => self.hold_policy(&identity, signed, false),
             Err(error) => {
                 let now = Instant::now();
                 let left = lapses.saturating_duration_since(now);
@@ -159,7 +163,7 @@ impl Keeper {
         if reason == ErrorKind::Unauthorized
             && let Some(put) = &mut *lock(&self.policy.put)
         {
-            put.is_doubtful |= put.at.elapsed() >= YOUNG;
+            put.is_doubtful |= !put.is_again || put.at.elapsed() >= YOUNG;
         }
     }
 }
