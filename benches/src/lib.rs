@@ -1,6 +1,7 @@
 //! What benchmarks and measuring programs share: a hub in a process of its own, the embedded
 //! gateway, the raw client beside it, and the CPU that this process has used.
 
+pub mod coalesced;
 pub mod embedded;
 pub mod hub;
 pub mod raw;

@@ -14,7 +14,9 @@ use fe2o3_amqp_types::messaging::{
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Value};
 use gateway_core::credential::{ConnectionString, SasToken};
-use gateway_upstream_amqp::internal::{Dialer, coalesce};
+use gateway_upstream_amqp::internal::Dialer;
+
+use crate::coalesced::coalesce;
 use gateway_upstream_amqp::{AmqpConfig, PoolConfig, WireConfig};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;

@@ -15,6 +15,8 @@ use crate::config::GatewayConfig;
 use crate::credential::CredentialProvider;
 use crate::downstream::{Downstream, ServeContext};
 use crate::error::{BuildError, DownstreamError};
+use crate::explain::Explanation;
+use crate::id::DeviceId;
 use crate::ingress::{Ingress, Inner};
 use crate::layer::{Observe, Retry, Timeout, UpstreamCounters};
 use crate::router::{CommandCounters, Router};
@@ -294,6 +296,25 @@ impl Gateway {
             desired_stale: commands.desired_stale.load(Relaxed),
             desired_undelivered: commands.desired_undelivered.load(Relaxed),
         }
+    }
+
+    /// Tells how a device stands and what is in its way; none if nobody here knows it.
+    ///
+    /// It looks at what is here and asks nobody, so it has an answer when the hub has none.
+    #[must_use]
+    pub fn explain(&self, device: &DeviceId) -> Option<Explanation> {
+        let Inner {
+            sessions, upstream, ..
+        } = &*self.shared.inner;
+        let session = sessions.explain(device).map(|mut session| {
+            let route = sessions.route(device).map(|route| route as usize);
+            let downstream = route.and_then(|route| self.shared.downstreams.get(route));
+            session.downstream = downstream.map(|(name, _)| name.clone());
+            session
+        });
+        let upstream = upstream.explain(device);
+        (session.is_some() || upstream.is_some())
+            .then(|| Explanation::new(device.clone(), session, upstream))
     }
 
     fn in_flight(&self) -> usize {

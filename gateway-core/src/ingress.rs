@@ -159,8 +159,8 @@ impl Ingress {
         let session = self.inner.sessions.enter(device)?;
         session.set_route(self.route);
         let attached = async || {
-            let mut gate = session.gate().await;
-            self.inner.sessions.attached(&session, &mut gate).await
+            let gate = session.gate().await;
+            self.inner.sessions.attached(&gate).await
         };
         attached().await?;
         match self.inner.upstream.twin(device, request.clone()).await {
@@ -231,16 +231,23 @@ impl Slot {
         let upstream = &*inner.upstream;
         let session = inner.sessions.enter(&uplink.device)?;
         session.set_route(self.ingress.route);
-        let mut gate = session.gate().await;
-        inner.sessions.attached(&session, &mut gate).await?;
-        match upstream.send(uplink).await {
-            Err(error) if is_forgotten(&error) => {
-                gate.forget();
-                inner.sessions.attached(&session, &mut gate).await?;
-                upstream.send(uplink).await
+        let gate = session.gate().await;
+        let attempt = async || {
+            inner.sessions.attached(&gate).await?;
+            match upstream.send(uplink).await {
+                Err(error) if is_forgotten(&error) => {
+                    gate.forget();
+                    inner.sessions.attached(&gate).await?;
+                    upstream.send(uplink).await
+                }
+                result => result,
             }
-            result => result,
+        };
+        let result = attempt().await;
+        if let Err(error) = &result {
+            gate.fail(error);
         }
+        result
     }
 }
 
@@ -288,7 +295,7 @@ impl Announcement {
 pub struct Presence {
     inner: Arc<Inner>,
     device: DeviceId,
-    number: u64,
+    number: u32,
 }
 
 impl Presence {

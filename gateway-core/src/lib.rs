@@ -38,8 +38,9 @@ pub use error::{
     BuildError, ConfigError, CredentialError, DownstreamError, ErrorKind, UpstreamError,
 };
 pub use explain::{
-    BreakerState, BudgetWait, LaneExplanation, LastError, LinkExplanation, LinkPurpose,
-    TokenExplanation, UpstreamExplanation,
+    BreakerState, BudgetWait, CredentialKind, Explanation, LaneExplanation, LastError,
+    LinkExplanation, LinkPurpose, RefusalExplanation, SessionExplanation, TokenExplanation,
+    UpstreamExplanation,
 };
 pub use gateway::{Gateway, GatewayBuilder, GatewayStats, RunError, ShutdownReport};
 pub use id::{CorrelationId, DeviceId, MessageId, MethodName, ParseIdError};

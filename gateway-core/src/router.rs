@@ -144,9 +144,6 @@ impl CloudCallback for Router {
     }
 
     async fn on_end(&self, end: SessionEnd) {
-        if let Some(sessions) = self.sessions.upgrade() {
-            sessions.ended(&end.device, end.reason).await;
-        }
         let deadline = Instant::now() + NOTICE_TIME;
         drop(self.deliver(Downlink::End(end), deadline).await);
     }

@@ -323,3 +323,35 @@ async fn a_device_that_another_client_took_over_is_told_to_come_back_later() {
     sleep(after).await;
     assert_eq!(run.send("a", "2").await, Settlement::Accepted);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_strangers_evicts_no_device_that_the_hub_knows() {
+    let run = Harness::start(|config| config.sessions.capacity = 20);
+    for n in 0..15 {
+        let good = format!("good-{n}");
+        assert_eq!(run.send(&good, "1").await, Settlement::Accepted);
+    }
+    for n in 0..200 {
+        let stranger = format!("stranger-{n}");
+        run.hub.refuse(&device(&stranger), ErrorKind::UnknownDevice);
+        let refused = Settlement::Rejected(ErrorKind::UnknownDevice);
+        assert_eq!(run.send(&stranger, "1").await, refused);
+    }
+    assert_eq!(run.hub.attached_devices(), 15);
+    let stats = run.gateway.stats();
+    assert_eq!((stats.sessions.sessions, stats.detached), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_keep_no_idle_device_and_go_with_their_own_idle_time() {
+    let run = Harness::start(|config| config.sessions.idle_ttl = 80 * SECOND);
+    assert_eq!(run.send("idle", "1").await, Settlement::Accepted);
+    sleep(75 * SECOND).await;
+    run.hub.refuse(&device("bad"), ErrorKind::UnknownDevice);
+    let refused = Settlement::Rejected(ErrorKind::UnknownDevice);
+    assert_eq!(run.send("bad", "1").await, refused);
+    soon(run.hub.wait_attached(&device("idle"), false)).await;
+    assert!(run.gateway.explain(&device("bad")).is_some());
+    sleep(100 * SECOND).await;
+    assert_eq!(run.gateway.stats().sessions.sessions, 0);
+}

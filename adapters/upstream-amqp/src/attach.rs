@@ -6,13 +6,13 @@ use gateway_core::{DeviceIdentity, Interest};
 use tokio::time::Instant;
 
 use crate::authorize::authorize;
+use crate::client::LinkSpec;
 use crate::commands::Commands;
 use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
 use crate::governor::Operation;
-use crate::lane::LinkSpec;
 use crate::link::{address, client_properties};
 use crate::pool::{Kind, Pool};
 
@@ -91,13 +91,17 @@ async fn try_up(
     let commands =
         (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
     device.set_lane(lane.serial);
-    // A lane lost until here was lost without this device; from here on the supervisor finds it.
+    let watched = lane.watch(sender.id(), device);
+    // What was lost until here was lost without this device; from here on the supervisor finds it.
+    if let Some(error) = sender.end() {
+        return Err(error.into());
+    }
     if lane.down.is_cancelled() {
         return Err(AmqpError::Down);
     }
     if let Some(place) = link.take_place() {
         *link = Link::Up(Box::new(Attached {
-            serial: env.serial(),
+            watched,
             sender,
             commands,
             lane,
@@ -108,6 +112,23 @@ async fn try_up(
         watch(env, device, until).await;
     }
     Ok(())
+}
+
+/// Takes note of a telemetry link that the hub has detached, once.
+pub(crate) async fn lose_link(env: &Env, device: &Arc<Device>, link: &mut Link, error: &AmqpError) {
+    // Of a whole lane that is lost the supervisor knows.
+    if !matches!(link, Link::Up(attached) if !attached.lane.down.is_cancelled()) {
+        return;
+    }
+    link.lose();
+    note_throttle(env, Operation::Link, error);
+    let credential = device.wish().identity.credential;
+    env.breakers.detached(&device.id, &credential, error);
+    env.tell(match error.is_passing() {
+        true => Event::LinkLost(device.clone()),
+        false => Event::Ended(device.clone(), error.kind()),
+    })
+    .await;
 }
 
 /// Sees to a device on a lane of its own at a later time.

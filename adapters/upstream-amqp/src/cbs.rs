@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use fe2o3_amqp::link::receiver::CreditMode;
-use fe2o3_amqp::session::SessionHandle;
-use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp_types::definitions::Fields;
 use fe2o3_amqp_types::messaging::{
     AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties,
 };
@@ -18,6 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::{LinkSpec, Receiver, Sender, Session, SessionEvent, Verdict};
+use crate::convert;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
 
@@ -25,6 +25,8 @@ const NODE: &str = "$cbs";
 const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
 /// Requests that wait for their turn; the hub gives a credit of 100 besides.
 const QUEUE: usize = 100;
+/// Answers that the hub may have with us at a time.
+const CREDIT: u32 = 100;
 /// Unanswered requests above which those nobody waits for are swept out.
 const SWEEP_ABOVE: usize = 4096;
 
@@ -47,22 +49,19 @@ impl Cbs {
     /// Opens the link pair on a session of its own and serves it until `down`.
     pub(crate) async fn open(
         env: &Arc<Env>,
-        mut session: SessionHandle<()>,
+        session: Session,
         down: CancellationToken,
     ) -> Result<Self, AmqpError> {
-        let sender = Sender::builder()
-            .name(env.name("cbs", "sender"))
-            .source(NODE)
-            .target(NODE)
-            .attach(&mut session)
-            .await?;
-        let receiver = Receiver::builder()
-            .name(env.name("cbs", "receiver"))
-            .source(NODE)
-            .target(NODE)
-            .credit_mode(CreditMode::Auto(100))
-            .attach(&mut session)
-            .await?;
+        let spec = |purpose| LinkSpec {
+            name: env.name("cbs", purpose),
+            address: NODE.to_owned(),
+            settled: false,
+            properties: Fields::new(),
+        };
+        let (sender, receiver) = tokio::try_join!(
+            session.attach_sender(spec("sender")),
+            session.attach_receiver(spec("receiver"), CREDIT),
+        )?;
         let (requests, queue) = mpsc::channel(QUEUE);
         env.tasks.spawn(async move {
             let pending = Mutex::default();
@@ -70,13 +69,13 @@ impl Cbs {
                 () = down.cancelled() => Ok(()),
                 ended = send(sender, queue, &pending) => ended,
                 ended = receive(receiver, &pending) => ended,
+                ended = ended(&session) => Err(ended),
             };
             if let Err(error) = served {
                 tracing::warn!(error = %error, "Token link lost");
             }
             // Without it no device can be brought up: the connection is of no more use.
             down.cancel();
-            drop(session);
         });
         Ok(Self {
             requests,
@@ -108,6 +107,15 @@ impl Cbs {
     }
 }
 
+/// Waits for the end of the token node's session; what is detached on it, its users see.
+async fn ended(session: &Session) -> AmqpError {
+    loop {
+        if let SessionEvent::Ended(error) = session.event().await {
+            return error.into();
+        }
+    }
+}
+
 async fn send(
     mut sender: Sender,
     mut queue: mpsc::Receiver<PutToken>,
@@ -133,7 +141,8 @@ async fn send(
             pending.insert(id.clone(), reply);
         }
         // Settlement says nothing that the answer does not say.
-        drop(sender.send_batchable(request(id, audience, &token)).await?);
+        let request = convert::encode(&request(id, audience, &token))?;
+        drop(sender.send(request, 0).await?);
     }
     Ok(())
 }
@@ -169,12 +178,9 @@ async fn receive(
     pending: &Mutex<HashMap<String, Reply>>,
 ) -> Result<(), AmqpError> {
     loop {
-        let delivery = receiver.recv::<Body<Value>>().await?;
-        receiver
-            .accept(&delivery)
-            .await
-            .map_err(|error| AmqpError::Unexpected(error.to_string()))?;
-        let message = delivery.message();
+        let delivery = receiver.recv().await?;
+        receiver.settle(delivery.id, Verdict::Accept)?;
+        let message = convert::decode(&delivery.payload)?;
         let correlation = message
             .properties
             .as_ref()
@@ -186,7 +192,7 @@ async fn receive(
             continue;
         };
         // Whoever asked may have gone; then the answer is nobody's.
-        drop(reply.send(verdict(message)));
+        drop(reply.send(verdict(&message)));
     }
 }
 

@@ -1,16 +1,12 @@
 //! What the hub sends to one device: messages, methods, twin.
 //!
-//! A task for each device that listens, none for the others. It owns the links, since only the
-//! owner of a receiver can reject, and closes them in order: a receiver dropped with transfers on
-//! their way ends the whole lane.
+//! A task for each device that listens, none for the others. It owns the links.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use fe2o3_amqp::link::delivery::DeliveryInfo;
-use fe2o3_amqp::{Receiver, Sender};
-use fe2o3_amqp_types::messaging::{Body, Message, MessageId};
+use fe2o3_amqp_types::messaging::MessageId;
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, OptionFuture};
@@ -22,14 +18,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::attach::note_throttle;
+use crate::client::{Incoming, LinkSpec, Receiver, Sender, Verdict};
 use crate::convert;
 use crate::device::Device;
 use crate::door::Turn;
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
-use crate::lane::{Lane, LinkSpec};
-use crate::link::{address, client_properties, send_settled};
+use crate::lane::Lane;
+use crate::link::{address, client_properties};
 use crate::twin::{Notice, Twin};
 
 /// Changes of interest and twin requests that wait for the task.
@@ -124,7 +121,7 @@ struct Task {
     messages: Option<Receiver>,
     methods: Option<(Receiver, Sender)>,
     twin: Option<Twin>,
-    verdicts: FuturesUnordered<BoxFuture<'static, (DeliveryInfo, Disposition)>>,
+    verdicts: FuturesUnordered<BoxFuture<'static, (u32, Disposition)>>,
     replies: FuturesUnordered<BoxFuture<'static, (MessageId, MethodReply)>>,
     notice: Option<BoxFuture<'static, ()>>,
     failures: u32,
@@ -150,9 +147,9 @@ enum Met {
     Control(Option<Control>),
     Due,
     Turn,
-    Message(Result<(DeliveryInfo, Message<Body<Value>>), AmqpError>),
-    Verdict(DeliveryInfo, Disposition),
-    Method(Result<Message<Body<Value>>, AmqpError>),
+    Message(Result<Incoming, AmqpError>),
+    Verdict(u32, Disposition),
+    Method(Result<Incoming, AmqpError>),
     Reply(MessageId, MethodReply),
     Twin(Result<Option<Notice>, AmqpError>),
     Notified,
@@ -191,12 +188,9 @@ impl Task {
                 Ok(())
             }
             Met::Turn => self.open_next().await,
-            Met::Message(Ok((info, message))) => {
-                self.deliver(info, message);
-                Ok(())
-            }
-            Met::Verdict(info, disposition) => self.settle(info, disposition).await,
-            Met::Method(Ok(message)) => self.call(message).await,
+            Met::Message(Ok(delivery)) => self.deliver(delivery),
+            Met::Verdict(delivery, disposition) => self.settle(delivery, disposition),
+            Met::Method(Ok(delivery)) => self.call(&delivery).await,
             Met::Reply(id, reply) => self.reply(id, &reply).await,
             Met::Twin(Ok(notice)) => {
                 self.notify(notice);
@@ -245,23 +239,19 @@ impl Task {
             .methods
             .as_mut()
             .filter(|_| self.replies.len() < credit);
-        let message: OptionFuture<_> = messages.map(|link| link.recv::<Body<Value>>()).into();
-        let method: OptionFuture<_> = methods.map(|(link, _)| link.recv::<Body<Value>>()).into();
+        let message: OptionFuture<_> = messages.map(Receiver::recv).into();
+        let method: OptionFuture<_> = methods.map(|(link, _)| link.recv()).into();
         // A change is passed on before the next is taken.
         let twin = self.twin.as_mut().filter(|_| self.notice.is_none());
         let twin: OptionFuture<_> = twin.map(|twin| Box::pin(twin.next())).into();
         let notified: OptionFuture<_> = self.notice.as_mut().into();
         let turn: OptionFuture<_> = self.turn.as_mut().map(|(_, turn)| turn).into();
         tokio::select! {
-            Some((info, disposition)) = self.verdicts.next() => Met::Verdict(info, disposition),
+            Some((id, disposition)) = self.verdicts.next() => Met::Verdict(id, disposition),
             Some((id, reply)) = self.replies.next() => Met::Reply(id, reply),
             control = queue.recv() => Met::Control(control),
-            Some(delivery) = message => {
-                Met::Message(delivery.map(|delivery| delivery.into_parts()).map_err(Into::into))
-            }
-            Some(delivery) = method => {
-                Met::Method(delivery.map(|delivery| delivery.into_message()).map_err(Into::into))
-            }
+            Some(delivery) = message => Met::Message(delivery.map_err(Into::into)),
+            Some(delivery) = method => Met::Method(delivery.map_err(Into::into)),
             Some(notice) = twin => Met::Twin(notice),
             Some(()) = notified => Met::Notified,
             Some(()) = turn => Met::Turn,
@@ -405,29 +395,36 @@ impl Task {
         }
     }
 
-    fn deliver(&mut self, info: DeliveryInfo, message: Message<Body<Value>>) {
+    fn deliver(&mut self, delivery: Incoming) -> Result<(), AmqpError> {
+        let Incoming { id, payload, .. } = delivery;
+        let Ok(message) = convert::decode(&payload) else {
+            // It will not become readable.
+            return self.settle(id, Disposition::Reject);
+        };
         let deadline = Instant::now() + self.env.config.commands.lock;
         let message = convert::cloud_message(self.device.id.clone(), message, deadline);
         let callback = self.device.wish().callback;
-        self.verdicts.push(Box::pin(async move {
-            (info, callback.on_message(message).await)
-        }));
+        self.verdicts.push(Box::pin(
+            async move { (id, callback.on_message(message).await) },
+        ));
+        Ok(())
     }
 
-    async fn settle(&mut self, info: DeliveryInfo, verdict: Disposition) -> Result<(), AmqpError> {
+    fn settle(&mut self, delivery: u32, disposition: Disposition) -> Result<(), AmqpError> {
         // Its link has been lost: the hub gives the message again.
         let Some(link) = &self.messages else {
             return Ok(());
         };
-        let settled = match verdict {
-            Disposition::Complete => link.accept(info).await,
-            Disposition::Reject => link.reject(info, None).await,
-            Disposition::Abandon => link.release(info).await,
+        let verdict = match disposition {
+            Disposition::Complete => Verdict::Accept,
+            Disposition::Reject => Verdict::Reject,
+            Disposition::Abandon => Verdict::Release,
         };
-        settled.map_err(|error| AmqpError::Unexpected(error.to_string()))
+        Ok(link.settle(delivery, verdict)?)
     }
 
-    async fn call(&mut self, message: Message<Body<Value>>) -> Result<(), AmqpError> {
+    async fn call(&mut self, delivery: &Incoming) -> Result<(), AmqpError> {
+        let message = convert::decode(&delivery.payload)?;
         let deadline = Instant::now() + self.env.config.commands.method_timeout;
         match convert::method_call(self.device.id.clone(), message, deadline) {
             Ok((id, call)) => {
@@ -449,7 +446,8 @@ impl Task {
         let Some((_, link)) = &mut self.methods else {
             return Ok(());
         };
-        send_settled(link, convert::method_reply(id, reply)).await
+        let reply = convert::encode(&convert::method_reply(id, reply))?;
+        Ok(link.send_settled(reply).await?)
     }
 
     async fn ask(&mut self, request: TwinRequest, answer: TwinAnswer) -> Result<(), AmqpError> {
@@ -483,7 +481,6 @@ impl Task {
         if self.lane.down.is_cancelled() || self.device.is_gone() {
             return false;
         }
-        self.lane.note_lost_link();
         note_throttle(&self.env, Operation::CommandLink, &error);
         tracing::info!(device.id = %self.device.id, error = %error, "Command link lost");
         let credential = self.device.wish().identity.credential;

@@ -169,7 +169,7 @@ impl AmqpConfig {
             .devices_per_connection
             .max(pool.devices_per_policy_connection)
             * 6;
-        let ranges: [(&str, u128, u128, u128); 13] = [
+        let ranges: [(&str, u128, u128, u128); 11] = [
             ("port", self.port.into(), 1, 65_535),
             (
                 "pool.devices_per_connection",
@@ -188,12 +188,6 @@ impl AmqpConfig {
                 pool.lanes as u128,
                 (links / 65_535 + 1) as u128,
                 1000,
-            ),
-            (
-                "pool.lane_transfers",
-                pool.lane_transfers.into(),
-                2,
-                1 << 31,
             ),
             (
                 "wire.connect_timeout (ms)",
@@ -220,12 +214,6 @@ impl AmqpConfig {
                 600_000,
             ),
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
-            (
-                "wire.in_flight_per_lane",
-                wire.in_flight_per_lane as u128,
-                1,
-                4096,
-            ),
             ("commands.credit", commands.credit.into(), 1, 50),
             ("commands.lock (ms)", commands.lock.as_millis(), 10, 300_000),
         ];
@@ -252,13 +240,9 @@ pub struct PoolConfig {
     /// Devices on one connection under a policy of the hub, which costs one token in all.
     /// Default 995: what the hub takes there is not documented.
     pub devices_per_policy_connection: usize,
-    /// Sessions on one connection that devices are spread over. Default 16: links are opened one
-    /// after the other on a session, so 995 devices take 62 round trips instead of 995, and a
-    /// session costs 20 KiB.
+    /// Sessions on one connection that devices are spread over. Default 16: a fault of the session
+    /// ends a sixteenth of a connection's links, and a session costs few KiB.
     pub lanes: usize,
-    /// Messages after which a lane's session is replaced. Default 2^31: a session stalls for good
-    /// when its 32-bit transfer number wraps.
-    pub lane_transfers: u64,
     /// The wait between tries to connect. Default 200 ms to 30 s.
     pub reconnect: Backoff,
     /// Devices brought back side by side after a connection was lost. Default 64.
@@ -271,7 +255,6 @@ impl Default for PoolConfig {
             devices_per_connection: 995,
             devices_per_policy_connection: 995,
             lanes: 16,
-            lane_transfers: 1 << 31,
             reconnect: Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
                 .unwrap_or_default(),
             recovering: 64,
@@ -301,8 +284,6 @@ pub struct WireConfig {
     pub heartbeat: Duration,
     /// Bytes that gather for one write. Default 256 KiB, a connection.
     pub buffer: usize,
-    /// Messages in flight on one lane. Default 1024, well below the hub's window of 5000.
-    pub in_flight_per_lane: usize,
 }
 
 impl Default for WireConfig {
@@ -313,7 +294,6 @@ impl Default for WireConfig {
             idle_timeout: Duration::from_secs(120),
             heartbeat: Duration::from_secs(30),
             buffer: 256 * 1024,
-            in_flight_per_lane: 1024,
         }
     }
 }

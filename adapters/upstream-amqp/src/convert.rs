@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
-    Properties as Sections,
+    Properties as Sections, SerializableBody,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use gateway_core::{
@@ -14,17 +15,60 @@ use gateway_core::{
 };
 use tokio::time::Instant;
 
+use crate::client::{ClientError, check_depth};
 use crate::error::AmqpError;
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
 pub(crate) const MAX_UPLINK: usize = 256 * 1024;
 
+/// The most messages in a batch, and the format that says that a message is one, each of its data
+/// sections an encoded message (Azure/azure-iot-sdk-csharp, `AmqpConstants.AmqpBatchedMessageFormat`).
+const MAX_BATCH: usize = 500;
+const BATCH_FORMAT: u32 = 0x8001_3700;
+
 const CREATED_AT: &str = "iothub-creation-time-utc";
 const SCHEMA: &str = "iothub-message-schema";
 const COMPONENT: &str = "dt-subject";
 const METHOD_NAME: &str = "IoThub-methodname";
 const METHOD_STATUS: &str = "IoThub-status";
+
+/// Encodes a message's sections.
+pub(crate) fn encode<B: SerializableBody>(message: &Message<B>) -> Result<Bytes, AmqpError> {
+    match serde_amqp::to_vec(&Serializable(message)) {
+        Ok(encoded) => Ok(encoded.into()),
+        Err(error) => Err(AmqpError::Unexpected(error.to_string())),
+    }
+}
+
+/// Decodes what came from the hub.
+pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> {
+    check_depth(payload)?;
+    match serde_amqp::from_slice::<Deserializable<Message<Body<Value>>>>(payload) {
+        Ok(message) => Ok(message.0),
+        Err(_) => Err(ClientError::Malformed("a message that cannot be decoded").into()),
+    }
+}
+
+/// Encodes one uplink, or several of one device as a batch, with the format of what it made.
+pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
+    let size = uplinks.iter().map(size).sum();
+    if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
+        return Err(AmqpError::TooLarge(size));
+    }
+    if let [uplink] = uplinks {
+        return Ok((encode(&telemetry(uplink))?, 0));
+    }
+    let mut batch = BytesMut::with_capacity(size + 64 * uplinks.len());
+    for uplink in uplinks {
+        let message = encode(&telemetry(uplink))?;
+        // A data section (AMQP 1.0, section 3.2.6) of binary with a length of four bytes.
+        batch.put_slice(&[0x00, 0x53, 0x75, 0xb0]);
+        batch.put_u32(message.len() as u32);
+        batch.put_slice(&message);
+    }
+    Ok((batch.freeze(), BATCH_FORMAT))
+}
 
 /// Makes an AMQP message of an uplink.
 pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
@@ -71,8 +115,8 @@ pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
 }
 
 /// What the hub counts, in bytes: the body, values of system properties, names and values of the
-/// others. An error if it is more than the hub takes.
-pub(crate) fn size(uplink: &Uplink) -> Result<usize, AmqpError> {
+/// others.
+fn size(uplink: &Uplink) -> usize {
     let system = &uplink.system;
     let texts = [
         &system.correlation_id,
@@ -88,11 +132,7 @@ pub(crate) fn size(uplink: &Uplink) -> Result<usize, AmqpError> {
         .iter()
         .map(|(n, v)| n.len() + v.len())
         .sum();
-    let size = uplink.body.len() + uplink.id.as_str().len() + system + application;
-    match size > MAX_UPLINK {
-        true => Err(AmqpError::TooLarge(size)),
-        false => Ok(size),
-    }
+    uplink.body.len() + uplink.id.as_str().len() + system + application
 }
 
 /// Makes a cloud-to-device message of what came on the device's link.

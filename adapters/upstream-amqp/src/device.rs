@@ -3,17 +3,17 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use fe2o3_amqp::Sender;
 use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::client::Sender;
 use crate::commands::Commands;
 use crate::door::Turn;
 use crate::env::lock;
 use crate::governor::{Class, Priority};
 use crate::keeper::Held;
-use crate::lane::Lane;
+use crate::lane::{Lane, Watch};
 use crate::pool::Place;
 
 /// What whoever attached the device asked for.
@@ -41,8 +41,7 @@ impl Link {
     pub(crate) fn lose(&mut self) {
         *self = match std::mem::replace(self, Self::Down(None)) {
             Self::Up(attached) => {
-                let Attached { place, lane, .. } = *attached;
-                lane.note_lost_link();
+                let Attached { place, .. } = *attached;
                 Self::Down(Some(place))
             }
             other => other,
@@ -61,7 +60,7 @@ impl Link {
 /// What an attached device has. Fields are dropped in this order: links before their place.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    pub(crate) serial: u64,
+    pub(crate) watched: Watch,
     pub(crate) sender: Sender,
     pub(crate) commands: Option<Commands>,
     pub(crate) lane: Arc<Lane>,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::breaker::Breakers;
+use crate::client::LinkId;
 use crate::config::AmqpConfig;
 use crate::device::Device;
 use crate::door::Door;
@@ -24,6 +25,8 @@ pub(crate) enum Event {
     LaneLost(u64),
     /// A device's telemetry link is gone.
     LinkLost(Arc<Device>),
+    /// The hub detached a device's telemetry link.
+    LinkDetached(Arc<Device>, LinkId),
     /// The hub ended a device's session for this reason.
     Ended(Arc<Device>, ErrorKind),
     /// The token that a device presented has lapsed.

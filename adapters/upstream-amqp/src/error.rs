@@ -2,16 +2,11 @@
 
 use std::io;
 
-use fe2o3_amqp::connection::OpenError;
-use fe2o3_amqp::link::{
-    DetachError, LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError,
-};
-use fe2o3_amqp::session::BeginError;
-use fe2o3_amqp_types::definitions::{Error as WireError, ErrorCondition};
 use gateway_core::{CredentialError, ErrorKind, UpstreamError};
-use serde_amqp::primitives::Symbol;
 
-/// What goes unanswered when a lane is stuck on an attach.
+use crate::client::{ClientError, OpenError};
+
+/// What goes unanswered when the hub says nothing to an attach.
 pub(crate) const LINK: &str = "a link";
 
 /// What can go wrong inside the adapter.
@@ -54,6 +49,10 @@ pub(crate) enum AmqpError {
     NotAttached,
     #[error("the upstream is closed")]
     Closed,
+    #[error("the hub detached the link without a reason")]
+    Detached,
+    #[error(transparent)]
+    Malformed(ClientError),
     #[error("unexpected: {0}")]
     Unexpected(String),
 }
@@ -75,7 +74,7 @@ impl AmqpError {
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,
             Self::Closed => ErrorKind::Closed,
-            Self::Unexpected(_) => ErrorKind::Disconnected,
+            Self::Detached | Self::Malformed(_) | Self::Unexpected(_) => ErrorKind::Disconnected,
         }
     }
 
@@ -122,6 +121,7 @@ impl AmqpError {
             Self::Refused { .. } => !self.is_throttle() && !self.is_displaced(),
             Self::Token { status, .. } => *status < 500 && !self.is_throttle(),
             Self::Unanswered(what) => *what == LINK,
+            Self::Detached => true,
             _ => false,
         }
     }
@@ -189,90 +189,19 @@ fn kind_of_status(status: i32) -> ErrorKind {
     }
 }
 
-impl From<WireError> for AmqpError {
-    fn from(error: WireError) -> Self {
-        Self::Refused {
-            condition: condition_text(error.condition),
-            description: error.description.unwrap_or_default(),
-        }
-    }
-}
-
-fn condition_text(condition: ErrorCondition) -> String {
-    match condition {
-        ErrorCondition::AmqpError(error) => Symbol::from(&error).0,
-        ErrorCondition::ConnectionError(error) => Symbol::from(&error).0,
-        ErrorCondition::SessionError(error) => Symbol::from(&error).0,
-        ErrorCondition::LinkError(error) => Symbol::from(&error).0,
-        ErrorCondition::Custom(symbol) => symbol.0,
-    }
-}
-
-impl From<LinkStateError> for AmqpError {
-    fn from(error: LinkStateError) -> Self {
+impl From<ClientError> for AmqpError {
+    fn from(error: ClientError) -> Self {
         match error {
-            LinkStateError::RemoteDetachedWithError(error)
-            | LinkStateError::RemoteClosedWithError(error) => error.into(),
-            _ => Self::Down,
-        }
-    }
-}
-
-impl From<DetachError> for AmqpError {
-    fn from(error: DetachError) -> Self {
-        LinkStateError::from(error).into()
-    }
-}
-
-impl From<SendError> for AmqpError {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::LinkStateError(error) => error.into(),
-            SendError::Detached(error) => error.into(),
-            SendError::MessageSizeExceeded(error) => Self::TooLarge(error.size as usize),
-            other => Self::Unexpected(other.to_string()),
-        }
-    }
-}
-
-impl From<RecvError> for AmqpError {
-    fn from(error: RecvError) -> Self {
-        match error {
-            RecvError::LinkStateError(error) => error.into(),
-            other => Self::Unexpected(other.to_string()),
-        }
-    }
-}
-
-impl From<SenderAttachError> for AmqpError {
-    fn from(error: SenderAttachError) -> Self {
-        match error {
-            SenderAttachError::RemoteClosedWithError(error) => error.into(),
-            SenderAttachError::SessionStopped(_) | SenderAttachError::SessionNotMapped => {
-                Self::Down
-            }
-            other => Self::Unexpected(other.to_string()),
-        }
-    }
-}
-
-impl From<ReceiverAttachError> for AmqpError {
-    fn from(error: ReceiverAttachError) -> Self {
-        match error {
-            ReceiverAttachError::RemoteClosedWithError(error) => error.into(),
-            ReceiverAttachError::SessionStopped(_) | ReceiverAttachError::SessionNotMapped => {
-                Self::Down
-            }
-            other => Self::Unexpected(other.to_string()),
-        }
-    }
-}
-
-impl From<BeginError> for AmqpError {
-    fn from(error: BeginError) -> Self {
-        match error {
-            BeginError::RemoteEndedWithError(error) => error.into(),
-            _ => Self::Down,
+            ClientError::Down => Self::Down,
+            ClientError::Refused {
+                condition,
+                description,
+            } => Self::Refused {
+                condition,
+                description,
+            },
+            ClientError::Detached => Self::Detached,
+            ClientError::Malformed(_) => Self::Malformed(error),
         }
     }
 }

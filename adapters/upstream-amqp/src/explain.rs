@@ -20,7 +20,10 @@ impl Env {
         {
             let lane = &attached.lane;
             explanation.lane = Some(LaneExplanation::new(lane.serial, lane.is_own));
-            explanation.links = vec![LinkExplanation::new(LinkPurpose::Telemetry, None)];
+            explanation.links = vec![LinkExplanation::new(
+                LinkPurpose::Telemetry,
+                Some(attached.sender.credit()),
+            )];
         }
         explanation
     }

@@ -14,39 +14,25 @@
 //! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
 //! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.
 //!
-//! # The client's traps
+//! # The client
 //!
-//! The AMQP client (fe2o3-amqp 0.18) has ways to stall or end more than it should. Each is shut out by
-//! construction, or has a test that shows it harmless.
+//! Sessions and links are this crate's own; `fe2o3-amqp` gives the types, the codec and the SASL
+//! frames. Its own links cost 13 KiB each and a task's attention, open one by one, and it lets a new
+//! link take a handle while messages of the old one may still leave on it, which puts them under
+//! another device's name. Here a frame is encoded in the order of the wire, under one lock, straight
+//! from the sender's call, and a handle is free only when both sides have detached it.
 //!
-//! | trap | what shuts it out |
-//! | --- | --- |
-//! | a delivery stays pending when its connection dies | recovery drops every sender first; `conformance.rs`: a cut, a lost settlement |
-//! | a receiver dropped with transfers on their way ends its session | one task owns a device's receivers and closes them; `traps.rs` |
-//! | a cancelled attach ends its session, an unanswered one blocks it | the lane runs each to its end and is given up after `answer_timeout`; `traps.rs` |
-//! | a link opened right after a refused or detached one takes over its handle, and the connection dies | the lane rests before the next; `traps.rs`. A message that crosses the hub's detach may still cost the lane, whose devices come back: from the second time on its device's own lane; `breaker.rs` |
-//! | a session stalls when its 32-bit transfer number wraps | `PoolConfig::lane_transfers`; `traps.rs` |
-//! | the peer's `handle-max` is not kept | devices a connection times six links stay below 65,535: `AmqpConfig::validate` |
-//! | `channel-max` asked for is 255 | asked for 8191 |
-//! | sender and receiver of one name on a session | every name has a number of its own |
-//! | tokens one by one, status 202 only, answers mixed up | own pipelined `$cbs` exchange by correlation id; `traps.rs` |
-//! | SASL without MSSBCBS | ANONYMOUS, then tokens |
-//! | an idle sender does not see its detach | the next message finds it, fails as retryable, and the link is replaced; `traps.rs` |
-//! | heartbeats at the peer's whole idle time-out | the pump sends empty frames after `WireConfig::heartbeat`; `stream.rs` |
-//! | writing blocks reading | the pump writes, from a pipe; `traps.rs`: large messages both ways through 1 KiB |
-//! | transfers gather without bound behind a shut session window | `WireConfig::in_flight_per_lane`; `traps.rs` |
-//! | queues of 65,535 frames, 200 credits | 4096 frames; `CommandConfig::credit` |
-//! | only the receiver's owner can reject | the device's command task is the owner; `conformance.rs` |
-//! | a frozen peer | the idle time-out; `traps.rs` |
-//!
-//! The client's decoder recurses without bound: a hostile hub could overflow its stack. TLS says who
-//! the hub is.
+//! What such a client must get right, each with a test in `client.rs`, `traps.rs` or beside the code:
+//! a delivery fails with its link, session or connection; whatever is cancelled leaves no trace; a
+//! link that the hub refuses or detaches costs nobody else anything; windows, credit and numbers
+//! wrap; what waits is bounded; a frozen peer is noticed; what nests too deep is refused.
 
 mod attach;
 mod authorize;
 mod breaker;
 mod budget;
 mod cbs;
+mod client;
 mod commands;
 mod config;
 mod connection;
@@ -62,7 +48,6 @@ mod lane;
 mod link;
 mod pool;
 mod progress;
-mod stream;
 mod supervisor;
 mod token;
 mod transport;
@@ -79,6 +64,5 @@ pub use upstream::{AmqpStats, AmqpUpstream};
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::stream::{Coalesced, Pump, coalesce};
     pub use crate::transport::{Stream, Transport as Dialer};
 }

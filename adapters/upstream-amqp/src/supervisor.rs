@@ -12,8 +12,9 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
-use crate::attach::{bring_up, watch};
+use crate::attach::{bring_up, lose_link, watch};
 use crate::authorize::newer;
+use crate::client::LinkId;
 use crate::commands::Commands;
 use crate::device::{Device, Link};
 use crate::env::{Env, Event, lock};
@@ -86,6 +87,9 @@ impl Supervisor {
                             Some(lane),
                         ));
                     }
+                }
+                Event::LinkDetached(device, link) => {
+                    self.spawn(detached(self.env.clone(), device, link));
                 }
                 Event::LinkLost(device) => {
                     self.spawn(recover(
@@ -263,6 +267,17 @@ async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     if let Err(error) = moved {
         tracing::debug!(device.id = %device.id, error = %error, "Device lost on its way");
         env.tell(Event::LinkLost(device.clone())).await;
+    }
+}
+
+/// Takes note of a telemetry link that the hub detached, unless the device has another by now.
+async fn detached(env: Arc<Env>, device: Arc<Device>, id: LinkId) {
+    let mut link = device.link.lock().await;
+    if let Link::Up(attached) = &*link
+        && attached.sender.id() == id
+        && let Some(error) = attached.sender.end()
+    {
+        lose_link(&env, &device, &mut link, &error.into()).await;
     }
 }
 

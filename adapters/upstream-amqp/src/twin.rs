@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use fe2o3_amqp::{Receiver, Sender};
 use fe2o3_amqp_types::messaging::annotations::AnnotationKey;
-use fe2o3_amqp_types::messaging::{Body, Data, Message, MessageAnnotations, MessageId, Properties};
+use fe2o3_amqp_types::messaging::{Data, Message, MessageAnnotations, MessageId, Properties};
 use fe2o3_amqp_types::primitives::{Binary, Symbol, Value};
 use gateway_core::{TwinReply, TwinRequest};
 
+use crate::client::{Receiver, Sender};
 use crate::commands::TwinAnswer;
-use crate::convert::body;
+use crate::convert::{self, body};
 use crate::error::AmqpError;
-use crate::link::send_settled;
 
 /// Requests without an answer above which those that nobody waits for are swept out.
 const SWEEP_ABOVE: usize = 64;
@@ -109,15 +108,16 @@ impl Twin {
                 .retain(|_, answer| answer.as_ref().is_some_and(|a| !a.is_closed()));
         }
         self.pending.insert(id, answer);
-        send_settled(&mut self.sender, message).await
+        let message = convert::encode(&message)?;
+        Ok(self.sender.send_settled(message).await?)
     }
 
     /// Waits for the hub: an answer is handed to whoever asked, a change is returned.
     ///
     /// Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Notice>, AmqpError> {
-        let delivery = self.receiver.recv::<Body<Value>>().await?;
-        let message = delivery.into_message();
+        let delivery = self.receiver.recv().await?;
+        let message = convert::decode(&delivery.payload)?;
         let annotation = |name: &str| {
             let annotations = message.message_annotations.as_ref()?;
             match annotations.get(&Symbol::from(name) as &dyn AnnotationKey)? {

@@ -3,7 +3,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fe2o3_amqp_types::messaging::Outcome;
 use futures_util::future::join_all;
 use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
@@ -14,17 +13,17 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{bring_up, note_throttle};
+use crate::attach::{bring_up, lose_link, note_throttle};
 use crate::authorize::reauthorize;
+use crate::client::{ClientError, Outcome};
 use crate::commands::Commands;
 use crate::config::AmqpConfig;
 use crate::convert;
 use crate::device::{Attached, Device, Link, Wish};
 use crate::door::Turn;
-use crate::env::{Env, Event, lock};
+use crate::env::{Env, lock};
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
-use crate::link::transfer;
 use crate::pool::{Kind, Pool};
 use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
@@ -140,9 +139,13 @@ impl AmqpUpstream {
             .ok_or(AmqpError::NotAttached)
     }
 
-    async fn deliver(&self, uplink: &Uplink) -> Result<(), AmqpError> {
-        let device = self.find(&uplink.device)?;
-        let size = convert::size(uplink)?;
+    /// Sends one message, or several of one device as one.
+    async fn deliver(&self, uplinks: &[Uplink]) -> Result<(), AmqpError> {
+        let Some(first) = uplinks.first() else {
+            return Ok(());
+        };
+        let device = self.find(&first.device)?;
+        let (message, format) = convert::uplinks(uplinks)?;
         let _in_flight = self.sends.token();
         let _busy = device.engage();
         let mut link = match device.link.try_lock() {
@@ -160,26 +163,21 @@ impl AmqpUpstream {
             // Recovery waits for the link.
             () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
         }
-        // Held until the verdict: what is in flight on a lane is bounded.
-        let window = attached.lane.window.clone().acquire_owned().await;
-        let _window = window.map_err(|_| AmqpError::Down)?;
-        let message = convert::telemetry(uplink);
-        let sent = transfer(&mut attached.sender, message, size).await;
-        attached.lane.count_transfer();
-        let delivery = match sent {
+        let delivery = match attached.sender.send(message, format).await {
             Ok(delivery) => delivery,
             Err(error) => {
+                let error = error.into();
                 // Rare, and larger than all the rest of this future.
-                return Err(Box::pin(self.link_failed(&device, &mut link, error.into())).await);
+                Box::pin(lose_link(&self.env, &device, &mut link, &error)).await;
+                return Err(error);
             }
         };
-        let serial = attached.serial;
         drop(link);
-        match delivery.await {
-            Ok(Outcome::Accepted(_)) => Ok(()),
-            Ok(Outcome::Rejected(rejected)) => {
-                let error = match rejected.error {
-                    Some(error) => error.into(),
+        match delivery.await? {
+            Outcome::Accepted => Ok(()),
+            Outcome::Rejected(reason) => {
+                let error = match reason {
+                    Some(error) => ClientError::from(error).into(),
                     None => AmqpError::Refused {
                         condition: "amqp:not-allowed".to_owned(),
                         description: "rejected without a reason".to_owned(),
@@ -188,59 +186,8 @@ impl AmqpUpstream {
                 note_throttle(&self.env, Operation::Send, &error);
                 Err(error)
             }
-            Ok(_) => Err(AmqpError::Released),
-            Err(error) => {
-                let error = AmqpError::from(error);
-                if let AmqpError::Refused { .. } = error {
-                    // The hub closed the link while this message was on its way.
-                    return Err(Box::pin(self.link_closed(&device, serial, error)).await);
-                }
-                Err(error)
-            }
+            Outcome::Released => Err(AmqpError::Released),
         }
-    }
-
-    /// Takes note of a telemetry link that the hub closed, unless the device has another by now.
-    async fn link_closed(&self, device: &Arc<Device>, serial: u64, error: AmqpError) -> AmqpError {
-        // Whoever holds it finds the same, or brings the device back already.
-        let Ok(mut link) = device.link.try_lock() else {
-            return error;
-        };
-        match &*link {
-            Link::Up(attached) if attached.serial == serial => {
-                self.link_failed(device, &mut link, error).await
-            }
-            _ => error,
-        }
-    }
-
-    /// Takes note of a telemetry link that is no more, once.
-    async fn link_failed(
-        &self,
-        device: &Arc<Device>,
-        link: &mut Link,
-        error: AmqpError,
-    ) -> AmqpError {
-        if let AmqpError::TooLarge(_) = error {
-            return error;
-        }
-        if let Link::Up(attached) = link {
-            if attached.lane.down.is_cancelled() {
-                // The whole lane is lost; the supervisor knows.
-                return error;
-            }
-            link.lose();
-            note_throttle(&self.env, Operation::Link, &error);
-            let credential = device.wish().identity.credential;
-            self.env.breakers.detached(&device.id, &credential, &error);
-            self.env
-                .tell(match error.is_passing() {
-                    true => Event::LinkLost(device.clone()),
-                    false => Event::Ended(device.clone(), error.kind()),
-                })
-                .await;
-        }
-        error
     }
 
     async fn change(
@@ -399,14 +346,15 @@ impl Upstream for AmqpUpstream {
     }
 
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        self.deliver(uplink)
+        self.deliver(std::slice::from_ref(uplink))
             .await
             .map_err(|error| error.into_upstream("send"))
     }
 
     async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let sends = uplinks.iter().map(|uplink| self.send(uplink));
-        join_all(sends).await.into_iter().collect()
+        self.deliver(uplinks)
+            .await
+            .map_err(|error| error.into_upstream("send"))
     }
 
     async fn twin(
@@ -432,11 +380,11 @@ impl Upstream for AmqpUpstream {
             device.set_lane(0);
             if let Link::Up(attached) = std::mem::replace(&mut *link, Link::Down(None)) {
                 let Attached {
+                    watched: _watched,
                     sender,
                     commands,
                     lane: _lane,
                     place: _place,
-                    serial: _,
                 } = *attached;
                 drop(commands);
                 return timeout(CLOSE_PATIENCE, sender.close()).await.is_ok();

@@ -110,7 +110,6 @@ impl Run {
         config.tokens.per_second = 1000.0;
         config.pool.devices_per_connection = 5 + dice.below(10) as usize;
         config.pool.lanes = 1 + dice.below(3) as usize;
-        config.pool.lane_transfers = 50 + dice.below(3) * 10_000;
         config.commands.lock = Duration::from_millis(2500);
         Self {
             upstream: upstream(config),

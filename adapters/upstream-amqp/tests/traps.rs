@@ -1,5 +1,4 @@
-//! The AMQP client's traps (fe2o3-amqp 0.18), each shown not to hurt a device, or its neighbours.
-//! The crate's documentation lists them, with those that cannot be met by construction.
+//! The traps of AMQP clients, each shown not to hurt a device, or its neighbours.
 
 mod common;
 
@@ -104,19 +103,23 @@ async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
 
 /// Trap 3: an attach that is never answered keeps its session busy for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attach_without_answer_costs_its_lane_and_the_others_come_back() {
+async fn an_attach_without_answer_costs_nobody_else_anything() {
     let hub = hub().await;
     let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &hub, "neighbour").await;
     with_key(&hub, "mute");
     hub.faults().withhold_attach("mute");
-    let result = upstream
-        .attach(with_key(&hub, "mute"), RecordingCallback::new().shared())
-        .await;
+    let mute = upstream.attach(with_key(&hub, "mute"), RecordingCallback::new().shared());
+    let others = async {
+        attach(&upstream, &hub, "late-comer").await;
+        let sent = upstream.send(&uplink(&neighbour, "meanwhile")).await;
+        sent.expect("accepted");
+    };
+    let (result, ()) = tokio::join!(mute, others);
     assert_eq!(result.expect_err("no answer").kind(), ErrorKind::TimedOut);
-    send_until_ok(&upstream, &uplink(&neighbour, "after")).await;
     assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
+    assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
     hub.faults().allow_attach("mute");
     attach(&upstream, &hub, "mute").await;
 }
@@ -155,32 +158,6 @@ async fn refused_attaches_do_not_fail_the_good_ones_behind_them() {
         }
     }
     assert_eq!(hub.attached_devices(), 30);
-}
-
-/// Trap 5: a session stalls for good when its transfer numbers wrap.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lane_is_replaced_before_it_is_used_up_and_nothing_is_lost() {
-    let hub = hub().await;
-    let mut config = one_lane(&hub);
-    config.pool.lane_transfers = 50;
-    let upstream = upstream(config);
-    let mut sending = JoinSet::new();
-    for n in 0..4 {
-        let device = attach(&upstream, &hub, &format!("device-{n}")).await;
-        let upstream = upstream.clone();
-        sending.spawn(async move {
-            for m in 0..100 {
-                send_until_ok(&upstream, &uplink(&device, format!("m-{m:03}"))).await;
-            }
-            device
-        });
-    }
-    let expected: Vec<_> = (0..100).map(|m| format!("m-{m:03}")).collect();
-    while let Some(device) = sending.join_next().await {
-        assert_eq!(accepted(&hub, &device.expect("no panic")), expected);
-    }
-    assert_eq!(hub.connections_opened_total(), 1);
-    assert!(hub.attaches("device-0") > 1, "the lane was replaced");
 }
 
 /// Trap 8: a token's answer handed to whoever asks next.
@@ -223,7 +200,7 @@ async fn each_device_gets_the_answer_to_its_own_token() {
 
 /// Trap 10: an idle sender does not see that its link was detached.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_detached_while_idle_is_replaced_for_the_next_message() {
+async fn a_link_detached_while_idle_is_replaced_before_the_next_message() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
     let (idle, neighbour) = (
@@ -233,11 +210,12 @@ async fn a_link_detached_while_idle_is_replaced_for_the_next_message() {
     hub.faults()
         .detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
     hub.wait_until(|stats| stats.attached_devices == 1).await;
+    hub.wait_until(|stats| stats.attached_devices == 2).await;
     send_until_ok(&upstream, &uplink(&idle, "after")).await;
     assert_eq!(accepted(&hub, &idle), ["after"]);
-    // A message that crosses the hub's detach may cost the lane, never the connection.
-    send_until_ok(&upstream, &uplink(&neighbour, "m")).await;
-    assert_eq!(hub.connections_opened_total(), 1);
+    let sent = upstream.send(&uplink(&neighbour, "m")).await;
+    sent.expect("the neighbour noticed nothing");
+    assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
 }
 
 /// Trap 12: two peers that write to each other and do not read.
@@ -276,7 +254,7 @@ async fn large_messages_both_ways_through_small_buffers_do_not_block_each_other(
 async fn a_narrow_session_window_slows_and_loses_nothing() {
     let hub = hub().await;
     hub.faults().incoming_window(Some(2));
-    let upstream = upstream(one_lane(&hub).with_wire(wire(|wire| wire.in_flight_per_lane = 16)));
+    let upstream = upstream(one_lane(&hub));
     let mut sending = JoinSet::new();
     for n in 0..20 {
         let device = attach(&upstream, &hub, &format!("device-{n}")).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Session, SessionTable, lock};
+use super::{Session, SessionTable};
 use crate::id::DeviceId;
 
 /// Is a change on its way to its device. Dropped before it arrived, it may come again.
@@ -18,7 +18,7 @@ impl SessionTable {
     /// Lets a change of the desired properties pass if it is newer than the last that did since the
     /// device came online. A hub that does not count says 0, which always passes.
     pub(crate) fn pass_desired(&self, device: &DeviceId, version: u64) -> Option<Passage> {
-        let session = lock(&self.sessions).peek(device).cloned();
+        let session = self.find(device);
         let before = match &session {
             Some(session) => session.desired.fetch_max(version, Relaxed),
             None => 0,

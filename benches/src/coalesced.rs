@@ -9,13 +9,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, SimplexStream,
     WriteHalf, simplex, split,
 };
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::bytes::BytesMut;
 
 /// An AMQP frame without a body (AMQP 1.0, section 2.4.5).
 const EMPTY_FRAME: [u8; 8] = [0, 0, 0, 8, 2, 0, 0, 0];

@@ -1,0 +1,392 @@
+//! Frames to and from bytes (AMQP 1.0, sections 2.3 and 2.7).
+//!
+//! What is rare goes through the types of `fe2o3-amqp-types`; a transfer and the settlement of one,
+//! which are all that a busy connection carries, are written by hand.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fe2o3_amqp_types::performatives::Performative;
+use serde::{Deserialize, Serialize};
+use serde_amqp::de::Deserializer;
+use serde_amqp::read::IoReader;
+use serde_amqp::ser::Serializer;
+
+use super::error::ClientError;
+
+const AMQP: u8 = 0;
+const SASL: u8 = 1;
+const HEADER: usize = 8;
+/// Frames and messages smaller than this are taken without a look at how deep they nest: the
+/// decoder recurses, a level a byte at worst.
+const SHALLOW: usize = 256;
+/// Levels of lists, maps, arrays and described types that the decoder is given.
+const DEPTH: usize = 32;
+
+/// A frame's kind, channel and body.
+#[derive(Debug)]
+pub(super) struct Frame {
+    is_sasl: bool,
+    pub(super) channel: u16,
+    body: BytesMut,
+}
+
+impl Frame {
+    /// Takes a whole frame off the buffer, if there is one.
+    pub(super) fn split(
+        buffer: &mut BytesMut,
+        largest: usize,
+    ) -> Result<Option<Self>, ClientError> {
+        let Some(size) = buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let size = u32::from_be_bytes(*size) as usize;
+        if !(HEADER..=largest).contains(&size) {
+            return Err(ClientError::Malformed("a frame of a size not agreed on"));
+        }
+        if buffer.len() < size {
+            buffer.reserve(size - buffer.len());
+            return Ok(None);
+        }
+        let mut body = buffer.split_to(size);
+        let (offset, kind) = (usize::from(body[4]) * 4, body[5]);
+        let channel = u16::from_be_bytes([body[6], body[7]]);
+        if !(HEADER..=size).contains(&offset) || kind > SASL {
+            return Err(ClientError::Malformed("a frame with a bad header"));
+        }
+        body.advance(offset);
+        Ok(Some(Self {
+            is_sasl: kind == SASL,
+            channel,
+            body,
+        }))
+    }
+
+    /// Reads what an AMQP frame says, with the payload that follows; none for a heartbeat.
+    pub(super) fn performative(mut self) -> Result<Option<(Performative, Bytes)>, ClientError> {
+        if self.is_sasl {
+            return Err(ClientError::Malformed("a SASL frame after the greeting"));
+        }
+        if self.body.is_empty() {
+            return Ok(None);
+        }
+        let performative = read(&mut self.body)?;
+        Ok(Some((performative, self.body.freeze())))
+    }
+
+    /// Reads what a SASL frame says.
+    pub(super) fn sasl<T: for<'de> Deserialize<'de>>(mut self) -> Result<T, ClientError> {
+        if !self.is_sasl {
+            return Err(ClientError::Malformed("an AMQP frame in the SASL exchange"));
+        }
+        read(&mut self.body)
+    }
+}
+
+/// Reads one value off the front of the bytes.
+fn read<T: for<'de> Deserialize<'de>>(body: &mut BytesMut) -> Result<T, ClientError> {
+    // Behind the performative comes a payload, which is not looked at here.
+    check(body, 1)?;
+    let mut deserializer = Deserializer::new(IoReader::new(body.reader()));
+    T::deserialize(&mut deserializer)
+        .map_err(|_| ClientError::Malformed("a frame that cannot be decoded"))
+}
+
+/// Writes an AMQP frame without a payload.
+pub(super) fn put(out: &mut BytesMut, channel: u16, performative: &impl Serialize) {
+    put_kind(out, AMQP, channel, performative);
+}
+
+/// Writes a SASL frame.
+pub(super) fn put_sasl(out: &mut BytesMut, frame: &impl Serialize) {
+    put_kind(out, SASL, 0, frame);
+}
+
+fn put_kind(out: &mut BytesMut, kind: u8, channel: u16, value: &impl Serialize) {
+    let start = begin(out, kind, channel);
+    let mut serializer = Serializer::from((&mut *out).writer());
+    // Into memory, of types made to be written: it does not fail.
+    if value.serialize(&mut serializer).is_err() {
+        tracing::error!("A frame could not be encoded");
+        out.truncate(start);
+        return;
+    }
+    end(out, start);
+}
+
+/// Writes a frame without a body, which keeps the connection alive (section 2.4.5).
+pub(super) fn put_empty(out: &mut BytesMut) {
+    let start = begin(out, AMQP, 0);
+    end(out, start);
+}
+
+fn begin(out: &mut BytesMut, kind: u8, channel: u16) -> usize {
+    let start = out.len();
+    out.put_u32(0);
+    out.put_slice(&[2, kind]);
+    out.put_u16(channel);
+    start
+}
+
+fn end(out: &mut BytesMut, start: usize) {
+    let size = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&size.to_be_bytes());
+}
+
+/// The most that a transfer frame takes besides its payload.
+pub(super) const TRANSFER_OVERHEAD: usize = 40;
+
+/// What stands in front of a transfer's payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Transfer {
+    First {
+        delivery: u32,
+        format: u32,
+        settled: bool,
+        more: bool,
+    },
+    Next {
+        more: bool,
+    },
+    /// Takes back what was sent of a delivery.
+    Aborted,
+}
+
+/// Writes a transfer (section 2.7.5).
+pub(super) fn put_transfer(
+    out: &mut BytesMut,
+    channel: u16,
+    handle: u32,
+    transfer: Transfer,
+    payload: &[u8],
+) {
+    const NULL: u8 = 0x40;
+    const YES: u8 = 0x41;
+    const NO: u8 = 0x42;
+    let flag = |is: bool| if is { YES } else { NO };
+    out.reserve(HEADER + TRANSFER_OVERHEAD + payload.len());
+    let start = begin(out, AMQP, channel);
+    // A described list of one byte's length: size and count follow once known.
+    out.put_slice(&[0x00, 0x53, 0x14, 0xc0, 0, 0]);
+    let list = out.len();
+    put_uint(out, handle);
+    let count = match transfer {
+        Transfer::First {
+            delivery,
+            format,
+            settled,
+            more,
+        } => {
+            put_uint(out, delivery);
+            out.put_slice(&[0xa0, 4]);
+            out.put_u32(delivery);
+            put_uint(out, format);
+            out.put_slice(&[flag(settled), flag(more)]);
+            6
+        }
+        Transfer::Next { more } => {
+            out.put_slice(&[NULL, NULL, NULL, NULL, flag(more)]);
+            6
+        }
+        Transfer::Aborted => {
+            out.put_slice(&[NULL, NULL, NULL, NULL, NO, NULL, NULL, NULL, YES]);
+            10
+        }
+    };
+    out[list - 1] = count;
+    // The count is in the list's size.
+    out[list - 2] = (out.len() - list + 1) as u8;
+    out.put_slice(payload);
+    end(out, start);
+}
+
+fn put_uint(out: &mut BytesMut, value: u32) {
+    match value {
+        0 => out.put_u8(0x43),
+        1..=255 => out.put_slice(&[0x52, value as u8]),
+        _ => {
+            out.put_u8(0x70);
+            out.put_u32(value);
+        }
+    }
+}
+
+/// Fails on sections that nest deeper than anything that a hub has to say.
+pub(crate) fn check_depth(bytes: &[u8]) -> Result<(), ClientError> {
+    check(bytes, usize::MAX)
+}
+
+fn check(bytes: &[u8], values: usize) -> Result<(), ClientError> {
+    if bytes.len() < SHALLOW || depth_is_bounded(bytes, values) {
+        return Ok(());
+    }
+    Err(ClientError::Malformed("a value that nests too deep"))
+}
+
+/// Walks the encoding (section 1.6) without recursion. What is not whole passes: the decoder says
+/// what is wrong with it, and nests no deeper than this walk went.
+fn depth_is_bounded(bytes: &[u8], mut values: usize) -> bool {
+    // Values left at each level that is open.
+    let mut open = [0_u32; DEPTH];
+    let mut depth = 0;
+    let mut at = 0;
+    while let Some(&constructor) = bytes.get(at) {
+        at += 1;
+        let field = |at: usize, width: usize| {
+            let text = bytes.get(at..at + width)?;
+            Some(
+                text.iter()
+                    .fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte)),
+            )
+        };
+        let inside = match constructor {
+            // A descriptor and the value that it describes.
+            0x00 => Some(2),
+            0xc0 | 0xc1 => {
+                at += 2;
+                field(at - 1, 1)
+            }
+            0xd0 | 0xd1 => {
+                at += 8;
+                field(at - 4, 4)
+            }
+            // An array's elements share one constructor: one level, however many.
+            0xe0 | 0xf0 => {
+                let width = if constructor == 0xe0 { 1 } else { 4 };
+                let Some(size) = field(at, width) else {
+                    return true;
+                };
+                let Some(&element) = bytes.get(at + 2 * width) else {
+                    return true;
+                };
+                // Arrays of compounds are in no frame of this protocol.
+                if matches!(element, 0x00 | 0xc0..=0xff) {
+                    return false;
+                }
+                at = at.saturating_add(width).saturating_add(size as usize);
+                None
+            }
+            0xa0..=0xaf => {
+                at += 1 + field(at, 1).unwrap_or(0) as usize;
+                None
+            }
+            0xb0..=0xbf => {
+                at = at.saturating_add(4 + field(at, 4).unwrap_or(0) as usize);
+                None
+            }
+            0x50..=0x5f => {
+                at += 1;
+                None
+            }
+            0x60..=0x6f => {
+                at += 2;
+                None
+            }
+            0x70..=0x7f => {
+                at += 4;
+                None
+            }
+            0x80..=0x8f => {
+                at += 8;
+                None
+            }
+            0x90..=0x9f => {
+                at += 16;
+                None
+            }
+            _ => None,
+        };
+        match inside {
+            Some(inner) if inner > 0 => {
+                if depth == DEPTH {
+                    return false;
+                }
+                open[depth] = inner;
+                depth += 1;
+                continue;
+            }
+            _ => {}
+        }
+        // The value is whole, and with it every level that it was the last of.
+        while depth > 0 {
+            open[depth - 1] -= 1;
+            if open[depth - 1] > 0 {
+                break;
+            }
+            depth -= 1;
+        }
+        if depth == 0 {
+            values -= 1;
+            if values == 0 {
+                return true;
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use fe2o3_amqp_types::definitions::Handle;
+    use fe2o3_amqp_types::performatives::Transfer as Typed;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(mut bytes: BytesMut) -> (Typed, Bytes) {
+        let frame = Frame::split(&mut bytes, 1 << 20).unwrap().unwrap();
+        assert!(bytes.is_empty());
+        match frame.performative().unwrap().unwrap() {
+            (Performative::Transfer(transfer), payload) => (transfer, payload),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_transfer_reads_back_as_it_was_written(
+            handle: u32, delivery: u32, format: u32, settled: bool, more: bool,
+            payload in proptest::collection::vec(any::<u8>(), 0..600),
+        ) {
+            let mut out = BytesMut::new();
+            let first = Transfer::First { delivery, format, settled, more };
+            put_transfer(&mut out, 7, handle, first, &payload);
+            prop_assert!(out.len() <= HEADER + TRANSFER_OVERHEAD + payload.len());
+            let (read, rest) = decode(out);
+            prop_assert_eq!(read.handle, Handle(handle));
+            prop_assert_eq!(read.delivery_id, Some(delivery));
+            prop_assert_eq!(read.message_format, Some(format));
+            prop_assert_eq!(read.settled, Some(settled));
+            prop_assert_eq!(read.more, more);
+            prop_assert!(!read.aborted);
+            prop_assert_eq!(&rest[..], &payload[..]);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(frame)) = Frame::split(&mut buffer, 512) {
+                drop(frame.performative());
+            }
+        }
+    }
+
+    #[test]
+    fn an_aborted_transfer_says_so() {
+        let mut out = BytesMut::new();
+        put_transfer(&mut out, 7, 300, Transfer::Aborted, &[]);
+        let (read, _) = decode(out);
+        assert!(read.aborted && !read.more && read.delivery_id.is_none());
+    }
+
+    #[test]
+    fn a_value_that_nests_too_deep_is_refused_before_it_is_decoded() {
+        for level in [
+            &[0x00_u8][..],
+            &[0xc0, 0xff, 1],
+            &[0xd0, 0, 0, 0xff, 0xff, 0, 0, 0, 1],
+        ] {
+            let nested = level.repeat(60_000 / level.len());
+            assert!(check_depth(&nested).is_err(), "{level:x?}");
+        }
+        assert!(check_depth(&[0x40; 60_000]).is_ok());
+    }
+}

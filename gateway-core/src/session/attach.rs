@@ -1,0 +1,172 @@
+//! How a device becomes known to the hub, and unknown again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use super::attachment::Attachment;
+use super::standing::is_lasting;
+use super::{Busy, Gate, Session, SessionTable};
+use crate::credential::{Credential, CredentialSource, SasToken};
+use crate::error::{ErrorKind, UpstreamError};
+use crate::explain::CredentialKind;
+use crate::id::DeviceId;
+use crate::upstream::{DeviceIdentity, Interest};
+
+impl SessionTable {
+    /// Makes sure that the hub knows the device, with the interest it has now.
+    pub(crate) async fn attached(self: &Arc<Self>, gate: &Gate<'_>) -> Result<(), UpstreamError> {
+        let (token, wanted) = {
+            let standing = gate.session.standing();
+            if standing.stands(standing.wanted) {
+                return Ok(());
+            }
+            (standing.token().cloned(), standing.wanted)
+        };
+        // Rare, and larger than all the rest of an uplink's future.
+        Box::pin(self.attach(gate, token, wanted)).await
+    }
+
+    /// Asks the hub to take the device so. What stood before stands until the hub has agreed.
+    async fn attach(
+        self: &Arc<Self>,
+        gate: &Gate<'_>,
+        token: Option<SasToken>,
+        interest: Interest,
+    ) -> Result<(), UpstreamError> {
+        let session = gate.session;
+        let was_held = {
+            let standing = session.standing();
+            standing.check(token.as_ref())?;
+            standing.is_held
+        };
+        let number = self.next_attach();
+        match self.ask(session, &token, interest, number).await {
+            Ok(credential) => {
+                let mut standing = session.standing();
+                standing.accept(number, token, credential, interest);
+                Ok(())
+            }
+            Err(error) => {
+                if is_lasting(error.kind()) {
+                    {
+                        let mut standing = session.standing();
+                        standing.is_held = was_held;
+                        standing.refuse(token, error.kind(), &self.config.refusal);
+                    }
+                    if !was_held {
+                        self.demote(session);
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        session: &Session,
+        token: &Option<SasToken>,
+        interest: Interest,
+        number: u64,
+    ) -> Result<CredentialKind, UpstreamError> {
+        let device = &session.device;
+        let identity =
+            |credential| DeviceIdentity::new(device.clone(), credential).with_interest(interest);
+        let identity = match token {
+            Some(token) if token.expires() <= SystemTime::now() => {
+                return Err(UpstreamError::new(ErrorKind::Unauthorized, "attach")
+                    .with_source("the device's token has expired; it must present a new one"));
+            }
+            Some(token) => identity(Credential::SasToken(token.clone())),
+            None => {
+                let source = CredentialSource::new(self.credentials.clone());
+                identity(source.credential(device).await?).with_source(source)
+            }
+        };
+        let kind = CredentialKind::from(&identity.credential);
+        session.standing().is_held = true;
+        let callback = Arc::new(Attachment {
+            table: Arc::downgrade(self),
+            number,
+            next: self.callback.clone(),
+        });
+        self.upstream.attach(identity, callback).await?;
+        Ok(kind)
+    }
+
+    /// Notes that the hub ended the device's session. False if that was an earlier one than the one
+    /// that stands.
+    pub(super) async fn ended(&self, device: &DeviceId, attach: u64, reason: ErrorKind) -> bool {
+        let Some(session) = self.find(device) else {
+            return true;
+        };
+        let _gate = session.gate().await;
+        let mut standing = session.standing();
+        if attach < standing.attach {
+            return false;
+        }
+        standing.forget();
+        standing.is_held = false;
+        let reason = match reason {
+            // Another client has the device now; its messages are as good as before.
+            ErrorKind::Displaced => ErrorKind::Disconnected,
+            reason if is_lasting(reason) => reason,
+            _ => return true,
+        };
+        let token = standing.token().cloned();
+        standing.refuse(token, reason, &self.config.refusal);
+        true
+    }
+
+    /// Attaches a device that listens; it stays until the returned number is given to `offline`.
+    /// Whoever presents a bad token does not disturb the device that is there.
+    pub(crate) async fn online(
+        self: &Arc<Self>,
+        session: &Busy,
+        interest: Interest,
+        token: Option<SasToken>,
+    ) -> Result<u32, UpstreamError> {
+        let gate = session.gate().await;
+        // It may have forgotten, or never got, what it was given before.
+        session.0.desired.store(0, Relaxed);
+        let stands = {
+            let standing = gate.session.standing();
+            token.as_ref() == standing.token() && standing.stands(interest)
+        };
+        if !stands {
+            self.attach(&gate, token, interest).await?;
+        }
+        gate.session.standing().wanted = interest;
+        session.0.online.store(true, Relaxed);
+        Ok(session.0.presence.fetch_add(1, Relaxed).wrapping_add(1))
+    }
+
+    /// Takes back what `online` did, unless the device has come online again since.
+    pub(crate) fn offline(self: &Arc<Self>, device: &DeviceId, presence: u32) {
+        let is_current = move |session: &Session| session.presence.load(Relaxed) == presence;
+        // Its idle time begins now.
+        let Some(session) = self.use_if(device, is_current) else {
+            return;
+        };
+        let table = self.clone();
+        self.spawn(async move {
+            let gate = session.gate().await;
+            if !is_current(&session) {
+                return;
+            }
+            session.online.store(false, Relaxed);
+            let is_subscribed = {
+                let mut standing = session.standing();
+                standing.wanted = Interest::NONE;
+                standing.is_subscribed()
+            };
+            if is_subscribed {
+                let _busy = Busy::enter(&session);
+                if let Err(error) = table.attached(&gate).await {
+                    tracing::debug!(device.id = %session.device, error = %error, "Unsubscribe failed");
+                }
+            }
+        });
+    }
+}
