@@ -10,6 +10,9 @@
 //! all under one budget of what the hub may be asked for ([`BudgetConfig`]): a throttle answer to one
 //! slows all. Links for commands exist only for devices that listen.
 //!
+//! Tokens are renewed in place, spread over time and paced, and signed with whichever of two keys the
+//! hub takes ([`TokenConfig`]); a device whose token lapses all the same comes back with a fresh one.
+//!
 //! A device that is refused or detached again and again gets a lane of its own, and is then answered
 //! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
 //! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.

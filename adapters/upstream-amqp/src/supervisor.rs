@@ -99,7 +99,7 @@ impl Supervisor {
                         None,
                     ));
                 }
-                Event::Ended(device, ErrorKind::Unauthorized) if signs(&device) => {
+                Event::Ended(device, ErrorKind::Unauthorized) if can_renew(&device) => {
                     self.spawn(prove_again(self.env.clone(), self.pool.clone(), device));
                 }
                 Event::Ended(device, reason) => {
@@ -281,9 +281,10 @@ async fn detached(env: Arc<Env>, device: Arc<Device>, id: LinkId) {
     }
 }
 
-/// Tells whether tokens of the device are signed here.
-fn signs(device: &Device) -> bool {
-    !matches!(device.wish().identity.credential, Credential::SasToken(_))
+/// Tells whether there may be another token for the device without its doing.
+fn can_renew(device: &Device) -> bool {
+    let identity = device.wish().identity;
+    identity.source.is_some() || !matches!(identity.credential, Credential::SasToken(_))
 }
 
 /// Tells whether the token that the device presented lapses within this time.
@@ -298,7 +299,7 @@ fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
     let id = device.id.clone();
     match reason {
         ErrorKind::Unauthorized if has_lapsed(device, ABOUT_TO_LAPSE) => SessionEnd::expired(id),
-        ErrorKind::Unauthorized if !signs(device) => SessionEnd::new(id, reason)
+        ErrorKind::Unauthorized if !can_renew(device) => SessionEnd::new(id, reason)
             .with_detail("the hub refuses the device's token; it must present a new one"),
         _ => SessionEnd::new(id, reason),
     }
@@ -313,9 +314,9 @@ fn is_detached(link: &Link) -> bool {
     }
 }
 
-/// Brings back a device that the hub detached as unauthorized, though we can sign for it: its token
-/// may have lapsed, by the hub's clock or because a renewal failed. What the hub says to a fresh one
-/// decides.
+/// Brings back a device that the hub detached as unauthorized, though there may be another token for
+/// it: that one may have lapsed, by the hub's clock or because a renewal failed. What the hub says to
+/// a fresh one decides.
 async fn prove_again(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     {
         let mut link = device.link.lock().await;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -59,20 +59,20 @@ async fn send(upstream: &AmqpUpstream, device: &DeviceId, id: &str) {
 /// Gives what it was given last, and counts who asks.
 #[derive(Debug)]
 struct Vault {
-    credential: Mutex<Result<Credential, ErrorKind>>,
+    credential: watch::Sender<Result<Credential, ErrorKind>>,
     asked: watch::Sender<usize>,
 }
 
 impl Vault {
     fn new(credential: Credential) -> Arc<Self> {
         Arc::new(Self {
-            credential: Mutex::new(Ok(credential)),
+            credential: watch::Sender::new(Ok(credential)),
             asked: watch::Sender::new(0),
         })
     }
 
     fn set(&self, credential: Result<Credential, ErrorKind>) {
-        *self.credential.lock().unwrap() = credential;
+        drop(self.credential.send_replace(credential));
     }
 
     async fn asked(&self, times: usize) {
@@ -83,7 +83,7 @@ impl Vault {
 
     /// The identity of a device whose provider this is.
     fn identity(self: &Arc<Self>, device: &str) -> DeviceIdentity {
-        let credential = self.credential.lock().unwrap().clone();
+        let credential = self.credential.borrow().clone();
         let credential = credential.expect("there is a credential");
         DeviceIdentity::new(device_id(device), credential)
             .with_source(CredentialSource::new(self.clone()))
@@ -94,7 +94,7 @@ impl Vault {
 impl CredentialProvider for Vault {
     async fn credential(&self, _: &DeviceId) -> Result<Credential, CredentialError> {
         self.asked.send_modify(|asked| *asked += 1);
-        let credential = self.credential.lock().unwrap().clone();
+        let credential = self.credential.borrow().clone();
         credential.map_err(|kind| CredentialError::new(kind, "look-up"))
     }
 }
