@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
-    ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
-    Properties as Sections, SerializableBody,
+    ApplicationProperties, Body, Data, Message, MessageId, Properties as Sections, SerializableBody,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use gateway_core::{
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::client::{ClientError, check_depth};
 use crate::error::AmqpError;
+use crate::sections::{OVERHEAD, put_data, put_uplink};
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
@@ -27,9 +27,7 @@ pub(crate) const MAX_UPLINK: usize = 256 * 1024;
 const MAX_BATCH: usize = 500;
 const BATCH_FORMAT: u32 = 0x8001_3700;
 
-const CREATED_AT: &str = "iothub-creation-time-utc";
 const SCHEMA: &str = "iothub-message-schema";
-const COMPONENT: &str = "dt-subject";
 const METHOD_NAME: &str = "IoThub-methodname";
 const METHOD_STATUS: &str = "IoThub-status";
 
@@ -56,62 +54,18 @@ pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
     if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
         return Err(AmqpError::TooLarge(size));
     }
+    let mut message = BytesMut::with_capacity(size + OVERHEAD * uplinks.len());
     if let [uplink] = uplinks {
-        return Ok((encode(&telemetry(uplink))?, 0));
+        put_uplink(&mut message, uplink);
+        return Ok((message.freeze(), 0));
     }
-    let mut batch = BytesMut::with_capacity(size + 64 * uplinks.len());
+    let mut one = BytesMut::new();
     for uplink in uplinks {
-        let message = encode(&telemetry(uplink))?;
-        // A data section (AMQP 1.0, section 3.2.6) of binary with a length of four bytes.
-        batch.put_slice(&[0x00, 0x53, 0x75, 0xb0]);
-        batch.put_u32(message.len() as u32);
-        batch.put_slice(&message);
+        one.clear();
+        put_uplink(&mut one, uplink);
+        put_data(&mut message, &one);
     }
-    Ok((batch.freeze(), BATCH_FORMAT))
-}
-
-/// Makes an AMQP message of an uplink.
-pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
-    let system = &uplink.system;
-    let sections = Sections {
-        message_id: Some(MessageId::String(uplink.id.as_str().to_owned())),
-        correlation_id: system.correlation_id.clone().map(MessageId::String),
-        user_id: system
-            .user_id
-            .as_ref()
-            .map(|user| Binary::from(user.as_bytes())),
-        content_type: system.content_type.as_deref().map(Symbol::from),
-        content_encoding: system.content_encoding.as_deref().map(Symbol::from),
-        ..Sections::default()
-    };
-    let mut application = ApplicationProperties::default();
-    let mut insert = |name: &str, value: String| {
-        application.insert(name.to_owned(), SimpleValue::String(value));
-    };
-    for (name, value) in uplink.properties.iter() {
-        insert(name, value.to_owned());
-    }
-    if let Some(created) = system.created_at {
-        let text = humantime_serde::re::humantime::format_rfc3339_millis(created);
-        insert(CREATED_AT, text.to_string());
-    }
-    if let Some(schema) = &system.schema {
-        insert(SCHEMA, schema.clone());
-    }
-    let annotations = system.component.as_ref().map(|component| {
-        MessageAnnotations::builder()
-            .insert(Symbol::from(COMPONENT), component.clone())
-            .build()
-    });
-    Message {
-        header: None,
-        delivery_annotations: None,
-        message_annotations: annotations,
-        properties: Some(sections),
-        application_properties: (!application.is_empty()).then_some(application),
-        body: Data(Binary::from(&uplink.body[..])),
-        footer: None,
-    }
+    Ok((message.freeze(), BATCH_FORMAT))
 }
 
 /// What the hub counts, in bytes: the body, values of system properties, names and values of the

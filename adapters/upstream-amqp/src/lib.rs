@@ -51,6 +51,7 @@ mod lane;
 mod link;
 mod pool;
 mod progress;
+mod sections;
 mod supervisor;
 mod token;
 mod transport;

@@ -1,11 +1,11 @@
 //! What the protocol asks for, and what came of it.
 
 use futures_util::FutureExt as _;
-use gateway_core::{DeviceId, ErrorKind, Presence, Settlement, Slot, UpstreamError};
+use gateway_core::{DeviceId, ErrorKind, Presence, Settlement, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::jobs::{Done, Job};
+use super::jobs::{Done, Job, Permit};
 use super::login::{self, Admission};
 use super::{Connection, End, Standing};
 use crate::proto::{CloseReason, Login, Refusal, Request};
@@ -29,7 +29,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn grant(&mut self, request: Request) {
         match request {
             Request::Identify(login) => self.identify(login),
-            Request::Done { tag, result } => self.commands.done(tag, result),
+            Request::Done { tag, result } => {
+                if self.commands.done(tag, result)
+                    && let Standing::Known { device, .. } = &self.standing
+                {
+                    self.ingress.note_late_answer(device);
+                }
+            }
             Request::Close => {
                 self.end.get_or_insert(End::Told(CloseReason::Protocol));
             }
@@ -145,23 +151,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Takes the next job that may begin: an uplink needs a credit.
-    pub(super) fn next_job(&mut self) -> Option<(DeviceId, Option<Slot>, Job)> {
+    pub(super) fn next_job(&mut self) -> Option<(DeviceId, Permit, Job)> {
         let Standing::Known { device, .. } = &self.standing else {
             return None;
         };
-        let slot = match self.queue.front()? {
-            Job::Twin { .. } => None,
+        let permit = match self.queue.front()? {
+            Job::Twin { .. } => Permit::Twin(self.twin_turn.get_or_insert_default().clone()),
             Job::Uplink { .. } if self.reserving.is_some() => return None,
-            Job::Uplink { .. } => {
-                let slot = self.slot.take().or_else(|| self.ingress.try_reserve());
-                if slot.is_none() {
+            Job::Uplink { .. } => match self.slot.take().or_else(|| self.ingress.try_reserve()) {
+                Some(slot) => Permit::Uplink(slot),
+                None => {
                     let ingress = self.ingress.clone();
                     self.reserving = Some(async move { ingress.reserve().await }.boxed());
                     return None;
                 }
-                slot
-            }
+            },
         };
-        Some((device.clone(), slot, self.queue.pop_front()?))
+        Some((device.clone(), permit, self.queue.pop_front()?))
     }
 }

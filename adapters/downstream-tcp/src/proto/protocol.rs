@@ -235,13 +235,15 @@ impl Actions {
         self.requests.push(Request::Uplink { token, uplink });
     }
 
-    /// Asks the hub about the device's twin. [`Protocol::on_twin`] brings the answer.
+    /// Asks the hub about the device's twin. [`Protocol::on_twin`] brings the answer. A
+    /// connection's requests are made one after the other, in order.
     pub fn twin(&mut self, token: u64, request: TwinRequest) {
         self.requests.push(Request::Twin { token, request });
     }
 
     /// Tells how a command ended: the device has it, answered it, or refused it (`Rejected` for
-    /// good, `Throttled` for now). Unknown and expired tags are ignored.
+    /// good, `Throttled` for now). What comes too late is dropped, and counted if it answers a
+    /// method; unknown tags are ignored.
     pub fn done(&mut self, tag: u64, result: Result<Delivered, ErrorKind>) {
         self.requests.push(Request::Done { tag, result });
     }

@@ -4,7 +4,9 @@
 //! which are all that a busy connection carries, are written by hand.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use fe2o3_amqp_types::performatives::Performative;
+use fe2o3_amqp_types::definitions::Role;
+use fe2o3_amqp_types::messaging::{Accepted, DeliveryState};
+use fe2o3_amqp_types::performatives::{Disposition, Performative};
 use serde::{Deserialize, Serialize};
 use serde_amqp::de::Deserializer;
 use serde_amqp::read::IoReader;
@@ -68,6 +70,9 @@ impl Frame {
         if self.body.is_empty() {
             return Ok(None);
         }
+        if let Some(disposition) = plain_disposition(&self.body) {
+            return Ok(Some((Performative::Disposition(disposition), Bytes::new())));
+        }
         let performative = read(&mut self.body)?;
         Ok(Some((performative, self.body.freeze())))
     }
@@ -88,6 +93,58 @@ fn read<T: for<'de> Deserialize<'de>>(body: &mut BytesMut) -> Result<T, ClientEr
     let mut deserializer = Deserializer::new(IoReader::new(body.reader()));
     T::deserialize(&mut deserializer)
         .map_err(|_| ClientError::Malformed("a frame that cannot be decoded"))
+}
+
+/// Reads the settlement of what was accepted, in the forms that hubs give it; none for all else,
+/// which goes the long way.
+fn plain_disposition(body: &[u8]) -> Option<Disposition> {
+    let list = body.strip_prefix(&[0x00, 0x53, 0x15, 0xc0])?;
+    let (&[size, count], mut rest) = list.split_first_chunk::<2>()?;
+    if usize::from(size) != rest.len() + 1 || !(5..=6).contains(&count) {
+        return None;
+    }
+    let role = Role::from(take_flag(&mut rest)??);
+    let first = take_uint(&mut rest)??;
+    let last = take_uint(&mut rest)?;
+    let settled = take_flag(&mut rest)?.unwrap_or(false);
+    let rest = rest.strip_prefix(&[0x00, 0x53, 0x24])?;
+    let rest = rest
+        .strip_prefix(&[0x45])
+        .or_else(|| rest.strip_prefix(&[0xc0, 1, 0]))?;
+    // Whether it may be batched means nothing to us.
+    matches!(rest, [] | [0x40..=0x42]).then(|| Disposition {
+        role,
+        first,
+        last,
+        settled,
+        state: Some(DeliveryState::Accepted(Accepted {})),
+        batchable: false,
+    })
+}
+
+/// Takes a flag that may be null.
+fn take_flag(rest: &mut &[u8]) -> Option<Option<bool>> {
+    let (flag, left) = match *rest {
+        [0x40, left @ ..] => (None, left),
+        [0x41, left @ ..] | [0x56, 1, left @ ..] => (Some(true), left),
+        [0x42, left @ ..] | [0x56, 0, left @ ..] => (Some(false), left),
+        _ => return None,
+    };
+    *rest = left;
+    Some(flag)
+}
+
+/// Takes a number that may be null.
+fn take_uint(rest: &mut &[u8]) -> Option<Option<u32>> {
+    let (number, left) = match *rest {
+        [0x40, left @ ..] => (None, left),
+        [0x43, left @ ..] => (Some(0), left),
+        [0x52, byte, left @ ..] => (Some(u32::from(*byte)), left),
+        [0x70, a, b, c, d, left @ ..] => (Some(u32::from_be_bytes([*a, *b, *c, *d])), left),
+        _ => return None,
+    };
+    *rest = left;
+    Some(number)
 }
 
 /// Writes an AMQP frame without a payload.
@@ -365,6 +422,40 @@ mod tests {
             let mut buffer = BytesMut::from(&bytes[..]);
             while let Ok(Some(frame)) = Frame::split(&mut buffer, 512) {
                 drop(frame.performative());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_settlement_read_by_hand_is_what_the_codec_reads(
+            receiver: bool, first: u32, last: Option<u32>, settled: bool, batchable: bool,
+        ) {
+            let written = Disposition {
+                role: if receiver { Role::Receiver } else { Role::Sender },
+                first,
+                last,
+                settled,
+                state: Some(DeliveryState::Accepted(Accepted {})),
+                batchable,
+            };
+            let bytes = serde_amqp::to_vec(&written).unwrap();
+            let expected = Disposition { batchable: false, ..written };
+            prop_assert_eq!(plain_disposition(&bytes), Some(expected));
+        }
+
+        #[test]
+        fn no_bytes_are_read_by_hand_as_what_the_codec_does_not_read(
+            tail in proptest::collection::vec(
+                prop_oneof![Just(0x40_u8), Just(0x41), Just(0x42), Just(0x43), Just(0x45), any::<u8>()],
+                0..14,
+            ),
+        ) {
+            let mut bytes = vec![0x00, 0x53, 0x15, 0xc0, tail.len() as u8 + 1, 5];
+            bytes.extend(tail);
+            if let Some(by_hand) = plain_disposition(&bytes) {
+                let read: Disposition = serde_amqp::from_slice(&bytes).unwrap();
+                prop_assert_eq!(by_hand, Disposition { batchable: false, ..read });
             }
         }
     }
