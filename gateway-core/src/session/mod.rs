@@ -2,6 +2,7 @@
 
 mod attach;
 mod attachment;
+mod backlog;
 mod desired;
 mod leave;
 mod standing;
@@ -14,6 +15,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::UpstreamError;
 use crate::id::DeviceId;
+use backlog::Backlog;
+pub(crate) use backlog::{Batch, Place};
 pub(crate) use leave::SWEEPS_PER_TTL;
 use standing::Standing;
 pub use table::SessionStats;
@@ -32,6 +35,7 @@ struct Session {
     gate: Semaphore,
     /// Locked for a look, by anybody; changed only by whoever holds the gate.
     standing: Mutex<Standing>,
+    backlog: Mutex<Option<Box<Backlog>>>,
     /// When it was last used, in milliseconds of the table's clock.
     used: AtomicU64,
     /// Users that came in and have not left; while there are any, the session stays.
@@ -53,6 +57,7 @@ impl Session {
             device,
             gate: Semaphore::new(1),
             standing: Mutex::default(),
+            backlog: Mutex::default(),
             used: AtomicU64::new(0),
             busy: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
@@ -118,6 +123,14 @@ impl Busy {
     /// Waits for its turn with the device.
     pub(crate) async fn gate(&self) -> Gate<'_> {
         self.0.gate().await
+    }
+
+    /// Takes its turn if nobody else has it or waits for it.
+    pub(crate) fn try_gate(&self) -> Option<Gate<'_>> {
+        Some(Gate {
+            session: &self.0,
+            _permit: Some(self.0.gate.try_acquire().ok()?),
+        })
     }
 
     /// Sets the route of a device that has none.
