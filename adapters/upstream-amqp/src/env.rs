@@ -86,6 +86,11 @@ impl Env {
         self.door.pass(operation, priority, &device.turn).await;
     }
 
+    /// A number that this upstream has not used before.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Relaxed)
+    }
+
     /// The next connection's number, from 1.
     pub(crate) fn connection_number(&self) -> u64 {
         self.connections.fetch_add(1, Relaxed)
@@ -98,7 +103,7 @@ impl Env {
 
     /// A name for a link or container: unique per session, as AMQP 1.0 section 2.6.1 asks.
     pub(crate) fn name(&self, prefix: &str, purpose: &str) -> String {
-        let serial = self.serial.fetch_add(1, Relaxed);
+        let serial = self.serial();
         format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, serial)
     }
 
