@@ -1,6 +1,8 @@
 //! How a device stands here, for whoever asks why.
 
-use gateway_core::{LaneExplanation, LinkExplanation, LinkPurpose, UpstreamExplanation};
+use gateway_core::{
+    LaneExplanation, LinkExplanation, LinkPurpose, TokenExplanation, UpstreamExplanation,
+};
 
 use crate::device::{Device, Link};
 use crate::env::Env;
@@ -11,11 +13,14 @@ impl Env {
     pub(crate) fn explain(&self, device: &Device) -> UpstreamExplanation {
         let mut explanation = UpstreamExplanation::default();
         explanation.breaker = Some(self.breakers.state(&device.id));
+        explanation.token =
+            device.token(|token| TokenExplanation::new(token.age(), token.renewal_in()));
         if let Ok(link) = device.link.try_lock()
             && let Link::Up(attached) = &*link
         {
             let lane = &attached.lane;
-            explanation.lane = Some(LaneExplanation::new(lane.serial, lane.is_own));
+            explanation.connection = Some(lane.connection);
+            explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
             explanation.links = vec![LinkExplanation::new(
                 LinkPurpose::Telemetry,
                 Some(attached.sender.credit()),
