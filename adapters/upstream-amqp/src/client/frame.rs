@@ -15,7 +15,10 @@ use super::value;
 
 const AMQP: u8 = 0;
 const SASL: u8 = 1;
-const HEADER: usize = 8;
+/// Bytes in front of a frame's body.
+pub(super) const HEADER: usize = 8;
+/// The largest frame we take and send, in bytes: what Azure IoT Hub uses itself.
+pub(super) const MAX_FRAME_SIZE: u32 = 65_536;
 
 /// A frame's kind, channel and body.
 #[derive(Debug)]

@@ -22,6 +22,8 @@ mod link;
 mod outbox;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub(crate) use driver::{Connection, Options};
