@@ -3,6 +3,7 @@
 //! A task for each device that listens, none for the others. It owns the links.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use fe2o3_amqp_types::messaging::MessageId;
@@ -48,6 +49,7 @@ enum Control {
 pub(crate) struct Commands {
     control: mpsc::Sender<Control>,
     interest: Interest,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Commands {
@@ -73,9 +75,20 @@ impl Commands {
             open_at: Some(Instant::now()),
             turn: None,
             asks: Vec::new(),
+            is_over: Arc::default(),
         };
+        let is_over = task.is_over.clone();
         env.tasks.spawn(task.run(queue));
-        Self { control, interest }
+        Self {
+            control,
+            interest,
+            is_over,
+        }
+    }
+
+    /// Tells whether the hub has ended the device's session, as the supervisor was told.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
     }
 
     pub(crate) async fn set_interest(&mut self, interest: Interest) -> Result<(), AmqpError> {
@@ -118,6 +131,7 @@ struct Task {
     turn: Option<(Wanted, BoxFuture<'static, ()>)>,
     /// Requests that wait for the twin's links.
     asks: Vec<(TwinRequest, TwinAnswer)>,
+    is_over: Arc<AtomicBool>,
 }
 
 /// What a device listens on, in the order in which it is opened.
@@ -475,6 +489,7 @@ impl Task {
         match error.kind() {
             // Whoever took the device has it; fighting over it would go on for ever.
             kind @ (ErrorKind::Displaced | ErrorKind::Unauthorized | ErrorKind::UnknownDevice) => {
+                self.is_over.store(true, Relaxed);
                 self.env.tell(Event::Ended(self.device.clone(), kind)).await;
                 return false;
             }

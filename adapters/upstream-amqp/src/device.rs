@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use gateway_core::{CloudCallback, DeviceId, DeviceIdentity, ErrorKind};
+use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::commands::Commands;
 use crate::door::Turn;
 use crate::env::lock;
 use crate::governor::{Class, Priority};
+use crate::keeper::Held;
 use crate::lane::{Lane, Watch};
 use crate::pool::Place;
 
@@ -81,9 +82,10 @@ pub(crate) struct Device {
     busy: AtomicUsize,
     /// Where it stands at the door while it is being brought up.
     pub(crate) turn: Turn,
-    /// When its token wants care, while that time waits in the supervisor's queue: one entry a
-    /// device, however often it comes and goes.
-    token_due: Mutex<Option<Instant>>,
+    /// Its token, if it has one of its own.
+    token: Mutex<Option<Held>>,
+    /// Which of two keys the hub took last.
+    pub(crate) prefers_secondary: AtomicBool,
     /// Whether the supervisor will look whether it may leave its own lane: one entry a device.
     is_watched: AtomicBool,
     /// Set once nobody wants it any more.
@@ -102,7 +104,8 @@ impl Device {
             active: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
-            token_due: Mutex::default(),
+            token: Mutex::default(),
+            prefers_secondary: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
@@ -153,22 +156,39 @@ impl Device {
         Priority::new(class, self.active())
     }
 
-    /// Sets when the token wants care. True if the supervisor must be told, having no time for
-    /// this device in its queue.
-    pub(crate) fn set_token_due(&self, at: Instant) -> bool {
-        lock(&self.token_due).replace(at).is_none()
+    /// Replaces a credential, unless it is another by now.
+    pub(crate) fn adopt(&self, old: &Credential, new: Credential) {
+        let mut wish = lock(&self.wish);
+        if wish.identity.credential == *old {
+            wish.identity.credential = new;
+        }
     }
 
-    /// Takes the time at which the token wants care if it has come, else tells what it is now.
-    pub(crate) fn take_token_due(&self) -> Result<(), Instant> {
-        let mut due = lock(&self.token_due);
-        match *due {
-            Some(at) if at > Instant::now() => Err(at),
-            _ => {
-                *due = None;
-                Ok(())
-            }
+    /// Replaces its token, if it is still the one that this one renews. Gives back the one that
+    /// does not stay.
+    pub(crate) fn set_token(&self, token: Held, renews: Option<u64>) -> Option<Held> {
+        let mut current = lock(&self.token);
+        let is_renewed = |current: &Held| renews.is_none_or(|serial| current.is(serial));
+        match current.as_ref().is_none_or(is_renewed) {
+            true => current.replace(token),
+            false => Some(token),
         }
+    }
+
+    /// Tells whether the hub has this very token for it.
+    pub(crate) fn has_token(&self, serial: u64) -> bool {
+        lock(&self.token).as_ref().is_some_and(|t| t.is(serial))
+    }
+
+    /// Looks at its token, if it has one of its own.
+    pub(crate) fn token<T>(&self, look: impl FnOnce(&Held) -> T) -> Option<T> {
+        lock(&self.token).as_ref().map(look)
+    }
+
+    /// Gives up its token: it is not renewed any more.
+    pub(crate) fn forget_token(&self) {
+        let token = lock(&self.token).take();
+        drop(token);
     }
 
     /// Notes whether the supervisor watches it, and tells whether it did before.
@@ -182,6 +202,7 @@ impl Device {
 
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Relaxed);
+        self.forget_token();
         self.leaving.notify_waiters();
     }
 

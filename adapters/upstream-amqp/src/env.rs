@@ -29,8 +29,10 @@ pub(crate) enum Event {
     LinkDetached(Arc<Device>, LinkId),
     /// The hub ended a device's session for this reason.
     Ended(Arc<Device>, ErrorKind),
-    /// A device's token wants care at this time.
-    TokenDue(Weak<Device>, Instant),
+    /// The token that a device presented has lapsed.
+    Expired(Arc<Device>),
+    /// A device's session is over for this reason: the hub does not take it back.
+    Over(Arc<Device>, ErrorKind),
     /// A device may leave its own lane at this time, if it is good until then.
     Suspect(Weak<Device>, Instant),
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use gateway_core::{ErrorKind, UpstreamError};
+use gateway_core::{CredentialError, ErrorKind, UpstreamError};
 
 use crate::client::{ClientError, OpenError};
 
@@ -37,6 +37,8 @@ pub(crate) enum AmqpError {
     },
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the device's credential cannot be had now")]
+    Credential(#[source] CredentialError),
     #[error("too many requests of the device wait")]
     Crowded,
     #[error("the hub released the message without taking it")]
@@ -67,6 +69,7 @@ impl AmqpError {
             Self::Held { kind, .. } => *kind,
             Self::Token { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,

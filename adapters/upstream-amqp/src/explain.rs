@@ -1,6 +1,8 @@
 //! How a device stands here, for whoever asks why.
 
-use gateway_core::{LaneExplanation, LinkExplanation, LinkPurpose, UpstreamExplanation};
+use gateway_core::{
+    LaneExplanation, LinkExplanation, LinkPurpose, TokenExplanation, UpstreamExplanation,
+};
 
 use crate::device::{Device, Link};
 use crate::env::Env;
@@ -11,6 +13,8 @@ impl Env {
     pub(crate) fn explain(&self, device: &Device) -> UpstreamExplanation {
         let mut explanation = UpstreamExplanation::default();
         explanation.breaker = Some(self.breakers.state(&device.id));
+        explanation.token =
+            device.token(|token| TokenExplanation::new(token.age(), token.renewal_in()));
         if let Ok(link) = device.link.try_lock()
             && let Link::Up(attached) = &*link
         {

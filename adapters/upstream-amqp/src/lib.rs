@@ -10,6 +10,9 @@
 //! all under one budget of what the hub may be asked for ([`BudgetConfig`]): a throttle answer to one
 //! slows all. Links for commands exist only for devices that listen.
 //!
+//! Tokens are renewed in place, spread over time and paced, and signed with whichever of two keys the
+//! hub takes ([`TokenConfig`]); a device whose token lapses all the same comes back with a fresh one.
+//!
 //! A device that is refused or detached again and again gets a lane of its own, and is then answered
 //! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
 //! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.
@@ -28,6 +31,7 @@
 //! wrap; what waits is bounded; a frozen peer is noticed; what nests too deep is refused.
 
 mod attach;
+mod authorize;
 mod breaker;
 mod budget;
 mod cbs;
@@ -42,6 +46,7 @@ mod env;
 mod error;
 mod explain;
 mod governor;
+mod keeper;
 mod lane;
 mod link;
 mod pool;
@@ -52,10 +57,12 @@ mod token;
 mod transport;
 mod twin;
 mod upstream;
+mod wheel;
 
 pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
 pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
+pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{authorize, bring_up, lose_link, note_throttle};
+use crate::attach::{bring_up, lose_link, note_throttle};
+use crate::authorize::reauthorize;
 use crate::client::{ClientError, Outcome};
 use crate::commands::Commands;
 use crate::config::AmqpConfig;
@@ -199,15 +200,11 @@ impl AmqpUpstream {
         let before = device.set_wish(wish);
         let result = match link {
             Link::Up(attached) if attached.place.is_of(&Kind::of(&identity.credential)) => {
-                let credential = &identity.credential;
-                let authorized = match *credential == before.identity.credential {
+                let authorized = match identity.credential == before.identity.credential {
                     true => Ok(()),
                     false => match attached.place.connection(device).await {
                         Ok(connection) => {
-                            if Kind::of(credential) == Kind::Device {
-                                self.env.pass(Operation::Token, device).await;
-                            }
-                            authorize(&self.env, &connection, device, credential).await
+                            reauthorize(&self.env, &connection, device, &identity).await
                         }
                         Err(error) => Err(error),
                     },

@@ -106,7 +106,8 @@ impl Run {
             wire.idle_timeout = Duration::from_secs(11);
         }));
         // Tokens are valid to the second.
-        config.wire.token_ttl = Duration::from_secs(2 + dice.below(4) * 20);
+        config.tokens.ttl = Duration::from_secs(2 + dice.below(4) * 20);
+        config.tokens.per_second = 1000.0;
         config.pool.devices_per_connection = 5 + dice.below(10) as usize;
         config.pool.lanes = 1 + dice.below(3) as usize;
         config.commands.lock = Duration::from_millis(2500);

@@ -43,7 +43,8 @@ struct Session {
     route: AtomicU32,
     /// Counts announcements, so that an older connection's end does not unsubscribe a newer one.
     presence: AtomicU32,
-    /// The newest version of the desired properties on its way to the device since it came online.
+    /// The newest version of the desired properties on its way to the device since it came online,
+    /// or since the hub ended its session.
     desired: AtomicU64,
     online: AtomicBool,
     /// Refused by the hub when it last came.
