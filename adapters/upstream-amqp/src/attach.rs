@@ -34,7 +34,7 @@ pub(crate) async fn bring_up(
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let result = try_up(env, pool, device, &identity, link).await;
     trial.end(result.as_ref().err());
-    result
+    result.inspect_err(|error| device.note_error(error))
 }
 
 async fn try_up(
@@ -121,6 +121,7 @@ pub(crate) async fn lose_link(env: &Env, device: &Arc<Device>, link: &mut Link, 
         return;
     }
     link.lose();
+    device.note_error(error);
     note_throttle(env, Operation::Link, error);
     let credential = device.wish().identity.credential;
     env.breakers.detached(&device.id, &credential, error);

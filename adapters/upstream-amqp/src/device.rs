@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind};
+use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,10 +11,14 @@ use crate::client::Sender;
 use crate::commands::Commands;
 use crate::door::Turn;
 use crate::env::lock;
+use crate::error::AmqpError;
 use crate::governor::{Class, Priority};
 use crate::keeper::Held;
 use crate::lane::{Lane, Watch};
 use crate::pool::Place;
+
+/// Characters of an error that are kept.
+const ERROR_TEXT: usize = 200;
 
 /// What whoever attached the device asked for.
 #[derive(Debug, Clone)]
@@ -88,6 +92,8 @@ pub(crate) struct Device {
     pub(crate) prefers_secondary: AtomicBool,
     /// Whether the supervisor will look whether it may leave its own lane: one entry a device.
     is_watched: AtomicBool,
+    /// What went wrong last, and when. Rare, so it takes room only then.
+    last_error: Mutex<Option<Box<(ErrorKind, String, Instant)>>>,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
     /// Told when `gone` is set.
@@ -107,6 +113,7 @@ impl Device {
             token: Mutex::default(),
             prefers_secondary: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            last_error: Mutex::default(),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
         }
@@ -141,6 +148,23 @@ impl Device {
     pub(crate) fn engage(&self) -> Busy<'_> {
         self.busy.fetch_add(1, Relaxed);
         Busy(self)
+    }
+
+    /// Calls that wait for it or are in flight.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Relaxed)
+    }
+
+    /// Keeps what went wrong for whoever asks.
+    pub(crate) fn note_error(&self, error: &AmqpError) {
+        let text: String = error.to_string().chars().take(ERROR_TEXT).collect();
+        *lock(&self.last_error) = Some(Box::new((error.kind(), text, Instant::now())));
+    }
+
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        let last = lock(&self.last_error);
+        let (kind, text, at) = last.as_deref()?;
+        Some(LastError::new(*kind, text.as_str(), at.elapsed()))
     }
 
     pub(crate) fn is_busy(&self) -> bool {

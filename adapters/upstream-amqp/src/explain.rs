@@ -13,6 +13,9 @@ impl Env {
     pub(crate) fn explain(&self, device: &Device) -> UpstreamExplanation {
         let mut explanation = UpstreamExplanation::default();
         explanation.breaker = Some(self.breakers.state(&device.id));
+        explanation.in_flight = Some(device.busy());
+        explanation.last_error = device.last_error();
+        explanation.waits_for = self.door.wait_of(&device.turn);
         explanation.token =
             device.token(|token| TokenExplanation::new(token.age(), token.renewal_in()));
         if let Ok(link) = device.link.try_lock()

@@ -173,21 +173,18 @@ impl AmqpUpstream {
             }
         };
         drop(link);
-        match delivery.await? {
-            Outcome::Accepted => Ok(()),
-            Outcome::Rejected(reason) => {
-                let error = match reason {
-                    Some(error) => ClientError::from(error).into(),
-                    None => AmqpError::Refused {
-                        condition: "amqp:not-allowed".to_owned(),
-                        description: "rejected without a reason".to_owned(),
-                    },
-                };
-                note_throttle(&self.env, Operation::Send, &error);
-                Err(error)
-            }
-            Outcome::Released => Err(AmqpError::Released),
-        }
+        let error = match delivery.await? {
+            Outcome::Accepted => return Ok(()),
+            Outcome::Rejected(Some(error)) => ClientError::from(error).into(),
+            Outcome::Rejected(None) => AmqpError::Refused {
+                condition: "amqp:not-allowed".to_owned(),
+                description: "rejected without a reason".to_owned(),
+            },
+            Outcome::Released => AmqpError::Released,
+        };
+        note_throttle(&self.env, Operation::Send, &error);
+        device.note_error(&error);
+        Err(error)
     }
 
     async fn change(
