@@ -90,7 +90,7 @@ async fn try_up(
     let interest = identity.interest;
     let commands =
         (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
-    device.set_lane(lane.serial);
+    device.set_lane(lane.number);
     let watched = lane.watch(sender.id(), device);
     // What was lost until here was lost without this device; from here on the supervisor finds it.
     if let Some(error) = sender.end() {

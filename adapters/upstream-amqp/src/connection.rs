@@ -18,6 +18,7 @@ use crate::lane::Lane;
 /// Is open as long as somebody holds it and the hub keeps it.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    number: u64,
     env: Arc<Env>,
     client: Client,
     cbs: Cbs,
@@ -48,11 +49,13 @@ impl Connection {
         let (client, cbs) = opened
             .unwrap_or(Err(AmqpError::Unanswered("the connection")))
             .inspect_err(|_| close.cancel())?;
-        tracing::info!(host = env.config.host, "Connected to the hub");
+        let number = env.connection_number();
+        tracing::info!(host = env.config.host, number, "Connected to the hub");
         let lanes = (0..env.config.pool.lanes)
             .map(|_| Mutex::default())
             .collect();
         let connection = Arc::new(Self {
+            number,
             env: env.clone(),
             client,
             cbs,
@@ -121,7 +124,12 @@ impl Connection {
             self.close.cancel();
             AmqpError::Unanswered("a session")
         })??;
-        Ok(Lane::start(&self.env, session, &self.down, is_own))
+        Ok(Lane::start(
+            &self.env,
+            session,
+            (self.number, &self.down),
+            is_own,
+        ))
     }
 }
 

@@ -14,7 +14,7 @@ use gateway_core::{
 };
 use tokio::time::Instant;
 
-use crate::client::{ClientError, check_depth};
+use crate::client::{ClientError, check_sections};
 use crate::error::AmqpError;
 use crate::sections::{OVERHEAD, put_data, put_uplink};
 
@@ -41,7 +41,7 @@ pub(crate) fn encode<B: SerializableBody>(message: &Message<B>) -> Result<Bytes,
 
 /// Decodes what came from the hub.
 pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> {
-    check_depth(payload)?;
+    check_sections(payload)?;
     match serde_amqp::from_slice::<Deserializable<Message<Body<Value>>>>(payload) {
         Ok(message) => Ok(message.0),
         Err(_) => Err(ClientError::Malformed("a message that cannot be decoded").into()),

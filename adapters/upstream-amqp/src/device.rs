@@ -74,7 +74,7 @@ pub(crate) struct Device {
     /// Recovery holds it until the device is back, and uplinks wait for it there.
     pub(crate) link: Arc<tokio::sync::Mutex<Link>>,
     wish: Mutex<Wish>,
-    /// The serial of the lane it is on; 0 for none.
+    /// The number of the lane it is on; 0 for none.
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,

@@ -50,6 +50,8 @@ pub(crate) struct Env {
     pub(crate) progress: Progress,
     pub(crate) breakers: Breakers,
     serial: AtomicU64,
+    connections: AtomicU64,
+    lanes: AtomicU64,
     seed: u32,
 }
 
@@ -69,6 +71,8 @@ impl Env {
             closing: CancellationToken::new(),
             events,
             serial: AtomicU64::new(1),
+            connections: AtomicU64::new(1),
+            lanes: AtomicU64::new(1),
             // Names need to differ between processes, not to be secret.
             seed: getrandom::u32().unwrap_or_default(),
         }
@@ -87,9 +91,20 @@ impl Env {
         self.serial.fetch_add(1, Relaxed)
     }
 
+    /// The next connection's number, from 1.
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
+    }
+
+    /// The next lane's number, from 1, counted over all connections.
+    pub(crate) fn lane_number(&self) -> u64 {
+        self.lanes.fetch_add(1, Relaxed)
+    }
+
     /// A name for a link or container: unique per session, as AMQP 1.0 section 2.6.1 asks.
     pub(crate) fn name(&self, prefix: &str, purpose: &str) -> String {
-        format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, self.serial())
+        let serial = self.serial();
+        format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, serial)
     }
 
     /// Tells the supervisor. Lost only when the upstream itself is gone.

@@ -19,7 +19,8 @@ impl Env {
             && let Link::Up(attached) = &*link
         {
             let lane = &attached.lane;
-            explanation.lane = Some(LaneExplanation::new(lane.serial, lane.is_own));
+            explanation.connection = Some(lane.connection);
+            explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
             explanation.links = vec![LinkExplanation::new(
                 LinkPurpose::Telemetry,
                 Some(attached.sender.credit()),

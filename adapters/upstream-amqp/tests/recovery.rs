@@ -76,6 +76,29 @@ async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_outlive_a_hub_that_fails_over_and_back() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new();
+    let mut devices = Vec::new();
+    for n in 0..5 {
+        let identity = with_key(&hub, &format!("device-{n}"));
+        devices.push(identity.device.clone());
+        let attached = upstream.attach(identity, callback.shared()).await;
+        attached.expect("attached");
+    }
+    hub.faults().fail_over();
+    hub.wait_until(|stats| stats.connections_opened > 1).await;
+    hub.faults().fail_back();
+    hub.wait_until(|stats| stats.attached_devices == 5).await;
+    for device in &devices {
+        let sent = upstream.send(&uplink(device, "after")).await;
+        sent.expect("accepted");
+    }
+    assert!(callback.record().ends.is_empty(), "no session ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_device_ends_and_its_neighbours_go_on() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
