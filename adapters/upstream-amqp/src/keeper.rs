@@ -122,14 +122,21 @@ impl Keeper {
         put: Instant,
         renews: Option<u64>,
     ) {
-        self.insert(entry, Holder::Device(Arc::downgrade(device)));
         let held = Held {
             keeper: self.clone(),
             entry,
             put,
         };
-        // Whichever does not stay leaves the wheel as it is dropped.
-        drop(device.set_token(held, renews));
+        let gone = device.change_token(|current| {
+            let is_renewed = |current: &Held| renews.is_none_or(|serial| current.is(serial));
+            if !current.as_ref().is_none_or(is_renewed) {
+                return Some(held);
+            }
+            self.insert(entry, Holder::Device(Arc::downgrade(device)));
+            current.replace(held)
+        });
+        // It leaves the wheel, if it was there.
+        drop(gone);
     }
 
     /// Renews what is due, until the connection is down.
