@@ -188,15 +188,9 @@ impl Device {
         }
     }
 
-    /// Replaces its token, if it is still the one that this one renews. Gives back the one that
-    /// does not stay.
-    pub(crate) fn set_token(&self, token: Held, renews: Option<u64>) -> Option<Held> {
-        let mut current = lock(&self.token);
-        let is_renewed = |current: &Held| renews.is_none_or(|serial| current.is(serial));
-        match current.as_ref().is_none_or(is_renewed) {
-            true => current.replace(token),
-            false => Some(token),
-        }
+    /// Changes its token, if it has one of its own. What is taken out must be dropped after this.
+    pub(crate) fn change_token<T>(&self, change: impl FnOnce(&mut Option<Held>) -> T) -> T {
+        change(&mut lock(&self.token))
     }
 
     /// Tells whether the hub has this very token for it.
@@ -211,8 +205,7 @@ impl Device {
 
     /// Gives up its token: it is not renewed any more.
     pub(crate) fn forget_token(&self) {
-        let token = lock(&self.token).take();
-        drop(token);
+        drop(self.change_token(Option::take));
     }
 
     /// Notes whether the supervisor watches it, and tells whether it did before.

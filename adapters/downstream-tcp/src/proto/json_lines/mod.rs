@@ -4,7 +4,7 @@
 //!
 //! | type | fields |
 //! | --- | --- |
-//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`} |
+//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`}; again with a new `token` before the old one expires |
 //! | `telemetry` | `body` (any JSON but null) or `body_base64`; `id`, `seq`, `properties` (texts), `content_type`, `created_at` (RFC 3339) |
 //! | `c2d_ack` | `tag` of the `c2d`, `outcome`: `complete`, `reject` or `abandon` |
 //! | `method_response` | `id` of the `method`, `status`, `payload` (any JSON) |
@@ -26,7 +26,7 @@
 //! | `twin` | `id`, `body` {`desired`, `reported`}, each with its `$version` |
 //! | `twin_patched` | `id`, `version` of the reported properties |
 //! | `error` | `reason`, `detail`: the last frame was wrong |
-//! | `bye` | `reason`, `retry_after_ms`: the gateway closes the connection |
+//! | `bye` | `reason`, `detail`, `retry_after_ms`: the gateway closes the connection |
 //! | `pong` | |
 //!
 //! Ids are texts; a number is taken as its digits. An empty frame is a sign of life. A telemetry
@@ -239,15 +239,22 @@ impl Protocol for JsonLines {
     }
 
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions) {
-        // A refusal is told by `on_close`.
-        if let Ok(device) = verdict {
-            self.device = Some(device.clone());
-            self.tell(
-                &Frame::Welcome {
-                    id: device.as_str(),
-                },
-                actions,
-            );
+        match verdict {
+            Ok(device) => {
+                self.device = Some(device.clone());
+                self.tell(
+                    &Frame::Welcome {
+                        id: device.as_str(),
+                    },
+                    actions,
+                );
+            }
+            Err(refusal) if self.device.is_some() => {
+                let detail = "the new token is refused; the one before stands";
+                self.complain(&fault(refusal.reason.as_str(), detail), actions);
+            }
+            // Told by `on_close`.
+            Err(_) => {}
         }
     }
 
@@ -372,14 +379,20 @@ impl Protocol for JsonLines {
             },
             Refused(refusal) => Frame::Bye {
                 reason: reason.as_str(),
+                detail: None,
                 retry_after_ms: refusal.retry_after.map(encode::millis),
             },
             Shutdown => Frame::Bye {
                 reason: reason.as_str(),
+                detail: None,
                 retry_after_ms: Some(encode::millis(DEFAULT_RETRY_AFTER)),
             },
-            _ => Frame::Bye {
+            other => Frame::Bye {
                 reason: reason.as_str(),
+                detail: match other {
+                    CloseReason::Ended { detail, .. } => detail,
+                    _ => None,
+                },
                 retry_after_ms: None,
             },
         };
