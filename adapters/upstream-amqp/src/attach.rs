@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use gateway_core::credential::{SasToken, sas_resource};
-use gateway_core::{Credential, DeviceIdentity, Interest};
+use gateway_core::{Credential, DeviceIdentity};
 use tokio::time::Instant;
 
 use crate::client::LinkSpec;
-use crate::commands::Commands;
+use crate::commands::{Commands, Scope};
 use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
@@ -89,9 +89,13 @@ async fn try_up(
     turn(env, device, &connection, Operation::Link).await?;
     let opened = lane.open_sender(spec).await;
     let sender = opened.inspect_err(|error| note_throttle(env, Operation::Link, error))?;
-    let interest = identity.interest;
-    let commands =
-        (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
+    let mut commands = Commands::default();
+    let scope = Scope {
+        env,
+        device,
+        lane: &lane,
+    };
+    commands.want(scope, identity.interest.or(env.config.commands.always));
     device.set_lane(lane.serial);
     let watched = lane.watch(sender.id(), device);
     // What was lost until here was lost without this device; from here on the supervisor finds it.

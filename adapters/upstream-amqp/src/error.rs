@@ -29,6 +29,8 @@ pub(crate) enum AmqpError {
     },
     #[error("the hub answered the token with {status}: {description}")]
     Token { status: i32, description: String },
+    #[error("the hub answered the twin request with {status}: {text}")]
+    Twin { status: i32, text: String },
     #[error("the hub refused or detached the device too often; it is not asked for now")]
     Held {
         wait: std::time::Duration,
@@ -65,7 +67,7 @@ impl AmqpError {
             Self::Refused { .. } if self.is_displaced() => ErrorKind::Displaced,
             Self::Refused { condition, .. } => kind_of_condition(condition),
             Self::Held { kind, .. } => *kind,
-            Self::Token { status, .. } => kind_of_status(*status),
+            Self::Token { status, .. } | Self::Twin { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
@@ -107,7 +109,7 @@ impl AmqpError {
                     || description.contains("Server Busy")
                     || description.contains("503008")
             }
-            Self::Token { status, .. } => *status == 429,
+            Self::Token { status, .. } | Self::Twin { status, .. } => *status == 429,
             _ => false,
         }
     }
@@ -174,7 +176,7 @@ fn kind_of_condition(condition: &str) -> ErrorKind {
     }
 }
 
-/// Sorts the statuses of `put-token`.
+/// Sorts the statuses of `put-token` and of twin requests.
 fn kind_of_status(status: i32) -> ErrorKind {
     match status {
         401 | 403 => ErrorKind::Unauthorized,

@@ -54,7 +54,8 @@ mod upstream;
 
 pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
-pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
+pub use commands::CommandConfig;
+pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use upstream::{AmqpStats, AmqpUpstream};
 
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
