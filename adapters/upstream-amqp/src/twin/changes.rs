@@ -20,6 +20,10 @@ pub(super) struct Change {
 pub(super) struct Changes {
     /// The version of the newest change passed on, or read by the device itself; 0 if none is known.
     passed: u64,
+    /// What the hub had when it was first asked, for a device to which nothing was passed on.
+    base: u64,
+    /// The newest version that the hub has told of.
+    told: u64,
     /// Something may have been missed: until it is fetched, single changes are of no use.
     is_behind: bool,
     waiting: VecDeque<Change>,
@@ -32,6 +36,8 @@ impl Changes {
     pub(super) fn new(known: u64, room: usize) -> Self {
         Self {
             passed: known,
+            base: 0,
+            told: 0,
             is_behind: false,
             waiting: VecDeque::new(),
             room,
@@ -41,6 +47,7 @@ impl Changes {
     /// Takes note that the hub tells of changes from now on: it did not before.
     pub(super) fn subscribed(&mut self) {
         self.is_behind = true;
+        self.told = 0;
     }
 
     /// Takes note that the hub tells of nothing any more.
@@ -56,11 +63,15 @@ impl Changes {
 
     /// Takes a change of which the hub tells.
     pub(super) fn take(&mut self, version: u64, body: Bytes) {
+        self.told = self.told.max(version);
+        let is_next = match (self.passed, self.base) {
+            // Nothing can be missing yet.
+            (0, 0) => true,
+            (0, base) => version <= base + 1,
+            (passed, _) => version == passed + 1 && !self.is_behind,
+        };
         let has_room = self.waiting.len() < self.room;
-        let is_next = version == self.passed + 1 && !self.is_behind;
-        // Of a device without a past nothing is known to be missing.
-        let is_first = self.passed == 0;
-        if has_room && (is_next || is_first || version == 0) {
+        if has_room && (is_next || version == 0) {
             self.passed = self.passed.max(version);
             self.waiting.push_back(Change {
                 version,
@@ -72,12 +83,19 @@ impl Changes {
         }
     }
 
-    /// Takes all desired properties, fetched after the last change that was told.
-    pub(super) fn fetched(&mut self, version: u64, body: Bytes) {
+    /// Takes all desired properties. False if they are older than what the hub has told of: they
+    /// are to be fetched again.
+    pub(super) fn fetched(&mut self, version: u64, body: Bytes) -> bool {
+        if version < self.told {
+            return false;
+        }
         self.is_behind = false;
-        // A device that was given nothing yet asks for its twin itself.
-        if self.passed != 0 && self.passed != version {
+        if self.known() == 0 {
+            // A device that was given nothing asks for its twin itself.
+            self.base = version;
+        } else if self.known() != version {
             // A lower version is that of a twin that was made anew.
+            self.passed = version;
             self.waiting.clear();
             self.waiting.push_back(Change {
                 version,
@@ -85,7 +103,7 @@ impl Changes {
                 is_whole: true,
             });
         }
-        self.passed = version;
+        true
     }
 
     /// Takes note that the device has read its twin itself. True if that brought news.
@@ -98,9 +116,17 @@ impl Changes {
         is_newer
     }
 
-    /// The version up to which the device has, or is about to get, everything.
-    pub(super) fn passed(&self) -> u64 {
-        self.passed
+    /// The version from which on the device is not to miss anything; 0 if none is known.
+    pub(super) fn known(&self) -> u64 {
+        match self.passed {
+            0 => self.base,
+            passed => passed,
+        }
+    }
+
+    /// Tells whether a change waits to be passed on.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// The next change to pass on.
@@ -153,10 +179,33 @@ mod tests {
     fn nothing_is_made_up_for_a_device_that_was_given_nothing() {
         let mut changes = Changes::new(0, 8);
         changes.subscribed();
-        changes.fetched(5, Bytes::new());
+        assert!(changes.fetched(5, Bytes::new()));
         assert!(versions(&mut changes).is_empty());
+        assert_eq!(changes.known(), 5);
         changes.take(6, Bytes::new());
         assert_eq!(versions(&mut changes), [6]);
+    }
+
+    #[test]
+    fn a_change_that_is_told_behind_the_first_fetch_that_shows_it_passes() {
+        let mut changes = Changes::new(0, 8);
+        changes.subscribed();
+        changes.fetched(6, Bytes::new());
+        changes.take(5, Bytes::new());
+        changes.take(6, Bytes::new());
+        assert_eq!(versions(&mut changes), [5, 6]);
+        assert!(!changes.is_behind());
+    }
+
+    #[test]
+    fn what_is_fetched_is_not_believed_if_the_hub_has_told_of_more() {
+        let mut changes = Changes::new(4, 8);
+        changes.subscribed();
+        changes.take(5, Bytes::new());
+        assert!(!changes.fetched(4, Bytes::new()));
+        assert!(changes.is_behind() && versions(&mut changes).is_empty());
+        assert!(changes.fetched(5, Bytes::new()));
+        assert_eq!(versions(&mut changes), [5]);
     }
 
     #[test]
@@ -182,9 +231,9 @@ mod tests {
     #[test]
     fn what_a_device_read_itself_is_not_told_again() {
         let mut changes = taken(3, &[4, 5]);
-        assert!(changes.read(5) || changes.passed() == 5);
-        let mut changes = taken(3, &[]);
+        assert!(!changes.read(5), "it is about to be given both");
         assert!(changes.read(6));
+        assert!(versions(&mut changes).is_empty());
         changes.take(5, Bytes::new());
         changes.take(6, Bytes::new());
         changes.take(7, Bytes::new());
@@ -203,12 +252,12 @@ mod tests {
     enum Step {
         /// The hub's properties change; the notice arrives or is lost.
         Write { arrives: bool },
-        /// The device's side is given the next change.
+        /// The device is given the next change.
         Deliver,
         /// The links are lost, and come again.
         Reconnect,
-        /// A fetch that is due is answered.
-        Fetch,
+        /// A fetch that is due is answered, perhaps with what was before the last change.
+        Fetch { is_stale: bool },
         /// The device reads its twin itself.
         Read,
     }
@@ -218,9 +267,47 @@ mod tests {
             4 => any::<bool>().prop_map(|arrives| Step::Write { arrives }),
             4 => Just(Step::Deliver),
             1 => Just(Step::Reconnect),
-            2 => Just(Step::Fetch),
+            2 => any::<bool>().prop_map(|is_stale| Step::Fetch { is_stale }),
             1 => Just(Step::Read),
         ]
+    }
+
+    /// A device with its hub.
+    struct Model {
+        changes: Changes,
+        hub: u64,
+        /// The newest version that the device has.
+        device: u64,
+        /// What is remembered of the device over a loss of its links.
+        known: u64,
+    }
+
+    impl Model {
+        fn deliver(&mut self) -> Result<(), TestCaseError> {
+            let Some(change) = self.changes.next() else {
+                return Ok(());
+            };
+            let (version, device) = (change.version, self.device);
+            prop_assert!(version > device, "{} after {}", version, device);
+            let is_next = device == 0 || version == device + 1;
+            prop_assert!(change.is_whole || is_next, "{} after {}", version, device);
+            self.device = version;
+            self.known = self.known.max(version);
+            Ok(())
+        }
+
+        fn fetch(&mut self, version: u64) {
+            if self.changes.is_behind() && self.changes.fetched(version, Bytes::new()) {
+                self.remember();
+            }
+        }
+
+        /// As whoever owns the changes does: what is still on its way to the device may be lost.
+        fn remember(&mut self) {
+            if self.known == 0 && self.changes.waiting.is_empty() {
+                self.known = self.changes.known();
+            }
+        }
     }
 
     proptest! {
@@ -231,59 +318,43 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..80),
             room in 1..5usize,
         ) {
-            let (mut hub, mut device) = (1u64, 0u64);
-            let mut changes = Changes::new(0, room);
-            changes.subscribed();
-            let deliver = |changes: &mut Changes, device: &mut u64| {
-                let Some(change) = changes.next() else { return Ok(()) };
-                prop_assert!(change.version > *device, "{} after {device}", change.version);
-                prop_assert!(change.is_whole || *device == 0 || change.version == *device + 1);
-                *device = change.version;
-                Ok(())
-            };
-            let mut is_known = false;
+            let mut model = Model { changes: Changes::new(0, room), hub: 1, device: 0, known: 0 };
+            model.changes.subscribed();
             for step in steps {
                 match step {
                     Step::Write { arrives } => {
-                        hub += 1;
+                        model.hub += 1;
                         if arrives {
-                            changes.take(hub, Bytes::new());
+                            model.changes.take(model.hub, Bytes::new());
                         }
                     }
-                    Step::Deliver => deliver(&mut changes, &mut device)?,
+                    Step::Deliver => model.deliver()?,
                     Step::Reconnect => {
-                        // What waited is lost with the links.
-                        let known = if is_known { device } else { 0 };
-                        changes = Changes::new(known, room);
-                        changes.subscribed();
+                        model.changes = Changes::new(model.known, room);
+                        model.changes.subscribed();
                     }
-                    Step::Fetch if changes.is_behind() => {
-                        changes.fetched(hub, Bytes::new());
-                        // The first fetch only says where the device stands.
-                        if device == 0 && changes.waiting.is_empty() {
-                            device = hub;
-                        }
+                    // What is older than what the device has is believed of a new twin only.
+                    Step::Fetch { is_stale } => {
+                        let is_stale = is_stale && model.hub > model.known.max(model.device) + 1;
+                        model.fetch(model.hub - u64::from(is_stale));
                     }
-                    Step::Fetch => {}
                     Step::Read => {
-                        if changes.read(hub) || changes.waiting.is_empty() {
-                            device = device.max(changes.passed());
+                        if model.changes.read(model.hub) {
+                            model.device = model.hub;
+                            model.known = model.hub;
                         }
                     }
                 }
-                is_known |= device != 0;
-                prop_assert!(changes.waiting.len() <= room);
+                prop_assert!(model.changes.waiting.len() <= room);
             }
             // The hub says one thing more, which arrives.
-            hub += 1;
-            changes.take(hub, Bytes::new());
-            if changes.is_behind() {
-                changes.fetched(hub, Bytes::new());
-            }
+            model.hub += 1;
+            model.changes.take(model.hub, Bytes::new());
+            model.fetch(model.hub);
             for _ in 0..=room {
-                deliver(&mut changes, &mut device)?;
+                model.deliver()?;
             }
-            prop_assert_eq!(device, hub);
+            prop_assert_eq!(model.device, model.hub);
         }
     }
 }

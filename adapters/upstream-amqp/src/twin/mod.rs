@@ -286,11 +286,14 @@ impl Twin<'_> {
         if !self.is_subscribed {
             return;
         }
+        if !self.changes.fetched(version, body) {
+            return self.fetch_again();
+        }
         (self.fetch, self.failures) = (Fetch::Idle, 0);
-        let is_first = self.changes.passed() == 0;
-        self.changes.fetched(version, body);
-        if is_first {
-            self.site.device.set_desired(version, false);
+        // Where it is given something, it is known when it has it.
+        let is_given = self.delivering.is_some() || self.changes.is_waiting();
+        if self.site.device.desired() == 0 && !is_given {
+            self.site.device.set_desired(self.changes.known(), false);
         }
     }
 
