@@ -1,25 +1,63 @@
 //! The gateway as an embedder uses it: uplinks through `Ingress`, settled by the hub.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use gateway_core::credential::{ConnectionString, HubPolicyCredentials};
+use clap::ValueEnum;
+use gateway_core::credential::{GroupKeyCredentials, HubPolicyCredentials};
 use gateway_core::{
-    Delivered, DeviceId, Downlink, Downstream, DownstreamError, ErrorKind, Gateway, GatewayConfig,
-    Ingress, MessageId, ServeContext, Settlement, Uplink,
+    CredentialProvider, Delivered, DeviceId, Downlink, Downstream, DownstreamError, ErrorKind,
+    Gateway, GatewayConfig, Ingress, MessageId, RunError, ServeContext, Settlement, ShutdownReport,
+    Uplink,
 };
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use crate::{BODY, HOST, device_name};
+use crate::hub::HubAccess;
+use crate::{BODY, device_name};
 
-/// An embedder's own side: it has its own loop, and its devices only speak.
-#[derive(Debug)]
-struct Embedder;
+/// How devices prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Keys {
+    /// Each with its own key: a token for each device.
+    Device,
+    /// All with a policy of the hub: a token for each connection.
+    Policy,
+}
+
+impl Keys {
+    /// Who knows them.
+    ///
+    /// # Errors
+    /// The hub gave none.
+    pub fn credentials(self, access: &HubAccess) -> Result<Arc<dyn CredentialProvider>> {
+        Ok(match self {
+            Self::Device => Arc::new(GroupKeyCredentials::new(access.group_key()?)),
+            Self::Policy => Arc::new(HubPolicyCredentials::new(access.policy()?)),
+        })
+    }
+
+    /// Its name in a report.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// The devices' side of an embedder with a loop of its own, whose devices only speak.
+#[derive(Debug, Clone, Copy)]
+pub struct OnlySpeaking;
 
 #[async_trait]
-impl Downstream for Embedder {
+impl Downstream for OnlySpeaking {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
         context.shutdown.cancelled().await;
         Ok(())
@@ -30,61 +68,116 @@ impl Downstream for Embedder {
     }
 }
 
-/// Makes a gateway over AMQP and gives the door for uplinks.
-///
-/// # Errors
-/// The configuration does not fit the hub.
-pub fn gateway(
-    address: std::net::SocketAddr,
-    ca_pem: &str,
-    policy: &ConnectionString,
-    devices: usize,
-) -> Result<(Gateway, Ingress)> {
-    let config = AmqpConfig::new(HOST)
-        .with_address(address.ip().to_string(), address.port())
-        .with_ca_pem(ca_pem);
-    let policy = policy.policy().context("a policy's connection string")?;
-    let mut settings = GatewayConfig::default();
-    // As many in flight as devices: what is compared has the same.
-    settings.max_in_flight = devices.max(4096);
-    settings.sessions.capacity = devices.max(1);
-    settings.timeouts.attach = Duration::from_secs(300);
-    let gateway = Gateway::builder(AmqpUpstream::new(config)?)
-        .with_config(settings)
-        .with_credentials(HubPolicyCredentials::new(policy.clone()))
-        .with_downstream("embedder", Embedder)
-        .build()?;
-    let ingress = gateway
-        .ingress("embedder")
-        .context("the downstream just added")?;
-    Ok((gateway, ingress))
+/// A gateway that runs in this process.
+#[derive(Debug)]
+pub struct Embedded {
+    /// The gateway.
+    pub gateway: Gateway,
+    /// The door for uplinks.
+    pub ingress: Ingress,
+    shutdown: CancellationToken,
+    running: JoinSet<Result<ShutdownReport, RunError>>,
 }
 
-/// Sends from every device, one message in flight each, and counts what the hub accepted.
+impl Embedded {
+    /// Starts a gateway over AMQP with room for so many devices, each with a message in flight.
+    ///
+    /// # Errors
+    /// The configuration does not fit the hub.
+    pub fn start(
+        config: AmqpConfig,
+        credentials: impl CredentialProvider,
+        devices: usize,
+        downstream: impl Downstream,
+    ) -> Result<Self> {
+        let mut settings = GatewayConfig::default();
+        settings.max_in_flight = devices.max(4096);
+        settings.sessions.capacity = devices.max(1);
+        settings.timeouts.attach = Duration::from_secs(300);
+        let gateway = Gateway::builder(AmqpUpstream::new(config)?)
+            .with_config(settings)
+            .with_credentials(credentials)
+            .with_downstream("embedder", downstream)
+            .build()?;
+        let ingress = gateway
+            .ingress("embedder")
+            .context("the downstream just added")?;
+        let shutdown = CancellationToken::new();
+        let mut running = JoinSet::new();
+        let (own, until) = (gateway.clone(), shutdown.clone());
+        running.spawn(async move { own.run(until).await });
+        Ok(Self {
+            gateway,
+            ingress,
+            shutdown,
+            running,
+        })
+    }
+
+    /// Shuts the gateway down and waits for its end.
+    ///
+    /// # Errors
+    /// It failed before.
+    pub async fn stop(mut self) -> Result<()> {
+        self.shutdown.cancel();
+        while let Some(ended) = self.running.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+/// Delivers a message, again until the hub has it, and says how often it had to come again.
 ///
 /// # Errors
-/// A device's task panicked.
-pub async fn send(ingress: &Ingress, devices: usize, messages: usize, round: &str) -> Result<u64> {
-    let mut tasks = JoinSet::new();
-    for n in 0..devices {
-        let (ingress, round) = (ingress.clone(), round.to_owned());
-        let device = DeviceId::new(device_name(n))?;
-        tasks.spawn(async move {
-            let mut accepted = 0_u64;
-            for message in 0..messages {
-                let Ok(id) = MessageId::new(format!("{round}-{message}")) else {
-                    break;
-                };
-                let uplink = Uplink::new(device.clone(), id, &BODY[..]);
-                let settlement = ingress.reserve().await.deliver(uplink).await;
-                accepted += u64::from(settlement == Settlement::Accepted);
+/// The hub refuses it for good.
+pub async fn deliver(ingress: &Ingress, uplink: &Uplink) -> Result<u64> {
+    let mut again = 0;
+    loop {
+        match ingress.reserve().await.deliver(uplink.clone()).await {
+            Settlement::Accepted => return Ok(again),
+            Settlement::RetryLater(after) => {
+                again += 1;
+                sleep(after).await;
             }
-            accepted
+            other => bail!("{} was told {other:?}", uplink.device),
+        }
+    }
+}
+
+/// Sends so many messages from each device and says how often one had to come again. As many
+/// devices as there are workers do so side by side, each with one message in flight.
+///
+/// # Errors
+/// The hub refuses one for good, or a worker panicked.
+pub async fn send(
+    ingress: &Ingress,
+    devices: Range<usize>,
+    workers: usize,
+    messages: usize,
+    round: &str,
+) -> Result<u64> {
+    let workers = workers.clamp(1, devices.len().max(1));
+    let mut tasks = JoinSet::new();
+    for worker in 0..workers {
+        let (ingress, round) = (ingress.clone(), round.to_owned());
+        let own = devices.clone().skip(worker).step_by(workers);
+        tasks.spawn(async move {
+            let mut again = 0;
+            for number in own {
+                let device = DeviceId::new(device_name(number))?;
+                for message in 0..messages {
+                    let id = MessageId::new(format!("{round}-{message}"))?;
+                    let uplink = Uplink::new(device.clone(), id, &BODY[..]);
+                    again += deliver(&ingress, &uplink).await?;
+                }
+            }
+            anyhow::Ok(again)
         });
     }
-    let mut accepted = 0;
-    while let Some(device) = tasks.join_next().await {
-        accepted += device?;
+    let mut again = 0;
+    while let Some(worker) = tasks.join_next().await {
+        again += worker??;
     }
-    Ok(accepted)
+    Ok(again)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use fe2o3_amqp::connection::ConnectionHandle;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::{Session, SessionHandle};
@@ -13,14 +13,14 @@ use fe2o3_amqp_types::messaging::{
     AmqpValue, ApplicationProperties, Body, Data, Message, MessageId, Properties,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Value};
-use gateway_core::credential::{ConnectionString, SasToken};
+use gateway_core::credential::{SasToken, SharedAccessPolicy};
 use gateway_upstream_amqp::internal::Dialer;
-
-use crate::coalesced::coalesce;
-use gateway_upstream_amqp::{AmqpConfig, PoolConfig, WireConfig};
+use gateway_upstream_amqp::{PoolConfig, WireConfig};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::coalesced::coalesce;
+use crate::hub::HubAccess;
 use crate::{BODY, HOST, device_name};
 
 /// Connections, sessions and one sender a device.
@@ -38,17 +38,9 @@ impl Raw {
     ///
     /// # Errors
     /// The hub refuses something.
-    pub async fn open(
-        address: std::net::SocketAddr,
-        ca_pem: &str,
-        policy: &ConnectionString,
-        devices: usize,
-    ) -> Result<Self> {
-        let config = AmqpConfig::new(HOST)
-            .with_address(address.ip().to_string(), address.port())
-            .with_ca_pem(ca_pem);
+    pub async fn open(access: &HubAccess, devices: usize) -> Result<Self> {
         let (pool, wire) = (PoolConfig::default(), WireConfig::default());
-        let dialer = Dialer::new(&config)?;
+        let (dialer, policy) = (Dialer::new(&access.amqp())?, access.policy()?);
         let mut raw = Self {
             senders: Vec::new(),
             _sessions: Vec::new(),
@@ -71,7 +63,7 @@ impl Raw {
             for _ in 0..pool.lanes.min(share.len()) {
                 sessions.push(Session::begin(&mut connection).await?);
             }
-            put_token(&mut sessions[0], policy).await?;
+            put_token(&mut sessions[0], &policy).await?;
             for (n, name) in share.iter().enumerate() {
                 let lane = n % sessions.len();
                 let sender = Sender::builder()
@@ -129,8 +121,7 @@ fn telemetry(id: String) -> Message<Data> {
     }
 }
 
-async fn put_token(session: &mut SessionHandle<()>, policy: &ConnectionString) -> Result<()> {
-    let policy = policy.policy().context("a policy's connection string")?;
+async fn put_token(session: &mut SessionHandle<()>, policy: &SharedAccessPolicy) -> Result<()> {
     let expires = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
     let token = SasToken::sign_with_policy(HOST, policy.name(), policy.keys().primary(), expires);
     let mut receiver = Receiver::attach(session, "cbs-in", "$cbs").await?;

@@ -128,6 +128,7 @@ impl<U: Upstream> GatewayBuilder<U> {
             credits: Arc::new(Semaphore::new(config.max_in_flight)),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
+            batches: config.batches,
             counters: Default::default(),
             commands: commands.clone(),
         });
@@ -281,6 +282,7 @@ impl Gateway {
             accepted: inner.counters.accepted.load(Relaxed),
             rejected: inner.counters.rejected.load(Relaxed),
             retry_later: inner.counters.retry_later.load(Relaxed),
+            batches: counters.batches.load(Relaxed),
             in_flight: self.in_flight(),
             sessions: inner.sessions.stats(),
             attached: counters.attached.load(Relaxed),
@@ -388,6 +390,8 @@ pub struct GatewayStats {
     pub rejected: u64,
     /// Uplinks given back to devices to be sent later.
     pub retry_later: u64,
+    /// Batches of uplinks that the hub accepted.
+    pub batches: u64,
     /// Uplinks between reservation and settlement now.
     pub in_flight: usize,
     /// The session table.

@@ -31,7 +31,7 @@ mod upstream;
 
 pub use backoff::Backoff;
 pub use callback::CloudCallback;
-pub use config::{GatewayConfig, RetryConfig, SessionConfig, TimeoutConfig};
+pub use config::{BatchConfig, GatewayConfig, RetryConfig, SessionConfig, TimeoutConfig};
 pub use credential::{Credential, CredentialProvider};
 pub use downstream::{Downstream, ServeContext};
 pub use error::{

@@ -33,6 +33,9 @@ enum Fault {
     MixesUpReplies,
     NeverSettles,
     HearsNoFarewell,
+    LosesLateAnswers,
+    RepeatsDesired,
+    ForgetsReports,
 }
 use Fault::*;
 
@@ -103,6 +106,10 @@ impl DeviceClient for FaultyClient {
             }
             match (self.fault, self.inner.next().await) {
                 (NeverSettles | TellsAcceptedAtOnce, DeviceEvent::Accepted(_)) => {}
+                (RepeatsDesired, event @ DeviceEvent::Desired { .. }) => {
+                    self.events.push_back(event.clone());
+                    return event;
+                }
                 (HearsNoFarewell, DeviceEvent::Closed) => std::future::pending().await,
                 (_, event) => return event,
             }
@@ -114,12 +121,26 @@ impl DeviceClient for FaultyClient {
     }
 
     async fn reply(&mut self, tag: &str, reply: MethodReply) {
+        if self.fault == LosesLateAnswers && reply.status == 299 {
+            return;
+        }
         let own = reply.clone();
         let reply = match (self.fault, self.last_reply.replace(own)) {
             (MixesUpReplies, Some(other)) => other,
             _ => reply,
         };
         self.inner.reply(tag, reply).await;
+    }
+
+    async fn ask_twin(&mut self) {
+        self.inner.ask_twin().await;
+    }
+
+    async fn report(&mut self, patch: Bytes) {
+        match self.fault {
+            ForgetsReports => self.events.push_back(DeviceEvent::Reported),
+            _ => self.inner.report(patch).await,
+        }
     }
 
     async fn close(self: Box<Self>) {
@@ -199,5 +220,8 @@ async fn every_fault_is_found_by_a_case() {
         NeverSettles: a_device_is_told_accepted_only_after_the_hub_accepted,
             a_device_keeps_its_order;
         HearsNoFarewell: the_newest_connection_of_a_device_wins;
+        LosesLateAnswers: a_late_answer_is_dropped_and_counted;
+        RepeatsDesired: a_desired_change_reaches_a_device_once_and_in_order;
+        ForgetsReports: a_device_reads_and_reports_its_twin;
     }
 }

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use gateway_core::credential::{Credential, SymmetricKey};
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{
-    Announcement, CloudCallback, CloudMessage, Delivered, DeviceId, DeviceIdentity, Disposition,
-    Downlink, Downstream, DownstreamError, ErrorKind, Interest, ServeContext, Settlement,
-    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
+    Announcement, CloudCallback, CloudMessage, Delivered, DesiredPatch, DeviceId, DeviceIdentity,
+    Disposition, Downlink, Downstream, DownstreamError, ErrorKind, Interest, ServeContext,
+    Settlement, TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
-use support::{Harness, device, key, soon, token};
+use support::{Harness, device, key, soon, token, uplink};
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -249,4 +249,22 @@ async fn what_the_hub_sends_with_the_attach_reaches_the_device() {
     let announcement = Announcement::new(device("a"));
     let _presence = ingress.online(announcement).await.unwrap();
     assert_eq!(*settled.lock().unwrap(), [Disposition::Complete]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_made_anew_at_the_hub_hears_of_its_first_version() {
+    let run = Harness::build(|_| {}, |hub| hub, |b| b.with_downstream("taker", Taker));
+    let (ingress, a) = (run.gateway.ingress("taker").unwrap(), device("a"));
+    let announcement = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    let _presence = ingress.online(announcement).await.unwrap();
+    let change = |version| DesiredPatch::new(a.clone(), version, "{}");
+    run.hub.send_desired(change(7)).await;
+    run.hub.end_session(&a, ErrorKind::UnknownDevice).await;
+    // The refusal is forgotten after a while.
+    sleep(SECOND * 120).await;
+    let sent = ingress.reserve().await.deliver(uplink(&a, "1")).await;
+    assert_eq!(sent, Settlement::Accepted);
+    run.hub.send_desired(change(1)).await;
+    let stats = run.gateway.stats();
+    assert_eq!((stats.desired_delivered, stats.desired_stale), (2, 0));
 }

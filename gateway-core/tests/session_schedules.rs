@@ -5,100 +5,28 @@
 #[expect(dead_code, reason = "each test crate uses a part")]
 mod support;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use gateway_core::testkit::MemoryUpstream;
-use gateway_core::{
-    Announcement, Backoff, CloudCallback, DeviceId, DeviceIdentity, ErrorKind, Settlement,
-    TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
-};
+use gateway_core::{Announcement, Backoff, DeviceId, ErrorKind, MessageId, Settlement};
 use proptest::prelude::*;
+use support::watch::{Seen, Watch};
 use support::{Harness, device, soon, uplink};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const CAPACITY: usize = 3;
-const DEVICES: u8 = 8;
+const DEVICES: u8 = 6;
+const LARGEST_BATCH: usize = 5;
 /// Settles every retry, back-off and idle time of a schedule.
 const LONG: Duration = Duration::from_secs(600);
-
-/// Watches that a device's attaches, sends and detaches come one at a time.
-#[derive(Debug)]
-struct Watch {
-    hub: MemoryUpstream,
-    busy: Arc<Mutex<HashMap<DeviceId, &'static str>>>,
-    faults: Arc<Mutex<Vec<String>>>,
-}
-
-struct Turn<'a>(&'a Watch, DeviceId);
-
-impl Watch {
-    fn turn(&self, device: &DeviceId, what: &'static str) -> Turn<'_> {
-        let before = self.busy.lock().unwrap().insert(device.clone(), what);
-        if let Some(before) = before {
-            let fault = format!("{device}: {what} during {before}");
-            self.faults.lock().unwrap().push(fault);
-        }
-        Turn(self, device.clone())
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.busy.lock().unwrap().remove(&self.1);
-    }
-}
-
-#[async_trait]
-impl Upstream for Watch {
-    async fn attach(
-        &self,
-        identity: DeviceIdentity,
-        callback: Arc<dyn CloudCallback>,
-    ) -> Result<(), UpstreamError> {
-        let _turn = self.turn(&identity.device, "attach");
-        self.hub.attach(identity, callback).await
-    }
-
-    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        let _turn = self.turn(&uplink.device, "send");
-        self.hub.send(uplink).await
-    }
-
-    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let _turn = uplinks.first().map(|u| self.turn(&u.device, "send"));
-        self.hub.send_batch(uplinks).await
-    }
-
-    async fn twin(
-        &self,
-        device: &DeviceId,
-        request: TwinRequest,
-    ) -> Result<TwinReply, UpstreamError> {
-        self.hub.twin(device, request).await
-    }
-
-    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
-        let _turn = self.turn(device, "detach");
-        self.hub.detach(device).await
-    }
-
-    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
-        self.hub.explain(device)
-    }
-
-    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
-        self.hub.close(grace).await
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Step {
     /// A device sends and waits for its settlement, at most this many milliseconds.
     Send(u8, u64),
+    /// A device sends what the hub will never take.
+    SendPoison(u8),
     Online(u8),
     Offline(u8),
     Cut,
@@ -125,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]);
     prop_oneof![
         8 => (name.clone(), prop_oneof![Just(100_000), 0_u64..500]).prop_map(|(n, w)| Step::Send(n, w)),
+        2 => name.clone().prop_map(Step::SendPoison),
         3 => name.clone().prop_map(Step::Online),
         3 => name.clone().prop_map(Step::Offline),
         1 => Just(Step::Cut),
@@ -140,8 +69,13 @@ fn named(number: u8) -> DeviceId {
     device(&format!("d{number}"))
 }
 
+/// Ids that sort as they are sent.
+fn id(at: usize) -> String {
+    format!("{at:04}")
+}
+
 async fn run_schedule(steps: Vec<Step>) {
-    let (busy, faults) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Seen::default();
     let run = Harness::build(
         |config| {
             config.sessions.capacity = CAPACITY;
@@ -149,11 +83,11 @@ async fn run_schedule(steps: Vec<Step>) {
             let short = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
             config.sessions.refusal = short.unwrap();
             config.retry.budget = Duration::from_secs(2);
+            config.batches.max_messages = LARGEST_BATCH;
         },
         |hub| Watch {
             hub,
-            busy,
-            faults: faults.clone(),
+            seen: seen.clone(),
         },
         |builder| builder,
     );
@@ -161,15 +95,26 @@ async fn run_schedule(steps: Vec<Step>) {
     let ingress = run.devices.ingress().await;
     let mut presences = HashMap::new();
     let mut sends = JoinSet::new();
+    let mut poison = HashSet::new();
     for (at, step) in steps.into_iter().enumerate() {
         match step {
             Step::Send(n, patience) => {
-                let (ingress, message) = (ingress.clone(), uplink(&named(n), &at.to_string()));
+                let (ingress, message) = (ingress.clone(), uplink(&named(n), &id(at)));
                 sends.spawn(async move {
                     let id = message.id.clone();
                     let deliver = ingress.reserve().await.deliver(message);
                     let settled = timeout(Duration::from_millis(patience), deliver).await;
                     (id, settled.ok())
+                });
+            }
+            Step::SendPoison(n) => {
+                let (ingress, message) = (ingress.clone(), uplink(&named(n), &id(at)));
+                run.hub.poison(message.id.clone(), ErrorKind::Rejected);
+                poison.insert(message.id.clone());
+                sends.spawn(async move {
+                    let id = message.id.clone();
+                    let settled = ingress.reserve().await.deliver(message).await;
+                    (id, Some(settled))
                 });
             }
             Step::Online(n) => {
@@ -194,15 +139,26 @@ async fn run_schedule(steps: Vec<Step>) {
     }
     run.hub.set_down(false);
     let settled = soon(sends.join_all()).await;
-    let accepted: Vec<_> = run.hub.accepted().into_iter().map(|u| u.id).collect();
+    let accepted = run.hub.accepted();
+    let has = |id: &MessageId| accepted.iter().any(|uplink| uplink.id == *id);
     for (id, settlement) in settled {
         if settlement == Some(Settlement::Accepted) {
-            assert!(accepted.contains(&id), "{id} was not accepted by the hub");
+            assert!(has(&id), "{id} was not accepted by the hub");
         }
+        assert!(!poison.contains(&id) || !has(&id), "{id} is poison");
     }
+    for n in 0..DEVICES {
+        let mut firsts = HashSet::new();
+        let ids = accepted.iter().filter(|uplink| uplink.device == named(n));
+        let ids = ids.map(|uplink| &uplink.id);
+        let order: Vec<_> = ids.filter(|id| firsts.insert((*id).clone())).collect();
+        assert!(order.is_sorted(), "{}: {order:?}", named(n));
+    }
+    let largest = seen.sends().into_iter().map(|ids| ids.len()).max();
+    assert!(largest <= Some(LARGEST_BATCH), "{largest:?} in a batch");
     drop(presences);
     sleep(LONG).await;
-    assert_eq!(*faults.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(seen.faults(), Vec::<String>::new());
     assert_eq!(
         run.hub.attached_devices(),
         0,

@@ -40,6 +40,9 @@ enum Fault {
     AnswersMethodsItself,
     HidesSessionEnds,
     DropsPatches,
+    TakesPartOfABatch,
+    ReversesBatches,
+    SendsBatchesOneByOne,
     ClosesWithoutDraining,
     IgnoresClose,
 }
@@ -165,7 +168,29 @@ impl Upstream for Faulty {
     }
 
     async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        self.hub.send_batch(uplinks).await
+        let mut uplinks = uplinks.to_vec();
+        match self.fault {
+            SaysOkAtOnce => {
+                let hub = self.hub.clone();
+                let send = async move { drop(hub.send_batch(&uplinks).await) };
+                self.background.lock().unwrap().spawn(send);
+                return Ok(());
+            }
+            TakesPartOfABatch => uplinks.truncate(uplinks.len() / 2 + 1),
+            ReversesBatches => uplinks.reverse(),
+            SendsBatchesOneByOne => {
+                let mut result = Ok(());
+                for uplink in &uplinks {
+                    result = result.and(self.hub.send(uplink).await);
+                }
+                return result;
+            }
+            _ => {}
+        }
+        match self.hub.send_batch(&uplinks).await {
+            Err(_) if self.fault == TakesALostConnectionForOk => Ok(()),
+            result => result,
+        }
     }
 
     async fn twin(
@@ -232,9 +257,11 @@ async fn every_fault_is_found_by_a_case() {
     assert_caught! {
         SaysOkAtOnce: ok_only_after_the_hub_accepted, a_lost_settlement_is_never_ok,
             a_rejected_message_is_rejected, close_drains_then_refuses,
+            a_batch_is_ok_only_after_the_hub_accepted_all, a_refused_batch_is_refused_whole,
             a_dropped_send_leaves_the_link_usable_and_in_order, a_too_large_message_is_told;
         TakesALostConnectionForOk: a_lost_settlement_is_never_ok,
-            a_cut_in_flight_is_disconnected_and_the_device_sends_again, close_ends_with_its_grace;
+            a_cut_in_flight_is_disconnected_and_the_device_sends_again, close_ends_with_its_grace,
+            a_batch_cut_in_flight_is_disconnected;
         TakesARefusalForALostConnection: a_rejected_message_is_rejected,
             a_too_large_message_is_told, sending_without_attach_is_unknown_device;
         SwapsMessages: many_devices_in_parallel_keep_their_order;
@@ -254,6 +281,10 @@ async fn every_fault_is_found_by_a_case() {
             parallel_methods_get_their_own_replies;
         HidesSessionEnds: a_session_ends_with_its_token;
         DropsPatches: a_twin_is_read_and_patched, a_desired_patch_arrives;
+        TakesPartOfABatch: a_batch_is_taken_whole_and_in_order,
+            a_batch_is_ok_only_after_the_hub_accepted_all, a_too_large_batch_is_whole_or_told;
+        ReversesBatches: a_batch_is_taken_whole_and_in_order;
+        SendsBatchesOneByOne: a_refused_batch_is_refused_whole;
         ClosesWithoutDraining: close_drains_then_refuses;
         IgnoresClose: close_drains_then_refuses, close_ends_with_its_grace;
     }

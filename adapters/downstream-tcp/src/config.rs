@@ -164,12 +164,13 @@ pub struct LimitConfig {
     /// operator puts hundreds of devices behind one address, and no address can take more than a
     /// tenth of all connections.
     pub max_connections_per_address: usize,
-    /// Uplinks of a connection on their way to the hub; while there are as many, nothing is read.
-    /// Default 8: enough to hide the way to the device, few enough that a gateway that stops
+    /// Uplinks and twin requests of a connection on their way to the hub; while there are as many,
+    /// nothing is read. Default 8: enough to hide the way to the device, few enough that a gateway that stops
     /// has little to send again.
     pub window: usize,
-    /// Commands of a connection that wait for the device; more wait outside until their time is
-    /// up. Default 16.
+    /// Commands of a connection that wait for the device's answer, and as many in front of them.
+    /// Beyond that a method is refused at once, as busy, and all else waits outside until its time
+    /// is up. Default 16: what an upstream gives a device at a time.
     pub max_commands: usize,
     /// Bytes that wait to be written, above which neither frames nor commands are taken. Default
     /// 64 KiB; it can be passed by one command and the acknowledgements of the window.
@@ -209,8 +210,8 @@ pub struct TimeoutConfig {
     /// long is gone.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
-    /// Until a device confirms a command, but never past the command's own deadline. Default 30 s,
-    /// the hub's own patience with a method.
+    /// Until a device confirms a message, but never past the message's own deadline; a method has
+    /// the time that its caller gave it. Default 30 s, half of the hub's lock.
     #[serde(with = "humantime_serde")]
     pub command: Duration,
     /// Silence after which TCP asks whether the peer is there, three times, 10 s apart. Default

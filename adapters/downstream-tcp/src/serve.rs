@@ -14,6 +14,7 @@ use gateway_core::{
 };
 use socket2::{Domain, Protocol as Transport, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -136,7 +137,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Speaks with devices over TCP and TLS.
 pub struct TcpDownstream {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     listener: Mutex<Option<TcpListener>>,
     address: SocketAddr,
 }
@@ -203,34 +204,41 @@ impl Downstream for TcpDownstream {
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
         let unknown = || undelivered(ErrorKind::UnknownDevice);
         let registry = &self.shared.registry;
-        let now = Instant::now();
-        let mut deadline = now + self.shared.config.timeouts.command;
-        match &downlink {
-            Downlink::Message(message) => deadline = deadline.min(message.deadline),
-            Downlink::Method(call) => deadline = deadline.min(call.deadline),
+        let patience = Instant::now() + self.shared.config.timeouts.command;
+        let (deadline, is_method) = match &downlink {
+            Downlink::Message(message) => (message.deadline.min(patience), false),
+            Downlink::Method(call) => (call.deadline, true),
             Downlink::End(end) => {
-                return match registry.stop(&end.device, CloseReason::Ended(end.reason)) {
+                let reason = CloseReason::Ended {
+                    reason: end.reason,
+                    detail: end.detail,
+                };
+                return match registry.stop(&end.device, reason) {
                     true => Ok(Delivered::Sent),
                     false => Err(unknown()),
                 };
             }
-            _ => {}
-        }
+            _ => (patience, false),
+        };
         let connection = registry.find(downlink.device()).ok_or_else(unknown)?;
         let (reply, outcome) = oneshot::channel();
+        let delivery = Delivery {
+            downlink,
+            reply,
+            deadline,
+        };
         let delivered = async {
-            let lost = Err(ErrorKind::Disconnected);
-            match connection
-                .send(Delivery {
-                    downlink,
-                    reply,
-                    deadline,
-                })
-                .await
-            {
-                Ok(()) => outcome.await.unwrap_or(lost),
-                Err(_) => lost,
-            }
+            let place = match connection.try_reserve() {
+                Ok(place) => place,
+                // Whoever calls would rather know than wait for others' answers.
+                Err(TrySendError::Full(())) if is_method => return Err(ErrorKind::Throttled),
+                Err(_) => {
+                    let place = connection.reserve().await;
+                    place.map_err(|_| ErrorKind::Disconnected)?
+                }
+            };
+            place.send(delivery);
+            outcome.await.unwrap_or(Err(ErrorKind::Disconnected))
         };
         match timeout_at(deadline, delivered).await {
             Ok(outcome) => outcome.map_err(undelivered),

@@ -77,7 +77,10 @@ impl DownstreamFixture for Tcp {
 
     async fn connect(&self, device: &DeviceId) -> Box<dyn DeviceClient> {
         let mut client = Device::new(self.dial().await);
-        client.hello(device.as_str()).await;
+        let interest = json!({"desired": true});
+        let hello = json!({"type": "hello", "id": device, "secret": SECRET, "interest": interest});
+        client.say(hello).await;
+        assert_eq!(client.hear().await["type"], "welcome");
         Box::new(Client(client))
     }
 
@@ -170,6 +173,12 @@ impl DeviceClient for Client {
                     name: MethodName::new(message["name"].as_str().unwrap()).unwrap(),
                     payload: text(&message["payload"]),
                 },
+                "desired" => DeviceEvent::Desired {
+                    version: message["version"].as_u64().unwrap(),
+                    patch: text(&message["patch"]),
+                },
+                "twin" => DeviceEvent::Twin(text(&message["body"])),
+                "twin_patched" => DeviceEvent::Reported,
                 _ => continue,
             };
         }
@@ -193,6 +202,17 @@ impl DeviceClient for Client {
             "type": "method_response", "id": tag, "status": status, "payload": payload,
         });
         self.0.say(answer).await;
+    }
+
+    async fn ask_twin(&mut self) {
+        self.0.say(json!({"type": "twin_get"})).await;
+    }
+
+    async fn report(&mut self, patch: Bytes) {
+        let patch: Value = serde_json::from_slice(&patch).unwrap();
+        self.0
+            .say(json!({"type": "twin_patch", "patch": patch}))
+            .await;
     }
 
     async fn close(mut self: Box<Self>) {

@@ -1,12 +1,11 @@
 //! How a device comes up: a place, a token, a telemetry link, and then what it wants to hear.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use gateway_core::credential::{SasToken, sas_resource};
-use gateway_core::{Credential, DeviceIdentity};
+use gateway_core::DeviceIdentity;
 use tokio::time::Instant;
 
+use crate::authorize::authorize;
 use crate::client::LinkSpec;
 use crate::commands::{Commands, Scope};
 use crate::connection::Connection;
@@ -16,7 +15,6 @@ use crate::error::AmqpError;
 use crate::governor::Operation;
 use crate::link::{address, client_properties};
 use crate::pool::{Kind, Pool};
-use crate::token;
 
 /// What the hub says when a connection has its fill of tokens.
 const TOO_MANY_TOKENS: &str = "maximum number of tokens";
@@ -36,7 +34,7 @@ pub(crate) async fn bring_up(
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let result = try_up(env, pool, device, &identity, link).await;
     trial.end(result.as_ref().err());
-    result
+    result.inspect_err(|error| device.note_error(error))
 }
 
 async fn try_up(
@@ -60,10 +58,7 @@ async fn try_up(
             continue;
         };
         let connection = place.connection(device).await?;
-        if kind == Kind::Device {
-            turn(env, device, &connection, Operation::Token).await?;
-        }
-        match authorize(env, &connection, device, &identity.credential).await {
+        match authorize(env, &connection, device, identity).await {
             Ok(()) => break connection,
             Err(AmqpError::Token { description, .. })
                 if description.contains(TOO_MANY_TOKENS) && tries < FULL_TRIES =>
@@ -88,7 +83,10 @@ async fn try_up(
     };
     turn(env, device, &connection, Operation::Link).await?;
     let opened = lane.open_sender(spec).await;
-    let sender = opened.inspect_err(|error| note_throttle(env, Operation::Link, error))?;
+    let sender = opened.inspect_err(|error| {
+        note_throttle(env, Operation::Link, error);
+        connection.keeper().doubt_policy(error.kind());
+    })?;
     let mut commands = Commands::default();
     let scope = Scope {
         env,
@@ -96,7 +94,7 @@ async fn try_up(
         lane: &lane,
     };
     commands.want(scope, identity.interest.or(env.config.commands.always));
-    device.set_lane(lane.serial);
+    device.set_lane(lane.number);
     let watched = lane.watch(sender.id(), device);
     // What was lost until here was lost without this device; from here on the supervisor finds it.
     if let Some(error) = sender.end() {
@@ -127,6 +125,7 @@ pub(crate) async fn lose_link(env: &Env, device: &Arc<Device>, link: &mut Link, 
         return;
     }
     link.lose();
+    device.note_error(error);
     note_throttle(env, Operation::Link, error);
     let credential = device.wish().identity.credential;
     env.breakers.detached(&device.id, &credential, error);
@@ -162,45 +161,5 @@ async fn turn(
 pub(crate) fn note_throttle(env: &Env, operation: Operation, error: &AmqpError) {
     if error.is_throttle() {
         env.door.throttled(operation);
-    }
-}
-
-/// Puts the device's token on the connection and sees to its renewal or end.
-pub(crate) async fn authorize(
-    env: &Arc<Env>,
-    connection: &Connection,
-    device: &Arc<Device>,
-    credential: &Credential,
-) -> Result<(), AmqpError> {
-    let audience = sas_resource(&env.config.host, &device.id);
-    let noted = |error: &AmqpError| note_throttle(env, Operation::Token, error);
-    match credential {
-        Credential::Policy(policy) => connection.put_policy(policy).await,
-        Credential::DeviceKey(keys) => {
-            let ttl = env.config.wire.token_ttl;
-            let token = SasToken::sign(&audience, keys.primary(), SystemTime::now() + ttl);
-            let put = connection.put_token(audience, token).await;
-            put.inspect_err(noted)?;
-            schedule(env, device, Instant::now() + token::renewal(ttl)).await;
-            Ok(())
-        }
-        Credential::SasToken(token) => {
-            let left = token.expires().duration_since(SystemTime::now());
-            let left = left.map_err(|_| AmqpError::TokenExpired)?;
-            let put = connection.put_token(audience, token.clone()).await;
-            put.inspect_err(noted)?;
-            schedule(env, device, Instant::now() + left).await;
-            Ok(())
-        }
-        other => Err(AmqpError::Unexpected(format!(
-            "credential {other:?} is not known"
-        ))),
-    }
-}
-
-/// Sees to the device's token at a later time, and then only.
-pub(crate) async fn schedule(env: &Env, device: &Arc<Device>, at: Instant) {
-    if device.set_token_due(at) {
-        env.tell(Event::TokenDue(Arc::downgrade(device), at)).await;
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 use crate::commands::CommandConfig;
+use crate::token::TokenConfig;
 
 /// The port of AMQP over TLS (IANA).
 pub const AMQPS_PORT: u16 = 5671;
@@ -41,6 +42,9 @@ pub struct AmqpConfig {
     /// What happens on the wire.
     #[serde(default)]
     pub wire: WireConfig,
+    /// How long tokens live, and when they are renewed.
+    #[serde(default)]
+    pub tokens: TokenConfig,
     /// How commands reach devices.
     #[serde(default)]
     pub commands: CommandConfig,
@@ -73,6 +77,7 @@ impl AmqpConfig {
             ca_pem: None,
             pool: PoolConfig::default(),
             wire: WireConfig::default(),
+            tokens: TokenConfig::default(),
             commands: CommandConfig::default(),
             budget: BudgetConfig::default(),
             breaker: BreakerConfig::default(),
@@ -122,6 +127,13 @@ impl AmqpConfig {
         self
     }
 
+    /// Sets how long tokens live, and when they are renewed.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: TokenConfig) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
     /// Sets how commands reach devices.
     #[must_use]
     pub fn with_commands(mut self, commands: CommandConfig) -> Self {
@@ -158,7 +170,7 @@ impl AmqpConfig {
             .devices_per_connection
             .max(pool.devices_per_policy_connection)
             * 6;
-        let ranges: [(&str, u128, u128, u128); 10] = [
+        let ranges: [(&str, u128, u128, u128); 9] = [
             ("port", self.port.into(), 1, 65_535),
             (
                 "pool.devices_per_connection",
@@ -203,12 +215,6 @@ impl AmqpConfig {
                 600_000,
             ),
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
-            (
-                "wire.token_ttl (s)",
-                wire.token_ttl.as_secs().into(),
-                2,
-                86_400,
-            ),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -217,6 +223,7 @@ impl AmqpConfig {
             }
         }
         self.commands.validate()?;
+        self.tokens.validate(pool.devices_per_connection)?;
         self.breaker.validate()?;
         self.budget.validate()
     }
@@ -277,10 +284,6 @@ pub struct WireConfig {
     pub heartbeat: Duration,
     /// Bytes that gather for one write. Default 256 KiB, a connection.
     pub buffer: usize,
-    /// How long a token that we sign is valid. Default 1 h, as Microsoft's SDKs; it is renewed
-    /// when 10 to 20 % are left.
-    #[serde(with = "humantime_serde")]
-    pub token_ttl: Duration,
 }
 
 impl Default for WireConfig {
@@ -291,7 +294,6 @@ impl Default for WireConfig {
             idle_timeout: Duration::from_secs(120),
             heartbeat: Duration::from_secs(30),
             buffer: 256 * 1024,
-            token_ttl: Duration::from_secs(3600),
         }
     }
 }

@@ -2,35 +2,31 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
 
-use gateway_core::credential::{SasToken, SharedAccessPolicy};
+use gateway_core::credential::SasToken;
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cbs::Cbs;
 use crate::client::{Connection as Client, Options};
 use crate::env::Env;
 use crate::error::AmqpError;
+use crate::keeper::Keeper;
 use crate::lane::Lane;
-use crate::token;
-
-/// The wait before a policy's token that could not be renewed is tried again.
-const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
 /// Is open as long as somebody holds it and the hub keeps it.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    number: u64,
     env: Arc<Env>,
     client: Client,
-    cbs: Arc<Cbs>,
+    cbs: Cbs,
     lanes: Box<[Mutex<Option<Arc<Lane>>>]>,
     next_lane: AtomicUsize,
     /// Lanes of devices that misbehaved, which live as long as these do.
     own_lanes: Mutex<Vec<Weak<Lane>>>,
-    /// Whether the policy's token has been put, for the one policy that this connection serves.
-    policy: Mutex<bool>,
+    keeper: Arc<Keeper>,
     down: CancellationToken,
     close: CancellationToken,
 }
@@ -53,21 +49,27 @@ impl Connection {
         let (client, cbs) = opened
             .unwrap_or(Err(AmqpError::Unanswered("the connection")))
             .inspect_err(|_| close.cancel())?;
-        tracing::info!(host = env.config.host, "Connected to the hub");
+        let number = env.connection_number();
+        tracing::info!(host = env.config.host, number, "Connected to the hub");
         let lanes = (0..env.config.pool.lanes)
             .map(|_| Mutex::default())
             .collect();
-        Ok(Arc::new(Self {
+        let connection = Arc::new(Self {
+            number,
             env: env.clone(),
             client,
-            cbs: Arc::new(cbs),
+            cbs,
+            keeper: Keeper::new(env),
             lanes,
             next_lane: AtomicUsize::new(0),
             own_lanes: Mutex::default(),
-            policy: Mutex::new(false),
             down,
             close,
-        }))
+        });
+        let keeper = connection.keeper.clone();
+        let renewed = keeper.run(Arc::downgrade(&connection), connection.down.clone());
+        env.tasks.spawn(renewed);
+        Ok(connection)
     }
 
     pub(crate) fn down(&self) -> &CancellationToken {
@@ -82,48 +84,9 @@ impl Connection {
         self.cbs.put(audience, token).await
     }
 
-    /// Puts the policy's token unless it has been put, and keeps it fresh from then on.
-    pub(crate) async fn put_policy(&self, policy: &SharedAccessPolicy) -> Result<(), AmqpError> {
-        let mut put = self.policy.lock().await;
-        if *put {
-            return Ok(());
-        }
-        let (host, ttl) = (self.env.config.host.clone(), self.env.config.wire.token_ttl);
-        let sign = |policy: &SharedAccessPolicy| {
-            let expires = SystemTime::now() + ttl;
-            SasToken::sign_with_policy(&host, policy.name(), policy.keys().primary(), expires)
-        };
-        self.cbs.put(host.clone(), sign(policy)).await?;
-        *put = true;
-        let (cbs, down, policy, host) = (
-            self.cbs.clone(),
-            self.down.clone(),
-            policy.clone(),
-            host.clone(),
-        );
-        self.env.tasks.spawn(async move {
-            let renew = async {
-                let mut wait = token::renewal(ttl);
-                loop {
-                    sleep(wait).await;
-                    let expires = SystemTime::now() + ttl;
-                    let key = policy.keys().primary();
-                    let token = SasToken::sign_with_policy(&host, policy.name(), key, expires);
-                    wait = match cbs.put(host.clone(), token).await {
-                        Ok(()) => token::renewal(ttl),
-                        Err(error) => {
-                            tracing::warn!(error = %error, "The policy's token was not renewed");
-                            RENEW_AGAIN
-                        }
-                    };
-                }
-            };
-            tokio::select! {
-                () = down.cancelled() => {}
-                () = renew => {}
-            }
-        });
-        Ok(())
+    /// Who renews what was put.
+    pub(crate) fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
     }
 
     /// The next lane in turn, with a session of its own from its first device on.
@@ -161,7 +124,12 @@ impl Connection {
             self.close.cancel();
             AmqpError::Unanswered("a session")
         })??;
-        Ok(Lane::start(&self.env, session, &self.down, is_own))
+        Ok(Lane::start(
+            &self.env,
+            session,
+            (self.number, &self.down),
+            is_own,
+        ))
     }
 }
 

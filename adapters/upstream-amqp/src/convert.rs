@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
-    ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId,
-    Properties as Sections, SerializableBody,
+    ApplicationProperties, Body, Data, Message, MessageId, Properties as Sections, SerializableBody,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use gateway_core::{
@@ -15,16 +14,20 @@ use gateway_core::{
 };
 use tokio::time::Instant;
 
-use crate::client::{ClientError, check_depth};
+use crate::client::{ClientError, check_sections};
 use crate::error::AmqpError;
+use crate::sections::{OVERHEAD, put_data, put_uplink};
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
 pub(crate) const MAX_UPLINK: usize = 256 * 1024;
 
-const CREATED_AT: &str = "iothub-creation-time-utc";
+/// The most messages in a batch, and the format that says that a message is one, each of its data
+/// sections an encoded message (Azure/azure-iot-sdk-csharp, `AmqpConstants.AmqpBatchedMessageFormat`).
+const MAX_BATCH: usize = 500;
+const BATCH_FORMAT: u32 = 0x8001_3700;
+
 const SCHEMA: &str = "iothub-message-schema";
-const COMPONENT: &str = "dt-subject";
 const METHOD_NAME: &str = "IoThub-methodname";
 const METHOD_STATUS: &str = "IoThub-status";
 
@@ -38,63 +41,31 @@ pub(crate) fn encode<B: SerializableBody>(message: &Message<B>) -> Result<Bytes,
 
 /// Decodes what came from the hub.
 pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> {
-    check_depth(payload)?;
+    check_sections(payload)?;
     match serde_amqp::from_slice::<Deserializable<Message<Body<Value>>>>(payload) {
         Ok(message) => Ok(message.0),
         Err(_) => Err(ClientError::Malformed("a message that cannot be decoded").into()),
     }
 }
 
-/// Makes an AMQP message of an uplink.
-pub(crate) fn telemetry(uplink: &Uplink) -> Message<Data> {
-    let system = &uplink.system;
-    let sections = Sections {
-        message_id: Some(MessageId::String(uplink.id.as_str().to_owned())),
-        correlation_id: system.correlation_id.clone().map(MessageId::String),
-        user_id: system
-            .user_id
-            .as_ref()
-            .map(|user| Binary::from(user.as_bytes())),
-        content_type: system.content_type.as_deref().map(Symbol::from),
-        content_encoding: system.content_encoding.as_deref().map(Symbol::from),
-        ..Sections::default()
-    };
-    let mut application = ApplicationProperties::default();
-    let mut insert = |name: &str, value: String| {
-        application.insert(name.to_owned(), SimpleValue::String(value));
-    };
-    for (name, value) in uplink.properties.iter() {
-        insert(name, value.to_owned());
+/// Encodes one uplink, or several of one device as a batch, with the format of what it made.
+pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
+    let size = uplinks.iter().map(size).sum();
+    if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
+        return Err(AmqpError::TooLarge(size));
     }
-    if let Some(created) = system.created_at {
-        let text = humantime_serde::re::humantime::format_rfc3339_millis(created);
-        insert(CREATED_AT, text.to_string());
+    let mut message = BytesMut::with_capacity(size + OVERHEAD * uplinks.len());
+    if let [uplink] = uplinks {
+        put_uplink(&mut message, uplink);
+        return Ok((message.freeze(), 0));
     }
-    if let Some(schema) = &system.schema {
-        insert(SCHEMA, schema.clone());
+    let mut one = BytesMut::new();
+    for uplink in uplinks {
+        one.clear();
+        put_uplink(&mut one, uplink);
+        put_data(&mut message, &one);
     }
-    let annotations = system.component.as_ref().map(|component| {
-        MessageAnnotations::builder()
-            .insert(Symbol::from(COMPONENT), component.clone())
-            .build()
-    });
-    Message {
-        header: None,
-        delivery_annotations: None,
-        message_annotations: annotations,
-        properties: Some(sections),
-        application_properties: (!application.is_empty()).then_some(application),
-        body: Data(Binary::from(&uplink.body[..])),
-        footer: None,
-    }
-}
-
-/// Fails if a message is larger than the hub takes.
-pub(crate) fn check_size(uplink: &Uplink) -> Result<(), AmqpError> {
-    match size(uplink) {
-        size if size > MAX_UPLINK => Err(AmqpError::TooLarge(size)),
-        _ => Ok(()),
-    }
+    Ok((message.freeze(), BATCH_FORMAT))
 }
 
 /// What the hub counts, in bytes: the body, values of system properties, names and values of the

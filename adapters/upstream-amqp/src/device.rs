@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use gateway_core::{CloudCallback, DeviceId, DeviceIdentity, ErrorKind};
+use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,9 +11,14 @@ use crate::client::Sender;
 use crate::commands::Commands;
 use crate::door::Turn;
 use crate::env::lock;
+use crate::error::AmqpError;
 use crate::governor::{Class, Priority};
+use crate::keeper::Held;
 use crate::lane::{Lane, Watch};
 use crate::pool::Place;
+
+/// Characters of an error that are kept.
+const ERROR_TEXT: usize = 200;
 
 /// What whoever attached the device asked for.
 #[derive(Debug, Clone)]
@@ -73,7 +78,7 @@ pub(crate) struct Device {
     /// Recovery holds it until the device is back, and uplinks wait for it there.
     pub(crate) link: Arc<tokio::sync::Mutex<Link>>,
     wish: Mutex<Wish>,
-    /// The serial of the lane it is on; 0 for none.
+    /// The number of the lane it is on; 0 for none.
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,
@@ -83,11 +88,14 @@ pub(crate) struct Device {
     busy: AtomicUsize,
     /// Where it stands at the door while it is being brought up.
     pub(crate) turn: Turn,
-    /// When its token wants care, while that time waits in the supervisor's queue: one entry a
-    /// device, however often it comes and goes.
-    token_due: Mutex<Option<Instant>>,
+    /// Its token, if it has one of its own.
+    token: Mutex<Option<Held>>,
+    /// Which of two keys the hub took last.
+    pub(crate) prefers_secondary: AtomicBool,
     /// Whether the supervisor will look whether it may leave its own lane: one entry a device.
     is_watched: AtomicBool,
+    /// What went wrong last, and when. Rare, so it takes room only then.
+    last_error: Mutex<Option<Box<(ErrorKind, String, Instant)>>>,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
     /// Told when `gone` is set.
@@ -105,8 +113,10 @@ impl Device {
             desired: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
-            token_due: Mutex::default(),
+            token: Mutex::default(),
+            prefers_secondary: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            last_error: Mutex::default(),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
         }
@@ -160,6 +170,23 @@ impl Device {
         Busy(self)
     }
 
+    /// Calls that wait for it or are in flight.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Relaxed)
+    }
+
+    /// Keeps what went wrong for whoever asks.
+    pub(crate) fn note_error(&self, error: &AmqpError) {
+        let text: String = error.to_string().chars().take(ERROR_TEXT).collect();
+        *lock(&self.last_error) = Some(Box::new((error.kind(), text, Instant::now())));
+    }
+
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        let last = lock(&self.last_error);
+        let (kind, text, at) = last.as_deref()?;
+        Some(LastError::new(*kind, text.as_str(), at.elapsed()))
+    }
+
     pub(crate) fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
     }
@@ -173,22 +200,32 @@ impl Device {
         Priority::new(class, self.active())
     }
 
-    /// Sets when the token wants care. True if the supervisor must be told, having no time for
-    /// this device in its queue.
-    pub(crate) fn set_token_due(&self, at: Instant) -> bool {
-        lock(&self.token_due).replace(at).is_none()
+    /// Replaces a credential, unless it is another by now.
+    pub(crate) fn adopt(&self, old: &Credential, new: Credential) {
+        let mut wish = lock(&self.wish);
+        if wish.identity.credential == *old {
+            wish.identity.credential = new;
+        }
     }
 
-    /// Takes the time at which the token wants care if it has come, else tells what it is now.
-    pub(crate) fn take_token_due(&self) -> Result<(), Instant> {
-        let mut due = lock(&self.token_due);
-        match *due {
-            Some(at) if at > Instant::now() => Err(at),
-            _ => {
-                *due = None;
-                Ok(())
-            }
-        }
+    /// Changes its token, if it has one of its own. What is taken out must be dropped after this.
+    pub(crate) fn change_token<T>(&self, change: impl FnOnce(&mut Option<Held>) -> T) -> T {
+        change(&mut lock(&self.token))
+    }
+
+    /// Tells whether the hub has this very token for it.
+    pub(crate) fn has_token(&self, serial: u64) -> bool {
+        lock(&self.token).as_ref().is_some_and(|t| t.is(serial))
+    }
+
+    /// Looks at its token, if it has one of its own.
+    pub(crate) fn token<T>(&self, look: impl FnOnce(&Held) -> T) -> Option<T> {
+        lock(&self.token).as_ref().map(look)
+    }
+
+    /// Gives up its token: it is not renewed any more.
+    pub(crate) fn forget_token(&self) {
+        drop(self.change_token(Option::take));
     }
 
     /// Notes whether the supervisor watches it, and tells whether it did before.
@@ -202,6 +239,7 @@ impl Device {
 
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Relaxed);
+        self.forget_token();
         self.leaving.notify_waiters();
     }
 

@@ -30,8 +30,10 @@ pub(crate) enum Event {
     LinkDetached(Arc<Device>, LinkId),
     /// The hub ended a device's session for this reason.
     Ended(Arc<Device>, ErrorKind),
-    /// A device's token wants care at this time.
-    TokenDue(Weak<Device>, Instant),
+    /// The token that a device presented has lapsed.
+    Expired(Arc<Device>),
+    /// A device's session is over for this reason: the hub does not take it back.
+    Over(Arc<Device>, ErrorKind),
     /// A device may leave its own lane at this time, if it is good until then.
     Suspect(Weak<Device>, Instant),
 }
@@ -50,6 +52,8 @@ pub(crate) struct Env {
     pub(crate) breakers: Breakers,
     pub(crate) counters: Counters,
     serial: AtomicU64,
+    connections: AtomicU64,
+    lanes: AtomicU64,
     seed: u32,
 }
 
@@ -70,6 +74,8 @@ impl Env {
             closing: CancellationToken::new(),
             events,
             serial: AtomicU64::new(1),
+            connections: AtomicU64::new(1),
+            lanes: AtomicU64::new(1),
             // Names need to differ between processes, not to be secret.
             seed: getrandom::u32().unwrap_or_default(),
         }
@@ -88,9 +94,20 @@ impl Env {
         self.serial.fetch_add(1, Relaxed)
     }
 
+    /// The next connection's number, from 1.
+    pub(crate) fn connection_number(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
+    }
+
+    /// The next lane's number, from 1, counted over all connections.
+    pub(crate) fn lane_number(&self) -> u64 {
+        self.lanes.fetch_add(1, Relaxed)
+    }
+
     /// A name for a link or container: unique per session, as AMQP 1.0 section 2.6.1 asks.
     pub(crate) fn name(&self, prefix: &str, purpose: &str) -> String {
-        format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, self.serial())
+        let serial = self.serial();
+        format!("{prefix}-{purpose}-{:08x}-{:x}", self.seed, serial)
     }
 
     /// Tells the supervisor. Lost only when the upstream itself is gone.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use gateway_core::{ErrorKind, UpstreamError};
+use gateway_core::{CredentialError, ErrorKind, UpstreamError};
 
 use crate::client::{ClientError, OpenError};
 
@@ -39,6 +39,8 @@ pub(crate) enum AmqpError {
     },
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the device's credential cannot be had now")]
+    Credential(#[source] CredentialError),
     #[error("too many requests of the device wait")]
     Crowded,
     #[error("the hub released the message without taking it")]
@@ -67,8 +69,13 @@ impl AmqpError {
             Self::Refused { .. } if self.is_displaced() => ErrorKind::Displaced,
             Self::Refused { condition, .. } => kind_of_condition(condition),
             Self::Held { kind, .. } => *kind,
+            Self::Token {
+                status: 404,
+                description,
+            } if names_hub(description) => ErrorKind::Disconnected,
             Self::Token { status, .. } | Self::Twin { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,
@@ -118,7 +125,12 @@ impl AmqpError {
     pub(crate) fn blames_device(&self) -> bool {
         match self {
             Self::Refused { .. } => !self.is_throttle() && !self.is_displaced(),
-            Self::Token { status, .. } => *status < 500 && !self.is_throttle(),
+            Self::Token {
+                status,
+                description,
+            } => {
+                *status < 500 && !self.is_throttle() && !(*status == 404 && names_hub(description))
+            }
             Self::Unanswered(what) => *what == LINK,
             Self::Detached => true,
             _ => false,
@@ -174,6 +186,12 @@ fn kind_of_condition(condition: &str) -> ErrorKind {
             }
         }
     }
+}
+
+/// Tells "IotHub X not found.", which a hub says that has moved, from "Device X at IotHub Y not
+/// registered.".
+fn names_hub(description: &str) -> bool {
+    description.contains("IotHub") && !description.contains("Device")
 }
 
 /// Sorts the statuses of `put-token` and of twin requests.
@@ -245,6 +263,21 @@ mod tests {
             (500, ErrorKind::Disconnected),
         ] {
             assert_eq!(kind_of_status(status), kind, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_hub_that_has_moved_is_told_from_a_device_that_is_not_registered() {
+        let answer = |text: &str| AmqpError::Token {
+            status: 404,
+            description: text.to_owned(),
+        };
+        let moved = answer("IotHub contoso not found.");
+        assert!(moved.is_passing() && !moved.blames_device());
+        for text in ["Device d-1 at IotHub contoso not registered.", ""] {
+            let unknown = answer(text);
+            assert_eq!(unknown.kind(), ErrorKind::UnknownDevice, "{text}");
+            assert!(unknown.blames_device());
         }
     }
 

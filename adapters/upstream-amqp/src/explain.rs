@@ -1,6 +1,8 @@
 //! How a device stands here, for whoever asks why.
 
-use gateway_core::{LaneExplanation, LinkExplanation, LinkPurpose, UpstreamExplanation};
+use gateway_core::{
+    LaneExplanation, LinkExplanation, LinkPurpose, TokenExplanation, UpstreamExplanation,
+};
 
 use crate::device::{Device, Link};
 use crate::env::Env;
@@ -11,11 +13,17 @@ impl Env {
     pub(crate) fn explain(&self, device: &Device) -> UpstreamExplanation {
         let mut explanation = UpstreamExplanation::default();
         explanation.breaker = Some(self.breakers.state(&device.id));
+        explanation.in_flight = Some(device.busy());
+        explanation.last_error = device.last_error();
+        explanation.waits_for = self.door.wait_of(&device.turn);
+        explanation.token =
+            device.token(|token| TokenExplanation::new(token.age(), token.renewal_in()));
         if let Ok(link) = device.link.try_lock()
             && let Link::Up(attached) = &*link
         {
             let lane = &attached.lane;
-            explanation.lane = Some(LaneExplanation::new(lane.serial, lane.is_own));
+            explanation.connection = Some(lane.connection);
+            explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
             let telemetry = Some(attached.sender.credit());
             explanation.links = vec![LinkExplanation::new(LinkPurpose::Telemetry, telemetry)];
             let commands = attached.commands.open().into_iter();

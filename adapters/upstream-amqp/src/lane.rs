@@ -16,7 +16,9 @@ type Owners = Mutex<HashMap<LinkId, Weak<Device>>>;
 
 #[derive(Debug)]
 pub(crate) struct Lane {
-    pub(crate) serial: u64,
+    pub(crate) number: u64,
+    /// The number of its connection.
+    pub(crate) connection: u64,
     /// Whether it is for devices that misbehaved.
     pub(crate) is_own: bool,
     env: Arc<Env>,
@@ -50,18 +52,19 @@ impl Lane {
     pub(crate) fn start(
         env: &Arc<Env>,
         session: Session,
-        connection: &CancellationToken,
+        (connection, down): (u64, &CancellationToken),
         is_own: bool,
     ) -> Arc<Self> {
         let lane = Arc::new(Self {
-            serial: env.serial(),
+            number: env.lane_number(),
+            connection,
             is_own,
             env: env.clone(),
             session: session.clone(),
             owners: Arc::default(),
-            down: connection.child_token(),
+            down: down.child_token(),
         });
-        let (serial, down) = (lane.serial, lane.down.clone());
+        let (number, down) = (lane.number, lane.down.clone());
         let (env, owners) = (env.clone(), lane.owners.clone());
         env.clone().tasks.spawn(async move {
             let reason = tokio::select! {
@@ -69,10 +72,10 @@ impl Lane {
                 error = serve(&env, &session, &owners) => Some(error),
             };
             if let Some(error) = reason.filter(|_| !down.is_cancelled()) {
-                tracing::info!(lane = serial, error = %error, "Session ended");
+                tracing::info!(lane = number, error = %error, "Session ended");
             }
             down.cancel();
-            env.tell(Event::LaneLost(serial)).await;
+            env.tell(Event::LaneLost(number)).await;
         });
         lane
     }

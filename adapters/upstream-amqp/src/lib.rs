@@ -30,6 +30,9 @@
 //!
 //! # Devices that misbehave
 //!
+//! Tokens are renewed in place, spread over time and paced, and signed with whichever of two keys the
+//! hub takes ([`TokenConfig`]); a device whose token lapses all the same comes back with a fresh one.
+//!
 //! A device that is refused or detached again and again gets a lane of its own, and is then answered
 //! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
 //! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.
@@ -48,6 +51,7 @@
 //! wrap; what waits is bounded; a frozen peer is noticed; what nests too deep is refused.
 
 mod attach;
+mod authorize;
 mod breaker;
 mod budget;
 mod cbs;
@@ -62,20 +66,24 @@ mod env;
 mod error;
 mod explain;
 mod governor;
+mod keeper;
 mod lane;
 mod link;
 mod pool;
 mod progress;
+mod sections;
 mod supervisor;
 mod token;
 mod transport;
 mod twin;
 mod upstream;
+mod wheel;
 
 pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
 pub use commands::CommandConfig;
 pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
+pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.

@@ -1,4 +1,4 @@
-//! Brings back what was lost, renews tokens, ends what the hub ended.
+//! Brings back what was lost, ends what the hub ended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -12,21 +12,20 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
-use crate::attach::{authorize, bring_up, lose_link, schedule, watch};
+use crate::attach::{bring_up, lose_link, watch};
+use crate::authorize::newer;
 use crate::client::LinkId;
 use crate::device::{Device, Link};
-use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation, Priority};
 use crate::pool::Pool;
 
-/// Tokens renewed side by side. Over 50 ms that is 320 a second: a million devices in an hour.
-const RENEWING: usize = 16;
 /// The wait before a device in use is taken back to a shared lane.
 const HOME_AGAIN: Duration = Duration::from_secs(5);
-/// The wait before a token that could not be renewed is tried again.
-const RENEW_AGAIN: Duration = Duration::from_secs(10);
+/// Newer credentials that a device is tried with before its session is ended.
+const NEWER: usize = 3;
+/// A hub that refuses a token which lapses so soon means that: its clock is not ours.
+const ABOUT_TO_LAPSE: Duration = Duration::from_secs(60);
 
 /// The devices that are attached, by id.
 pub(crate) type Registry = Mutex<HashMap<DeviceId, Arc<Device>>>;
@@ -54,24 +53,10 @@ type Held = (Arc<Device>, OwnedMutexGuard<Link>);
 
 impl Supervisor {
     pub(crate) async fn run(mut self) {
-        let mut tokens = DelayQueue::<Weak<Device>>::new();
         let mut suspects = DelayQueue::<Weak<Device>>::new();
-        let renewing = Arc::new(Semaphore::new(RENEWING));
         loop {
             let event = tokio::select! {
                 () = self.env.closing.cancelled() => return,
-                Some(due) = tokens.next() => {
-                    let due = due.into_inner();
-                    match due.upgrade().map(|device| (device.take_token_due(), device)) {
-                        Some((Ok(()), device)) => {
-                            self.spawn(renew(self.env.clone(), device, renewing.clone()));
-                        }
-                        // It has a younger token by now.
-                        Some((Err(later), _)) => drop(tokens.insert_at(due, later)),
-                        None => {}
-                    }
-                    continue;
-                }
                 Some(due) = suspects.next() => {
                     if let Some(device) = due.into_inner().upgrade() {
                         self.spawn(go_home(self.env.clone(), self.pool.clone(), device));
@@ -84,7 +69,6 @@ impl Supervisor {
                 },
             };
             match event {
-                Event::TokenDue(device, at) => drop(tokens.insert_at(device, at)),
                 Event::Suspect(device, until) => drop(suspects.insert_at(device, until)),
                 Event::LaneLost(lane) => {
                     let mut lost: Vec<_> = lock(&self.registry)
@@ -114,9 +98,29 @@ impl Supervisor {
                         None,
                     ));
                 }
+                Event::Ended(device, ErrorKind::Unauthorized) if can_renew(&device) => {
+                    self.spawn(prove_again(self.env.clone(), self.pool.clone(), device));
+                }
                 Event::Ended(device, reason) => {
-                    let registry = self.registry.clone();
-                    self.spawn(end(registry, device, reason));
+                    let judge = {
+                        let device = device.clone();
+                        move |link: &Link| is_detached(link).then(|| notice(&device, reason))
+                    };
+                    self.spawn(end(self.registry.clone(), device, judge));
+                }
+                Event::Expired(device) => {
+                    let judge = {
+                        let device = device.clone();
+                        move |_: &Link| {
+                            let lapsed = has_lapsed(&device, Duration::ZERO);
+                            lapsed.then(|| SessionEnd::expired(device.id.clone()))
+                        }
+                    };
+                    self.spawn(end(self.registry.clone(), device, judge));
+                }
+                Event::Over(device, reason) => {
+                    let notice = notice(&device, reason);
+                    self.spawn(end(self.registry.clone(), device, |_: &Link| Some(notice)));
                 }
             }
         }
@@ -175,6 +179,7 @@ async fn bring_back(
     mut link: OwnedMutexGuard<Link>,
     turns: &Semaphore,
 ) {
+    let mut newer = 0;
     for failures in 0.. {
         let tried = {
             let Ok(_turn) = turns.acquire().await else {
@@ -195,25 +200,46 @@ async fn bring_back(
                     return;
                 }
             }
-            Err(error) if error.is_passing() => {
-                let wait = env.config.pool.reconnect.delay(failures);
-                let wait = match error {
-                    AmqpError::NotYet(due) => wait.max(due),
-                    _ => wait,
-                };
-                tracing::debug!(device.id = %device.id, error = %error, ?wait, "Not back yet");
-                sleep(wait).await;
-            }
             Err(error) => {
-                let reason = error.kind();
+                let error = match error.kind() {
+                    ErrorKind::Unauthorized if newer < NEWER => match adopt(env, device).await {
+                        Ok(true) => {
+                            newer += 1;
+                            continue;
+                        }
+                        Ok(false) => error,
+                        Err(unknown) => unknown,
+                    },
+                    _ => error,
+                };
+                if error.is_passing() {
+                    let wait = env.config.pool.reconnect.delay(failures);
+                    let wait = match error {
+                        AmqpError::NotYet(due) => wait.max(due),
+                        _ => wait,
+                    };
+                    tracing::debug!(device.id = %device.id, error = %error, ?wait, "Not back yet");
+                    sleep(wait).await;
+                    continue;
+                }
                 tracing::warn!(device.id = %device.id, error = %error, "Device did not come back");
                 *link = Link::Ended;
                 drop(link);
-                env.tell(Event::Ended(device.clone(), reason)).await;
+                env.tell(Event::Over(device.clone(), error.kind())).await;
                 return;
             }
         }
     }
+}
+
+/// Takes a newer credential for a device, if there is one.
+async fn adopt(env: &Env, device: &Device) -> Result<bool, AmqpError> {
+    let identity = device.wish().identity;
+    let newer = newer(env, &identity).await?;
+    Ok(newer.is_some_and(|newer| {
+        device.adopt(&identity.credential, newer.credential);
+        true
+    }))
 }
 
 /// Takes a device that has been good back to a shared lane, when nothing is on its way.
@@ -254,63 +280,82 @@ async fn detached(env: Arc<Env>, device: Arc<Device>, id: LinkId) {
     }
 }
 
-/// Ends a device's session, as the hub has done, and tells whoever attached it.
-async fn end(registry: Arc<Registry>, device: Arc<Device>, reason: ErrorKind) {
+/// Tells whether there may be another token for the device without its doing.
+fn can_renew(device: &Device) -> bool {
+    let identity = device.wish().identity;
+    identity.source.is_some() || !matches!(identity.credential, Credential::SasToken(_))
+}
+
+/// Tells whether the token that the device presented lapses within this time.
+fn has_lapsed(device: &Device, within: Duration) -> bool {
+    match device.wish().identity.credential {
+        Credential::SasToken(token) => token.expires() <= SystemTime::now() + within,
+        _ => false,
+    }
+}
+
+fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
+    let id = device.id.clone();
+    match reason {
+        ErrorKind::Unauthorized if has_lapsed(device, ABOUT_TO_LAPSE) => SessionEnd::expired(id),
+        ErrorKind::Unauthorized if !can_renew(device) => SessionEnd::new(id, reason)
+            .with_detail("the hub refuses the device's token; it must present a new one"),
+        _ => SessionEnd::new(id, reason),
+    }
+}
+
+/// Tells whether the hub has detached the device and it is not back since.
+fn is_detached(link: &Link) -> bool {
+    match link {
+        Link::Up(attached) => attached.commands.has_ended(),
+        Link::Down(_) => true,
+        Link::Held(..) | Link::Ended => false,
+    }
+}
+
+/// Brings back a device that the hub detached as unauthorized, though there may be another token for
+/// it: that one may have lapsed, by the hub's clock or because a renewal failed. What the hub says to
+/// a fresh one decides.
+async fn prove_again(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     {
         let mut link = device.link.lock().await;
+        if !is_detached(&link) {
+            return;
+        }
+        link.lose();
+        if let Link::Down(Some(place)) = &*link
+            && let Ok(connection) = place.connection(&device).await
+        {
+            connection.keeper().doubt_policy(ErrorKind::Unauthorized);
+        }
+    }
+    recover(env, pool, vec![device], None).await;
+}
+
+/// Ends a device's session, as the hub has done, and tells whoever attached it, if there is a notice
+/// to give once nobody else has the device in hand.
+async fn end(
+    registry: Arc<Registry>,
+    device: Arc<Device>,
+    judge: impl FnOnce(&Link) -> Option<SessionEnd>,
+) {
+    let notice = {
+        let mut link = device.link.lock().await;
+        let Some(notice) = judge(&link) else { return };
         *link = Link::Ended;
         device.set_lane(0);
-    }
+        notice
+    };
     device.set_gone();
     if !remove(&registry, &device) {
         // Detached or attached anew since: nobody waits for this end.
         return;
     }
-    tracing::info!(device.id = %device.id, reason = %reason, "The hub ended a device's session");
-    let notice = SessionEnd::new(device.id.clone(), reason);
+    tracing::info!(
+        device.id = %device.id,
+        reason = %notice.reason,
+        detail = notice.detail,
+        "The hub ended a device's session"
+    );
     device.wish().callback.on_end(notice).await;
-}
-
-/// Renews a device's token in place, or ends the session of a device whose own token has lapsed.
-async fn renew(env: Arc<Env>, device: Arc<Device>, renewing: Arc<Semaphore>) {
-    let Ok(_permit) = renewing.acquire().await else {
-        return;
-    };
-    if device.is_gone() {
-        return;
-    }
-    let credential = device.wish().identity.credential;
-    if let Credential::SasToken(token) = &credential {
-        if token.expires() <= SystemTime::now() + Duration::from_secs(1) {
-            env.tell(Event::Ended(device, ErrorKind::Unauthorized))
-                .await;
-        }
-        return;
-    }
-    let connection = match &*device.link.lock().await {
-        Link::Up(attached) => attached.place.connection(&device).await,
-        // Whoever brings it back puts a fresh token.
-        _ => return,
-    };
-    let renewed = match connection {
-        Ok(connection) => {
-            let priority = Priority::new(Class::Standing, device.active());
-            env.door
-                .pass(Operation::Token, priority, &Turn::default())
-                .await;
-            authorize(&env, &connection, &device, &credential).await
-        }
-        Err(error) => Err(error),
-    };
-    match renewed {
-        Ok(()) => {}
-        Err(error) if error.is_passing() => {
-            tracing::debug!(device.id = %device.id, error = %error, "Token not renewed yet");
-            schedule(&env, &device, Instant::now() + RENEW_AGAIN).await;
-        }
-        Err(error) => {
-            tracing::warn!(device.id = %device.id, error = %error, "Token not renewed");
-            env.tell(Event::Ended(device, error.kind())).await;
-        }
-    }
 }

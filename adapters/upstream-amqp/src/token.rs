@@ -1,12 +1,127 @@
-//! When to renew a token.
+//! How long tokens live, and when they are renewed.
 
 use std::time::Duration;
 
-/// Waits until 10 to 20 % of the token's life are left: many tokens put at once, as after a
-/// reconnect, are not renewed at once.
-pub(crate) fn renewal(ttl: Duration) -> Duration {
-    let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-    // An expiry is a whole second, rounded down: up to one second of the life is not there.
-    let life = ttl.saturating_sub(Duration::from_secs(1));
-    life.mul_f64(0.8 + 0.1 * random)
+use gateway_core::ConfigError;
+use serde::Deserialize;
+
+/// Says how long the tokens are valid that we sign, and when they are renewed.
+///
+/// A token is renewed in place, no link is touched. What is renewed on one connection is paced, and
+/// goes by what lapses next; all connections together go by the budget for tokens
+/// ([`BudgetConfig::tokens`](crate::BudgetConfig::tokens)).
+///
+/// The part of a life that is left when a token is renewed is for a hub whose clock is ahead of ours,
+/// and for further tries: with the defaults a hub may be 11 minutes ahead at no cost, and a renewal may
+/// fail for 12 minutes. A device whose token lapses all the same loses its links and comes back with
+/// a fresh one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TokenConfig {
+    /// How long a token is valid. Default 1 h, as in Microsoft's SDKs.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// The part of its life after which a token is renewed at the latest. Default 0.8: Microsoft's C
+    /// SDK renews there.
+    pub renew_at: f64,
+    /// The part of its life over which renewals are spread by chance, up to `renew_at`. Default 0.2:
+    /// 20,000 devices attached in one second are renewed over 12 minutes, 28 a second.
+    pub jitter: f64,
+    /// Tokens renewed on one connection, a second. Default 20: 995 that are all late, as after
+    /// the hub throttled, are renewed in 50 s.
+    pub per_second: f64,
+    /// Renewals on their way on one connection; half of them may be of devices whose renewal failed
+    /// before. Default 8: over 50 ms that is 160 a second, and the hub's credit for tokens, 100, is left
+    /// to devices that come.
+    pub in_flight: usize,
+}
+
+impl Default for TokenConfig {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(3600),
+            renew_at: 0.8,
+            jitter: 0.2,
+            per_second: 20.0,
+            in_flight: 8,
+        }
+    }
+}
+
+/// The least and the longest wait before a token that could not be renewed is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+impl TokenConfig {
+    /// Checks the values that a type cannot, for connections of so many devices with keys.
+    pub(crate) fn validate(&self, devices: usize) -> Result<(), ConfigError> {
+        let ttl = self.ttl.as_secs_f64();
+        // All of a connection, should they be late together, before the first of them lapses.
+        let pace = devices as f64 / (ttl * (1.0 - self.renew_at));
+        let ranges = [
+            ("tokens.ttl (s)", ttl, 2.0, 86_400.0),
+            ("tokens.renew_at", self.renew_at, 0.1, 0.95),
+            ("tokens.jitter", self.jitter, 0.0, self.renew_at),
+            ("tokens.per_second", self.per_second, pace.max(0.1), 1e6),
+            ("tokens.in_flight", self.in_flight as f64, 2.0, 100.0),
+        ];
+        for (key, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                let allowed = format!("{least} to {most}");
+                return Err(ConfigError::new(key, format!("is {value}"), allowed));
+            }
+        }
+        Ok(())
+    }
+
+    /// How far into such a life a token is renewed; `random` is from 0 to 1.
+    pub(crate) fn renewal(&self, life: Duration, random: f64) -> Duration {
+        life.mul_f64((self.renew_at - self.jitter * random).max(0.0))
+    }
+
+    /// How far into such a life a token is renewed, by chance.
+    pub(crate) fn some_renewal(&self, life: Duration) -> Duration {
+        // Without a random source all go at the latest.
+        let random = getrandom::u32().unwrap_or_default();
+        self.renewal(life, f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+/// The wait before a token that could not be renewed is tried again, while so much of its life is
+/// left: ever shorter, so that there are tries to the end, and long when there is nothing to lose.
+pub(crate) fn again(left: Duration) -> Duration {
+    let (least, most) = AGAIN;
+    match left.is_zero() {
+        true => most,
+        false => (left / 4).clamp(least, most),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_too_slow_for_the_devices_of_a_connection_names_itself() {
+        let mut config = TokenConfig::default();
+        config.validate(1000).unwrap();
+        config.ttl = Duration::from_secs(60);
+        let error = config.validate(995).unwrap_err();
+        assert_eq!(error.key(), "tokens.per_second");
+        config.per_second = 100.0;
+        config.validate(995).unwrap();
+        config.jitter = f64::NAN;
+        assert_eq!(config.validate(995).unwrap_err().key(), "tokens.jitter");
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_tried_again_and_again_while_the_token_lives() {
+        let (mut left, mut tries) = (Duration::from_secs(720), 0);
+        while !left.is_zero() {
+            left = left.saturating_sub(again(left));
+            tries += 1;
+        }
+        assert!((20..100).contains(&tries), "{tries}");
+        assert_eq!(again(left), AGAIN.1);
+    }
 }

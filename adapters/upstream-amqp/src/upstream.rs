@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{authorize, bring_up, lose_link, note_throttle};
+use crate::attach::{bring_up, lose_link, note_throttle};
+use crate::authorize::reauthorize;
 use crate::client::{ClientError, Outcome};
 use crate::commands::{Ask, Commands, Scope};
 use crate::config::AmqpConfig;
@@ -152,9 +153,13 @@ impl AmqpUpstream {
             .ok_or(AmqpError::NotAttached)
     }
 
-    async fn deliver(&self, uplink: &Uplink) -> Result<(), AmqpError> {
-        let device = self.find(&uplink.device)?;
-        convert::check_size(uplink)?;
+    /// Sends one message, or several of one device as one.
+    async fn deliver(&self, uplinks: &[Uplink]) -> Result<(), AmqpError> {
+        let Some(first) = uplinks.first() else {
+            return Ok(());
+        };
+        let device = self.find(&first.device)?;
+        let (message, format) = convert::uplinks(uplinks)?;
         let _in_flight = self.sends.token();
         let _busy = device.engage();
         let mut link = match device.link.try_lock() {
@@ -177,8 +182,7 @@ impl AmqpUpstream {
             // Recovery waits for the link.
             () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
         }
-        let message = convert::encode(&convert::telemetry(uplink))?;
-        let delivery = match attached.sender.send(message, 0).await {
+        let delivery = match attached.sender.send(message, format).await {
             Ok(delivery) => delivery,
             Err(error) => {
                 let error = error.into();
@@ -188,21 +192,18 @@ impl AmqpUpstream {
             }
         };
         drop(link);
-        match delivery.await? {
-            Outcome::Accepted => Ok(()),
-            Outcome::Rejected(reason) => {
-                let error = match reason {
-                    Some(error) => ClientError::from(error).into(),
-                    None => AmqpError::Refused {
-                        condition: "amqp:not-allowed".to_owned(),
-                        description: "rejected without a reason".to_owned(),
-                    },
-                };
-                note_throttle(&self.env, Operation::Send, &error);
-                Err(error)
-            }
-            Outcome::Released => Err(AmqpError::Released),
-        }
+        let error = match delivery.await? {
+            Outcome::Accepted => return Ok(()),
+            Outcome::Rejected(Some(error)) => ClientError::from(error).into(),
+            Outcome::Rejected(None) => AmqpError::Refused {
+                condition: "amqp:not-allowed".to_owned(),
+                description: "rejected without a reason".to_owned(),
+            },
+            Outcome::Released => AmqpError::Released,
+        };
+        note_throttle(&self.env, Operation::Send, &error);
+        device.note_error(&error);
+        Err(error)
     }
 
     async fn change(
@@ -215,15 +216,11 @@ impl AmqpUpstream {
         let before = device.set_wish(wish);
         let result = match link {
             Link::Up(attached) if attached.place.is_of(&Kind::of(&identity.credential)) => {
-                let credential = &identity.credential;
-                let authorized = match *credential == before.identity.credential {
+                let authorized = match identity.credential == before.identity.credential {
                     true => Ok(()),
                     false => match attached.place.connection(device).await {
                         Ok(connection) => {
-                            if Kind::of(credential) == Kind::Device {
-                                self.env.pass(Operation::Token, device).await;
-                            }
-                            authorize(&self.env, &connection, device, credential).await
+                            reauthorize(&self.env, &connection, device, &identity).await
                         }
                         Err(error) => Err(error),
                     },
@@ -364,14 +361,15 @@ impl Upstream for AmqpUpstream {
     }
 
     async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        self.deliver(uplink)
+        self.deliver(std::slice::from_ref(uplink))
             .await
             .map_err(|error| error.into_upstream("send"))
     }
 
     async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let sends = uplinks.iter().map(|uplink| self.send(uplink));
-        join_all(sends).await.into_iter().collect()
+        self.deliver(uplinks)
+            .await
+            .map_err(|error| error.into_upstream("send"))
     }
 
     async fn twin(

@@ -177,7 +177,7 @@ async fn two_upstreams_do_not_disturb_each_other() {
         .send(&uplink(&second.device, "m"))
         .await
         .expect("accepted");
-    assert_eq!(hub.connections().len(), 1);
+    hub.wait_until(|stats| stats.connections.len() == 1).await;
 }
 
 /// Plain TCP and policy credentials: what is shown is the count, in a time that a debug build has.

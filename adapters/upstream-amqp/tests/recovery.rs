@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
-
-use common::{config, hub, uplink, upstream, wire, with_key, with_token};
+use common::{config, hub, uplink, upstream, with_key};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, Upstream};
 use hub_simulator::{C2d, C2dOutcome};
@@ -74,6 +72,29 @@ async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other() {
         .send(&uplink(&device, "after"))
         .await
         .expect("accepted");
+    assert!(callback.record().ends.is_empty(), "no session ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_outlive_a_hub_that_fails_over_and_back() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new();
+    let mut devices = Vec::new();
+    for n in 0..5 {
+        let identity = with_key(&hub, &format!("device-{n}"));
+        devices.push(identity.device.clone());
+        let attached = upstream.attach(identity, callback.shared()).await;
+        attached.expect("attached");
+    }
+    hub.faults().fail_over();
+    hub.wait_until(|stats| stats.connections_opened > 1).await;
+    hub.faults().fail_back();
+    hub.wait_until(|stats| stats.attached_devices == 5).await;
+    for device in &devices {
+        let sent = upstream.send(&uplink(device, "after")).await;
+        sent.expect("accepted");
+    }
     assert!(callback.record().ends.is_empty(), "no session ended");
 }
 
@@ -175,66 +196,4 @@ async fn a_throttled_message_says_so_and_the_link_stays() {
         .await
         .expect("accepted");
     assert_eq!(hub.attaches("busy"), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_renewed_in_place() {
-    let hub = hub().await;
-    let config = config(&hub);
-    let mut config = config.with_wire(wire(|wire| wire.token_ttl = Duration::from_secs(10)));
-    config.pool.lanes = 2;
-    let upstream = upstream(config);
-    let callback = RecordingCallback::new();
-    let identity = with_key(&hub, "device");
-    let device = identity.device.clone();
-    upstream
-        .attach(identity, callback.shared())
-        .await
-        .expect("attached");
-    let until = tokio::time::Instant::now() + Duration::from_secs(13);
-    let mut n = 0;
-    while tokio::time::Instant::now() < until {
-        upstream
-            .send(&uplink(&device, format!("m-{n}")))
-            .await
-            .expect("accepted");
-        n += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(
-        hub.attaches("device"),
-        1,
-        "the link stayed over two lives of its token"
-    );
-    assert!(callback.record().ends.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_token_is_put_without_a_detach_and_a_wrong_one_changes_nothing() {
-    let hub = hub().await;
-    let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new().shared();
-    let hour = Duration::from_secs(3600);
-    let first = with_token(&hub, "device", hour);
-    let device = first.device.clone();
-    upstream
-        .attach(first, callback.clone())
-        .await
-        .expect("attached");
-    let second = with_token(&hub, "device", 2 * hour);
-    upstream
-        .attach(second, callback.clone())
-        .await
-        .expect("renewed");
-    let expired = with_token(&hub, "device", Duration::ZERO);
-    let error = upstream
-        .attach(expired, callback)
-        .await
-        .expect_err("expired");
-    assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    upstream
-        .send(&uplink(&device, "m"))
-        .await
-        .expect("accepted");
-    assert_eq!(hub.attaches("device"), 1);
 }

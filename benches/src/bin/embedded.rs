@@ -3,21 +3,13 @@
 //! The hub runs in a process of its own. The two take turns on it in this one, round by round, so
 //! that whatever else the machine does meets both.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a program that prints what it measured"
-)]
-
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use benches::hub::{HubProcess, be_the_hub_if_asked};
+use benches::embedded::{Embedded, Keys, OnlySpeaking, send};
+use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
+use benches::process::{Usage, metered};
 use benches::raw::Raw;
-use benches::{cpu, embedded};
+use benches::report::{Fields, Report};
 use clap::Parser;
-use serde_json::json;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// A message is many small pieces, made on one thread and dropped on another.
 #[global_allocator]
@@ -47,66 +39,55 @@ async fn main() -> Result<()> {
     }
     let options = Options::parse();
     let (devices, messages) = (options.devices, options.messages);
-    let hub = HubProcess::start(Duration::ZERO).await?;
+    let hub = HubProcess::start(&HubSetup::default()).await?;
 
-    let raw = Raw::open(hub.address, &hub.ca_pem, &hub.policy, devices).await?;
-    let (gateway, ingress) = embedded::gateway(hub.address, &hub.ca_pem, &hub.policy, devices)?;
+    let raw = Raw::open(&hub.access, devices).await?;
+    let credentials = Keys::Policy.credentials(&hub.access)?;
+    let gateway = Embedded::start(hub.access.amqp(), credentials, devices, OnlySpeaking)?;
+    let through_gateway = async |count: usize, round: &str| {
+        send(&gateway.ingress, 0..devices, devices, count, round).await
+    };
     // The first message attaches the device.
-    ensure!(embedded::send(&ingress, devices, 1, "attach").await? == devices as u64);
+    through_gateway(1, "attach").await?;
     ensure!(raw.send(1, "attach").await? == devices as u64);
 
     let total = (devices * messages) as u64;
-    let (mut raw_cost, mut embedded_cost) = (Vec::new(), Vec::new());
+    let (mut raw_usage, mut embedded_usage) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         let round = format!("round-{round}");
-        let (cpu_before, started) = (cpu(), Instant::now());
-        ensure!(
-            raw.send(messages, &round).await? == total,
-            "the raw client lost messages"
-        );
-        raw_cost.push((cpu() - cpu_before, started.elapsed()));
-        let (cpu_before, started) = (cpu(), Instant::now());
-        let accepted = embedded::send(&ingress, devices, messages, &round).await?;
-        embedded_cost.push((cpu() - cpu_before, started.elapsed()));
-        ensure!(accepted == total, "the hub accepted {accepted} of {total}");
+        let (accepted, usage) = metered(raw.send(messages, &round)).await;
+        ensure!(accepted? == total, "the raw client lost messages");
+        raw_usage.push(usage);
+        let (again, usage) = metered(through_gateway(messages, &round)).await;
+        ensure!(again? == 0, "the gateway gave messages back");
+        embedded_usage.push(usage);
     }
-    let (raw_us, raw_rate) = median(&mut raw_cost, total);
-    let (embedded_us, embedded_rate) = median(&mut embedded_cost, total);
-    let ratio = embedded_us / raw_us;
-    if options.json {
-        println!(
-            "{}",
-            json!({
-                "devices": devices, "messages_per_round": total, "rounds": options.rounds,
-                "raw_cpu_us_per_message": raw_us, "raw_messages_per_second": raw_rate,
-                "embedded_cpu_us_per_message": embedded_us,
-                "embedded_messages_per_second": embedded_rate, "ratio": ratio,
-            })
-        );
-    } else {
-        println!(
-            "{devices} devices, {total} messages a round, median of {}",
-            options.rounds
-        );
-        println!("                 CPU a message   messages a second");
-        println!("raw client       {raw_us:>10.2} us   {raw_rate:>17.0}");
-        println!("embedded         {embedded_us:>10.2} us   {embedded_rate:>17.0}");
-        println!("ratio            {ratio:>10.2}");
-    }
+    let conditions = Fields::new()
+        .with("devices", devices)
+        .with("messages_per_round", total)
+        .with("rounds", options.rounds);
+    let (raw_usage, embedded_usage) = (median(raw_usage), median(embedded_usage));
+    let row = |path: &'static str, usage: Usage| {
+        Fields::new()
+            .with("path", path)
+            .with("cpu_us_per_message", usage.cpu_us_each(total))
+            .with(
+                "messages_per_second",
+                total as f64 / usage.wall.as_secs_f64(),
+            )
+    };
+    let ratio = embedded_usage.cpu.as_secs_f64() / raw_usage.cpu.as_secs_f64();
+    Report::new(env!("CARGO_BIN_NAME"), conditions)
+        .with_row(row("raw client", raw_usage))
+        .with_row(row("embedded gateway", embedded_usage))
+        .with_results(Fields::new().with("ratio", ratio))
+        .print(options.json);
     drop(raw);
-    let shutdown = CancellationToken::new();
-    shutdown.cancel();
-    gateway.run(shutdown).await?;
-    Ok(())
+    gateway.stop().await
 }
 
-/// The median by CPU: microseconds a message, and messages a second.
-fn median(rounds: &mut [(Duration, Duration)], messages: u64) -> (f64, f64) {
-    rounds.sort();
-    let (cpu, wall) = rounds[rounds.len() / 2];
-    let messages = messages as f64;
-    (
-        cpu.as_secs_f64() * 1e6 / messages,
-        messages / wall.as_secs_f64(),
-    )
+/// The round that is the median by CPU.
+fn median(mut rounds: Vec<Usage>) -> Usage {
+    rounds.sort_by_key(|round| round.cpu);
+    rounds.get(rounds.len() / 2).copied().unwrap_or_default()
 }

@@ -23,6 +23,8 @@ pub struct UpstreamCounters {
     pub sent: AtomicU64,
     /// Messages that the hub did not accept.
     pub send_failed: AtomicU64,
+    /// Batches that the hub accepted, each of several messages.
+    pub batches: AtomicU64,
     /// Twin requests answered.
     pub twin: AtomicU64,
     /// Twin requests that failed.
@@ -105,6 +107,9 @@ impl<U: Upstream> Upstream for Observe<U> {
                 &self.counters.sent,
                 &self.counters.send_failed,
             );
+        }
+        if result.is_ok() {
+            self.counters.batches.fetch_add(1, Relaxed);
         }
         result
     }

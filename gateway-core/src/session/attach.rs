@@ -108,6 +108,8 @@ impl SessionTable {
         }
         standing.forget();
         standing.is_held = false;
+        // A device deleted and made anew counts from the beginning.
+        session.desired.store(0, Relaxed);
         let reason = match reason {
             // Another client has the device now; its messages are as good as before.
             ErrorKind::Displaced => ErrorKind::Disconnected,

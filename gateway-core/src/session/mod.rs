@@ -2,10 +2,13 @@
 
 mod attach;
 mod attachment;
+mod backlog;
 mod desired;
 mod leave;
 mod standing;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +17,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::UpstreamError;
 use crate::id::DeviceId;
+use backlog::Backlog;
+pub(crate) use backlog::{Batch, Place};
 pub(crate) use leave::SWEEPS_PER_TTL;
 use standing::Standing;
 pub use table::SessionStats;
@@ -32,6 +37,7 @@ struct Session {
     gate: Semaphore,
     /// Locked for a look, by anybody; changed only by whoever holds the gate.
     standing: Mutex<Standing>,
+    backlog: Mutex<Option<Box<Backlog>>>,
     /// When it was last used, in milliseconds of the table's clock.
     used: AtomicU64,
     /// Users that came in and have not left; while there are any, the session stays.
@@ -39,7 +45,8 @@ struct Session {
     route: AtomicU32,
     /// Counts announcements, so that an older connection's end does not unsubscribe a newer one.
     presence: AtomicU32,
-    /// The newest version of the desired properties on its way to the device since it came online.
+    /// The newest version of the desired properties on its way to the device since it came online,
+    /// or since the hub ended its session.
     desired: AtomicU64,
     online: AtomicBool,
     /// Refused by the hub when it last came.
@@ -52,6 +59,7 @@ impl Session {
             device,
             gate: Semaphore::new(1),
             standing: Mutex::default(),
+            backlog: Mutex::default(),
             used: AtomicU64::new(0),
             busy: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
@@ -117,6 +125,14 @@ impl Busy {
     /// Waits for its turn with the device.
     pub(crate) async fn gate(&self) -> Gate<'_> {
         self.0.gate().await
+    }
+
+    /// Takes its turn if nobody else has it or waits for it.
+    pub(crate) fn try_gate(&self) -> Option<Gate<'_>> {
+        Some(Gate {
+            session: &self.0,
+            _permit: Some(self.0.gate.try_acquire().ok()?),
+        })
     }
 
     /// Sets the route of a device that has none.

@@ -13,7 +13,9 @@ use crate::downstream::{Downstream, ServeContext};
 use crate::error::{DownstreamError, ErrorKind, UpstreamError};
 use crate::id::{DeviceId, MessageId};
 use crate::ingress::{Announcement, Ingress, Presence};
-use crate::message::{Delivered, Downlink, MethodReply, Settlement, Uplink};
+use crate::message::{
+    Delivered, Downlink, MethodReply, Settlement, TwinReply, TwinRequest, Uplink,
+};
 
 /// Commands that wait for a device's [`MemoryDevice::next`].
 const QUEUE: usize = 64;
@@ -200,6 +202,17 @@ impl MemoryDevice {
     pub async fn send_uplink(&self, uplink: Uplink) -> Settlement {
         let _in_flight = self.downstream.in_flight.token();
         self.ingress.reserve().await.deliver(uplink).await
+    }
+
+    /// Asks the hub about the device's twin.
+    ///
+    /// # Errors
+    /// As [`Ingress::twin`].
+    ///
+    /// # Cancel safety
+    /// Safe; a patch may or may not have been applied.
+    pub async fn twin(&self, request: TwinRequest) -> Result<TwinReply, UpstreamError> {
+        self.ingress.twin(&self.id, request).await
     }
 
     /// Waits for the next command; none if a newer connection or the gateway ended this one.

@@ -1,6 +1,6 @@
 //! The downstream in memory as the downstream suite's fixture.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,8 +10,8 @@ use gateway_core::testkit::{
     DownstreamSettings, MemoryDevice, MemoryDownstream,
 };
 use gateway_core::{
-    DeviceId, Disposition, Downlink, Downstream, ErrorKind, MessageId, MethodReply, Settlement,
-    Uplink,
+    Announcement, DeviceId, Disposition, Downlink, Downstream, ErrorKind, Interest, MessageId,
+    MethodReply, Settlement, TwinRequest, Uplink,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -35,7 +35,8 @@ impl DownstreamFixture for Memory {
     }
 
     async fn connect(&self, device: &DeviceId) -> Box<dyn DeviceClient> {
-        let device = match self.0.connect(device.clone()).await {
+        let announcement = Announcement::new(device.clone()).with_interest(Interest::ALL);
+        let device = match self.0.connect_as(announcement).await {
             Ok(connected) => connected,
             Err(_) => self.0.device(device.clone()).await,
         };
@@ -58,6 +59,7 @@ struct Client {
     uplinks: Option<mpsc::Sender<Uplink>>,
     settled: mpsc::Receiver<DeviceEvent>,
     commands: HashMap<String, Command>,
+    answers: VecDeque<DeviceEvent>,
     _sender: JoinSet<()>,
 }
 
@@ -86,11 +88,17 @@ impl Client {
             uplinks: Some(uplinks),
             settled,
             commands: HashMap::new(),
+            answers: VecDeque::new(),
             _sender: sender,
         }
     }
 
     fn receive(&mut self, command: Command) -> DeviceEvent {
+        if let Downlink::Desired(patch) = command.downlink() {
+            let (version, patch) = (patch.version, patch.body.clone());
+            command.acknowledge();
+            return DeviceEvent::Desired { version, patch };
+        }
         let tag = self.commands.len().to_string();
         let event = match command.downlink() {
             Downlink::Message(message) => DeviceEvent::Message {
@@ -120,6 +128,9 @@ impl DeviceClient for Client {
     }
 
     async fn next(&mut self) -> DeviceEvent {
+        if let Some(answer) = self.answers.pop_front() {
+            return answer;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -145,6 +156,17 @@ impl DeviceClient for Client {
 
     async fn reply(&mut self, tag: &str, reply: MethodReply) {
         self.commands.remove(tag).unwrap().reply(reply);
+    }
+
+    async fn ask_twin(&mut self) {
+        let reply = self.device.twin(TwinRequest::Get).await.unwrap();
+        self.answers.push_back(DeviceEvent::Twin(reply.body));
+    }
+
+    async fn report(&mut self, patch: Bytes) {
+        let request = TwinRequest::PatchReported(patch);
+        self.device.twin(request).await.unwrap();
+        self.answers.push_back(DeviceEvent::Reported);
     }
 
     async fn close(self: Box<Self>) {}

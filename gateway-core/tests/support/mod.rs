@@ -2,6 +2,7 @@
 
 pub(crate) mod memory_devices;
 pub(crate) mod memory_hub;
+pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use gateway_core::{Delivered, ErrorKind};
+use gateway_core::{Delivered, Downlink, ErrorKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -11,9 +11,14 @@ use super::{Connection, Standing};
 use crate::proto::{Command, Confirmation};
 use crate::registry::{Delivery, Outcome};
 
+/// Methods whose time ran out that a connection remembers, to tell a late answer from an invented
+/// one.
+const REMEMBERED: usize = 32;
+
 #[derive(Debug)]
 struct Waiting {
     tag: u64,
+    is_method: bool,
     deadline: Instant,
     reply: oneshot::Sender<Outcome>,
 }
@@ -22,6 +27,8 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     waiting: VecDeque<Waiting>,
+    /// Methods that were not answered in time, oldest first.
+    expired: VecDeque<u64>,
     last_tag: u64,
 }
 
@@ -35,20 +42,16 @@ impl Commands {
         self.waiting.len()
     }
 
-    pub(super) fn wait(&mut self, tag: u64, deadline: Instant, reply: oneshot::Sender<Outcome>) {
-        self.waiting.push_back(Waiting {
-            tag,
-            deadline,
-            reply,
-        });
-    }
-
-    /// Passes on how a command ended; late and invented answers find nobody.
-    pub(super) fn done(&mut self, tag: u64, outcome: Outcome) {
+    /// Passes on how a command ended. True if that was a method for which nobody waits any more;
+    /// invented and repeated answers find nobody either.
+    #[must_use]
+    pub(super) fn done(&mut self, tag: u64, outcome: Outcome) -> bool {
         let at = self.waiting.iter().position(|waiting| waiting.tag == tag);
         if let Some(waiting) = at.and_then(|at| self.waiting.remove(at)) {
-            answer(waiting.reply, outcome);
+            return waiting.reply.send(outcome).is_err() && waiting.is_method;
         }
+        let at = self.expired.iter().position(|expired| *expired == tag);
+        at.and_then(|at| self.expired.remove(at)).is_some()
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -62,6 +65,12 @@ impl Commands {
             .iter()
             .position(|waiting| waiting.deadline <= now)?;
         let waiting = self.waiting.remove(at)?;
+        if waiting.is_method {
+            if self.expired.len() == REMEMBERED {
+                self.expired.pop_front();
+            }
+            self.expired.push_back(waiting.tag);
+        }
         answer(waiting.reply, Err(ErrorKind::TimedOut));
         Some(waiting.tag)
     }
@@ -95,7 +104,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let command = Command::new(tag, &downlink, time_left);
         match self.protocol.on_command(command, &mut self.actions) {
             Err(kind) => answer(reply, Err(kind)),
-            Ok(Confirmation::Awaited) => self.commands.wait(tag, deadline, reply),
+            Ok(Confirmation::Awaited) => self.commands.waiting.push_back(Waiting {
+                tag,
+                is_method: matches!(downlink, Downlink::Method(_)),
+                deadline,
+                reply,
+            }),
             Ok(Confirmation::Never) if self.actions.output.is_empty() => {
                 answer(reply, Ok(Delivered::Sent));
             }

@@ -1,9 +1,13 @@
 //! Work at the hub.
 
+use std::sync::Arc;
+
 use gateway_core::{
     DEFAULT_RETRY_AFTER, DeviceId, ErrorKind, Ingress, Settlement, Slot, TwinReply, TwinRequest,
     Uplink,
 };
+
+use tokio::sync::Mutex;
 
 use crate::proto::Refusal;
 
@@ -46,25 +50,30 @@ impl Job {
     }
 }
 
-/// Does a job; an uplink without a slot is not begun.
-pub(super) async fn perform(
-    ingress: Ingress,
-    device: DeviceId,
-    slot: Option<Slot>,
-    job: Job,
-) -> Done {
-    match (job, slot) {
-        (Job::Uplink { token, uplink }, Some(slot)) => Done::Uplink {
+/// Is what a job needs to begin.
+#[derive(Debug)]
+pub(super) enum Permit {
+    Uplink(Slot),
+    /// The turn of the connection's twin requests, which go one after the other: of two patches the
+    /// later one stays, even if the hub had to be asked twice for the earlier one.
+    Twin(Arc<Mutex<()>>),
+}
+
+/// Does a job; one without its own permit is not begun.
+pub(super) async fn perform(ingress: Ingress, device: DeviceId, permit: Permit, job: Job) -> Done {
+    match (job, permit) {
+        (Job::Uplink { token, uplink }, Permit::Uplink(slot)) => Done::Uplink {
             token,
             settlement: slot.deliver(uplink).await,
         },
-        (Job::Twin { token, request }, _) => {
+        (Job::Twin { token, request }, Permit::Twin(turn)) => {
+            let _turn = turn.lock().await;
             let answer = ingress.twin(&device, request).await;
             Done::Twin {
                 token,
                 answer: answer.map_err(|error| Refusal::from(&error)),
             }
         }
-        (job @ Job::Uplink { .. }, None) => job.undone(),
+        (job, _) => job.undone(),
     }
 }

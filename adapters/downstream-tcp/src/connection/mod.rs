@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gateway_core::{Delivered, DeviceId, Ingress, Presence, Slot};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::proto::{Actions, CloseReason, Peer, Protocol};
@@ -29,9 +29,6 @@ use intake::Intake;
 use jobs::{Done, Job, perform};
 use login::{Arrival, Judgement};
 use wire::{Progress, Wire};
-
-/// Commands that wait in front of a connection.
-const DELIVERIES: usize = 8;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +83,8 @@ pub(crate) struct Connection<S> {
     judgement: Option<Judgement>,
     arrival: Option<Arrival>,
     presence: Option<Presence>,
+    /// A new token of the device before the hub.
+    renewal: Option<Arrival>,
     sender: mpsc::Sender<Delivery>,
     deliveries: mpsc::Receiver<Delivery>,
     commands: Commands,
@@ -95,6 +94,8 @@ pub(crate) struct Connection<S> {
     queue: VecDeque<Job>,
     reserving: Option<BoxFuture<'static, Slot>>,
     slot: Option<Slot>,
+    /// Made with the first twin request, which most devices never make.
+    twin_turn: Option<Arc<Mutex<()>>>,
     hello_deadline: Instant,
     heartbeat: Option<(Duration, Instant)>,
     /// When the last frame ended, or reading began again.
@@ -114,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         stop: Stop,
         hello_deadline: Instant,
     ) -> Self {
-        let (sender, deliveries) = mpsc::channel(DELIVERIES);
+        let (sender, deliveries) = mpsc::channel(shared.config.limits.max_commands);
         Self {
             protocol: shared.factory.protocol(&peer),
             shared,
@@ -127,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             judgement: None,
             arrival: None,
             presence: None,
+            renewal: None,
             sender,
             deliveries,
             commands: Commands::default(),
@@ -134,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             queue: VecDeque::new(),
             reserving: None,
             slot: None,
+            twin_turn: None,
             hello_deadline,
             heartbeat: None,
             heard: Instant::now(),
@@ -161,10 +164,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
         let end = loop {
             while jobs.len() < self.shared.config.limits.window {
-                let Some((device, slot, job)) = self.next_job() else {
+                let Some((device, permit, job)) = self.next_job() else {
                     break;
                 };
-                jobs.push(perform(self.ingress.clone(), device, slot, job));
+                jobs.push(perform(self.ingress.clone(), device, permit, job));
             }
             let intake = self.take_frame(jobs.len());
             if let Some(end) = self.end {
@@ -187,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 slot = next(&mut self.reserving) => self.slot = Some(slot),
                 verdict = next(&mut self.judgement) => self.judged(verdict),
                 verdict = next(&mut self.arrival) => self.arrived(verdict),
+                verdict = next(&mut self.renewal) => self.presented(verdict),
                 Some(delivery) = self.deliveries.recv(), if takes_commands => {
                     self.command(delivery);
                 }
@@ -208,11 +212,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let peer = self.peer.address;
             tracing::debug!(%peer, reason = end.as_str(), "Connection closed before a login");
         }
-        // Gives up the device and fails its commands: no answer to them is read any more.
+        // Gives up the device and fails its commands, also those not begun: no answer to them is
+        // read any more, and nobody is to wait for the uplinks below.
         self.standing = Standing::Unknown;
-        (self.presence, self.arrival) = (None, None);
+        (self.presence, self.arrival, self.renewal) = (None, None, None);
         self.commands = Commands::default();
+        self.unwritten.clear();
         self.deliveries.close();
+        while self.deliveries.try_recv().is_ok() {}
         for job in std::mem::take(&mut self.queue) {
             self.done(job.undone());
         }
@@ -262,3 +269,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

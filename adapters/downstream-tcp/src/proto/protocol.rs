@@ -38,7 +38,8 @@ pub trait Protocol: Send + 'static {
     /// Tells that bytes were no frame; after a fatal error, `on_close` follows.
     fn on_frame_error(&mut self, _error: &FrameError, _actions: &mut Actions) {}
 
-    /// Tells what became of a login; after a refusal, `on_close` follows.
+    /// Tells what became of a login; after a refusal, `on_close` follows, unless it was of the new
+    /// token of a device that is in: then the one before stands.
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions);
 
     /// Tells what became of an uplink. Only [`Settlement::Accepted`] allows an acknowledgement.
@@ -148,7 +149,12 @@ pub enum CloseReason {
     /// The same device has a newer connection.
     Replaced,
     /// The hub ended the device's session.
-    Ended(ErrorKind),
+    Ended {
+        /// Why.
+        reason: ErrorKind,
+        /// What to tell the device or its maker besides.
+        detail: Option<&'static str>,
+    },
     /// There are as many connections as the gateway allows.
     TooManyConnections,
     /// The gateway shuts down; the device may come back.
@@ -167,7 +173,7 @@ impl CloseReason {
             Self::BadFrame => "bad_frame",
             Self::Refused(refusal) => refusal.reason.as_str(),
             Self::Replaced => "replaced",
-            Self::Ended(kind) => kind.as_str(),
+            Self::Ended { reason, .. } => reason.as_str(),
             Self::TooManyConnections => "too_many_connections",
             Self::Shutdown => "shutdown",
         }
@@ -224,7 +230,8 @@ impl Actions {
         &mut self.output
     }
 
-    /// Asks that the device be let in. [`Protocol::on_login`] tells the verdict.
+    /// Asks that the device be let in, or that it stay in by a new token of its own.
+    /// [`Protocol::on_login`] tells the verdict.
     pub fn identify(&mut self, login: Login) {
         self.requests.push(Request::Identify(login));
     }
@@ -235,13 +242,15 @@ impl Actions {
         self.requests.push(Request::Uplink { token, uplink });
     }
 
-    /// Asks the hub about the device's twin. [`Protocol::on_twin`] brings the answer.
+    /// Asks the hub about the device's twin. [`Protocol::on_twin`] brings the answer. A
+    /// connection's requests are made one after the other, in order.
     pub fn twin(&mut self, token: u64, request: TwinRequest) {
         self.requests.push(Request::Twin { token, request });
     }
 
     /// Tells how a command ended: the device has it, answered it, or refused it (`Rejected` for
-    /// good, `Throttled` for now). Unknown and expired tags are ignored.
+    /// good, `Throttled` for now). What comes too late is dropped, and counted if it answers a
+    /// method; unknown tags are ignored.
     pub fn done(&mut self, tag: u64, result: Result<Delivered, ErrorKind>) {
         self.requests.push(Request::Done { tag, result });
     }

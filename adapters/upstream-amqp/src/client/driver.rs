@@ -17,20 +17,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ClientError, OpenError};
-use super::frame::{self, Frame};
+use super::frame::{self, Frame, MAX_FRAME_SIZE};
 use super::handle::{Session, Shared};
 use super::outbox::Outbox;
 use super::state::State;
 use crate::env::lock;
 
-/// The largest frame we take and send, in bytes: what Azure IoT Hub uses itself.
-const MAX_FRAME_SIZE: u32 = 65_536;
 /// Sessions of a connection, as Azure IoT Hub allows them.
 const CHANNEL_MAX: u16 = 8191;
 /// Read at once.
 const READ: usize = 64 * 1024;
-/// Bytes that may wait to be written before a hub that sends and does not read is given up.
-const UNREAD: usize = 8 << 20;
 /// How long the last words may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -265,19 +261,7 @@ async fn read_frames<S: AsyncRead>(
     idle_timeout: Duration,
 ) -> ClientError {
     loop {
-        let taken = shared.with(|state| -> Result<(), ClientError> {
-            while let Some(frame) = Frame::split(&mut buffer, MAX_FRAME_SIZE as usize)? {
-                let channel = frame.channel;
-                if let Some((performative, payload)) = frame.performative()? {
-                    state.on_frame(channel, performative, payload)?;
-                }
-            }
-            match state.out.len() > UNREAD {
-                true => Err(ClientError::Malformed("the hub sends and does not read")),
-                false => Ok(()),
-            }
-        });
-        if let Err(error) = taken {
+        if let Err(error) = shared.with(|state| state.on_bytes(&mut buffer)) {
             return error;
         }
         buffer.reserve(READ);
@@ -313,7 +297,7 @@ impl<S: AsyncWrite> Writer<S> {
                 .await
                 .is_err()
             {
-                shared.with(|state| frame::put_empty(state.out.buffer()));
+                shared.with(|state| state.out.put_heartbeat());
             }
             // Whoever else has something to say says it now.
             tokio::task::yield_now().await;
@@ -337,9 +321,8 @@ impl<S: AsyncWrite> Writer<S> {
         if self.taken.is_empty() {
             let empty = std::mem::take(&mut self.taken);
             let mut state = lock(&self.shared.state);
-            let State { out, wake, .. } = &mut *state;
-            self.taken = out.take(empty, wake);
-            let mut wake = std::mem::take(wake);
+            self.taken = state.take_output(empty);
+            let mut wake = std::mem::take(&mut state.wake);
             drop(state);
             wake.wake();
         }

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -14,9 +14,7 @@ use tokio::sync::Notify;
 use super::error::ClientError;
 use super::link::{Delivery as Incoming, LinkSpec};
 use super::outbox::{Outbox, Wakers};
-use super::session::{
-    LinkId, Outcome, Partial, Sent, Session as SessionState, SessionEvent, Verdict,
-};
+use super::session::{LinkId, Outcome, Session as SessionState, SessionEvent, Verdict};
 use super::state::{SessionKey, State};
 use crate::env::lock;
 
@@ -107,13 +105,8 @@ impl Session {
     ///
     /// Cancel safe: the link is detached once the hub has answered.
     pub(crate) async fn attach_sender(&self, spec: LinkSpec) -> Result<Sender, ClientError> {
-        let is_settled = spec.settled;
         let link = self.attach(spec, None).await?;
-        Ok(Sender {
-            link,
-            is_settled,
-            partial: None,
-        })
+        Ok(Sender { link })
     }
 
     /// Attaches a receiver that lets the hub have `credit` messages with us at a time.
@@ -172,13 +165,13 @@ impl Link {
         let id = self.id;
         self.session
             .state(|state, out, wake| state.detach(id, out, wake))?;
-        let closed = |waker: &Waker| {
-            let closed = self
-                .session
-                .state(|state, _, _| state.poll_closed(id, waker));
-            closed.map(|closed| closed.map(Ok))
-        };
-        poll_fn(|cx| ready(closed(cx.waker()))).await
+        poll_fn(|cx| {
+            ready(
+                self.session
+                    .state(|state, _, _| state.poll_closed(id, cx.waker())),
+            )
+        })
+        .await
     }
 }
 
@@ -186,8 +179,6 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Sender {
     link: Link,
-    is_settled: bool,
-    partial: Option<Partial>,
 }
 
 impl Sender {
@@ -197,14 +188,13 @@ impl Sender {
 
     /// Sends a message once the link has credit and the session and the connection have room.
     ///
-    /// Cancel safe: what had been sent of a large message is taken back.
+    /// Cancel safe: what has been sent of a large message is taken back before the next one.
     pub(crate) async fn send(
         &mut self,
         payload: Bytes,
         format: u32,
     ) -> Result<Delivery, ClientError> {
-        self.take_back()?;
-        let delivery = poll_fn(|cx| self.poll_send(&payload, format, cx.waker())).await?;
+        let delivery = self.send_whole(payload, format, false).await?;
         Ok(Delivery {
             session: self.link.session.clone(),
             delivery,
@@ -215,43 +205,26 @@ impl Sender {
     ///
     /// Cancel safe, as [`send`](Self::send).
     pub(crate) async fn send_settled(&mut self, payload: Bytes) -> Result<(), ClientError> {
-        self.take_back()?;
-        poll_fn(|cx| self.poll_send(&payload, 0, cx.waker())).await?;
-        Ok(())
+        self.send_whole(payload, 0, true).await.map(drop)
     }
 
-    /// Takes back what was sent of a message whose `send` was dropped.
-    fn take_back(&mut self) -> Result<(), ClientError> {
-        if self.partial.take().is_some() {
-            let id = self.link.id;
-            self.link
-                .session
-                .state(|state, out, _| state.abort(id, out))?;
-        }
-        Ok(())
-    }
-
-    fn poll_send(
+    async fn send_whole(
         &mut self,
-        payload: &Bytes,
+        payload: Bytes,
         format: u32,
-        waker: &Waker,
-    ) -> Poll<Result<u32, ClientError>> {
-        let partial = self.partial.take();
-        let (id, message) = (self.link.id, (payload, format, self.is_settled));
-        let sent = self
-            .link
-            .session
-            .state(|state, out, _| state.send(id, partial, message, out, waker));
-        match sent.and_then(|sent| sent) {
-            Ok(Sent::Whole(delivery)) => Poll::Ready(Ok(delivery)),
-            Ok(Sent::Part(partial)) => {
-                self.partial = Some(partial);
-                Poll::Pending
-            }
-            Ok(Sent::Nothing) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        settled: bool,
+    ) -> Result<u32, ClientError> {
+        let (id, session) = (self.link.id, &self.link.session);
+        let mut begun = false;
+        poll_fn(|cx| {
+            let message = (&payload, format, settled);
+            ready(session.state(|state, out, _| {
+                state
+                    .send(id, &mut begun, message, out, cx.waker())
+                    .transpose()
+            }))
+        })
+        .await
     }
 
     /// Why the hub detached it, if it has.
@@ -302,10 +275,13 @@ impl Receiver {
 
     async fn receive(&mut self, keeps_credit: bool) -> Result<Incoming, ClientError> {
         let (id, session) = (self.link.id, &self.link.session);
-        let receive = |waker: &Waker| {
-            session.state(|state, out, _| state.poll_received(id, keeps_credit, out, waker))
-        };
-        poll_fn(|cx| ready(receive(cx.waker()))).await
+        poll_fn(|cx| {
+            ready(
+                session
+                    .state(|state, out, _| state.poll_received(id, keeps_credit, out, cx.waker())),
+            )
+        })
+        .await
     }
 
     /// Lets the hub send another message for one that was held.

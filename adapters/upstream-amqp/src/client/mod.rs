@@ -22,10 +22,13 @@ mod link;
 mod outbox;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
+mod value;
 
 pub(crate) use driver::{Connection, Options};
 pub(crate) use error::{ClientError, OpenError};
-pub(crate) use frame::check_depth;
 pub(crate) use handle::{Receiver, Sender, Session};
 pub(crate) use link::{Delivery as Incoming, LinkSpec};
 pub(crate) use session::{LinkId, Outcome, SessionEvent, Verdict};
+pub(crate) use value::check_sections;

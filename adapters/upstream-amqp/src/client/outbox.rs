@@ -1,11 +1,11 @@
-//! What waits to be written, and who waits to be woken.
+//! What waits to be written, and who is to be woken.
 
 use std::task::Waker;
 
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::frame;
+use super::frame::{self, Transfer};
 
 /// Frames that gather until the connection's writer takes them all at once.
 #[derive(Debug)]
@@ -14,7 +14,8 @@ pub(super) struct Outbox {
     /// Bytes above which no message is added; the frames that links and settlement need are.
     room: usize,
     largest_frame: usize,
-    blocked: Vec<Waker>,
+    /// The close has been said, and with it the last word (section 2.4.3).
+    is_shut: bool,
 }
 
 impl Outbox {
@@ -23,20 +24,38 @@ impl Outbox {
             buffer: BytesMut::new(),
             room,
             largest_frame,
-            blocked: Vec::new(),
+            is_shut: false,
         }
     }
 
-    pub(super) fn largest_frame(&self) -> usize {
-        self.largest_frame
-    }
-
     pub(super) fn put(&mut self, channel: u16, performative: &impl Serialize) {
-        frame::put(&mut self.buffer, channel, performative);
+        if !self.is_shut {
+            frame::put(&mut self.buffer, channel, performative);
+        }
     }
 
-    pub(super) fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
+    pub(super) fn put_transfer(
+        &mut self,
+        channel: u16,
+        handle: u32,
+        transfer: Transfer,
+        payload: &[u8],
+    ) {
+        if !self.is_shut {
+            frame::put_transfer(&mut self.buffer, channel, handle, transfer, payload);
+        }
+    }
+
+    /// Keeps the connection alive, if nothing else does.
+    pub(super) fn put_heartbeat(&mut self) {
+        if !self.is_shut && self.buffer.is_empty() {
+            frame::put_empty(&mut self.buffer);
+        }
+    }
+
+    /// Lets nothing follow what is there.
+    pub(super) fn shut(&mut self) {
+        self.is_shut = true;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,19 +67,16 @@ impl Outbox {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.buffer.len() < self.room
+        self.buffer.len() < self.room && !self.is_shut
     }
 
-    /// Has a message wait for room.
-    pub(super) fn block(&mut self, waker: &Waker) {
-        self.blocked.push(waker.clone());
+    /// Bytes of a message that a transfer frame carries at most.
+    pub(super) fn largest_piece(&self) -> usize {
+        self.largest_frame - frame::HEADER - frame::TRANSFER_OVERHEAD
     }
 
     /// Takes all that has gathered, in exchange for an empty buffer.
-    pub(super) fn take(&mut self, empty: BytesMut, wake: &mut Wakers) -> BytesMut {
-        self.blocked
-            .drain(..)
-            .for_each(|waker| wake.add(Some(waker)));
+    pub(super) fn take(&mut self, empty: BytesMut) -> BytesMut {
         std::mem::replace(&mut self.buffer, empty)
     }
 }

@@ -11,8 +11,8 @@ use fe2o3_amqp_types::performatives::{
 };
 
 use super::error::ClientError;
-use super::frame::{self, TRANSFER_OVERHEAD, Transfer};
-use super::link::{Inbox, Kind, Link, LinkSpec, Phase};
+use super::frame::Transfer;
+use super::link::{FIRST, Inbox, Kind, Link, LinkSpec, Outgoing, Phase, Piece, left};
 use super::outbox::{Outbox, Wakers};
 
 /// Frames that the hub may send before it hears from us.
@@ -59,23 +59,6 @@ pub(crate) struct LinkId {
     serial: u32,
 }
 
-/// A message of which some frames have been sent.
-#[derive(Debug)]
-pub(super) struct Partial {
-    delivery: u32,
-    offset: usize,
-}
-
-/// How a try to send went.
-#[derive(Debug)]
-pub(super) enum Sent {
-    Whole(u32),
-    /// Some frames went; the rest waits for the window or for room.
-    Part(Partial),
-    /// Nothing went.
-    Nothing,
-}
-
 #[derive(Debug)]
 pub(super) struct Session {
     /// Differs for every session of a connection, channels being used again.
@@ -98,8 +81,8 @@ pub(super) struct Session {
     attaching: HashMap<String, u32>,
     by_remote: HashMap<u32, u32>,
     pending: HashMap<u32, Pending>,
-    /// Links that wait for the window.
-    blocked: VecDeque<u32>,
+    /// Links that wait for the window, or for room in the outbox.
+    blocked: Vec<u32>,
     detached: VecDeque<LinkId>,
     pub(super) ended: Option<ClientError>,
     /// We have said that it ends.
@@ -111,7 +94,7 @@ impl Session {
     pub(super) fn new(serial: u32, channel: u16, out: &mut Outbox) -> Self {
         let begin = Begin {
             remote_channel: None,
-            next_outgoing_id: 0,
+            next_outgoing_id: FIRST,
             incoming_window: WINDOW,
             outgoing_window: WINDOW,
             handle_max: Handle(HANDLE_MAX),
@@ -124,8 +107,8 @@ impl Session {
             serial,
             channel,
             remote_channel: None,
-            next_outgoing: 0,
-            next_delivery: 0,
+            next_outgoing: FIRST,
+            next_delivery: FIRST,
             window: 0,
             next_incoming: 0,
             incoming_window: WINDOW,
@@ -136,7 +119,7 @@ impl Session {
             attaching: HashMap::new(),
             by_remote: HashMap::new(),
             pending: HashMap::new(),
-            blocked: VecDeque::new(),
+            blocked: Vec::new(),
             detached: VecDeque::new(),
             ended: None,
             is_ending: false,
@@ -202,7 +185,7 @@ impl Session {
         };
         self.serials = self.serials.wrapping_add(1);
         let kind = match credit {
-            None => Kind::Sender(Default::default()),
+            None => Kind::Sender(Outgoing::new()),
             Some(credit) => Kind::Receiver(Box::new(Inbox::new(credit))),
         };
         let link = Link {
@@ -213,6 +196,7 @@ impl Session {
             end: None,
             is_dropped: false,
             waker: None,
+            is_blocked: false,
         };
         let id = LinkId {
             handle,
@@ -243,102 +227,74 @@ impl Session {
         }
     }
 
-    /// Sends as much of a message as goes.
+    /// Sends as much of a message as goes; its number, once that is all of it.
+    ///
+    /// `begun` says whether what has been sent so far is of this message. Else its sender gave it up,
+    /// and it is taken back first.
     pub(super) fn send(
         &mut self,
         id: LinkId,
-        partial: Option<Partial>,
+        begun: &mut bool,
         (payload, format, settled): (&Bytes, u32, bool),
         out: &mut Outbox,
         waker: &Waker,
-    ) -> Result<Sent, ClientError> {
-        let (window, channel) = (self.window, self.channel);
-        let next_delivery = self.next_delivery;
-        let link = self.link(id)?;
-        if let Some(error) = link.end_error() {
-            return Err(error);
-        }
-        let Kind::Sender(credit) = &mut link.kind else {
-            return Err(ClientError::Malformed("a receiver does not send"));
-        };
-        if partial.is_none() && credit.left == 0 {
-            link.waker = Some(waker.clone());
-            return Ok(Sent::Nothing);
-        }
-        if window == 0 || !out.has_room() {
-            link.waker = Some(waker.clone());
-            match window {
-                0 => self.blocked.push_back(id.handle),
-                _ => out.block(waker),
-            }
-            return Ok(partial.map_or(Sent::Nothing, Sent::Part));
-        }
-        let mut part = match partial {
-            Some(partial) => partial,
-            None => {
-                credit.spend();
-                self.next_delivery = next_delivery.wrapping_add(1);
-                Partial {
-                    delivery: next_delivery,
-                    offset: 0,
-                }
-            }
-        };
-        let most = out.largest_frame() - 8 - TRANSFER_OVERHEAD;
+    ) -> Result<Option<u32>, ClientError> {
         loop {
-            let rest = &payload[part.offset..];
-            let more = rest.len() > most;
-            let piece = &rest[..rest.len().min(most)];
-            let transfer = match part.offset {
-                0 => Transfer::First {
-                    delivery: part.delivery,
+            let next_delivery = self.next_delivery;
+            let may_send = self.window > 0 && out.has_room();
+            let link = self.link(id)?;
+            if let Some(error) = link.end_error() {
+                return Err(error);
+            }
+            let Kind::Sender(outgoing) = &mut link.kind else {
+                return Err(ClientError::Malformed("a receiver does not send"));
+            };
+            let may_begin = outgoing.partial.is_some() || outgoing.credit > 0;
+            if !may_begin || !may_send {
+                link.waker = Some(waker.clone());
+                if may_begin && !link.is_blocked {
+                    link.is_blocked = true;
+                    self.blocked.push(id.handle);
+                }
+                return Ok(None);
+            }
+            if let Some(given_up) = outgoing.partial.take_if(|_| !*begun) {
+                self.pending.remove(&given_up.delivery);
+                self.put_transfer(id.handle, Transfer::Aborted, &[], out);
+                continue;
+            }
+            let piece = outgoing.next_piece(next_delivery, payload.len(), out.largest_piece());
+            let Piece { delivery, more, .. } = piece;
+            let is_first = piece.bytes.start == 0;
+            let transfer = match is_first {
+                true => Transfer::First {
+                    delivery,
                     format,
                     settled,
                     more,
                 },
-                _ => Transfer::Next { more },
+                false => Transfer::Next { more },
             };
-            frame::put_transfer(out.buffer(), channel, id.handle, transfer, piece);
-            self.next_outgoing = self.next_outgoing.wrapping_add(1);
-            self.window -= 1;
-            part.offset += piece.len();
-            if !more {
-                if !settled {
-                    let waiting = Pending::Waiting {
-                        handle: id.handle,
-                        waker: None,
-                    };
-                    self.pending.insert(part.delivery, waiting);
-                }
-                return Ok(Sent::Whole(part.delivery));
+            self.put_transfer(id.handle, transfer, &payload[piece.bytes], out);
+            if is_first {
+                *begun = true;
+                self.next_delivery = next_delivery.wrapping_add(1);
             }
-            if self.window == 0 || !out.has_room() {
-                match self.window {
-                    0 => self.blocked.push_back(id.handle),
-                    _ => out.block(waker),
-                }
-                self.link(id)?.waker = Some(waker.clone());
-                return Ok(Sent::Part(part));
+            if is_first && !settled {
+                let (handle, waker) = (id.handle, None);
+                let waiting = Pending::Waiting { handle, waker };
+                self.pending.insert(delivery, waiting);
+            }
+            if !more {
+                return Ok(Some(delivery));
             }
         }
     }
 
-    /// Takes back a message of which some frames have been sent.
-    pub(super) fn abort(&mut self, id: LinkId, out: &mut Outbox) {
-        if self
-            .link(id)
-            .is_ok_and(|link| link.phase == Phase::Attached)
-        {
-            frame::put_transfer(
-                out.buffer(),
-                self.channel,
-                id.handle,
-                Transfer::Aborted,
-                &[],
-            );
-            self.next_outgoing = self.next_outgoing.wrapping_add(1);
-            self.window = self.window.saturating_sub(1);
-        }
+    fn put_transfer(&mut self, handle: u32, transfer: Transfer, piece: &[u8], out: &mut Outbox) {
+        out.put_transfer(self.channel, handle, transfer, piece);
+        self.next_outgoing = self.next_outgoing.wrapping_add(1);
+        self.window -= 1;
     }
 
     pub(super) fn poll_settled(
@@ -496,11 +452,15 @@ impl Session {
     }
 
     /// The answer to our detach.
-    pub(super) fn poll_closed(&mut self, id: LinkId, waker: &Waker) -> Option<()> {
-        let link = self.link(id).ok()?;
-        match link.phase {
-            Phase::Ended => Some(()),
-            _ => {
+    pub(super) fn poll_closed(
+        &mut self,
+        id: LinkId,
+        waker: &Waker,
+    ) -> Option<Result<(), ClientError>> {
+        match self.link(id) {
+            Err(error) => Some(Err(error)),
+            Ok(link) if link.phase == Phase::Ended => Some(Ok(())),
+            Ok(link) => {
                 link.waker = Some(waker.clone());
                 None
             }
@@ -530,8 +490,11 @@ impl Session {
 
     fn release(&mut self, handle: u32) {
         if let Some(slot) = self.links.get_mut(handle as usize)
-            && slot.take().is_some()
+            && let Some(link) = slot.take()
         {
+            if link.is_blocked {
+                self.blocked.retain(|blocked| *blocked != handle);
+            }
             self.free.push(handle);
         }
     }
@@ -546,29 +509,41 @@ impl Session {
         wake.add(self.waker.take());
     }
 
-    pub(super) fn on_attach(&mut self, attach: &Attach, out: &mut Outbox, wake: &mut Wakers) {
-        let Some(handle) = self.attaching.remove(&attach.name) else {
-            // This client serves no links; the hub opens none.
-            return;
-        };
+    pub(super) fn on_attach(
+        &mut self,
+        attach: &Attach,
+        out: &mut Outbox,
+        wake: &mut Wakers,
+    ) -> Result<(), ClientError> {
+        let asked = self.attaching.get(&attach.name).copied();
         let channel = self.channel;
-        let Some(Some(link)) = self.links.get_mut(handle as usize) else {
-            return;
+        let Some((handle, Some(link))) =
+            asked.and_then(|handle| Some((handle, self.links.get_mut(handle as usize)?.as_mut())))
+        else {
+            // This client serves no links; the hub opens none.
+            return Ok(());
         };
+        if link.role() == attach.role {
+            // Nor one that has the name of ours, which is of the other direction.
+            return Ok(());
+        }
+        self.attaching.remove(&attach.name);
+        if self.by_remote.insert(attach.handle.0, handle).is_some() {
+            return Err(ClientError::Malformed("a handle that is in use"));
+        }
         link.remote = Some(attach.handle.0);
-        self.by_remote.insert(attach.handle.0, handle);
         let is_refused = match link.kind {
             Kind::Sender(_) => attach.target.is_none(),
             Kind::Receiver(_) => attach.source.is_none(),
         };
         if is_refused {
             // Why, the detach that follows says (section 2.6.3).
-            return;
+            return Ok(());
         }
         if link.is_dropped {
             link.phase = Phase::Detaching;
             out.put(channel, &detach(handle, None));
-            return;
+            return Ok(());
         }
         link.phase = Phase::Attached;
         if let Kind::Receiver(inbox) = &mut link.kind {
@@ -576,40 +551,46 @@ impl Session {
         }
         wake.add(link.waker.take());
         self.top_up(handle, out);
+        Ok(())
     }
 
     pub(super) fn on_flow(&mut self, flow: &Flow, out: &mut Outbox, wake: &mut Wakers) {
-        let next = flow.next_incoming_id.unwrap_or(0);
-        let limit = next.wrapping_add(flow.incoming_window);
-        let window = limit.wrapping_sub(self.next_outgoing);
-        self.window = if window > u32::MAX / 2 { 0 } else { window };
+        let seen = flow.next_incoming_id.unwrap_or(FIRST);
+        self.window = left(flow.incoming_window, seen, self.next_outgoing);
         self.wake_blocked(wake);
         let handle = flow.handle.as_ref();
         let handle = handle.and_then(|handle| self.by_remote.get(&handle.0).copied());
+        let mut attached = None;
         let mut is_drained = false;
         if let Some(handle) = handle
             && let Some(Some(link)) = self.links.get_mut(handle as usize)
+            && link.phase == Phase::Attached
         {
             match &mut link.kind {
-                Kind::Sender(credit) => {
-                    credit.grant(flow);
+                Kind::Sender(outgoing) => {
+                    outgoing.grant(flow);
                     is_drained = flow.drain;
                 }
                 Kind::Receiver(inbox) => inbox.on_flow(),
             }
             wake.add(link.waker.take());
+            attached = Some(handle);
         }
         if flow.echo || is_drained {
-            self.put_flow(handle, out);
+            let mut answer = self.flow_of(attached);
+            answer.drain = is_drained;
+            out.put(self.channel, &answer);
         }
     }
 
-    fn wake_blocked(&mut self, wake: &mut Wakers) {
-        for _ in 0..self.window {
-            let Some(handle) = self.blocked.pop_front() else {
-                return;
-            };
+    /// Wakes all that wait to send, once they may: who of them still wants to is not known here.
+    pub(super) fn wake_blocked(&mut self, wake: &mut Wakers) {
+        if self.window == 0 {
+            return;
+        }
+        for handle in self.blocked.drain(..) {
             if let Some(Some(link)) = self.links.get_mut(handle as usize) {
+                link.is_blocked = false;
                 wake.add(link.waker.take());
             }
         }
@@ -618,7 +599,7 @@ impl Session {
     pub(super) fn on_transfer(
         &mut self,
         transfer: Incoming,
-        payload: Bytes,
+        payload: &[u8],
         out: &mut Outbox,
         wake: &mut Wakers,
     ) {
@@ -626,7 +607,7 @@ impl Session {
         self.incoming_window = self.incoming_window.saturating_sub(1);
         if self.incoming_window < WINDOW / 2 {
             self.incoming_window = WINDOW;
-            self.put_flow(None, out);
+            out.put(self.channel, &self.flow_of(None));
         }
         let Some(&handle) = self.by_remote.get(&transfer.handle.0) else {
             return;
@@ -640,7 +621,8 @@ impl Session {
             return;
         };
         match inbox.take(transfer, payload) {
-            Ok(false) => {}
+            // What was taken back leaves room for more.
+            Ok(false) => self.top_up(handle, out),
             Ok(true) => wake.add(link.waker.take()),
             Err(error) => {
                 tracing::warn!(error = %error, "A link of the hub is closed");
@@ -657,7 +639,7 @@ impl Session {
         disposition: Disposition,
         out: &mut Outbox,
         wake: &mut Wakers,
-    ) {
+    ) -> Result<(), ClientError> {
         let Disposition {
             role,
             first,
@@ -668,13 +650,12 @@ impl Session {
         } = disposition;
         // Role is who speaks: the receiver of what we sent.
         if role != Role::Receiver {
-            return;
+            return Ok(());
         }
         let outcome = match state {
             Some(DeliveryState::Accepted(_)) => Outcome::Accepted,
             Some(DeliveryState::Rejected(rejected)) => Outcome::Rejected(rejected.error),
-            Some(DeliveryState::Received(_)) if !settled => return,
-            None if !settled => return,
+            Some(DeliveryState::Received(_)) | None if !settled => return Ok(()),
             // Whatever else it is, the hub did not say that it took the message.
             _ => Outcome::Released,
         };
@@ -683,6 +664,9 @@ impl Session {
             self.conclude(first, &outcome, wake);
         } else {
             let count = last.wrapping_sub(first);
+            if count > u32::MAX / 2 {
+                return Err(ClientError::Malformed("a range that ends before it begins"));
+            }
             if (count as usize) < self.pending.len() {
                 for step in 0..=count {
                     self.conclude(first.wrapping_add(step), &outcome, wake);
@@ -706,6 +690,7 @@ impl Session {
             };
             out.put(self.channel, &confirmed);
         }
+        Ok(())
     }
 
     fn conclude(&mut self, delivery: u32, outcome: &Outcome, wake: &mut Wakers) {
@@ -755,6 +740,12 @@ impl Session {
         if let Some(Some(link)) = self.links.get_mut(handle as usize) {
             link.end.get_or_insert_with(|| Box::new(error.clone()));
             wake.add(link.waker.take());
+            // What was not sent whole has no delivery that waits for it.
+            if let Kind::Sender(outgoing) = &mut link.kind
+                && let Some(partial) = outgoing.partial.take()
+            {
+                self.pending.remove(&partial.delivery);
+            }
         }
         for pending in self.pending.values_mut() {
             if let Pending::Waiting { handle: on, waker } = pending
@@ -772,6 +763,11 @@ impl Session {
         wake.add(self.waker.take());
         for link in self.links.iter_mut().flatten() {
             wake.add(link.waker.take());
+            if let Kind::Sender(outgoing) = &link.kind
+                && let Some(partial) = &outgoing.partial
+            {
+                self.pending.remove(&partial.delivery);
+            }
         }
         for pending in self.pending.values_mut() {
             if let Pending::Waiting { waker, .. } = pending {
@@ -783,6 +779,7 @@ impl Session {
         self.links = Vec::new();
         self.by_remote = HashMap::new();
         self.attaching = HashMap::new();
+        self.blocked = Vec::new();
     }
 
     /// Tells the hub of new credit, once there is enough of it.
@@ -802,14 +799,14 @@ impl Session {
         }
     }
 
-    /// Tells the hub how the session stands, or a link of it.
-    fn put_flow(&mut self, handle: Option<u32>, out: &mut Outbox) {
+    /// How the session stands, or a link of it.
+    fn flow_of(&self, handle: Option<u32>) -> Flow {
         let link = handle.and_then(|handle| self.links.get(handle as usize)?.as_ref());
         let mut flow = self.window_flow();
         match link.map(|link| &link.kind) {
-            Some(Kind::Sender(credit)) => {
-                flow.delivery_count = Some(credit.delivery_count);
-                flow.link_credit = Some(credit.left);
+            Some(Kind::Sender(outgoing)) => {
+                flow.delivery_count = Some(outgoing.delivery_count);
+                flow.link_credit = Some(outgoing.credit);
                 flow.available = Some(0);
                 flow.handle = handle.map(Handle);
             }
@@ -821,7 +818,7 @@ impl Session {
             }
             None => {}
         }
-        out.put(self.channel, &flow);
+        flow
     }
 
     fn window_flow(&self) -> Flow {
@@ -843,9 +840,32 @@ impl Session {
     /// The credit of a sender.
     pub(super) fn credit(&mut self, id: LinkId) -> u32 {
         match self.link(id).map(|link| &link.kind) {
-            Ok(Kind::Sender(credit)) => credit.left,
+            Ok(Kind::Sender(outgoing)) => outgoing.credit,
             _ => 0,
         }
+    }
+}
+
+/// What a session keeps, for tests of what it must not.
+#[cfg(test)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) sessions: usize,
+    pub(super) links: usize,
+    pub(super) pending: usize,
+    pub(super) waiting: usize,
+    /// Names and handles by which links are found.
+    pub(super) names: usize,
+}
+
+#[cfg(test)]
+impl Session {
+    pub(super) fn count(&self, census: &mut Census) {
+        census.sessions += 1;
+        census.links += self.links.iter().flatten().count();
+        census.pending += self.pending.len();
+        census.waiting += self.blocked.len();
+        census.names += self.attaching.len() + self.by_remote.len() + self.detached.len();
     }
 }
 

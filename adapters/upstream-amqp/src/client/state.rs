@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::definitions::Error as WireError;
 use fe2o3_amqp_types::performatives::{Close, End, Performative};
 
 use super::error::ClientError;
+use super::frame::{Frame, MAX_FRAME_SIZE};
 use super::outbox::{Outbox, Wakers};
 use super::session::Session;
+
+/// Bytes that may wait to be written before a hub that sends and does not read is given up.
+const UNREAD: usize = 8 << 20;
 
 /// Names a session for as long as its connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +102,20 @@ impl State {
         }
     }
 
+    /// Takes all that is to be written, and has those that wait for room try again.
+    pub(super) fn take_output(&mut self, empty: BytesMut) -> BytesMut {
+        for session in self.sessions.iter_mut().flatten() {
+            session.wake_blocked(&mut self.wake);
+        }
+        self.out.take(empty)
+    }
+
     /// Says that the connection ends. What the hub still says is read until it says so too.
     pub(super) fn close(&mut self) {
         if !self.is_closing && self.ended.is_none() {
             self.is_closing = true;
             self.out.put(0, &Close { error: None });
+            self.out.shut();
         }
     }
 
@@ -114,8 +127,21 @@ impl State {
         }
     }
 
-    /// Takes what the hub says. An error is the end of the connection.
-    pub(super) fn on_frame(
+    /// Takes every whole frame off what was read. An error is the end of the connection.
+    pub(super) fn on_bytes(&mut self, buffer: &mut BytesMut) -> Result<(), ClientError> {
+        while let Some(frame) = Frame::split(buffer, MAX_FRAME_SIZE as usize)? {
+            let channel = frame.channel;
+            if let Some((performative, payload)) = frame.performative()? {
+                self.on_frame(channel, performative, payload)?;
+            }
+        }
+        match self.out.len() > UNREAD {
+            true => Err(ClientError::Malformed("the hub sends and does not read")),
+            false => Ok(()),
+        }
+    }
+
+    fn on_frame(
         &mut self,
         channel: u16,
         performative: Performative,
@@ -137,8 +163,10 @@ impl State {
                 if session.remote_channel.is_some() {
                     return Err(ClientError::Malformed("a second answer to a begin"));
                 }
+                if self.by_remote.insert(channel, local).is_some() {
+                    return Err(ClientError::Malformed("a channel that is in use"));
+                }
                 session.on_begin(channel, &begin, &mut self.wake);
-                self.by_remote.insert(channel, local);
                 return Ok(());
             }
             Performative::Close(close) => {
@@ -159,20 +187,28 @@ impl State {
                 "a frame on a channel without a session",
             ));
         };
+        if let Performative::End(end) = performative {
+            self.by_remote.remove(&channel);
+            self.on_end(local, end.error);
+            return Ok(());
+        }
+        if session.is_ending {
+            // Nothing can be answered after our end (section 2.5.7), and nobody is there to hear.
+            return Ok(());
+        }
         let (out, wake) = (&mut self.out, &mut self.wake);
         match performative {
-            Performative::Attach(attach) => session.on_attach(&attach, out, wake),
+            Performative::Attach(attach) => session.on_attach(&attach, out, wake)?,
             Performative::Flow(flow) => session.on_flow(&flow, out, wake),
-            Performative::Transfer(transfer) => session.on_transfer(transfer, payload, out, wake),
+            Performative::Transfer(transfer) => session.on_transfer(transfer, &payload, out, wake),
             Performative::Disposition(disposition) => {
-                session.on_disposition(disposition, out, wake);
+                session.on_disposition(disposition, out, wake)?;
             }
             Performative::Detach(detach) => session.on_detach(detach, out, wake),
-            Performative::End(end) => {
-                self.by_remote.remove(&channel);
-                self.on_end(local, end.error);
-            }
-            Performative::Open(_) | Performative::Begin(_) | Performative::Close(_) => {}
+            Performative::Open(_)
+            | Performative::Begin(_)
+            | Performative::End(_)
+            | Performative::Close(_) => {}
         }
         Ok(())
     }
@@ -191,5 +227,17 @@ impl State {
         if is_dropped {
             *slot = None;
         }
+    }
+}
+
+#[cfg(test)]
+impl State {
+    pub(super) fn census(&self) -> super::session::Census {
+        let mut census = super::session::Census::default();
+        for session in self.sessions.iter().flatten() {
+            session.count(&mut census);
+        }
+        census.names += self.by_remote.len();
+        census
     }
 }

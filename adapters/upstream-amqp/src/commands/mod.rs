@@ -116,6 +116,12 @@ impl Commands {
         });
     }
 
+    /// Tells whether the hub has ended the device's session, as the supervisor was told.
+    pub(crate) fn has_ended(&self) -> bool {
+        let inbox = self.inbox.as_ref();
+        inbox.is_some_and(|inbox| inbox.state().life == Life::Ended)
+    }
+
     /// What the device has links open for.
     pub(crate) fn open(&self) -> Vec<LinkPurpose> {
         self.inbox

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gateway_core::credential::{SasToken, SymmetricKey, sas_resource};
+use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
 use gateway_core::{Credential, DeviceId, DeviceIdentity, MessageId, Uplink};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, CommandConfig, PoolConfig, WireConfig};
-use hub_simulator::HubSimulator;
+use hub_simulator::{DeviceKeys, HubSimulator};
 
 pub(crate) const HOST: &str = "localhost";
 
@@ -47,18 +47,34 @@ pub(crate) fn device_id(name: &str) -> DeviceId {
 /// Registers a device and gives its identity with its key.
 pub(crate) fn with_key(hub: &HubSimulator, name: &str) -> DeviceIdentity {
     let keys = hub.add_device(name);
-    let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
-    DeviceIdentity::new(device_id(name), Credential::DeviceKey(key.into()))
+    DeviceIdentity::new(
+        device_id(name),
+        Credential::DeviceKey(key(&keys.primary).into()),
+    )
+}
+
+/// A key as a registry shows it.
+pub(crate) fn key(text: &str) -> SymmetricKey {
+    SymmetricKey::from_base64(text).expect("a valid key")
+}
+
+/// Both keys of a registered device or policy.
+pub(crate) fn pair(keys: &DeviceKeys) -> KeyPair {
+    KeyPair::from(key(&keys.primary)).with_secondary(key(&keys.secondary))
 }
 
 /// Registers a device and gives its identity with a token of its own.
 pub(crate) fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -> DeviceIdentity {
     let keys = hub.add_device(name);
-    let key = SymmetricKey::from_base64(&keys.primary).expect("a valid key");
     let device = device_id(name);
-    let expires = SystemTime::now() + expires_in;
-    let token = SasToken::sign(&sas_resource(HOST, &device), &key, expires);
+    let token = token(&device, &key(&keys.primary), expires_in);
     DeviceIdentity::new(device, Credential::SasToken(token))
+}
+
+/// Signs a token for a device as the device itself does.
+pub(crate) fn token(device: &DeviceId, key: &SymmetricKey, expires_in: Duration) -> SasToken {
+    let expires = SystemTime::now() + expires_in;
+    SasToken::sign(&sas_resource(HOST, device), key, expires)
 }
 
 /// Gives a device's identity under the hub's policy.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_core::credential::{
     ConnectionString, CredentialProvider, GroupKey, GroupKeyCredentials, HubPolicyCredentials,
-    StaticCredentials, SymmetricKey,
+    KeyPair, SharedAccessPolicy, StaticCredentials, SymmetricKey,
 };
 use gateway_core::{ConfigError, DeviceId};
 use serde::Deserialize;
@@ -13,6 +13,8 @@ use serde::Deserialize;
 use crate::document::Document;
 use crate::secret::{SecretSource, Surroundings};
 use crate::settings::CONNECTION_STRING;
+
+const SECONDARY_KEY: &str = "credentials.secondary_key";
 
 /// Knows the devices' credentials.
 pub(crate) type Credentials = Arc<dyn CredentialProvider>;
@@ -24,6 +26,8 @@ pub(crate) struct CredentialsConfig {
     kind: Kind,
     /// The group key, for `group_key`.
     key: Option<SecretSource>,
+    /// The second key of the policy or group, which is used where the hub refuses the first.
+    secondary_key: Option<SecretSource>,
     /// A JSON object of keys by device, for `device_keys`.
     keys: Option<SecretSource>,
 }
@@ -41,20 +45,35 @@ enum Kind {
     DeviceTokens,
 }
 
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::GroupKey => "group_key",
+            Self::DeviceKeys => "device_keys",
+            Self::DeviceTokens => "device_tokens",
+        }
+    }
+}
+
 impl CredentialsConfig {
     /// Checks that the keys are there that the kind needs, and no others.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let either = [Kind::Policy, Kind::GroupKey];
         let owners = [
-            ("key", &self.key, Kind::GroupKey, "group_key"),
-            ("keys", &self.keys, Kind::DeviceKeys, "device_keys"),
+            ("key", &self.key, &[Kind::GroupKey][..], true),
+            ("keys", &self.keys, &[Kind::DeviceKeys], true),
+            ("secondary_key", &self.secondary_key, &either, false),
         ];
-        for (name, value, owner, kind) in owners {
-            if value.is_none() && self.kind == owner {
-                let problem = format!("is missing, but the kind is {kind}");
+        for (name, value, owners, is_needed) in owners {
+            let is_owner = owners.contains(&self.kind);
+            if value.is_none() && is_owner && is_needed {
+                let problem = format!("is missing, but the kind is {}", self.kind.name());
                 return Err(ConfigError::new(name, problem, SecretSource::ALLOWED));
             }
-            if value.is_some() && self.kind != owner {
-                let allowed = format!("only with kind = \"{kind}\"");
+            if value.is_some() && !is_owner {
+                let kinds: Vec<_> = owners.iter().map(|kind| kind.name()).collect();
+                let allowed = format!("only with kind = \"{}\"", kinds.join("\" or \""));
                 return Err(ConfigError::new(name, "has no effect", allowed));
             }
         }
@@ -68,33 +87,58 @@ impl CredentialsConfig {
         connection: Option<&ConnectionString>,
         around: &Surroundings<'_>,
     ) -> Option<Credentials> {
-        let (key, credentials) = match self.kind {
-            Kind::DeviceTokens => return Some(Arc::new(StaticCredentials::default())),
+        match self.kind {
+            Kind::DeviceTokens => Some(Arc::new(StaticCredentials::default())),
             // What is wrong with the connection string is noted already.
-            Kind::Policy if connection.is_none() && document.has(CONNECTION_STRING) => return None,
-            Kind::Policy => ("credentials.kind", policy(connection)),
-            Kind::GroupKey => ("credentials.key", read(self.key, around, group_key)),
-            Kind::DeviceKeys => ("credentials.keys", read(self.keys, around, device_keys)),
-        };
-        credentials
-            .map_err(|problem| document.note(key, problem))
-            .ok()
+            Kind::Policy if connection.is_none() && document.has(CONNECTION_STRING) => None,
+            Kind::Policy => {
+                let policy = noted(document, "credentials.kind", policy(connection))?;
+                let second = read(self.secondary_key, around, symmetric_key);
+                Some(match noted(document, SECONDARY_KEY, second)? {
+                    Some(key) => Arc::new(HubPolicyCredentials::new(policy.with_secondary(key))),
+                    None => Arc::new(HubPolicyCredentials::new(policy)),
+                })
+            }
+            Kind::GroupKey => {
+                let key = noted(
+                    document,
+                    "credentials.key",
+                    read(self.key, around, group_key),
+                )?;
+                let second = read(self.secondary_key, around, group_key);
+                let credentials = GroupKeyCredentials::new(key?);
+                Some(match noted(document, SECONDARY_KEY, second)? {
+                    Some(key) => Arc::new(credentials.with_secondary(key)),
+                    None => Arc::new(credentials),
+                })
+            }
+            Kind::DeviceKeys => {
+                let keys = read(self.keys, around, device_keys);
+                let keys = noted(document, "credentials.keys", keys)??;
+                Some(Arc::new(StaticCredentials::new(keys)))
+            }
+        }
     }
 }
 
-fn read(
-    source: Option<SecretSource>,
-    around: &Surroundings<'_>,
-    parse: impl Fn(&str) -> Result<Credentials, String>,
-) -> Result<Credentials, String> {
-    // Its absence is noted by `validate`.
-    let source = source.ok_or("is missing")?;
-    parse(&source.read(around)?)
+fn noted<T>(document: &mut Document<'_>, key: &str, read: Result<T, String>) -> Option<T> {
+    read.map_err(|problem| document.note(key, problem)).ok()
 }
 
-fn policy(connection: Option<&ConnectionString>) -> Result<Credentials, String> {
+/// Reads a secret if there is one; whether one is needed is seen to by `validate`.
+fn read<T>(
+    source: Option<SecretSource>,
+    around: &Surroundings<'_>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    source
+        .map(|source| parse(&source.read(around)?))
+        .transpose()
+}
+
+fn policy(connection: Option<&ConnectionString>) -> Result<SharedAccessPolicy, String> {
     match connection.and_then(ConnectionString::policy) {
-        Some(policy) => Ok(Arc::new(HubPolicyCredentials::new(policy.clone()))),
+        Some(policy) => Ok(policy.clone()),
         None => Err(
             "is policy, which takes the policy of `upstream.amqp.connection_string`, but \
                      that is missing, wrong, or of a device"
@@ -103,18 +147,20 @@ fn policy(connection: Option<&ConnectionString>) -> Result<Credentials, String> 
     }
 }
 
-fn group_key(text: &str) -> Result<Credentials, String> {
-    let key = GroupKey::from_base64(text).map_err(|error| format!("is no key: {error}"))?;
-    Ok(Arc::new(GroupKeyCredentials::new(key)))
+fn symmetric_key(text: &str) -> Result<SymmetricKey, String> {
+    SymmetricKey::from_base64(text).map_err(|error| format!("is no key: {error}"))
 }
 
-fn device_keys(text: &str) -> Result<Credentials, String> {
+fn group_key(text: &str) -> Result<GroupKey, String> {
+    GroupKey::from_base64(text).map_err(|error| format!("is no key: {error}"))
+}
+
+fn device_keys(text: &str) -> Result<HashMap<DeviceId, KeyPair>, String> {
     // serde_json repeats values in its messages; the place must do.
-    let keys: HashMap<DeviceId, SymmetricKey> = serde_json::from_str(text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         format!(
             "is no JSON object of keys in base64 by device: see its line {line}, column {column}"
         )
-    })?;
-    Ok(Arc::new(StaticCredentials::new(keys)))
+    })
 }

@@ -216,6 +216,50 @@ pub async fn a_connection_lost_while_waiting_is_never_acknowledged(
     Outcome::Passed
 }
 
+/// An answer that comes when nobody waits for it any more goes to nobody, and is counted.
+pub async fn a_late_answer_is_dropped_and_counted(fixture: &dyn DownstreamFixture) -> Outcome {
+    need!(
+        fixture.capabilities().methods,
+        "a device answers no methods"
+    );
+    let running = Running::start(fixture).await;
+    let name = device("late");
+    let mut client = listen(fixture, &running, &name).await;
+    let late = MethodReply::new(299, body("late"));
+    let in_time = MethodReply::new(200, body("in time"));
+    // On a slow machine a call's time may be up before the device has it.
+    for patience in (0..).map(|doublings| Duration::from_secs(1 << doublings)) {
+        let reply = running.hub.call_method(method_call(&name, 0, patience));
+        assert_eq!(reply.await.map(|reply| reply.status), Some(504));
+        let answer = async {
+            let mut is_late = false;
+            loop {
+                match client.next().await {
+                    DeviceEvent::Method { tag, payload, .. } if payload == body("0") => {
+                        client.reply(&tag, late.clone()).await;
+                        is_late = true;
+                    }
+                    DeviceEvent::Method { tag, .. } => {
+                        client.reply(&tag, in_time.clone()).await;
+                        return is_late;
+                    }
+                    other => panic!("saw {other:?} instead of a method"),
+                }
+            }
+        };
+        let call = running.hub.call_method(method_call(&name, 1, LONG));
+        let (reply, is_late) = tokio::join!(call, answer);
+        assert_eq!(reply.as_ref(), Some(&in_time));
+        if is_late {
+            break;
+        }
+    }
+    assert_eq!(running.gateway.stats().methods_late, 1);
+    drop(client);
+    running.end().await;
+    Outcome::Passed
+}
+
 /// A method that the device does not answer ends with its deadline, and the device stays.
 pub async fn a_silent_method_ends_with_its_deadline(fixture: &dyn DownstreamFixture) -> Outcome {
     need!(

@@ -7,6 +7,7 @@
 mod commands;
 mod connections;
 mod harness;
+mod twins;
 mod uplinks;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use harness::{Running, body, device, message_id};
 
 pub use commands::*;
 pub use connections::*;
+pub use twins::*;
 pub use uplinks::*;
 
 /// Says what a downstream's protocol can do, and so which cases apply.
@@ -44,6 +46,8 @@ pub struct DownstreamCapabilities {
     pub refuses_messages: bool,
     /// The device answers methods. Default true.
     pub methods: bool,
+    /// The device reads its twin, reports properties and hears of desired changes. Default true.
+    pub twins: bool,
     /// A device that proves nothing is refused. Default true.
     pub authenticates: bool,
     /// A silent device is dropped after [`DownstreamSettings::idle_timeout`]. Default true.
@@ -61,6 +65,7 @@ impl Default for DownstreamCapabilities {
             acknowledges_messages: true,
             refuses_messages: true,
             methods: true,
+            twins: true,
             authenticates: true,
             ends_idle: true,
             has_connections: true,
@@ -102,6 +107,17 @@ pub enum DeviceEvent {
         /// The argument.
         payload: Bytes,
     },
+    /// It was told its twin, which it asked for.
+    Twin(Bytes),
+    /// It was told that the hub has what it reported.
+    Reported,
+    /// It was told of a change of its desired properties.
+    Desired {
+        /// Their version.
+        version: u64,
+        /// The change.
+        patch: Bytes,
+    },
     /// Its connection ended; nothing comes after it.
     Closed,
 }
@@ -129,6 +145,12 @@ pub trait DeviceClient: fmt::Debug + Send {
     /// Answers a method.
     async fn reply(&mut self, tag: &str, reply: MethodReply);
 
+    /// Asks for the twin. Not called without [`DownstreamCapabilities::twins`].
+    async fn ask_twin(&mut self);
+
+    /// Reports properties, a JSON object. Not called without [`DownstreamCapabilities::twins`].
+    async fn report(&mut self, patch: Bytes);
+
     /// Says farewell, where the protocol has one, and closes the connection.
     async fn close(self: Box<Self>);
 }
@@ -144,8 +166,8 @@ pub trait DownstreamFixture: fmt::Debug + Send + Sync + 'static {
     /// Makes the downstream under test, once for each case.
     async fn bind(&self, settings: DownstreamSettings) -> Arc<dyn Downstream>;
 
-    /// Connects a device that proves who it is and wants messages and methods; done when it may
-    /// send.
+    /// Connects a device that proves who it is and wants messages, methods and, where there are
+    /// twins, desired changes; done when it may send.
     async fn connect(&self, device: &DeviceId) -> Box<dyn DeviceClient>;
 
     /// Connects a device that claims a name without proof and tries to send a message.
@@ -178,6 +200,9 @@ macro_rules! downstream_conformance {
             a_device_that_is_gone_is_unknown
             a_connection_lost_while_waiting_is_never_acknowledged
             a_silent_method_ends_with_its_deadline
+            a_late_answer_is_dropped_and_counted
+            a_device_reads_and_reports_its_twin
+            a_desired_change_reaches_a_device_once_and_in_order
             garbage_never_ends_serve
             a_silent_peer_ends_by_time_out
             the_newest_connection_of_a_device_wins

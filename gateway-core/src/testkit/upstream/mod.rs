@@ -4,6 +4,7 @@
 //! [`upstream_conformance!`](crate::upstream_conformance) a function that makes one.
 
 mod attaching;
+mod batches;
 mod commands;
 mod ending;
 mod uplinks;
@@ -22,6 +23,7 @@ use crate::message::{Disposition, MethodReply, Uplink};
 use crate::upstream::{DeviceIdentity, Interest, Upstream};
 
 pub use attaching::*;
+pub use batches::*;
 pub use commands::*;
 pub use ending::*;
 pub use uplinks::*;
@@ -36,6 +38,8 @@ pub struct UpstreamCapabilities {
     pub can_lose_settlements: bool,
     /// The hub can refuse a single message. Default true.
     pub can_reject: bool,
+    /// The hub takes a batch whole or not at all. Default true.
+    pub batches: bool,
     /// The hub learns that a device refused a message. Default true.
     pub can_reject_messages: bool,
     /// The hub learns that a message could not be delivered now, and redelivers it. Default true.
@@ -56,6 +60,7 @@ impl Default for UpstreamCapabilities {
             can_hold: true,
             can_lose_settlements: true,
             can_reject: true,
+            batches: true,
             can_reject_messages: true,
             can_abandon_messages: true,
             methods: true,
@@ -162,6 +167,11 @@ macro_rules! upstream_conformance {
             a_message_survives_whole
             a_too_large_message_is_told
             sending_without_attach_is_unknown_device
+            a_batch_is_taken_whole_and_in_order
+            a_batch_is_ok_only_after_the_hub_accepted_all
+            a_refused_batch_is_refused_whole
+            a_batch_cut_in_flight_is_disconnected
+            a_too_large_batch_is_whole_or_told
             parallel_attaches_are_one
             a_refused_device_harms_nobody
             an_expired_credential_is_unauthorized

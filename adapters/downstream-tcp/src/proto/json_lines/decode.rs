@@ -40,6 +40,9 @@ pub(super) struct Message<'a> {
     pub created_at: Option<SystemTime>,
     #[serde(borrow)]
     pub outcome: Option<Text<'a>>,
+    pub version: Option<u64>,
+    #[serde(borrow)]
+    pub description: Option<Text<'a>>,
     pub status: Option<i32>,
     #[serde(borrow)]
     pub payload: Option<&'a RawValue>,

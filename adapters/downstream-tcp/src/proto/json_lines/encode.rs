@@ -83,6 +83,8 @@ pub(super) enum Frame<'a> {
     Bye {
         reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
     Pong,

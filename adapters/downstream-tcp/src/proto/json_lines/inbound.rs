@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use gateway_core::credential::SasToken;
 use gateway_core::{
-    Delivered, DeviceId, ErrorKind, Interest, MessageId, MethodReply, TwinRequest, Uplink,
+    Delivered, DeviceId, ErrorKind, MessageId, MethodReply, PropertyAck, TwinProperties,
+    TwinRequest, Uplink,
 };
 
 use super::decode::{Key, Message};
@@ -23,8 +24,10 @@ impl JsonLines {
             if *known != device {
                 return Err(fault("already_identified", "one connection, one device"));
             }
-            self.tell(&Frame::Welcome { id: known.as_str() }, actions);
-            return Ok(());
+            if message.token.is_none() {
+                self.tell(&Frame::Welcome { id: known.as_str() }, actions);
+                return Ok(());
+            }
         }
         let proof = match (message.token, message.secret) {
             (Some(token), _) => {
@@ -33,8 +36,10 @@ impl JsonLines {
             (None, Some(secret)) => Proof::Secret(Secret::from(secret.0)),
             (None, None) => Proof::None,
         };
-        let interest = message.interest.map_or(self.interest, Interest::from);
-        actions.identify(Login::new(device, proof).with_interest(interest));
+        if let Some(interest) = message.interest {
+            self.interest = interest.into();
+        }
+        actions.identify(Login::new(device, proof).with_interest(self.interest));
         Ok(())
     }
 
@@ -144,6 +149,59 @@ impl JsonLines {
         Ok(())
     }
 
+    fn ask_twin(
+        &self,
+        message: &Message<'_>,
+        frame: &Bytes,
+    ) -> Result<(Waiting, TwinRequest), Fault> {
+        let id = message.id.as_ref().map(|Key(id)| id.to_string());
+        let patch = match message.patch {
+            Some(patch) if !patch.get().starts_with('{') => {
+                return Err(fault("bad_patch", "`patch` is an object"));
+            }
+            patch => patch.map(|patch| patch.get().as_bytes()),
+        };
+        match (&*message.kind.0, patch) {
+            ("twin_get", _) => Ok((Waiting::TwinGet { id }, TwinRequest::Get)),
+            ("twin_patch", Some(patch)) => {
+                let request = TwinRequest::PatchReported(frame.slice_ref(patch));
+                Ok((Waiting::TwinPatch { id }, request))
+            }
+            ("twin_patch", None) => Err(fault("bad_patch", "`patch` is missing")),
+            _ => self.acknowledge(id, message, patch),
+        }
+    }
+
+    fn acknowledge(
+        &self,
+        id: Option<String>,
+        message: &Message<'_>,
+        patch: Option<&[u8]>,
+    ) -> Result<(Waiting, TwinRequest), Fault> {
+        let version = message.version;
+        let version = version.ok_or_else(|| fault("bad_version", "`version` is missing"))?;
+        let properties = match patch {
+            Some(patch) => TwinProperties::parse(patch),
+            None => self.unacknowledged.find(version).ok_or_else(|| {
+                fault(
+                    "unknown_version",
+                    "not remembered; give the values in `patch`",
+                )
+            })?,
+        };
+        let mut ack = PropertyAck::new(message.status.unwrap_or(PropertyAck::COMPLETED), version);
+        ack.description = message.description.as_ref().map(|text| text.0.to_string());
+        let request = properties.and_then(|properties| ack.acknowledge(&properties));
+        let request = request.map_err(|error| fault("bad_patch", error))?;
+        let is_final = patch.is_none() && ack.status != PropertyAck::IN_PROGRESS;
+        let waiting = Waiting::DesiredAck {
+            id,
+            version,
+            is_final,
+        };
+        Ok((waiting, request))
+    }
+
     pub(super) fn take(&mut self, frame: &Bytes, actions: &mut Actions) -> Result<(), Fault> {
         let message = Message::parse(frame).map_err(|error| fault("malformed", error))?;
         let kind = &*message.kind.0;
@@ -153,22 +211,26 @@ impl JsonLines {
         let Some(device) = self.device.clone() else {
             return Err(fault("hello_expected", "say `hello` first"));
         };
-        let id = message.id.as_ref().map(|Key(id)| id.to_string());
         match kind {
             "telemetry" => self.telemetry(device, message, frame, actions),
             "c2d_ack" | "method_response" => self.answer(&message, frame, actions)?,
             "ping" => self.tell(&Frame::Pong, actions),
-            "twin_get" => {
-                let token = self.wait_for(Waiting::TwinGet { id });
-                actions.twin(token, TwinRequest::Get);
-            }
-            "twin_patch" => {
-                let patch = message.patch.filter(|patch| patch.get().starts_with('{'));
-                let patch = patch.ok_or_else(|| fault("bad_patch", "`patch` is an object"))?;
-                let body = frame.slice_ref(patch.get().as_bytes());
-                let token = self.wait_for(Waiting::TwinPatch { id });
-                actions.twin(token, TwinRequest::PatchReported(body));
-            }
+            "twin_get" | "twin_patch" | "desired_ack" => match self.ask_twin(&message, frame) {
+                Ok((waiting, request)) => {
+                    let token = self.wait_for(waiting);
+                    actions.twin(token, request);
+                }
+                Err((reason, detail)) => self.tell(
+                    &Frame::Nack {
+                        id: message.id.as_ref().map(|id| &*id.0),
+                        seq: None,
+                        reason,
+                        detail: Some(&detail),
+                        retry_after_ms: None,
+                    },
+                    actions,
+                ),
+            },
             _ => return Err(fault("unknown_type", format!("{kind:.32?} is no type"))),
         }
         Ok(())

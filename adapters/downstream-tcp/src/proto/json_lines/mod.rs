@@ -4,11 +4,13 @@
 //!
 //! | type | fields |
 //! | --- | --- |
-//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`} |
+//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`}; again with a new `token` before the old one expires |
 //! | `telemetry` | `body` (any JSON but null) or `body_base64`; `id`, `seq`, `properties` (texts), `content_type`, `created_at` (RFC 3339) |
 //! | `c2d_ack` | `tag` of the `c2d`, `outcome`: `complete`, `reject` or `abandon` |
 //! | `method_response` | `id` of the `method`, `status`, `payload` (any JSON) |
-//! | `twin_get`, `twin_patch` | `id`; `patch` (object) |
+//! | `twin_get` | `id` |
+//! | `twin_patch` | `id`, `patch` (object): merged into the reported properties, `null` deletes |
+//! | `desired_ack` | `version` of the `desired`; `id`, `status`, `description`, `patch` |
 //! | `ping` | |
 //!
 //! To the device:
@@ -20,29 +22,69 @@
 //! | `nack` | `id`, `seq`, `reason`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
 //! | `c2d` | `tag`, `body` or `body_base64`, `id`, `properties`, `content_type`, `correlation_id`, `delivery_count`, `sequence` |
 //! | `method` | `id`, `name`, `payload` or `payload_base64`, `timeout_ms` |
-//! | `desired` | `version`, `patch` |
-//! | `twin`, `twin_patched` | `id`; `body` or `version` |
+//! | `desired` | `version`, `patch` with its `$version`: to a device with the interest `desired` |
+//! | `twin` | `id`, `body` {`desired`, `reported`}, each with its `$version` |
+//! | `twin_patched` | `id`, `version` of the reported properties |
 //! | `error` | `reason`, `detail`: the last frame was wrong |
-//! | `bye` | `reason`, `retry_after_ms`: the gateway closes the connection |
+//! | `bye` | `reason`, `detail`, `retry_after_ms`: the gateway closes the connection |
 //! | `pong` | |
 //!
-//! Ids are texts; a number is taken as its digits. An empty frame is a sign of life. A telemetry message without an id gets one, which
-//! the `ack` names; the device's own `seq` comes back as well, so that a device can count instead.
-//! Only an id that the device gives lets the hub's readers tell a message sent twice.
+//! Ids are texts; a number is taken as its digits. An empty frame is a sign of life. A telemetry
+//! message without an id gets one, which the `ack` names; the device's own `seq` comes back as
+//! well, so that a device can count instead. Only an id that the device gives lets the hub's
+//! readers tell a message sent twice.
+//!
+//! # Commands
+//! A `c2d` with a `delivery_count` above 0 was given out before, and the device may have it
+//! already: `complete` it again. An acknowledgement that comes after
+//! [`timeouts.command`](crate::TimeoutConfig::command), or when the hub's lock lapses, comes too
+//! late: the hub gives the message out again. A `method` wants its answer within `timeout_ms`; a
+//! later one is dropped.
+//!
+//! # Twins
+//! `twin_get`, `twin_patch` and `desired_ack` go to the hub one after the other, at most
+//! [`limits.window`](crate::LimitConfig::window) of them and telemetry at a time; more are not
+//! read. Each is answered under its `id`, if the device gave one, by a `twin`, a `twin_patched` or
+//! a `nack`.
+//!
+//! Versions of `desired` grow, with gaps where changes came as one. A device that was away asks
+//! `twin_get` when it is back, and then ignores a `desired` whose version is not above that of
+//! the `desired` in the answer.
+//!
+//! `desired_ack` reports what a service expects to see of a property that it set:
+//! `{"name": {"value": .., "ac": status, "av": version, "ad": description}}`, within components
+//! where they are ([`PropertyAck`]). `status` is 200 unless given; after 202, in progress, the same
+//! version can be acknowledged again. The values are those of the `desired` of this version, one of
+//! the last eight that were not acknowledged, or those in `patch`: give it if the device uses other
+//! values, takes some and refuses others, or was told by a `twin`. So
+//!
+//! ```text
+//! ← {"type":"desired","version":4,"patch":{"interval":60,"$version":4}}
+//! → {"type":"desired_ack","version":4}
+//! ```
+//!
+//! reports `{"interval":{"value":60,"ac":200,"av":4}}`.
 
 mod decode;
+mod desired;
 mod encode;
 mod inbound;
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use gateway_core::{DeviceId, Downlink, ErrorKind, Interest, MessageId, Settlement, TwinReply};
+#[cfg(doc)]
+use gateway_core::PropertyAck;
+use gateway_core::{
+    DEFAULT_RETRY_AFTER, DeviceId, Downlink, ErrorKind, Interest, MessageId, Settlement, TwinReply,
+    UpstreamError,
+};
 
 use super::{
     Actions, CloseReason, Command, Confirmation, FrameCodec, FrameError, Framing, Login, Peer,
     Proof, Protocol, Refusal,
 };
+use desired::Unacknowledged;
 use encode::Frame;
 
 /// Properties of one message; more are refused. Default 100: the hub limits their size, this
@@ -61,13 +103,27 @@ pub struct JsonLines {
     next_token: u64,
     /// What is on its way, oldest first; as long as the connection's window.
     waiting: VecDeque<(u64, Waiting)>,
+    unacknowledged: Unacknowledged,
 }
 
 #[derive(Debug)]
 enum Waiting {
-    Uplink { id: MessageId, seq: Option<u64> },
-    TwinGet { id: Option<String> },
-    TwinPatch { id: Option<String> },
+    Uplink {
+        id: MessageId,
+        seq: Option<u64>,
+    },
+    TwinGet {
+        id: Option<String>,
+    },
+    TwinPatch {
+        id: Option<String>,
+    },
+    /// A change acknowledged; for good if it needs not be remembered after that.
+    DesiredAck {
+        id: Option<String>,
+        version: u64,
+        is_final: bool,
+    },
 }
 
 /// Why a message could not be taken: the reason, and what may help its maker.
@@ -90,6 +146,7 @@ impl JsonLines {
             id_prefix,
             next_token: 0,
             waiting: VecDeque::new(),
+            unacknowledged: Unacknowledged::default(),
         }
     }
 
@@ -182,15 +239,22 @@ impl Protocol for JsonLines {
     }
 
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions) {
-        // A refusal is told by `on_close`.
-        if let Ok(device) = verdict {
-            self.device = Some(device.clone());
-            self.tell(
-                &Frame::Welcome {
-                    id: device.as_str(),
-                },
-                actions,
-            );
+        match verdict {
+            Ok(device) => {
+                self.device = Some(device.clone());
+                self.tell(
+                    &Frame::Welcome {
+                        id: device.as_str(),
+                    },
+                    actions,
+                );
+            }
+            Err(refusal) if self.device.is_some() => {
+                let detail = "the new token is refused; the one before stands";
+                self.complain(&fault(refusal.reason.as_str(), detail), actions);
+            }
+            // Told by `on_close`.
+            Err(_) => {}
         }
     }
 
@@ -198,41 +262,33 @@ impl Protocol for JsonLines {
         let Some(Waiting::Uplink { id, seq }) = self.take_waiting(token) else {
             return;
         };
+        let id = id.as_str();
         let (reason, retry_after_ms) = match settlement {
-            Settlement::Accepted => {
-                return self.tell(
-                    &Frame::Ack {
-                        id: id.as_str(),
-                        seq,
-                    },
-                    actions,
-                );
-            }
+            Settlement::Accepted => return self.tell(&Frame::Ack { id, seq }, actions),
             Settlement::Rejected(kind) => (kind.as_str(), None),
             Settlement::RetryLater(after) => ("retry_later", Some(encode::millis(after))),
             // A verdict this version does not know is not an acceptance.
-            _ => (
-                "retry_later",
-                Some(encode::millis(gateway_core::DEFAULT_RETRY_AFTER)),
-            ),
+            _ => ("retry_later", Some(encode::millis(DEFAULT_RETRY_AFTER))),
         };
-        let id = Some(id.as_str());
-        self.tell(
-            &Frame::Nack {
-                id,
-                seq,
-                reason,
-                detail: None,
-                retry_after_ms,
-            },
-            actions,
-        );
+        let nack = Frame::Nack {
+            id: Some(id),
+            seq,
+            reason,
+            detail: None,
+            retry_after_ms,
+        };
+        self.tell(&nack, actions);
     }
 
     fn on_twin(&mut self, token: u64, answer: Result<TwinReply, Refusal>, actions: &mut Actions) {
-        let (id, is_get) = match self.take_waiting(token) {
-            Some(Waiting::TwinGet { id }) => (id, true),
-            Some(Waiting::TwinPatch { id }) => (id, false),
+        let (id, is_get, acknowledged) = match self.take_waiting(token) {
+            Some(Waiting::TwinGet { id }) => (id, true, None),
+            Some(Waiting::TwinPatch { id }) => (id, false, None),
+            Some(Waiting::DesiredAck {
+                id,
+                version,
+                is_final,
+            }) => (id, false, is_final.then_some(version)),
             Some(Waiting::Uplink { .. }) | None => return,
         };
         let id = id.as_deref();
@@ -242,26 +298,31 @@ impl Protocol for JsonLines {
                 let body = text.as_deref().and_then(encode::json);
                 self.tell(&Frame::Twin { id, body }, actions);
             }
-            Ok(reply) => self.tell(
-                &Frame::TwinPatched {
-                    id,
-                    version: reply.version,
-                },
-                actions,
-            ),
+            Ok(TwinReply { version, .. }) => {
+                if let Some(version) = acknowledged {
+                    self.unacknowledged.forget(version);
+                }
+                self.tell(&Frame::TwinPatched { id, version }, actions);
+            }
             Err(Refusal {
                 reason,
                 retry_after,
-            }) => self.tell(
-                &Frame::Nack {
+            }) => {
+                // As an uplink would be: what may succeed later is to be asked again.
+                let settlement = Settlement::from(&UpstreamError::new(reason, "twin"));
+                let retry_after = match settlement {
+                    Settlement::RetryLater(after) => Some(retry_after.unwrap_or(after)),
+                    _ => None,
+                };
+                let nack = Frame::Nack {
                     id,
                     seq: None,
                     reason: reason.as_str(),
                     detail: None,
                     retry_after_ms: retry_after.map(encode::millis),
-                },
-                actions,
-            ),
+                };
+                self.tell(&nack, actions);
+            }
         }
     }
 
@@ -294,7 +355,11 @@ impl Protocol for JsonLines {
                     version: patch.version,
                     patch: body,
                 };
-                (self.write(&frame, actions), Confirmation::Never)
+                let written = self.write(&frame, actions);
+                if written.is_ok() {
+                    self.unacknowledged.remember(patch);
+                }
+                (written, Confirmation::Never)
             }
             _ => return Err(ErrorKind::Unsupported),
         };
@@ -314,14 +379,20 @@ impl Protocol for JsonLines {
             },
             Refused(refusal) => Frame::Bye {
                 reason: reason.as_str(),
+                detail: None,
                 retry_after_ms: refusal.retry_after.map(encode::millis),
             },
             Shutdown => Frame::Bye {
                 reason: reason.as_str(),
-                retry_after_ms: Some(encode::millis(gateway_core::DEFAULT_RETRY_AFTER)),
+                detail: None,
+                retry_after_ms: Some(encode::millis(DEFAULT_RETRY_AFTER)),
             },
-            _ => Frame::Bye {
+            other => Frame::Bye {
                 reason: reason.as_str(),
+                detail: match other {
+                    CloseReason::Ended { detail, .. } => detail,
+                    _ => None,
+                },
                 retry_after_ms: None,
             },
         };

@@ -1,8 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use gateway_core::{
-    CloudMessage, CorrelationId, Delivered, DesiredPatch, MethodCall, MethodName, MethodReply,
-    TwinRequest, Uplink,
+    CloudMessage, CorrelationId, Delivered, MethodCall, MethodName, MethodReply, Uplink,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -10,6 +9,8 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::proto::Request;
+
+mod twins;
 
 fn device() -> DeviceId {
     DeviceId::new("dev1").unwrap()
@@ -181,7 +182,24 @@ fn a_known_device_is_told_its_faults_and_may_go_on() {
             "error",
             "bad_status",
         ),
-        (r#"{"type":"twin_patch","patch":[]}"#, "error", "bad_patch"),
+        (r#"{"type":"twin_patch","patch":[]}"#, "nack", "bad_patch"),
+        (r#"{"type":"twin_patch"}"#, "nack", "bad_patch"),
+        (r#"{"type":"desired_ack"}"#, "nack", "bad_version"),
+        (
+            r#"{"type":"desired_ack","version":-1}"#,
+            "error",
+            "malformed",
+        ),
+        (
+            r#"{"type":"desired_ack","version":4}"#,
+            "nack",
+            "unknown_version",
+        ),
+        (
+            r#"{"type":"desired_ack","version":4,"patch":7}"#,
+            "nack",
+            "bad_patch",
+        ),
         (
             r#"{"type":"hello","id":"other"}"#,
             "error",
@@ -318,17 +336,6 @@ fn a_method_says_how_long_its_answer_is_waited_for() {
 }
 
 #[test]
-fn a_desired_change_is_shown_and_not_confirmed() {
-    let patch = Downlink::Desired(DesiredPatch::new(device(), 4, "{\"a\":1}"));
-    let (result, written) = command(&mut known(), &patch);
-    assert_eq!(result, Ok(Confirmation::Never));
-    assert_eq!(
-        written,
-        [json!({"type": "desired", "version": 4, "patch": {"a": 1}})]
-    );
-}
-
-#[test]
 fn a_command_too_long_for_the_framing_can_never_be_delivered() {
     let framing = Framing::LengthPrefixed {
         bytes: 1,
@@ -339,50 +346,6 @@ fn a_command_too_long_for_the_framing_can_never_be_delivered() {
     let message = CloudMessage::new(device(), vec![b'1'; 300], Instant::now());
     let (result, written) = command(&mut protocol, &Downlink::Message(message));
     assert_eq!((result, written.len()), (Err(ErrorKind::TooLarge), 0));
-}
-
-#[test]
-fn twin_answers_find_their_questions() {
-    let mut protocol = known();
-    let mut actions = frame(&mut protocol, r#"{"type":"twin_get","id":"a"}"#);
-    let patch = r#"{"type":"twin_patch","id":"b","patch":{"v":1}}"#;
-    protocol.on_frame(patch.into(), &mut actions);
-    protocol.on_frame(r#"{"type":"twin_get"}"#.into(), &mut actions);
-    let requests = actions.take_requests();
-    let [
-        Request::Twin {
-            token: get,
-            request: TwinRequest::Get,
-        },
-        Request::Twin {
-            token: patch,
-            request: TwinRequest::PatchReported(body),
-        },
-        Request::Twin { token: failing, .. },
-    ] = &requests[..]
-    else {
-        panic!("{requests:?}");
-    };
-    assert_eq!(body, r#"{"v":1}"#);
-    protocol.on_twin(*patch, Ok(TwinReply::new("", Some(3))), &mut actions);
-    protocol.on_twin(
-        *get,
-        Ok(TwinReply::new("{\"desired\":{}}", None)),
-        &mut actions,
-    );
-    protocol.on_twin(
-        *failing,
-        Err(Refusal::new(ErrorKind::Throttled)),
-        &mut actions,
-    );
-    assert_eq!(
-        written(&mut actions),
-        [
-            json!({"type": "twin_patched", "id": "b", "version": 3}),
-            json!({"type": "twin", "id": "a", "body": {"desired": {}}}),
-            json!({"type": "nack", "reason": "throttled"}),
-        ]
-    );
 }
 
 /// Texts that are nearly messages.
@@ -396,6 +359,9 @@ fn any_text() -> impl Strategy<Value = Vec<u8>> {
         Just("\"c2d_ack\""),
         Just("\"method_response\""),
         Just("\"twin_patch\""),
+        Just("\"desired_ack\""),
+        Just("\"version\":"),
+        Just("\"description\":"),
         Just(","),
         Just("\"id\":"),
         Just("\"body\":"),

@@ -1,5 +1,7 @@
 use std::fs;
 
+use gateway_core::Credential;
+
 use super::*;
 
 const CONNECTION: &str = "HostName=hub.example;SharedAccessKeyName=device;SharedAccessKey=c2VjcmV0";
@@ -18,6 +20,10 @@ fn read(text: &str) -> Result<Settings, Vec<String>> {
         ("key", "c2VjcmV0\n"),
         ("ca.pem", ""),
         ("keys.json", r#"{"d1": "?"}"#),
+        (
+            "pairs.json",
+            r#"{"d0": "b25l", "d1": {"primary": "b25l", "secondary": "dHdv"}}"#,
+        ),
     ] {
         fs::write(directory.path().join(name), content).unwrap();
     }
@@ -220,8 +226,32 @@ fn each_kind_of_credentials_takes_its_own_secret_and_no_other() {
         found[0].starts_with("line 6: `credentials.key` has no effect"),
         "{found:?}"
     );
+    let second = "secondary_key = { file = 'key' }";
+    let found = with(&format!("kind = 'device_tokens'\n{second}")).unwrap_err();
+    let allowed = r#"only with kind = "policy" or "group_key""#;
+    assert!(found[0].contains("`credentials.secondary_key` has no effect"));
+    assert!(found[0].ends_with(allowed), "{found:?}");
     let found = with("kind = 'magic'").unwrap_err();
     assert!(found[0].starts_with("line 5: `credentials.kind` ") && found[0].contains("group_key"));
+}
+
+#[tokio::test]
+async fn a_second_key_is_read_for_a_policy_a_group_and_each_device() {
+    for credentials in [
+        "kind = 'policy'\nsecondary_key = { file = 'key' }",
+        "kind = 'group_key'\nkey = { file = 'key' }\nsecondary_key = { file = 'key' }",
+        "kind = 'device_keys'\nkeys = { file = 'pairs.json' }",
+    ] {
+        let settings = read(&MINIMAL.replace(r#"kind = "policy""#, credentials)).unwrap();
+        let device = gateway_core::DeviceId::new("d1").unwrap();
+        let credential = settings.credentials.credential(&device).await.unwrap();
+        let keys = match &credential {
+            Credential::Policy(policy) => policy.keys(),
+            Credential::DeviceKey(keys) => keys,
+            other => panic!("{other:?}"),
+        };
+        assert!(keys.secondary().is_some(), "{credentials}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The only door from devices inward.
 
+mod deliver;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -7,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::BatchConfig;
 use crate::credential::SasToken;
 use crate::error::{ErrorKind, UpstreamError};
 use crate::id::DeviceId;
@@ -35,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) closing: CancellationToken,
     /// The same as `closing`, for a look that takes no lock.
     pub(crate) is_closing: AtomicBool,
+    pub(crate) batches: BatchConfig,
     pub(crate) counters: UplinkCounters,
     pub(crate) commands: Arc<CommandCounters>,
 }
@@ -202,19 +206,28 @@ pub struct Slot {
 impl Slot {
     /// Sends an uplink on its way and waits for the hub's verdict.
     ///
-    /// Uplinks of one device go in the order in which this was first polled; each waits for the
-    /// one before it.
+    /// Uplinks of one device go in the order in which this was first polled. Those that come while
+    /// one is on its way wait and then go together, as a batch
+    /// ([`batches`](crate::GatewayConfig::batches)); each gets a verdict of its own.
     ///
     /// # Cancel safety
-    /// Safe; the hub may or may not have the message, so the device must not be told anything.
+    /// Safe; the hub may or may not have the message, so the device must not be told anything. Other
+    /// uplinks of the device go on: those that were in a batch with it may reach the hub twice.
     pub async fn deliver(self, uplink: Uplink) -> Settlement {
         let inner = &*self.ingress.inner;
         if self.credit.is_none() {
             return Settlement::RetryLater(DEFAULT_RETRY_AFTER);
         }
-        let settlement = match self.send(&uplink).await {
-            Ok(()) => Settlement::Accepted,
+        let settlement = match inner.sessions.enter(&uplink.device) {
             Err(error) => Settlement::from(&error),
+            Ok(session) => {
+                session.set_route(self.ingress.route);
+                match session.try_gate() {
+                    Some(gate) => inner.send_now(&gate, &uplink).await,
+                    // Larger than all the rest.
+                    None => Box::pin(inner.send_in_turn(&session, uplink)).await,
+                }
+            }
         };
         let counter = match settlement {
             Settlement::Accepted => &inner.counters.accepted,
@@ -223,31 +236,6 @@ impl Slot {
         };
         counter.fetch_add(1, Relaxed);
         settlement
-    }
-
-    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        let inner = &*self.ingress.inner;
-        // Not by way of `Arc`'s own implementation, which would box once more.
-        let upstream = &*inner.upstream;
-        let session = inner.sessions.enter(&uplink.device)?;
-        session.set_route(self.ingress.route);
-        let gate = session.gate().await;
-        let attempt = async || {
-            inner.sessions.attached(&gate).await?;
-            match upstream.send(uplink).await {
-                Err(error) if is_forgotten(&error) => {
-                    gate.forget();
-                    inner.sessions.attached(&gate).await?;
-                    upstream.send(uplink).await
-                }
-                result => result,
-            }
-        };
-        let result = attempt().await;
-        if let Err(error) = &result {
-            gate.fail(error);
-        }
-        result
     }
 }
 

@@ -1,0 +1,182 @@
+//! Measures what one bad device among 995 on a connection costs the others: the latency of their
+//! messages with and without it.
+//!
+//! The hub runs in a process of its own. For each way of being bad, rounds with and without it take
+//! turns in this one process over the same connection, so that whatever else the machine does meets
+//! both; the rounds without it, among themselves, show how much that is.
+
+mod bad;
+mod neighbours;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use benches::embedded::Embedded;
+use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
+use benches::latency::Latencies;
+use benches::process::resident;
+use benches::report::{Fields, Report};
+use clap::{Parser, ValueEnum};
+
+use bad::{Badness, Conduct, SlowDevices};
+use neighbours::{Load, Round};
+
+/// A message is many small pieces, made on one thread and dropped on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures the others' latency with and without one bad device on their connection.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Devices on the connection, the bad ones with them.
+    #[arg(long, default_value_t = 995)]
+    devices: usize,
+    /// Messages a second of all the others together.
+    #[arg(long, default_value_t = 2000)]
+    per_second: u32,
+    /// Rounds with, and as many without, for each way of being bad.
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// How long a round lasts.
+    #[arg(long, value_parser = benches::duration, default_value = "5s")]
+    round: Duration,
+    /// Commands a second that a flooded device gets.
+    #[arg(long, default_value_t = 1000)]
+    flood: u32,
+    /// The ways of being bad; all by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    modes: Vec<Conduct>,
+    /// The way to the hub and back.
+    #[arg(long, default_value_t = 0)]
+    latency_ms: u64,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The rounds of one kind, each with its latencies.
+#[derive(Default)]
+struct Rounds {
+    all: Latencies,
+    p99_us: Vec<f64>,
+    refused: u64,
+    cpu: Duration,
+}
+
+impl Rounds {
+    fn add(&mut self, round: Round) {
+        let mut latencies = round.latencies;
+        self.p99_us.push(latencies.quantile_us(0.99));
+        self.all.append(latencies);
+        self.refused += round.refused;
+        self.cpu += round.cpu;
+    }
+
+    fn p99_us(&mut self) -> f64 {
+        self.p99_us.sort_by(f64::total_cmp);
+        self.p99_us[self.p99_us.len() / 2]
+    }
+
+    /// How far the rounds' p99 lie apart: the highest to the lowest.
+    fn spread(&mut self) -> f64 {
+        self.p99_us.sort_by(f64::total_cmp);
+        self.p99_us[self.p99_us.len() - 1] / self.p99_us[0]
+    }
+
+    fn cpu_us_per_message(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.all.len().max(1) as f64
+    }
+}
+
+fn row(conduct: Conduct, without: &mut Rounds, with: &mut Rounds, misdeeds: u64) -> Fields {
+    let (p99_without, p99_with) = (without.p99_us(), with.p99_us());
+    Fields::new()
+        .with("bad_device", conduct.name())
+        .with("p50_us_without", without.all.quantile_us(0.5))
+        .with("p50_us_with", with.all.quantile_us(0.5))
+        .with("p99_us_without", p99_without)
+        .with("p99_us_with", p99_with)
+        .with("p99_ratio", p99_with / p99_without)
+        .with("p99_spread_without", without.spread())
+        .with("p999_us_without", without.all.quantile_us(0.999))
+        .with("p999_us_with", with.all.quantile_us(0.999))
+        .with("cpu_us_without", without.cpu_us_per_message())
+        .with("cpu_us_with", with.cpu_us_per_message())
+        .with("misdeeds", misdeeds)
+        .with("refused", without.refused + with.refused)
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if be_the_hub_if_asked().await? {
+        return Ok(());
+    }
+    let mut options = Options::parse();
+    if options.modes.is_empty() {
+        options.modes = Conduct::value_variants().to_vec();
+    }
+    // Each way of being bad has a device of its own: what the gateway remembers of one does not
+    // protect the others from the next.
+    let others = options.devices.saturating_sub(options.modes.len());
+    ensure!(
+        others > 0 && options.rounds > 0,
+        "there is nothing to measure"
+    );
+    let setup = HubSetup {
+        latency_ms: options.latency_ms,
+        ..HubSetup::default()
+    };
+    let mut hub = HubProcess::start(&setup).await?;
+    let slow = SlowDevices::default();
+    let gateway = Embedded::start(
+        hub.access.amqp(),
+        bad::credentials(&hub.access)?,
+        options.devices,
+        slow.clone(),
+    )?;
+    let load = Load {
+        ingress: gateway.ingress.clone(),
+        devices: others,
+        per_second: options.per_second,
+        lasts: options.round,
+    };
+    load.attach().await?;
+
+    let conditions = Fields::new()
+        .with("devices", options.devices)
+        .with("messages_per_second", options.per_second)
+        .with("rounds", options.rounds)
+        .with("round_seconds", options.round.as_secs_f64())
+        .with("flood_per_second", options.flood)
+        .with("latency_ms", options.latency_ms)
+        .with("keys", "device");
+    let mut report = Report::new(env!("CARGO_BIN_NAME"), conditions);
+    for conduct in options.modes.iter().copied() {
+        let mut bad = Badness::new(conduct, &gateway.ingress, options.flood, &slow)?;
+        bad.attach().await?;
+        // The first round warms up.
+        load.round().await?;
+        let (mut without, mut with) = (Rounds::default(), Rounds::default());
+        for round in 0..options.rounds {
+            for is_bad in [round % 2 == 1, round % 2 == 0] {
+                match is_bad {
+                    false => without.add(load.round().await?),
+                    true => {
+                        bad.begin(&mut hub).await?;
+                        with.add(load.round().await?);
+                        bad.end(&mut hub).await?;
+                    }
+                }
+            }
+        }
+        report = report.with_row(row(conduct, &mut without, &mut with, bad.misdeeds()));
+    }
+    let counts = hub.counts().await?;
+    let results = Fields::new()
+        .with("connections", counts.connections)
+        .with("connections_opened", counts.connections_opened)
+        .with("attached", counts.attached)
+        .with("resident_mib", resident()? as f64 / f64::from(1 << 20));
+    report.with_results(results).print(options.json);
+    gateway.stop().await
+}

@@ -1,0 +1,116 @@
+//! What this process uses: CPU time and resident memory.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, interval_at, sleep};
+
+/// Shares of a core below this are nothing to do.
+const QUIET: f64 = 0.03;
+/// How long a process must have nothing to do to be at rest.
+const REST: Duration = Duration::from_millis(500);
+/// After this long its rest is not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The CPU time that this process has used, over all threads.
+#[must_use]
+pub fn cpu() -> Duration {
+    clock(rustix::time::ClockId::ProcessCPUTime)
+}
+
+/// The machine's own clock, the same in every process.
+#[must_use]
+pub fn machine_time() -> Duration {
+    clock(rustix::time::ClockId::Monotonic)
+}
+
+fn clock(id: rustix::time::ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(id);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec.unsigned_abs() as u32,
+    )
+}
+
+/// The memory of this process that is in RAM, in bytes: `VmRSS` of `/proc/self/status`.
+///
+/// # Errors
+/// The system is not Linux.
+pub fn resident() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("there is no /proc")?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .context("no VmRSS in /proc/self/status")?;
+    Ok(kib.parse::<u64>()? * 1024)
+}
+
+/// What a piece of work used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// On the clock.
+    pub wall: Duration,
+    /// Of the CPU.
+    pub cpu: Duration,
+    /// The share of one core in the busiest second; of the whole, if that was shorter.
+    pub peak: f64,
+}
+
+impl Usage {
+    /// The share of one core.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        share(self.cpu, self.wall)
+    }
+
+    /// Microseconds of CPU for each of so many.
+    #[must_use]
+    pub fn cpu_us_each(&self, count: u64) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / count.max(1) as f64
+    }
+}
+
+fn share(cpu: Duration, wall: Duration) -> f64 {
+    cpu.as_secs_f64() / wall.as_secs_f64().max(1e-9)
+}
+
+/// Runs a piece of work and tells what this process used meanwhile.
+///
+/// # Cancel safety
+/// As safe as the work.
+pub async fn metered<F: Future>(work: F) -> (F::Output, Usage) {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (cpu_before, started) = (cpu(), Instant::now());
+    let (mut second_cpu, mut second_started) = (cpu_before, started);
+    let mut peak: f64 = 0.0;
+    let mut seconds = interval_at(started + SECOND, SECOND);
+    let mut work = pin!(work);
+    let output = loop {
+        tokio::select! {
+            output = &mut work => break output,
+            _ = seconds.tick() => {
+                let (now_cpu, now) = (cpu(), Instant::now());
+                peak = peak.max(share(now_cpu - second_cpu, now - second_started));
+                (second_cpu, second_started) = (now_cpu, now);
+            }
+        }
+    };
+    let (wall, cpu) = (started.elapsed(), cpu() - cpu_before);
+    if peak == 0.0 {
+        peak = share(cpu, wall);
+    }
+    (output, Usage { wall, cpu, peak })
+}
+
+/// Waits until this process has nothing to do, a minute at most.
+pub async fn rest() {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let ((), usage) = metered(sleep(REST)).await;
+        if usage.share() < QUIET {
+            return;
+        }
+    }
+}
