@@ -66,7 +66,7 @@ impl Link {
 pub(crate) struct Attached {
     pub(crate) watched: Watch,
     pub(crate) sender: Sender,
-    pub(crate) commands: Option<Commands>,
+    pub(crate) commands: Commands,
     pub(crate) lane: Arc<Lane>,
     pub(crate) place: Place,
 }
@@ -82,6 +82,8 @@ pub(crate) struct Device {
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,
+    /// The newest version of its desired properties that it was given; 0 if it was given none.
+    desired: AtomicU64,
     /// Calls that wait for it or are in flight.
     busy: AtomicUsize,
     /// Where it stands at the door while it is being brought up.
@@ -108,6 +110,7 @@ impl Device {
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            desired: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
             token: Mutex::default(),
@@ -121,6 +124,10 @@ impl Device {
 
     pub(crate) fn wish(&self) -> Wish {
         lock(&self.wish).clone()
+    }
+
+    pub(crate) fn callback(&self) -> Arc<dyn CloudCallback> {
+        lock(&self.wish).callback.clone()
     }
 
     /// Replaces the wish and gives back the old one.
@@ -142,6 +149,19 @@ impl Device {
 
     pub(crate) fn set_active(&self, count: u64) {
         self.active.store(count, Relaxed);
+    }
+
+    pub(crate) fn desired(&self) -> u64 {
+        self.desired.load(Relaxed)
+    }
+
+    /// Notes which version of its desired properties it was given. Only all of them at once may be
+    /// of a lower version than before.
+    pub(crate) fn set_desired(&self, version: u64, is_whole: bool) {
+        match is_whole {
+            true => self.desired.store(version, Relaxed),
+            false => drop(self.desired.fetch_max(version, Relaxed)),
+        }
     }
 
     /// Notes that somebody waits for the device, until the guard is dropped.

@@ -24,10 +24,11 @@ impl Env {
             let lane = &attached.lane;
             explanation.connection = Some(lane.connection);
             explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
-            explanation.links = vec![LinkExplanation::new(
-                LinkPurpose::Telemetry,
-                Some(attached.sender.credit()),
-            )];
+            let telemetry = Some(attached.sender.credit());
+            explanation.links = vec![LinkExplanation::new(LinkPurpose::Telemetry, telemetry)];
+            let commands = attached.commands.open().into_iter();
+            let commands = commands.map(|purpose| LinkExplanation::new(purpose, None));
+            explanation.links.extend(commands);
         }
         explanation
     }
