@@ -1,6 +1,7 @@
 //! The client with its hub played by hand: frames in, frames out, futures polled one by one.
 
 mod hub;
+mod model;
 mod rules;
 
 use std::future::Future;
