@@ -12,7 +12,13 @@ use crate::message::{
 /// Takes what the hub sends to a device.
 ///
 /// An upstream calls it side by side for different devices and for different calls of one device;
-/// an implementation that takes its time stalls nobody. Wrap one callback in another to intercept:
+/// an implementation that takes its time stalls nobody. Wrap one callback in another to intercept.
+///
+/// # Cancel safety
+/// An upstream may drop a call whose verdict or answer is of no use any more: its deadline has
+/// passed, the link that it came on is lost, or the device is detached.
+///
+/// # Examples
 ///
 /// ```
 /// # use std::sync::Arc;

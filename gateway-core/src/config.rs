@@ -53,7 +53,7 @@ impl Default for GatewayConfig {
 #[non_exhaustive]
 pub struct SessionConfig {
     /// Devices attached at a time; the one silent for longest is detached for a new one. Default
-    /// 100,000: about 101 connections and 1.2 GiB over AMQP.
+    /// 100,000: about 101 connections and 1.2 GiB over AMQP. Here each costs 300 bytes.
     pub capacity: usize,
     /// How long a device that is not online may be silent before it is detached. Default 1 h,
     /// longer than most devices sleep, so that they need no new attach.

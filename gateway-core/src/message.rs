@@ -317,8 +317,12 @@ pub struct DesiredPatch {
     /// The device it is meant for.
     pub device: DeviceId,
     /// The version that the desired properties have after the change; 0 where the hub does not
-    /// count. A device gets only versions that grow, with gaps where changes came as one.
+    /// count. A device gets only versions that grow, with gaps where changes came as one; only a
+    /// [whole](Self::is_whole) set may have a lower one, where the hub made the twin anew.
     pub version: u64,
+    /// Whether the body is all desired properties instead of a change: what is not in it is not
+    /// desired any more. So it is after changes were missed, as while the hub was out of reach.
+    pub is_whole: bool,
     /// The change, a JSON object; see [`properties`](Self::properties).
     pub body: Bytes,
 }
@@ -330,8 +334,16 @@ impl DesiredPatch {
         Self {
             device,
             version,
+            is_whole: false,
             body: body.into(),
         }
+    }
+
+    /// Marks the body as all desired properties.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.is_whole = true;
+        self
     }
 }
 

@@ -125,8 +125,8 @@ impl CloudCallback for Router {
         let Some(sessions) = self.sessions.upgrade() else {
             return;
         };
-        let (device, version) = (&patch.device, patch.version);
-        let Some(passage) = sessions.pass_desired(device, version) else {
+        let Some(passage) = sessions.pass_desired(&patch) else {
+            let (device, version) = (&patch.device, patch.version);
             tracing::debug!(device.id = %device, version, "Desired change is not new");
             self.counters.desired_stale.fetch_add(1, Relaxed);
             return;

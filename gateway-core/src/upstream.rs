@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use crate::callback::CloudCallback;
 use crate::credential::{Credential, CredentialSource};
@@ -14,7 +15,8 @@ use crate::id::DeviceId;
 use crate::message::{TwinReply, TwinRequest, Uplink};
 
 /// Says what a device wants to hear from the hub. The default is nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Interest {
     /// Cloud-to-device messages.
@@ -44,6 +46,16 @@ impl Interest {
         methods: true,
         desired: true,
     };
+
+    /// What either of two wants.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            messages: self.messages || other.messages,
+            methods: self.methods || other.methods,
+            desired: self.desired || other.desired,
+        }
+    }
 
     /// Sets whether cloud-to-device messages are wanted.
     #[must_use]

@@ -285,11 +285,17 @@ async fn a_desired_patch_and_the_end_of_a_session_reach_the_device() {
     soon(a.ended()).await;
 }
 
-/// Tells the device of these versions, one after the other, and gives those that reached it.
+/// Tells the device of changes to these versions, one after the other, and gives those that reached
+/// it.
 async fn reached(run: &Harness, device: &MemoryDevice, sent: &[u64]) -> Vec<u64> {
+    let changes = sent.iter();
+    let changes = changes.map(|version| DesiredPatch::new(device.id().clone(), *version, "{}"));
+    reached_of(run, device, changes.collect()).await
+}
+
+async fn reached_of(run: &Harness, device: &MemoryDevice, sent: Vec<DesiredPatch>) -> Vec<u64> {
     let mut reached = Vec::new();
-    for version in sent {
-        let patch = DesiredPatch::new(device.id().clone(), *version, "{}");
+    for patch in sent {
         let mut told = pin!(run.hub.send_desired(patch));
         let command = tokio::select! {
             biased;
@@ -319,6 +325,17 @@ async fn a_desired_change_reaches_a_device_only_if_it_is_newer_than_the_last() {
     let stats = run.gateway.stats();
     assert_eq!((stats.desired_delivered, stats.desired_stale), (4, 4));
     assert_eq!(stats.desired_undelivered, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_desired_properties_at_once_reach_a_device_once_even_if_the_hub_counts_anew() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let whole = |version| DesiredPatch::new(a.id().clone(), version, "{}").whole();
+    assert_eq!(reached(&run, &a, &[8]).await, [8]);
+    let sent = vec![whole(8), whole(9), whole(2), whole(2)];
+    assert_eq!(reached_of(&run, &a, sent).await, [9, 2]);
+    assert_eq!(reached(&run, &a, &[2, 3]).await, [3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -355,3 +355,26 @@ async fn strangers_keep_no_idle_device_and_go_with_their_own_idle_time() {
     sleep(100 * SECOND).await;
     assert_eq!(run.gateway.stats().sessions.sessions, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_evicts_no_faster_than_the_hub_lets_go() {
+    let run = Harness::start(|config| config.sessions.capacity = 100);
+    for n in 0..100 {
+        let good = format!("good-{n}");
+        assert_eq!(run.send(&good, "1").await, Settlement::Accepted);
+    }
+    run.hub.set_latency(SECOND);
+    let mut flood = JoinSet::new();
+    for n in 0..1000 {
+        let device = run.devices.device(device(&format!("new-{n}"))).await;
+        flood.spawn(async move { device.send("x").await });
+    }
+    sleep(SECOND / 2).await;
+    let stats = run.gateway.stats().sessions;
+    assert_eq!((stats.sessions, stats.evicted), (164, 64));
+    let settled = flood.join_all().await;
+    let later = Settlement::RetryLater(DEFAULT_RETRY_AFTER);
+    let count = |wanted| settled.iter().filter(|s| **s == wanted).count();
+    assert_eq!(count(Settlement::Accepted) + count(later), 1000);
+    assert!(count(Settlement::Accepted) >= 64);
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fe2o3_amqp::link::Sender;
 use hub_simulator::{C2d, Fault, HubSimulator, LinkKind, Plan};
-use support::{Client, DataBody, accepted, message, plain_hub, rejection, soon, token};
+use support::{Client, DataBody, accepted, bytes_of, message, plain_hub, rejection, soon, token};
 use tokio::time::Instant;
 
 const BRIEF: Duration = Duration::from_millis(150);
@@ -222,6 +222,29 @@ async fn a_stolen_link_says_who_took_it() {
     let mut receiver = client.receiver("/devices/a/messages/devicebound").await;
     soon(receiver.recv::<DataBody>()).await.unwrap();
     assert_eq!(ticket.delivery_count(), 1);
+}
+
+#[tokio::test]
+async fn the_next_messages_to_a_device_are_lost_or_garbled() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "a").await;
+    hub.faults().lose_next("a", LinkKind::Twin, 1);
+    hub.faults().lose_next("a", LinkKind::C2d, 1);
+    let mut receiver = client.receiver("/devices/a/messages/devicebound").await;
+    for text in ["lost", "whole"] {
+        hub.send_c2d("a", C2d::new(text)).unwrap();
+    }
+    let whole = soon(receiver.recv::<DataBody>()).await.unwrap();
+    assert_eq!(bytes_of(whole.body()), b"whole");
+    let garbling = Fault::Garble {
+        device: "a".to_owned(),
+        kind: LinkKind::All,
+        count: 1,
+    };
+    assert!(hub.faults().apply(&garbling));
+    hub.send_c2d("a", C2d::new("garbled")).unwrap();
+    let garbled = soon(receiver.recv::<DataBody>()).await;
+    garbled.expect_err("nobody can read it");
 }
 
 #[tokio::test]

@@ -209,7 +209,11 @@ impl Downstream for TcpDownstream {
             Downlink::Message(message) => (message.deadline.min(patience), false),
             Downlink::Method(call) => (call.deadline, true),
             Downlink::End(end) => {
-                return match registry.stop(&end.device, CloseReason::Ended(end.reason)) {
+                let reason = CloseReason::Ended {
+                    reason: end.reason,
+                    detail: end.detail,
+                };
+                return match registry.stop(&end.device, reason) {
                     true => Ok(Delivered::Sent),
                     false => Err(unknown()),
                 };

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{SasToken, SymmetricKey, sas_resource};
 use gateway_core::{
-    CloudMessage, Delivered, DesiredPatch, Disposition, Downlink, Downstream as _, ErrorKind,
-    Interest, SessionEnd,
+    CloudMessage, Credential, Delivered, DesiredPatch, Disposition, Downlink, Downstream as _,
+    ErrorKind, Interest, SessionEnd,
 };
 use gateway_downstream_tcp::TcpDownstream;
 use serde_json::json;
@@ -28,7 +28,11 @@ fn key() -> SymmetricKey {
 }
 
 fn token(name: &str, key: &SymmetricKey) -> String {
-    let expires = SystemTime::now() + Duration::from_secs(3600);
+    brief_token(name, key, Duration::from_secs(3600))
+}
+
+fn brief_token(name: &str, key: &SymmetricKey, life: Duration) -> String {
+    let expires = SystemTime::now() + life;
     let resource = sas_resource("hub.example", &device(name));
     SasToken::sign(&resource, key, expires)
         .secret_text()
@@ -107,6 +111,60 @@ async fn a_bad_token_neither_enters_nor_disturbs_the_device_that_is_there() {
         thief.hears_last("bye", "unauthorized").await;
     }
     dev1.works("m").await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_new_token_is_presented_on_the_same_connection_and_a_bad_one_changes_nothing() {
+    let running = Running::start(config(&[])).await;
+    running.hub.register(device("dev1"), key());
+    let mut dev1 = running.dial().await;
+    let hello = |token: String| json!({"type": "hello", "id": "dev1", "token": token});
+    let welcome = json!({"type": "welcome", "id": "dev1"});
+    let life = Duration::from_secs(3600);
+    dev1.say(hello(token("dev1", &key()))).await;
+    assert_eq!(dev1.hear().await, welcome);
+    let newer = brief_token("dev1", &key(), 2 * life);
+    dev1.say(hello(newer.clone())).await;
+    assert_eq!(dev1.hear().await, welcome);
+    let other_key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
+    for (bad, reason) in [
+        (token("dev1", &other_key), "unauthorized"),
+        (token("dev2", &key()), "unauthorized"),
+        ("no token".to_owned(), "bad_token"),
+    ] {
+        dev1.say(hello(bad)).await;
+        let told = dev1.hear().await;
+        assert_eq!(
+            (&told["type"], &told["reason"]),
+            (&json!("error"), &json!(reason))
+        );
+    }
+    dev1.works("as before").await;
+    let credential = running.hub.identity(&device("dev1")).unwrap().credential;
+    assert_eq!(
+        credential,
+        Credential::SasToken(SasToken::parse(&newer).unwrap())
+    );
+    assert_eq!(running.hub.detaches(&device("dev1")), 0);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_device_whose_token_expires_is_told_so() {
+    let running = Running::start(config(&[])).await;
+    running.hub.register(device("dev1"), key());
+    let mut dev1 = running.dial().await;
+    let brief = brief_token("dev1", &key(), Duration::from_secs(4));
+    dev1.say(json!({"type": "hello", "id": "dev1", "token": brief}))
+        .await;
+    assert_eq!(dev1.hear().await["type"], "welcome");
+    let bye = dev1.hear().await;
+    assert_eq!(
+        (&bye["type"], &bye["reason"]),
+        (&json!("bye"), &json!("unauthorized"))
+    );
+    assert!(bye["detail"].as_str().unwrap().contains("expired"), "{bye}");
     running.end().await;
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use gateway_core::{DeviceIdentity, Interest};
+use gateway_core::DeviceIdentity;
 use tokio::time::Instant;
 
 use crate::authorize::authorize;
 use crate::client::LinkSpec;
-use crate::commands::Commands;
+use crate::commands::{Commands, Scope};
 use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
@@ -34,7 +34,7 @@ pub(crate) async fn bring_up(
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let result = try_up(env, pool, device, &identity, link).await;
     trial.end(result.as_ref().err());
-    result
+    result.inspect_err(|error| device.note_error(error))
 }
 
 async fn try_up(
@@ -87,9 +87,13 @@ async fn try_up(
         note_throttle(env, Operation::Link, error);
         connection.keeper().doubt_policy(error.kind());
     })?;
-    let interest = identity.interest;
-    let commands =
-        (interest != Interest::NONE).then(|| Commands::start(env, device, &lane, interest));
+    let mut commands = Commands::default();
+    let scope = Scope {
+        env,
+        device,
+        lane: &lane,
+    };
+    commands.want(scope, identity.interest.or(env.config.commands.always));
     device.set_lane(lane.number);
     let watched = lane.watch(sender.id(), device);
     // What was lost until here was lost without this device; from here on the supervisor finds it.
@@ -121,6 +125,7 @@ pub(crate) async fn lose_link(env: &Env, device: &Arc<Device>, link: &mut Link, 
         return;
     }
     link.lose();
+    device.note_error(error);
     note_throttle(env, Operation::Link, error);
     let credential = device.wish().identity.credential;
     env.breakers.detached(&device.id, &credential, error);

@@ -17,6 +17,7 @@ use crate::env::Env;
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
 use crate::pool::Kind;
+use crate::wheel::Due;
 
 /// An expiry is a whole second, rounded down: up to one second of the life is not there.
 const ROUNDING: Duration = Duration::from_secs(1);
@@ -45,8 +46,8 @@ impl<'a> Ask<'a> {
     }
 
     /// Renews the token of an entry: the sooner it lapses the sooner, and with time for another try.
-    pub(crate) fn renewal(env: &Env, serial: u64, lapses: Instant, turn: &'a Turn) -> Self {
-        let left = lapses.saturating_duration_since(Instant::now());
+    pub(crate) fn renewal(env: &Env, due: &Due, turn: &'a Turn) -> Self {
+        let left = due.lapses.saturating_duration_since(Instant::now());
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let at = since_epoch.unwrap_or_default().saturating_add(left);
         let patience = env.config.wire.answer_timeout;
@@ -58,7 +59,7 @@ impl<'a> Ask<'a> {
                 false => patience.min(left / 4),
             },
             is_change: false,
-            renews: Some(serial),
+            renews: Some(due.serial),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
+use crate::commands::CommandConfig;
 use crate::token::TokenConfig;
 
 /// The port of AMQP over TLS (IANA).
@@ -163,13 +164,13 @@ impl AmqpConfig {
         if self.host.trim().is_empty() {
             return Err(empty("host"));
         }
-        let (pool, wire, commands) = (&self.pool, &self.wire, &self.commands);
+        let (pool, wire) = (&self.pool, &self.wire);
         // Six links a device at most; a session takes 65,535 with every broker known.
         let links = pool
             .devices_per_connection
             .max(pool.devices_per_policy_connection)
             * 6;
-        let ranges: [(&str, u128, u128, u128); 11] = [
+        let ranges: [(&str, u128, u128, u128); 9] = [
             ("port", self.port.into(), 1, 65_535),
             (
                 "pool.devices_per_connection",
@@ -214,8 +215,6 @@ impl AmqpConfig {
                 600_000,
             ),
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
-            ("commands.credit", commands.credit.into(), 1, 50),
-            ("commands.lock (ms)", commands.lock.as_millis(), 10, 300_000),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -223,6 +222,7 @@ impl AmqpConfig {
                 return Err(ConfigError::new(key, format!("is {value}"), allowed));
             }
         }
+        self.commands.validate()?;
         self.tokens.validate(pool.devices_per_connection)?;
         self.breaker.validate()?;
         self.budget.validate()
@@ -294,33 +294,6 @@ impl Default for WireConfig {
             idle_timeout: Duration::from_secs(120),
             heartbeat: Duration::from_secs(30),
             buffer: 256 * 1024,
-        }
-    }
-}
-
-/// Says how commands reach devices.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct CommandConfig {
-    /// Cloud-to-device messages of one device, and methods of one device, that are on their way at
-    /// a time. Default 8: the hub's queue is 50 deep and its lock lasts 60 s.
-    pub credit: u32,
-    /// How long a message may take to be settled. Default 55 s, 5 s within the hub's lock.
-    #[serde(with = "humantime_serde")]
-    pub lock: Duration,
-    /// How long a device may take to answer a method, which the hub does not tell over AMQP.
-    /// Default 30 s, the hub's own default.
-    #[serde(with = "humantime_serde")]
-    pub method_timeout: Duration,
-}
-
-impl Default for CommandConfig {
-    fn default() -> Self {
-        Self {
-            credit: 8,
-            lock: Duration::from_secs(55),
-            method_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -139,16 +139,17 @@ fn properties(application: ApplicationProperties, system: &mut SystemProperties)
     properties
 }
 
-/// Makes a method call of what came on the device's method link, with the id to answer to.
+/// Makes a method call of what came on the device's method link, with the id to answer to. One that
+/// is no method may have an id all the same.
 pub(crate) fn method_call(
     device: DeviceId,
     message: Message<Body<Value>>,
     deadline: Instant,
-) -> Result<(MessageId, MethodCall), MessageId> {
+) -> Result<(MessageId, MethodCall), Option<MessageId>> {
     let id = message
         .properties
         .and_then(|sections| sections.correlation_id);
-    let id = id.unwrap_or(MessageId::Ulong(0));
+    let id = id.ok_or(None)?;
     let name = message
         .application_properties
         .as_ref()
@@ -162,7 +163,7 @@ pub(crate) fn method_call(
             let call = MethodCall::new(device, request, name, body(message.body), deadline);
             Ok((id, call))
         }
-        _ => Err(id),
+        _ => Err(Some(id)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind};
+use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,10 +11,14 @@ use crate::client::Sender;
 use crate::commands::Commands;
 use crate::door::Turn;
 use crate::env::lock;
+use crate::error::AmqpError;
 use crate::governor::{Class, Priority};
 use crate::keeper::Held;
 use crate::lane::{Lane, Watch};
 use crate::pool::Place;
+
+/// Characters of an error that are kept.
+const ERROR_TEXT: usize = 200;
 
 /// What whoever attached the device asked for.
 #[derive(Debug, Clone)]
@@ -62,7 +66,7 @@ impl Link {
 pub(crate) struct Attached {
     pub(crate) watched: Watch,
     pub(crate) sender: Sender,
-    pub(crate) commands: Option<Commands>,
+    pub(crate) commands: Commands,
     pub(crate) lane: Arc<Lane>,
     pub(crate) place: Place,
 }
@@ -78,6 +82,8 @@ pub(crate) struct Device {
     lane: AtomicU64,
     /// When it last sent, by the upstream's own count: recovery begins with the latest.
     active: AtomicU64,
+    /// The newest version of its desired properties that it was given; 0 if it was given none.
+    desired: AtomicU64,
     /// Calls that wait for it or are in flight.
     busy: AtomicUsize,
     /// Where it stands at the door while it is being brought up.
@@ -88,6 +94,8 @@ pub(crate) struct Device {
     pub(crate) prefers_secondary: AtomicBool,
     /// Whether the supervisor will look whether it may leave its own lane: one entry a device.
     is_watched: AtomicBool,
+    /// What went wrong last, and when. Rare, so it takes room only then.
+    last_error: Mutex<Option<Box<(ErrorKind, String, Instant)>>>,
     /// Set once nobody wants it any more.
     gone: AtomicBool,
     /// Told when `gone` is set.
@@ -102,11 +110,13 @@ impl Device {
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            desired: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
             token: Mutex::default(),
             prefers_secondary: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            last_error: Mutex::default(),
             gone: AtomicBool::new(false),
             leaving: Notify::new(),
         }
@@ -114,6 +124,10 @@ impl Device {
 
     pub(crate) fn wish(&self) -> Wish {
         lock(&self.wish).clone()
+    }
+
+    pub(crate) fn callback(&self) -> Arc<dyn CloudCallback> {
+        lock(&self.wish).callback.clone()
     }
 
     /// Replaces the wish and gives back the old one.
@@ -137,10 +151,40 @@ impl Device {
         self.active.store(count, Relaxed);
     }
 
+    pub(crate) fn desired(&self) -> u64 {
+        self.desired.load(Relaxed)
+    }
+
+    /// Notes which version of its desired properties it was given. Only all of them at once may be
+    /// of a lower version than before.
+    pub(crate) fn set_desired(&self, version: u64, is_whole: bool) {
+        match is_whole {
+            true => self.desired.store(version, Relaxed),
+            false => drop(self.desired.fetch_max(version, Relaxed)),
+        }
+    }
+
     /// Notes that somebody waits for the device, until the guard is dropped.
     pub(crate) fn engage(&self) -> Busy<'_> {
         self.busy.fetch_add(1, Relaxed);
         Busy(self)
+    }
+
+    /// Calls that wait for it or are in flight.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Relaxed)
+    }
+
+    /// Keeps what went wrong for whoever asks.
+    pub(crate) fn note_error(&self, error: &AmqpError) {
+        let text: String = error.to_string().chars().take(ERROR_TEXT).collect();
+        *lock(&self.last_error) = Some(Box::new((error.kind(), text, Instant::now())));
+    }
+
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        let last = lock(&self.last_error);
+        let (kind, text, at) = last.as_deref()?;
+        Some(LastError::new(*kind, text.as_str(), at.elapsed()))
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -164,15 +208,9 @@ impl Device {
         }
     }
 
-    /// Replaces its token, if it is still the one that this one renews. Gives back the one that
-    /// does not stay.
-    pub(crate) fn set_token(&self, token: Held, renews: Option<u64>) -> Option<Held> {
-        let mut current = lock(&self.token);
-        let is_renewed = |current: &Held| renews.is_none_or(|serial| current.is(serial));
-        match current.as_ref().is_none_or(is_renewed) {
-            true => current.replace(token),
-            false => Some(token),
-        }
+    /// Changes its token, if it has one of its own. What is taken out must be dropped after this.
+    pub(crate) fn change_token<T>(&self, change: impl FnOnce(&mut Option<Held>) -> T) -> T {
+        change(&mut lock(&self.token))
     }
 
     /// Tells whether the hub has this very token for it.
@@ -187,8 +225,7 @@ impl Device {
 
     /// Gives up its token: it is not renewed any more.
     pub(crate) fn forget_token(&self) {
-        let token = lock(&self.token).take();
-        drop(token);
+        drop(self.change_token(Option::take));
     }
 
     /// Notes whether the supervisor watches it, and tells whether it did before.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use gateway_core::BudgetWait;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -90,6 +91,16 @@ impl Door {
         if let Some(operation) = state.waiting.get(&ticket).map(|(operation, _)| *operation) {
             state.governor.hurry(operation, ticket);
         }
+    }
+
+    /// What a device waits for, if it does.
+    pub(crate) fn wait_of(&self, turn: &Turn) -> Option<BudgetWait> {
+        let ticket = turn.0.load(Relaxed);
+        let state = lock(&self.state);
+        let (operation, _) = state.waiting.get(&ticket)?;
+        let position = state.governor.position(*operation, ticket);
+        let waiting = state.governor.waiting(*operation);
+        Some(BudgetWait::new(operation.as_str(), position, waiting))
     }
 
     /// Takes note of a throttle answer of the hub.

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::breaker::Breakers;
 use crate::client::LinkId;
+use crate::commands::Counters;
 use crate::config::AmqpConfig;
 use crate::device::Device;
 use crate::door::Door;
@@ -49,6 +50,7 @@ pub(crate) struct Env {
     pub(crate) door: Door,
     pub(crate) progress: Progress,
     pub(crate) breakers: Breakers,
+    pub(crate) counters: Counters,
     serial: AtomicU64,
     connections: AtomicU64,
     lanes: AtomicU64,
@@ -65,6 +67,7 @@ impl Env {
             door: Door::new(&config.budget),
             progress: Progress::default(),
             breakers: Breakers::new(&config.breaker),
+            counters: Counters::default(),
             config,
             transport,
             tasks: TaskTracker::new(),

@@ -29,6 +29,8 @@ pub(crate) enum AmqpError {
     },
     #[error("the hub answered the token with {status}: {description}")]
     Token { status: i32, description: String },
+    #[error("the hub answered the twin request with {status}: {text}")]
+    Twin { status: i32, text: String },
     #[error("the hub refused or detached the device too often; it is not asked for now")]
     Held {
         wait: std::time::Duration,
@@ -71,7 +73,7 @@ impl AmqpError {
                 status: 404,
                 description,
             } if names_hub(description) => ErrorKind::Disconnected,
-            Self::Token { status, .. } => kind_of_status(*status),
+            Self::Token { status, .. } | Self::Twin { status, .. } => kind_of_status(*status),
             Self::TokenExpired => ErrorKind::Unauthorized,
             Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
@@ -114,7 +116,7 @@ impl AmqpError {
                     || description.contains("Server Busy")
                     || description.contains("503008")
             }
-            Self::Token { status, .. } => *status == 429,
+            Self::Token { status, .. } | Self::Twin { status, .. } => *status == 429,
             _ => false,
         }
     }
@@ -192,7 +194,7 @@ fn names_hub(description: &str) -> bool {
     description.contains("IotHub") && !description.contains("Device")
 }
 
-/// Sorts the statuses of `put-token`.
+/// Sorts the statuses of `put-token` and of twin requests.
 fn kind_of_status(status: i32) -> ErrorKind {
     match status {
         401 | 403 => ErrorKind::Unauthorized,

@@ -13,6 +13,9 @@ impl Env {
     pub(crate) fn explain(&self, device: &Device) -> UpstreamExplanation {
         let mut explanation = UpstreamExplanation::default();
         explanation.breaker = Some(self.breakers.state(&device.id));
+        explanation.in_flight = Some(device.busy());
+        explanation.last_error = device.last_error();
+        explanation.waits_for = self.door.wait_of(&device.turn);
         explanation.token =
             device.token(|token| TokenExplanation::new(token.age(), token.renewal_in()));
         if let Ok(link) = device.link.try_lock()
@@ -21,10 +24,11 @@ impl Env {
             let lane = &attached.lane;
             explanation.connection = Some(lane.connection);
             explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
-            explanation.links = vec![LinkExplanation::new(
-                LinkPurpose::Telemetry,
-                Some(attached.sender.credit()),
-            )];
+            let telemetry = Some(attached.sender.credit());
+            explanation.links = vec![LinkExplanation::new(LinkPurpose::Telemetry, telemetry)];
+            let commands = attached.commands.open().into_iter();
+            let commands = commands.map(|purpose| LinkExplanation::new(purpose, None));
+            explanation.links.extend(commands);
         }
         explanation
     }

@@ -35,6 +35,18 @@ impl Operation {
         Self::Send,
         Self::Twin,
     ];
+
+    /// What is waited for, in words.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connection",
+            Self::Token => "token",
+            Self::Link => "telemetry link",
+            Self::CommandLink => "command link",
+            Self::Send => "message",
+            Self::Twin => "twin request",
+        }
+    }
 }
 
 /// Who goes first; the classes in order.
@@ -301,6 +313,13 @@ impl Governor {
 
     pub(crate) fn waiting(&self, operation: Operation) -> usize {
         self.buckets[operation as usize].by_age.len()
+    }
+
+    /// The place of one among those that wait for the same, from 1, by priority.
+    pub(crate) fn position(&self, operation: Operation, ticket: Ticket) -> Option<usize> {
+        let bucket = &self.buckets[operation as usize];
+        let priority = *bucket.by_age.get(&ticket)?;
+        Some(bucket.by_priority.range(..=(priority, ticket)).count())
     }
 
     /// How long it takes until `devices` have a token and a link.

@@ -20,7 +20,7 @@ use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 use crate::token::again;
-use crate::wheel::{Entry, Next, Wheel};
+use crate::wheel::{Due, Entry, Next, Wheel};
 use policy::PolicyToken;
 
 /// Whose token it is.
@@ -99,6 +99,7 @@ impl Keeper {
                 false => lapses,
             },
             lapses: can_renew.then_some(lapses),
+            is_again: false,
         }
     }
 
@@ -121,14 +122,21 @@ impl Keeper {
         put: Instant,
         renews: Option<u64>,
     ) {
-        self.insert(entry, Holder::Device(Arc::downgrade(device)));
         let held = Held {
             keeper: self.clone(),
             entry,
             put,
         };
-        // Whichever does not stay leaves the wheel as it is dropped.
-        drop(device.set_token(held, renews));
+        let gone = device.change_token(|current| {
+            let is_renewed = |current: &Held| renews.is_none_or(|serial| current.is(serial));
+            if !current.as_ref().is_none_or(is_renewed) {
+                return Some(held);
+            }
+            self.insert(entry, Holder::Device(Arc::downgrade(device)));
+            current.replace(held)
+        });
+        // It leaves the wheel, if it was there.
+        drop(gone);
     }
 
     /// Renews what is due, until the connection is down.
@@ -141,8 +149,8 @@ impl Keeper {
         loop {
             let next = lock(&self.wheel).next(Instant::now());
             let at = match next {
-                Next::Renew(serial, lapses, holder) => {
-                    renewing.push(self.renew(&connection, serial, lapses, holder));
+                Next::Renew(due, holder) => {
+                    renewing.push(self.renew(&connection, due, holder));
                     continue;
                 }
                 Next::Lapsed(serial, Holder::Device(device)) => {
@@ -161,7 +169,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = down.cancelled() => return,
-                Some(()) = renewing.next() => lock(&self.wheel).done(),
+                Some(due) = renewing.next() => lock(&self.wheel).done(due),
                 () = self.changed.notified() => {}
                 () = due => {}
             }
@@ -171,65 +179,58 @@ impl Keeper {
     async fn renew(
         self: &Arc<Self>,
         connection: &Weak<Connection>,
-        serial: u64,
-        lapses: Instant,
+        due: Due,
         holder: Holder,
-    ) {
-        let Some(connection) = connection.upgrade() else {
-            return;
-        };
+    ) -> Due {
         let turn = Turn::default();
-        let ask = Ask::renewal(&self.env, serial, lapses, &turn);
-        match holder {
-            Holder::Policy => self.renew_policy(&connection, ask, serial, lapses).await,
-            Holder::Device(device) => {
-                let Some(device) = device.upgrade().filter(|device| device.has_token(serial))
-                else {
-                    return;
-                };
-                if let Err(error) = renew(&self.env, &connection, &device, ask).await {
-                    self.failed(&device, serial, lapses, &error);
+        let ask = Ask::renewal(&self.env, &due, &turn);
+        match (connection.upgrade(), holder) {
+            (Some(connection), Holder::Policy) => self.renew_policy(&connection, ask, &due).await,
+            (Some(connection), Holder::Device(device)) => {
+                let has_token = |device: &Arc<Device>| device.has_token(due.serial);
+                if let Some(device) = device.upgrade().filter(has_token)
+                    && let Err(error) = renew(&self.env, &connection, &device, ask).await
+                {
+                    self.failed(&device, &due, &error);
                 }
             }
+            (None, _) => {}
         }
+        due
     }
 
     /// Tries again later. Even a refusal ends nobody's session before the hub does: until the token
     /// lapses there may be a newer credential, and then the device has to come back anyway.
-    fn failed(
-        self: &Arc<Self>,
-        device: &Arc<Device>,
-        serial: u64,
-        lapses: Instant,
-        error: &AmqpError,
-    ) {
-        let now = Instant::now();
-        let left = lapses.saturating_duration_since(now);
+    fn failed(self: &Arc<Self>, device: &Arc<Device>, due: &Due, error: &AmqpError) {
+        let id = &device.id;
+        let entry = self.entry_again(due);
         match error.is_passing() {
-            true => {
-                tracing::debug!(device.id = %device.id, error = %error, ?left, "Token not renewed yet")
-            }
-            false => {
-                tracing::warn!(device.id = %device.id, error = %error, ?left, "Token not renewed")
-            }
+            true => tracing::debug!(device.id = %id, error = %error, "Token not renewed yet"),
+            false => tracing::info!(device.id = %id, error = %error, "Token not renewed"),
         }
-        let due = now + again(left);
         let signs = !matches!(device.wish().identity.credential, Credential::SasToken(_));
-        let entry = match signs || due < lapses {
-            true => Entry {
-                serial: self.env.serial(),
-                due,
-                lapses: Some(lapses),
-            },
+        let entry = match signs || entry.due < due.lapses {
+            true => entry,
             // It ends with the token that it has.
             false => Entry {
-                serial: self.env.serial(),
-                due: lapses,
+                due: due.lapses,
                 lapses: None,
+                ..entry
             },
         };
         if let Some(put) = device.token(|token| token.put) {
-            self.replace(device, entry, put, Some(serial));
+            self.replace(device, entry, put, Some(due.serial));
+        }
+    }
+
+    /// The place of a token whose renewal failed.
+    fn entry_again(&self, due: &Due) -> Entry {
+        let now = Instant::now();
+        Entry {
+            serial: self.env.serial(),
+            due: now + again(due.lapses.saturating_duration_since(now)),
+            lapses: Some(due.lapses),
+            is_again: true,
         }
     }
 
@@ -249,5 +250,76 @@ impl Keeper {
             }
             _ => self.env.tell(Event::Expired(device)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AmqpConfig;
+    use crate::device::Wish;
+    use crate::transport::Transport;
+    use gateway_core::credential::SymmetricKey;
+    use gateway_core::testkit::RecordingCallback;
+    use gateway_core::{DeviceId, DeviceIdentity};
+    use tokio::sync::mpsc;
+
+    fn keeper() -> Arc<Keeper> {
+        let config = AmqpConfig::new("hub.example").with_tls(false);
+        let transport = Transport::new(&config).unwrap();
+        let (events, _) = mpsc::channel(1);
+        Keeper::new(&Arc::new(Env::new(config, transport, events)))
+    }
+
+    fn device() -> Arc<Device> {
+        let key = SymmetricKey::from_base64("a2V5").unwrap();
+        let id = DeviceId::new("device").unwrap();
+        Arc::new(Device::new(Wish {
+            identity: DeviceIdentity::new(id, Credential::DeviceKey(key.into())),
+            callback: RecordingCallback::new().shared(),
+        }))
+    }
+
+    fn is_empty(keeper: &Keeper) -> bool {
+        matches!(lock(&keeper.wheel).next(Instant::now()), Next::Idle)
+    }
+
+    #[tokio::test]
+    async fn a_device_that_goes_or_moves_leaves_nothing_behind() {
+        let (here, there) = (keeper(), keeper());
+        let signed = Signed {
+            at: Instant::now(),
+            life: Duration::from_secs(60),
+        };
+        let moved = device();
+        here.hold(&moved, signed, true, None);
+        assert!(!is_empty(&here));
+        there.hold(&moved, signed, true, None);
+        assert!(is_empty(&here) && !is_empty(&there));
+        moved.set_gone();
+        assert!(is_empty(&there));
+        let dropped = device();
+        here.hold(&dropped, signed, true, None);
+        drop(dropped);
+        assert!(is_empty(&here));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_comes_too_late_does_not_replace_what_came_meanwhile() {
+        let keeper = keeper();
+        let device = device();
+        let signed = |life| Signed {
+            at: Instant::now(),
+            life: Duration::from_secs(life),
+        };
+        keeper.hold(&device, signed(60), true, None);
+        let old = device.token(|token| token.entry.serial).unwrap();
+        keeper.hold(&device, signed(5), false, None);
+        let new = device.token(|token| token.entry).unwrap();
+        keeper.hold(&device, signed(60), true, Some(old));
+        assert_eq!(device.token(|token| token.entry), Some(new));
+        assert_eq!(device.token(Held::renewal_in), Some(None), "it ends");
+        drop(device);
+        assert!(is_empty(&keeper));
     }
 }

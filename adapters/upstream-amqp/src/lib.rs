@@ -8,7 +8,27 @@
 //!
 //! Lost connections come back by themselves, devices with work first, then the most recently active,
 //! all under one budget of what the hub may be asked for ([`BudgetConfig`]): a throttle answer to one
-//! slows all. Links for commands exist only for devices that listen.
+//! slows all.
+//!
+//! # Commands
+//!
+//! Links for messages, methods and changes of the twin exist only for devices that listen: those that
+//! said so when they were attached, all if the configuration says so, and those that have just sent
+//! something if it says that ([`CommandConfig`]). A device that only speaks has no task and no such
+//! link.
+//!
+//! A message is given back to the hub before its lock lapses if nobody has settled it, and at once
+//! if its device goes; it is not given back so often that the hub gives it up. What is beyond the
+//! credit of a device stays at the hub, so that a flood costs that device alone. A verdict is void
+//! when the message's link is lost. The hub says over AMQP neither how long it waits for a method's
+//! answer nor the tag (ETag) of a twin.
+//!
+//! Changes of desired properties come in the order of their versions, each once. After a gap, or
+//! after their link was lost, the twin is read: if anything was missed, all desired properties come as
+//! one [whole](gateway_core::DesiredPatch::is_whole) set. Nothing is made up for a device that
+//! listens for the first time: it reads its twin itself.
+//!
+//! # Devices that misbehave
 //!
 //! Tokens are renewed in place, spread over time and paced, and signed with whichever of two keys the
 //! hub takes ([`TokenConfig`]); a device whose token lapses all the same comes back with a fresh one.
@@ -61,7 +81,8 @@ mod wheel;
 
 pub use breaker::BreakerConfig;
 pub use budget::{BudgetConfig, HubTier, Rate};
-pub use config::{AMQPS_PORT, AmqpConfig, CommandConfig, PoolConfig, WireConfig};
+pub use commands::CommandConfig;
+pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 

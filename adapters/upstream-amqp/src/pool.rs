@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use gateway_core::Credential;
+use gateway_core::{Backoff, Credential};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
@@ -40,7 +41,23 @@ pub(crate) struct Pool {
 #[derive(Debug, Default)]
 struct Tries {
     failures: u32,
+    last_failure: Option<Instant>,
     not_before: Option<Instant>,
+}
+
+impl Tries {
+    /// Notes a failed try. Those that were under way at the last failure say nothing new.
+    fn fail(&mut self, begun: Instant, reconnect: &Backoff) -> Duration {
+        let now = Instant::now();
+        if self.last_failure.is_none_or(|last| last < begun) {
+            let wait = reconnect.delay(self.failures);
+            self.failures = self.failures.saturating_add(1);
+            self.not_before = Some(now + wait);
+        }
+        self.last_failure = Some(now);
+        self.not_before
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
 }
 
 #[derive(Debug)]
@@ -157,6 +174,7 @@ impl Place {
         }
         let env = &self.pool.env;
         env.pass(Operation::Connect, device).await;
+        let begun = Instant::now();
         match Connection::open(env).await {
             Ok(opened) => {
                 *lock(&self.pool.tries) = Tries::default();
@@ -166,10 +184,7 @@ impl Place {
                 Ok(opened)
             }
             Err(error) => {
-                let mut tries = lock(&self.pool.tries);
-                let wait = env.config.pool.reconnect.delay(tries.failures);
-                tries.failures = tries.failures.saturating_add(1);
-                tries.not_before = Some(Instant::now() + wait);
+                let wait = lock(&self.pool.tries).fail(begun, &env.config.pool.reconnect);
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(error = %error, source, ?wait, "Cannot reach the hub");
                 Err(error)

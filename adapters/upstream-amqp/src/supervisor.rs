@@ -15,7 +15,6 @@ use tokio_util::time::DelayQueue;
 use crate::attach::{bring_up, lose_link, watch};
 use crate::authorize::newer;
 use crate::client::LinkId;
-use crate::commands::Commands;
 use crate::device::{Device, Link};
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
@@ -308,7 +307,7 @@ fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
 /// Tells whether the hub has detached the device and it is not back since.
 fn is_detached(link: &Link) -> bool {
     match link {
-        Link::Up(attached) => attached.commands.as_ref().is_some_and(Commands::is_over),
+        Link::Up(attached) => attached.commands.has_ended(),
         Link::Down(_) => true,
         Link::Held(..) | Link::Ended => false,
     }

@@ -31,8 +31,9 @@ pub struct TokenConfig {
     /// Tokens renewed on one connection, a second. Default 20: 995 that are all late, as after
     /// the hub throttled, are renewed in 50 s.
     pub per_second: f64,
-    /// Renewals on their way on one connection. Default 8: over 50 ms that is 160 a second, and the
-    /// hub's credit for tokens, 100, is left to devices that come.
+    /// Renewals on their way on one connection; half of them may be of devices whose renewal failed
+    /// before. Default 8: over 50 ms that is 160 a second, and the hub's credit for tokens, 100, is left
+    /// to devices that come.
     pub in_flight: usize,
 }
 
@@ -62,7 +63,7 @@ impl TokenConfig {
             ("tokens.renew_at", self.renew_at, 0.1, 0.95),
             ("tokens.jitter", self.jitter, 0.0, self.renew_at),
             ("tokens.per_second", self.per_second, pace.max(0.1), 1e6),
-            ("tokens.in_flight", self.in_flight as f64, 1.0, 100.0),
+            ("tokens.in_flight", self.in_flight as f64, 2.0, 100.0),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use gateway_core::{
-    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, Interest, TwinReply,
-    TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
+    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, TwinReply, TwinRequest,
+    Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
+use tokio::join;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::attach::{bring_up, lose_link, note_throttle};
 use crate::authorize::reauthorize;
 use crate::client::{ClientError, Outcome};
-use crate::commands::Commands;
+use crate::commands::{Ask, Commands, Scope};
 use crate::config::AmqpConfig;
 use crate::convert;
 use crate::device::{Attached, Device, Link, Wish};
@@ -24,6 +25,7 @@ use crate::door::Turn;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
 use crate::governor::{Class, Operation, Priority};
+use crate::lane::Lane;
 use crate::pool::{Kind, Pool};
 use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
@@ -61,6 +63,15 @@ pub struct AmqpStats {
     pub in_flight: usize,
     /// Devices that were lost and are not back.
     pub recovering: usize,
+    /// Devices that listen, or that asked for their twin of late: each has a task.
+    pub listening: usize,
+    /// Cloud-to-device messages given back to the hub because nobody had settled them in time
+    /// ([`CommandConfig::lock`](crate::CommandConfig::lock)), since the start.
+    pub messages_lapsed: u64,
+    /// Methods without an answer in time
+    /// ([`CommandConfig::method_timeout`](crate::CommandConfig::method_timeout)), since the start.
+    /// An answer that comes later is dropped.
+    pub methods_late: u64,
     /// Requests to the hub that wait for the budget, see [`BudgetConfig`](crate::BudgetConfig).
     pub waiting: usize,
     /// Devices that the hub refused or detached so often that it is not asked for now.
@@ -120,6 +131,9 @@ impl AmqpUpstream {
         };
         AmqpStats {
             recovering,
+            listening: self.env.counters.listening.load(Relaxed),
+            messages_lapsed: self.env.counters.lapsed.load(Relaxed),
+            methods_late: self.env.counters.late.load(Relaxed),
             waiting: self.env.door.waiting(),
             held: self.env.breakers.open(),
             recovered_in: by_budget.max(self.env.progress.forecast().unwrap_or_default()),
@@ -157,6 +171,11 @@ impl AmqpUpstream {
         };
         let attached = attached(&mut link)?;
         device.set_active(self.sent.fetch_add(1, Relaxed));
+        let after_uplink = self.env.config.commands.after_uplink;
+        if !after_uplink.is_zero() {
+            let scope = self.scope(&device, &attached.lane);
+            attached.commands.listen(scope, after_uplink);
+        }
         tokio::select! {
             biased;
             () = self.env.door.pass(Operation::Send, SENDS, &device.turn) => {}
@@ -173,21 +192,18 @@ impl AmqpUpstream {
             }
         };
         drop(link);
-        match delivery.await? {
-            Outcome::Accepted => Ok(()),
-            Outcome::Rejected(reason) => {
-                let error = match reason {
-                    Some(error) => ClientError::from(error).into(),
-                    None => AmqpError::Refused {
-                        condition: "amqp:not-allowed".to_owned(),
-                        description: "rejected without a reason".to_owned(),
-                    },
-                };
-                note_throttle(&self.env, Operation::Send, &error);
-                Err(error)
-            }
-            Outcome::Released => Err(AmqpError::Released),
-        }
+        let error = match delivery.await? {
+            Outcome::Accepted => return Ok(()),
+            Outcome::Rejected(Some(error)) => ClientError::from(error).into(),
+            Outcome::Rejected(None) => AmqpError::Refused {
+                condition: "amqp:not-allowed".to_owned(),
+                description: "rejected without a reason".to_owned(),
+            },
+            Outcome::Released => AmqpError::Released,
+        };
+        note_throttle(&self.env, Operation::Send, &error);
+        device.note_error(&error);
+        Err(error)
     }
 
     async fn change(
@@ -210,7 +226,12 @@ impl AmqpUpstream {
                     },
                 };
                 match authorized {
-                    Ok(()) => self.subscribe(device, attached, identity.interest).await,
+                    Ok(()) => {
+                        let interest = identity.interest.or(self.env.config.commands.always);
+                        let scope = self.scope(device, &attached.lane);
+                        attached.commands.want(scope, interest);
+                        Ok(())
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -222,23 +243,11 @@ impl AmqpUpstream {
         result
     }
 
-    async fn subscribe(
-        &self,
-        device: &Arc<Device>,
-        attached: &mut Attached,
-        interest: Interest,
-    ) -> Result<(), AmqpError> {
-        match &mut attached.commands {
-            commands if interest == Interest::NONE => {
-                *commands = None;
-                Ok(())
-            }
-            Some(commands) => commands.set_interest(interest).await,
-            None => {
-                attached.commands =
-                    Some(Commands::start(&self.env, device, &attached.lane, interest));
-                Ok(())
-            }
+    fn scope<'a>(&'a self, device: &'a Arc<Device>, lane: &'a Arc<Lane>) -> Scope<'a> {
+        Scope {
+            env: &self.env,
+            device,
+            lane,
         }
     }
 
@@ -279,7 +288,7 @@ impl AmqpUpstream {
     ) -> Result<TwinReply, AmqpError> {
         let device = self.find(device)?;
         let _busy = device.engage();
-        let (reply, answer) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         self.env
             .door
             .pass(Operation::Twin, SENDS, &Turn::default())
@@ -287,12 +296,10 @@ impl AmqpUpstream {
         {
             let mut link = device.link.lock().await;
             let attached = attached(&mut link)?;
-            let commands = attached.commands.get_or_insert_with(|| {
-                Commands::start(&self.env, &device, &attached.lane, Interest::NONE)
-            });
-            commands.ask_twin(request, reply).await?;
+            let scope = self.scope(&device, &attached.lane);
+            attached.commands.ask(scope, Ask { request, answer });
         }
-        match timeout(self.env.config.wire.answer_timeout, answer).await {
+        match timeout(self.env.config.wire.answer_timeout, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(AmqpError::Down),
             Err(_) => Err(AmqpError::Unanswered("a twin request")),
@@ -318,6 +325,14 @@ impl Drop for Undo<'_> {
             device.set_gone();
             remove(self.registry, &device);
         }
+    }
+}
+
+/// Takes the command task of a device that is up.
+fn take_commands(device: &Device) -> Option<Commands> {
+    match &mut *device.link.try_lock().ok()? {
+        Link::Up(attached) => Some(std::mem::take(&mut attached.commands)),
+        _ => None,
     }
 }
 
@@ -386,8 +401,8 @@ impl Upstream for AmqpUpstream {
                     lane: _lane,
                     place: _place,
                 } = *attached;
-                drop(commands);
-                return timeout(CLOSE_PATIENCE, sender.close()).await.is_ok();
+                let close = async { join!(commands.close(), sender.close()) };
+                return timeout(CLOSE_PATIENCE, close).await.is_ok();
             }
             true
         });
@@ -406,6 +421,9 @@ impl Upstream for AmqpUpstream {
         self.sends.close();
         let settled = timeout(grace, self.sends.wait()).await.is_ok();
         let devices = std::mem::take(&mut *lock(&self.registry));
+        // What devices have not settled goes back to the hub's queues while there is a line to it.
+        let commands = devices.values().filter_map(|device| take_commands(device));
+        drop(timeout(CLOSE_PATIENCE, join_all(commands.map(Commands::close))).await);
         self.env.closing.cancel();
         // What is still unsettled fails as its sender is dropped.
         join_all(

@@ -1,8 +1,8 @@
 //! Which tokens of a connection are renewed, and when. Pure, the time is passed in.
 //!
 //! A token waits until it is due. From then on it goes by when it lapses: however late the wheel is,
-//! the next to lapse is the next to be renewed. A token that nobody here can renew is only called when
-//! it lapses.
+//! the next to lapse is the next to be renewed; only those that failed before leave room for the
+//! others. A token that nobody here can renew is only called when it lapses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,13 +20,23 @@ pub(crate) struct Entry {
     pub(crate) due: Instant,
     /// None where nobody can renew it: then it lapses when it is due.
     pub(crate) lapses: Option<Instant>,
+    /// Whether a renewal has failed before.
+    pub(crate) is_again: bool,
+}
+
+/// A token to be renewed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    pub(crate) serial: u64,
+    pub(crate) lapses: Instant,
+    is_again: bool,
 }
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<T> {
-    /// Renew the token of this serial before it lapses, and call [`Wheel::done`] after that.
-    Renew(u64, Instant, T),
+    /// Renew this one, and call [`Wheel::done`] after that.
+    Renew(Due, T),
     /// The token of this serial has lapsed.
     Lapsed(u64, T),
     /// Nothing before then.
@@ -37,14 +47,18 @@ pub(crate) enum Next<T> {
 
 #[derive(Debug)]
 pub(crate) struct Wheel<T> {
-    waiting: BTreeMap<(Instant, u64), (Option<Instant>, T)>,
+    waiting: BTreeMap<(Instant, u64), (Option<Instant>, bool, T)>,
     /// Due, by when they lapse.
     late: BTreeMap<(Instant, u64), T>,
+    /// Due once more after a failure, by when they lapse.
+    again: BTreeMap<(Instant, u64), T>,
     /// From one renewal to the next.
     gap: Duration,
     not_before: Instant,
     most_in_flight: usize,
     in_flight: usize,
+    /// Of those, the ones that failed before.
+    again_in_flight: usize,
 }
 
 impl<T> Wheel<T> {
@@ -52,10 +66,12 @@ impl<T> Wheel<T> {
         Self {
             waiting: BTreeMap::new(),
             late: BTreeMap::new(),
+            again: BTreeMap::new(),
             gap: Duration::from_secs_f64(per_second.recip()),
             not_before: now,
             most_in_flight,
             in_flight: 0,
+            again_in_flight: 0,
         }
     }
 
@@ -67,7 +83,8 @@ impl<T> Wheel<T> {
             .waiting
             .first_key_value()
             .is_none_or(|(first, _)| key < *first);
-        self.waiting.insert(key, (entry.lapses, what));
+        let value = (entry.lapses, entry.is_again, what);
+        self.waiting.insert(key, value);
         is_first
     }
 
@@ -76,30 +93,55 @@ impl<T> Wheel<T> {
         if self.waiting.remove(&(entry.due, entry.serial)).is_none()
             && let Some(lapses) = entry.lapses
         {
-            self.late.remove(&(lapses, entry.serial));
+            self.due(entry.is_again).remove(&(lapses, entry.serial));
         }
+    }
+
+    fn due(&mut self, is_again: bool) -> &mut BTreeMap<(Instant, u64), T> {
+        match is_again {
+            true => &mut self.again,
+            false => &mut self.late,
+        }
+    }
+
+    /// Whether the next to lapse, of those that may be renewed, failed before; none if there is none.
+    fn next_to_lapse(&self) -> Option<bool> {
+        let late = self.late.first_key_value().map(|(key, _)| (*key, false));
+        // Half of the room stays for those that have not failed.
+        let has_room = self.again_in_flight < self.most_in_flight / 2;
+        let again = self.again.first_key_value().filter(|_| has_room);
+        let again = again.map(|(key, _)| (*key, true));
+        let first = late.into_iter().chain(again).min()?;
+        (self.in_flight < self.most_in_flight).then_some(first.1)
     }
 
     pub(crate) fn next(&mut self, now: Instant) -> Next<T> {
         while let Some(first) = self.waiting.first_entry()
             && first.key().0 <= now
         {
-            let ((_, serial), (lapses, what)) = first.remove_entry();
+            let ((_, serial), (lapses, is_again, what)) = first.remove_entry();
             match lapses {
-                Some(lapses) => drop(self.late.insert((lapses, serial), what)),
+                Some(lapses) => drop(self.due(is_again).insert((lapses, serial), what)),
                 None => return Next::Lapsed(serial, what),
             }
         }
         let due = self.waiting.first_key_value().map(|((due, _), _)| *due);
-        let pause = (!self.late.is_empty() && self.in_flight < self.most_in_flight)
-            .then_some(self.not_before);
-        if pause.is_some_and(|at| at <= now)
-            && let Some(((lapses, serial), what)) = self.late.pop_first()
+        let next = self.next_to_lapse();
+        let pause = next.map(|_| self.not_before);
+        if let Some(is_again) = next
+            && self.not_before <= now
+            && let Some(((lapses, serial), what)) = self.due(is_again).pop_first()
         {
             self.in_flight += 1;
+            self.again_in_flight += usize::from(is_again);
             let earliest = now.checked_sub(SLACK).unwrap_or(now);
             self.not_before = self.not_before.max(earliest) + self.gap;
-            return Next::Renew(serial, lapses, what);
+            let due = Due {
+                serial,
+                lapses,
+                is_again,
+            };
+            return Next::Renew(due, what);
         }
         match [due, pause].into_iter().flatten().min() {
             Some(at) => Next::At(at),
@@ -108,8 +150,9 @@ impl<T> Wheel<T> {
     }
 
     /// Notes that a renewal came to its end, whichever.
-    pub(crate) fn done(&mut self) {
+    pub(crate) fn done(&mut self, due: Due) {
         self.in_flight -= 1;
+        self.again_in_flight -= usize::from(due.is_again);
     }
 }
 
@@ -139,7 +182,8 @@ mod tests {
             };
             for (serial, (pause, due, life, what)) in (0..).zip(steps) {
                 let lapses = (what % 4 > 0).then(|| now + ms(due + life));
-                let entry = Entry { serial, due: now + ms(due), lapses };
+                let is_again = what % 3 == 0;
+                let entry = Entry { serial, due: now + ms(due), lapses, is_again };
                 wheel.insert(entry, serial);
                 model.push(entry);
                 if what % 8 == 7 {
@@ -149,7 +193,7 @@ mod tests {
                 now += ms(pause);
                 loop {
                     match wheel.next(now) {
-                        Next::Renew(serial, lapses, what) => {
+                        Next::Renew(Due { serial, lapses, .. }, what) => {
                             prop_assert_eq!(serial, what);
                             let entry = take(&mut model, serial);
                             prop_assert!(entry.due <= now && entry.lapses == Some(lapses));
@@ -173,7 +217,9 @@ mod tests {
             }
             while !model.is_empty() {
                 match wheel.next(now) {
-                    Next::Renew(serial, ..) | Next::Lapsed(serial, _) => drop(take(&mut model, serial)),
+                    Next::Renew(Due { serial, .. }, _) | Next::Lapsed(serial, _) => {
+                        take(&mut model, serial);
+                    }
                     Next::At(at) => now = at,
                     Next::Idle => prop_assert!(false, "forgotten: {model:?}"),
                 }
@@ -182,30 +228,31 @@ mod tests {
         }
 
         /// No stretch of time sees more renewals than its rate and what the clock's step allows, and
-        /// no more are in flight than there may be.
+        /// no more are in flight than there may be; those that failed take half of that at most.
         #[test]
         fn renewals_are_paced_and_bounded(
             per_second in 1.0..500.0f64,
-            most in 1..20usize,
+            most in 2..20usize,
             steps in proptest::collection::vec((0..100u64, 0..30usize), 1..200),
         ) {
             let mut now = Instant::now();
             let mut wheel = Wheel::new(per_second, most, now);
             for serial in 0..2000 {
-                wheel.insert(Entry { serial, due: now, lapses: Some(now) }, ());
+                // Those that failed lapse first.
+                let is_again = serial < 1000;
+                let lapses = now + ms(u64::from(!is_again));
+                wheel.insert(Entry { serial, due: now, lapses: Some(lapses), is_again }, ());
             }
-            let (mut renewed, mut in_flight) = (Vec::new(), 0);
+            let (mut renewed, mut in_flight) = (Vec::new(), Vec::new());
             for (pause, done) in steps {
                 now += ms(pause);
-                for _ in 0..done.min(in_flight) {
-                    wheel.done();
-                    in_flight -= 1;
-                }
-                while let Next::Renew(..) = wheel.next(now) {
-                    in_flight += 1;
+                in_flight.drain(..done.min(in_flight.len())).for_each(|due| wheel.done(due));
+                while let Next::Renew(due, ()) = wheel.next(now) {
+                    in_flight.push(due);
                     renewed.push(now);
                 }
-                prop_assert!(in_flight <= most);
+                prop_assert!(in_flight.len() <= most);
+                prop_assert!(in_flight.iter().filter(|due| due.is_again).count() <= most / 2);
             }
             for (at, first) in renewed.iter().enumerate() {
                 for (more, last) in renewed[at..].iter().enumerate() {
@@ -240,6 +287,7 @@ mod tests {
                     serial,
                     due: put + config.renewal(config.ttl, random()),
                     lapses: Some(put + config.ttl),
+                    is_again: false,
                 };
                 for serial in 0..devices {
                     wheel.insert(entry(serial, begun + ms(serial)), ());
@@ -247,15 +295,15 @@ mod tests {
                 let mut now = begun;
                 loop {
                     match wheel.next(now) {
-                        Next::Renew(serial, lapses, ()) => {
-                            let left = lapses - now;
+                        Next::Renew(due, ()) => {
+                            let left = due.lapses - now;
                             prop_assert!(left >= Duration::from_secs(700), "{left:?} left");
                             let Some(count) = in_second.get_mut((now - begun).as_secs() as usize) else {
                                 break;
                             };
                             *count += 1;
-                            wheel.done();
-                            wheel.insert(entry(serial + devices, now), ());
+                            wheel.done(due);
+                            wheel.insert(entry(due.serial + devices, now), ());
                         }
                         Next::At(at) => now = at,
                         other => prop_assert!(false, "{other:?}"),

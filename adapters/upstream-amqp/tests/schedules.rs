@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the rest may take once the hub is well.
 const AFTERMATH: Duration = Duration::from_secs(60);
 /// Schedules at a time: each mostly waits.
-const SIDE_BY_SIDE: usize = 6;
+const SIDE_BY_SIDE: usize = 24;
 
 /// Numbers that follow from a seed (SplitMix64, Steele and others, 2014).
 #[derive(Debug, Clone)]
@@ -443,7 +443,7 @@ fn number(variable: &str) -> Option<u64> {
 async fn whatever_the_hub_does_nothing_acknowledged_is_lost_and_nothing_hangs_or_leaks() {
     let mut seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SCHEDULES").unwrap_or(60),
+        None => 0..number("SCHEDULES").unwrap_or(500),
     };
     let mut running = JoinSet::new();
     let mut failures = Vec::new();

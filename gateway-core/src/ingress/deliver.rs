@@ -5,25 +5,16 @@ use std::slice;
 use super::{Inner, is_forgotten};
 use crate::error::{ErrorKind, UpstreamError};
 use crate::message::{DEFAULT_RETRY_AFTER, Settlement, Uplink};
-use crate::session::{Batch, Busy, Gate, Place, Route};
+use crate::session::{Batch, Busy, Gate, Place};
 
 impl Inner {
-    /// Sends a message in its device's turn. Messages that come while another is on its way wait in
-    /// a queue, and whoever has the next turn sends all of them together.
-    pub(super) async fn deliver(&self, route: Route, uplink: Uplink) -> Settlement {
-        let session = match self.sessions.enter(&uplink.device) {
-            Ok(session) => session,
-            Err(error) => return Settlement::from(&error),
-        };
-        session.set_route(route);
-        match session.try_gate() {
-            Some(gate) => settlement(&self.send(&gate, slice::from_ref(&uplink)).await),
-            // Larger than all the rest.
-            None => Box::pin(self.wait(&session, uplink)).await,
-        }
+    /// Sends a message whose turn it is.
+    pub(super) async fn send_now(&self, gate: &Gate<'_>, uplink: &Uplink) -> Settlement {
+        settlement(&self.send(gate, slice::from_ref(uplink)).await)
     }
 
-    async fn wait(&self, session: &Busy, uplink: Uplink) -> Settlement {
+    /// Sends a message that must wait for its turn. Whoever has the next one sends all that waits.
+    pub(super) async fn send_in_turn(&self, session: &Busy, uplink: Uplink) -> Settlement {
         let mut place = session.queue(uplink);
         let gate = tokio::select! {
             biased;

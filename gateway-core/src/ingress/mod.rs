@@ -218,7 +218,17 @@ impl Slot {
         if self.credit.is_none() {
             return Settlement::RetryLater(DEFAULT_RETRY_AFTER);
         }
-        let settlement = inner.deliver(self.ingress.route, uplink).await;
+        let settlement = match inner.sessions.enter(&uplink.device) {
+            Err(error) => Settlement::from(&error),
+            Ok(session) => {
+                session.set_route(self.ingress.route);
+                match session.try_gate() {
+                    Some(gate) => inner.send_now(&gate, &uplink).await,
+                    // Larger than all the rest.
+                    None => Box::pin(inner.send_in_turn(&session, uplink)).await,
+                }
+            }
+        };
         let counter = match settlement {
             Settlement::Accepted => &inner.counters.accepted,
             Settlement::Rejected(_) => &inner.counters.rejected,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Session, SessionTable};
-use crate::id::DeviceId;
+use crate::message::DesiredPatch;
 
 /// Is a change on its way to its device. Dropped before it arrived, it may come again.
 #[derive(Debug)]
@@ -16,14 +16,18 @@ pub(crate) struct Passage {
 
 impl SessionTable {
     /// Lets a change of the desired properties pass if it is newer than the last that did since the
-    /// device came online. A hub that does not count says 0, which always passes.
-    pub(crate) fn pass_desired(&self, device: &DeviceId, version: u64) -> Option<Passage> {
-        let session = self.find(device);
+    /// device came online, and all of them if they are another version. A hub that does not count
+    /// says 0, which always passes.
+    pub(crate) fn pass_desired(&self, patch: &DesiredPatch) -> Option<Passage> {
+        let version = patch.version;
+        let session = self.find(&patch.device);
         let before = match &session {
+            Some(session) if patch.is_whole => session.desired.swap(version, Relaxed),
             Some(session) => session.desired.fetch_max(version, Relaxed),
             None => 0,
         };
-        (version == 0 || version > before).then_some(Passage {
+        let is_new = version > before || (patch.is_whole && version != before);
+        (version == 0 || is_new).then_some(Passage {
             session,
             version,
             before,

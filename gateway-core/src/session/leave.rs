@@ -4,13 +4,14 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::table::Sessions;
 use super::{Session, SessionTable, lock};
 
-/// Sessions that may stand above the capacity while others are being detached, and those that a
-/// sweep detaches at a time.
+/// Sessions that may stand above the capacity while others are being detached, and those that
+/// evictions and a sweep each detach at a time.
 pub(super) const DETACHING: usize = 64;
 /// How far from the old end the table looks for a session that may go.
 const EVICTION_SCAN: usize = 64;
@@ -19,7 +20,7 @@ pub(crate) const SWEEPS_PER_TTL: u32 = 8;
 
 impl SessionTable {
     /// Starts to detach the session silent for longest among those that may go.
-    pub(super) fn evict(self: &Arc<Self>, sessions: &mut Sessions) {
+    pub(super) fn evict(self: &Arc<Self>, sessions: &mut Sessions, turn: OwnedSemaphorePermit) {
         for _ in 0..EVICTION_SCAN.min(sessions.len()) {
             let Some((_, session)) = sessions.peek_lru() else {
                 return;
@@ -33,7 +34,10 @@ impl SessionTable {
             self.counters.evicted.fetch_add(1, Relaxed);
             if let Retired::Leaving(leaving) = retired {
                 let table = self.clone();
-                self.spawn(async move { table.detach(leaving).await });
+                self.spawn(async move {
+                    table.detach(leaving).await;
+                    drop(turn);
+                });
             }
             return;
         }

@@ -52,6 +52,8 @@ pub(crate) struct SessionTable {
     /// Numbers attaches.
     attaches: AtomicU64,
     pub(super) counters: Counters,
+    /// As many at a time as may stand above the capacity: a flood evicts no faster than that.
+    evictions: Arc<Semaphore>,
     /// One at a time.
     pub(super) expiry: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -79,6 +81,7 @@ impl SessionTable {
             epoch: Instant::now(),
             attaches: AtomicU64::new(0),
             counters: Counters::default(),
+            evictions: Arc::new(Semaphore::new(DETACHING)),
             expiry: Arc::new(Semaphore::new(1)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -136,7 +139,9 @@ impl SessionTable {
             };
         }
         if sessions.len() >= self.config.capacity {
-            self.evict(&mut sessions);
+            if let Ok(turn) = self.evictions.clone().try_acquire_owned() {
+                self.evict(&mut sessions, turn);
+            }
             if sessions.len() >= self.config.capacity + DETACHING {
                 return Err(full().with_source("every place in the session table is in use"));
             }
@@ -173,6 +178,11 @@ impl SessionTable {
             self.tasks
                 .spawn(async move { closing.run_until_cancelled(work).await });
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn tasks(&self) -> usize {
+        self.tasks.len()
     }
 
     /// Tells how a device stands. The name of its downstream is for the caller to fill in.

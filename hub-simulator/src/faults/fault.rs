@@ -93,6 +93,26 @@ pub enum Fault {
         /// Whose.
         device: String,
     },
+    /// Loses the next messages that the hub would send to a device.
+    Lose {
+        /// Whose.
+        device: String,
+        /// On links of which kind.
+        #[serde(default)]
+        kind: LinkKind,
+        /// How many.
+        count: u64,
+    },
+    /// Sends the next messages to a device as what nobody can read.
+    Garble {
+        /// Whose.
+        device: String,
+        /// On links of which kind.
+        #[serde(default)]
+        kind: LinkKind,
+        /// How many.
+        count: u64,
+    },
     /// Gives sessions begun from now on a window of frames; absent, the limit's again.
     IncomingWindow {
         /// The window.
@@ -211,6 +231,16 @@ impl Faults {
             } => self.refuse_token(device, *status, text),
             Fault::WithholdToken { device } => self.withhold_token(device),
             Fault::AllowToken { device } => self.allow_token(device),
+            Fault::Lose {
+                device,
+                kind,
+                count,
+            } => self.lose_next(device, *kind, *count),
+            Fault::Garble {
+                device,
+                kind,
+                count,
+            } => self.garble_next(device, *kind, *count),
             Fault::IncomingWindow { frames } => self.incoming_window(*frames),
             Fault::LinkCredit { credit } => self.link_credit(*credit),
             Fault::Cut { connection: None } => self.cut_all(),

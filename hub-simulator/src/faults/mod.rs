@@ -15,8 +15,8 @@ use crate::hub::device::Feed;
 use crate::hub::peer::{ConnectionId, Notice};
 pub use fault::Fault;
 pub use plan::{Plan, PlanError, Planned, Step};
-pub(crate) use script::{Attaching, Order, Script, Settling};
-use script::{Rejection, Rules};
+pub(crate) use script::{Attaching, Mishandling, Order, Script, Settling};
+use script::{Mishap, Rejection, Rules};
 
 /// Longest delay that a script makes.
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
@@ -178,6 +178,29 @@ impl Faults {
             rules.refused_tokens.remove(device);
             rules.withheld_tokens.remove(device);
         });
+    }
+
+    /// Loses the next `count` messages that the hub would send to a device on links of a kind; of the
+    /// twin these are answers and changes of desired properties.
+    pub fn lose_next(&self, device: &str, kind: LinkKind, count: u64) {
+        self.mishandle(device, kind, count, Mishandling::Lose);
+    }
+
+    /// Sends the next `count` messages to a device on links of a kind as what nobody can read.
+    pub fn garble_next(&self, device: &str, kind: LinkKind, count: u64) {
+        self.mishandle(device, kind, count, Mishandling::Garble);
+    }
+
+    fn mishandle(&self, device: &str, kind: LinkKind, left: u64, how: Mishandling) {
+        let mishap = Mishap {
+            device: device.to_owned(),
+            kind,
+            left,
+            how,
+        };
+        if left > 0 {
+            self.edit(|rules| rules.mishaps.push(mishap));
+        }
     }
 
     /// Gives sessions begun from now on this window, in frames; `None` is the limit's again.

@@ -65,6 +65,7 @@ pub(super) struct Rules {
     pub(super) withheld_attaches: HashSet<String>,
     pub(super) refused_tokens: HashMap<String, (i32, String)>,
     pub(super) withheld_tokens: HashSet<String>,
+    pub(super) mishaps: Vec<Mishap>,
     pub(super) incoming_window: Option<u32>,
     pub(super) credit: Option<u32>,
 }
@@ -77,12 +78,31 @@ pub(super) struct Rejection {
     pub(super) error: AmqpError,
 }
 
+/// What happens to a message that the hub sends to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mishandling {
+    /// It does not go out.
+    Lose,
+    /// It goes out as what nobody can read.
+    Garble,
+}
+
+/// Mishandles the next messages to a device on links of a kind.
+#[derive(Debug)]
+pub(super) struct Mishap {
+    pub(super) device: String,
+    pub(super) kind: LinkKind,
+    pub(super) left: u64,
+    pub(super) how: Mishandling,
+}
+
 /// The script: rules behind a lock, and flags that spare the hot path the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     rules: Mutex<Rules>,
     concerns_telemetry: AtomicBool,
     concerns_links: AtomicBool,
+    concerns_outgoing: AtomicBool,
     latency_us: AtomicU64,
 }
 
@@ -104,6 +124,8 @@ impl Script {
             || rules.credit.is_some();
         self.concerns_telemetry.store(telemetry, Ordering::Release);
         self.concerns_links.store(links, Ordering::Release);
+        self.concerns_outgoing
+            .store(!rules.mishaps.is_empty(), Ordering::Release);
         result
     }
 
@@ -180,6 +202,25 @@ impl Script {
     pub(crate) fn withholds_token(&self, device: &str) -> bool {
         self.on_links()
             .is_some_and(|rules| rules.withheld_tokens.contains(device))
+    }
+
+    /// What happens to this message to a device, if it is not sent as usual.
+    pub(crate) fn mishandling(&self, device: &str, kind: LinkKind) -> Option<Mishandling> {
+        if !self.concerns_outgoing.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut rules = self.rules();
+        let fits = |m: &Mishap| m.device == device && m.kind.includes(Some(kind));
+        let at = rules.mishaps.iter().position(fits)?;
+        let mishap = &mut rules.mishaps[at];
+        mishap.left -= 1;
+        let (how, is_over) = (mishap.how, mishap.left == 0);
+        if is_over {
+            rules.mishaps.remove(at);
+            self.concerns_outgoing
+                .store(!rules.mishaps.is_empty(), Ordering::Release);
+        }
+        Some(how)
     }
 
     pub(crate) fn incoming_window(&self) -> Option<u32> {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use gateway_core::{Announcement, Backoff, ErrorKind, Ingress, Presence, UpstreamError};
+use gateway_core::credential::SasToken;
+use gateway_core::{
+    Announcement, Backoff, DeviceId, ErrorKind, Ingress, Interest, Presence, UpstreamError,
+};
 use tokio::time::{sleep, timeout_at};
 
 use crate::proto::{Login, Peer, Proof, Refusal};
@@ -82,6 +85,18 @@ pub(super) fn judge(
         })
     }
     .boxed()
+}
+
+/// Presents a new token of a device that is in to the hub.
+pub(super) fn present(
+    ingress: Ingress,
+    device: DeviceId,
+    interest: Interest,
+    token: SasToken,
+) -> Arrival {
+    let announcement = Announcement::new(device).with_interest(interest);
+    let announcement = announcement.with_token(Some(token));
+    async move { ingress.online(announcement).await }.boxed()
 }
 
 /// Brings a device online and keeps trying while that may help.

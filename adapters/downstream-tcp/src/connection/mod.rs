@@ -83,6 +83,8 @@ pub(crate) struct Connection<S> {
     judgement: Option<Judgement>,
     arrival: Option<Arrival>,
     presence: Option<Presence>,
+    /// A new token of the device before the hub.
+    renewal: Option<Arrival>,
     sender: mpsc::Sender<Delivery>,
     deliveries: mpsc::Receiver<Delivery>,
     commands: Commands,
@@ -126,6 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             judgement: None,
             arrival: None,
             presence: None,
+            renewal: None,
             sender,
             deliveries,
             commands: Commands::default(),
@@ -187,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 slot = next(&mut self.reserving) => self.slot = Some(slot),
                 verdict = next(&mut self.judgement) => self.judged(verdict),
                 verdict = next(&mut self.arrival) => self.arrived(verdict),
+                verdict = next(&mut self.renewal) => self.presented(verdict),
                 Some(delivery) = self.deliveries.recv(), if takes_commands => {
                     self.command(delivery);
                 }
@@ -211,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // Gives up the device and fails its commands, also those not begun: no answer to them is
         // read any more, and nobody is to wait for the uplinks below.
         self.standing = Standing::Unknown;
-        (self.presence, self.arrival) = (None, None);
+        (self.presence, self.arrival, self.renewal) = (None, None, None);
         self.commands = Commands::default();
         self.unwritten.clear();
         self.deliveries.close();

@@ -1,14 +1,15 @@
 //! What the protocol asks for, and what came of it.
 
 use futures_util::FutureExt as _;
-use gateway_core::{DeviceId, ErrorKind, Presence, Settlement, UpstreamError};
+use gateway_core::credential::SasToken;
+use gateway_core::{DeviceId, ErrorKind, Interest, Presence, Settlement, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::jobs::{Done, Job, Permit};
 use super::login::{self, Admission};
 use super::{Connection, End, Standing};
-use crate::proto::{CloseReason, Login, Refusal, Request};
+use crate::proto::{CloseReason, Login, Proof, Refusal, Request};
 use crate::registry::Claim;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -72,7 +73,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Standing::Judging => tracing::warn!("A protocol identified a device twice at once"),
             Standing::Known { device, .. } if *device == login.device => {
                 let device = device.clone();
-                self.protocol.on_login(Ok(&device), &mut self.actions);
+                match login.proof {
+                    Proof::Token(token) => self.present(device, login.interest, token),
+                    _ => self.protocol.on_login(Ok(&device), &mut self.actions),
+                }
             }
             Standing::Known { .. } => {
                 let refusal = Refusal::new(ErrorKind::Rejected);
@@ -92,6 +96,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 ));
             }
         }
+    }
+
+    /// Has the hub judge a new token of the device. One at a time: each costs the hub a look.
+    fn present(&mut self, device: DeviceId, interest: Interest, token: SasToken) {
+        let refusal = match self.shared.config.identity.token {
+            false => ErrorKind::Unauthorized,
+            true if self.renewal.is_some() => ErrorKind::Throttled,
+            true => {
+                let ingress = self.ingress.clone();
+                self.renewal = Some(login::present(ingress, device, interest, token));
+                return;
+            }
+        };
+        let refusal = Refusal::new(refusal);
+        self.protocol.on_login(Err(&refusal), &mut self.actions);
+    }
+
+    /// Takes the hub's word on a new token.
+    pub(super) fn presented(&mut self, verdict: Result<Presence, UpstreamError>) {
+        match (verdict, &self.standing) {
+            (Ok(presence), Standing::Known { device, .. }) => {
+                let device = device.clone();
+                (self.presence, self.arrival) = (Some(presence), None);
+                self.protocol.on_login(Ok(&device), &mut self.actions);
+            }
+            (Err(error), _) => {
+                tracing::info!(peer = %self.peer.address, error = %error, "New token refused");
+                let refusal = Refusal::from(&error);
+                self.protocol.on_login(Err(&refusal), &mut self.actions);
+            }
+            (Ok(_), _) => {}
+        }
+        self.obey();
     }
 
     pub(super) fn judged(&mut self, verdict: Result<Admission, Refusal>) {

@@ -38,7 +38,8 @@ pub trait Protocol: Send + 'static {
     /// Tells that bytes were no frame; after a fatal error, `on_close` follows.
     fn on_frame_error(&mut self, _error: &FrameError, _actions: &mut Actions) {}
 
-    /// Tells what became of a login; after a refusal, `on_close` follows.
+    /// Tells what became of a login; after a refusal, `on_close` follows, unless it was of the new
+    /// token of a device that is in: then the one before stands.
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions);
 
     /// Tells what became of an uplink. Only [`Settlement::Accepted`] allows an acknowledgement.
@@ -148,7 +149,12 @@ pub enum CloseReason {
     /// The same device has a newer connection.
     Replaced,
     /// The hub ended the device's session.
-    Ended(ErrorKind),
+    Ended {
+        /// Why.
+        reason: ErrorKind,
+        /// What to tell the device or its maker besides.
+        detail: Option<&'static str>,
+    },
     /// There are as many connections as the gateway allows.
     TooManyConnections,
     /// The gateway shuts down; the device may come back.
@@ -167,7 +173,7 @@ impl CloseReason {
             Self::BadFrame => "bad_frame",
             Self::Refused(refusal) => refusal.reason.as_str(),
             Self::Replaced => "replaced",
-            Self::Ended(kind) => kind.as_str(),
+            Self::Ended { reason, .. } => reason.as_str(),
             Self::TooManyConnections => "too_many_connections",
             Self::Shutdown => "shutdown",
         }
@@ -224,7 +230,8 @@ impl Actions {
         &mut self.output
     }
 
-    /// Asks that the device be let in. [`Protocol::on_login`] tells the verdict.
+    /// Asks that the device be let in, or that it stay in by a new token of its own.
+    /// [`Protocol::on_login`] tells the verdict.
     pub fn identify(&mut self, login: Login) {
         self.requests.push(Request::Identify(login));
     }

@@ -262,9 +262,42 @@ impl Receiver {
     ///
     /// Cancel safe.
     pub(crate) async fn recv(&mut self) -> Result<Incoming, ClientError> {
+        self.receive(false).await
+    }
+
+    /// Waits for the next message; one that came settled counts against the link's credit until
+    /// [`done`](Self::done).
+    ///
+    /// Cancel safe.
+    pub(crate) async fn recv_and_hold(&mut self) -> Result<Incoming, ClientError> {
+        self.receive(true).await
+    }
+
+    async fn receive(&mut self, keeps_credit: bool) -> Result<Incoming, ClientError> {
         let (id, session) = (self.link.id, &self.link.session);
-        poll_fn(|cx| ready(session.state(|state, out, _| state.poll_received(id, out, cx.waker()))))
-            .await
+        poll_fn(|cx| {
+            ready(
+                session
+                    .state(|state, out, _| state.poll_received(id, keeps_credit, out, cx.waker())),
+            )
+        })
+        .await
+    }
+
+    /// Lets the hub send another message for one that was held.
+    pub(crate) fn done(&self) {
+        let id = self.link.id;
+        // Of a link that is gone nothing comes.
+        drop(self.link.session.state(|state, out, _| state.done(id, out)));
+    }
+
+    /// Has the hub send nothing more. When it has heard that, all that it sent is here.
+    ///
+    /// Cancel safe: it is told all the same.
+    pub(crate) async fn stop(&mut self) -> Result<(), ClientError> {
+        let (id, session) = (self.link.id, &self.link.session);
+        session.state(|state, out, _| state.stop(id, out))?;
+        poll_fn(|cx| ready(session.state(|state, _, _| state.poll_stopped(id, cx.waker())))).await
     }
 
     /// Tells the hub what became of a message.

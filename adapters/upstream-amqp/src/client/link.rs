@@ -171,6 +171,7 @@ pub(super) struct Inbox {
     pub(super) queue: VecDeque<Delivery>,
     /// A message that has not come whole.
     partial: Option<Arriving>,
+    stopping: Option<Stopping>,
 }
 
 #[derive(Debug)]
@@ -178,6 +179,15 @@ struct Arriving {
     id: u32,
     settled: bool,
     payload: BytesMut,
+}
+
+/// How far the hub is told that it may send no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    /// It may not have heard of it.
+    Told,
+    /// It has: nothing more comes.
+    Confirmed,
 }
 
 impl Inbox {
@@ -189,6 +199,7 @@ impl Inbox {
             delivery_count: 0,
             queue: VecDeque::new(),
             partial: None,
+            stopping: None,
         }
     }
 
@@ -250,13 +261,35 @@ impl Inbox {
         self.open = self.open.saturating_sub(1);
     }
 
-    /// What the hub was told last: deliveries so far, and the credit from there.
+    /// Grants nothing more. What the hub sends before it hears of that is taken.
+    pub(super) fn stop(&mut self) {
+        self.stopping.get_or_insert(Stopping::Told);
+    }
+
+    /// Takes note of a word of the hub about this link: behind what it sent before.
+    pub(super) fn on_flow(&mut self) {
+        if self.stopping.is_some() {
+            self.stopping = Some(Stopping::Confirmed);
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopping == Some(Stopping::Confirmed)
+    }
+
+    /// What the hub is to be told: deliveries so far, and the credit from there.
     pub(super) fn standing(&self) -> (u32, u32) {
-        (self.delivery_count, self.credit)
+        match self.stopping {
+            None => (self.delivery_count, self.credit),
+            Some(_) => (self.delivery_count, 0),
+        }
     }
 
     /// The credit to tell the hub, once enough of it has been used.
     pub(super) fn top_up(&mut self) -> Option<(u32, u32)> {
+        if self.stopping.is_some() {
+            return None;
+        }
         let wanted = self.target.saturating_sub(self.open);
         if wanted.saturating_sub(self.credit) < self.target.div_ceil(2) {
             return None;

@@ -320,9 +320,11 @@ impl Session {
         self.pending.remove(&delivery);
     }
 
+    /// Takes a message. One that came settled gives its credit back now, or when it is `done`.
     pub(super) fn poll_received(
         &mut self,
         id: LinkId,
+        keeps_credit: bool,
         out: &mut Outbox,
         waker: &Waker,
     ) -> Option<Result<super::link::Delivery, ClientError>> {
@@ -334,7 +336,7 @@ impl Session {
             return Some(Err(ClientError::Malformed("a sender does not receive")));
         };
         if let Some(delivery) = inbox.queue.pop_front() {
-            if delivery.settled {
+            if delivery.settled && !keeps_credit {
                 inbox.done();
                 self.top_up(id.handle, out);
             }
@@ -345,6 +347,54 @@ impl Session {
         }
         link.waker = Some(waker.clone());
         None
+    }
+
+    /// Gives back the credit of a message that came settled.
+    pub(super) fn done(&mut self, id: LinkId, out: &mut Outbox) {
+        if let Ok(link) = self.link(id)
+            && let Kind::Receiver(inbox) = &mut link.kind
+        {
+            inbox.done();
+            self.top_up(id.handle, out);
+        }
+    }
+
+    /// Tells the hub to send nothing more, and to say when it has heard that.
+    pub(super) fn stop(&mut self, id: LinkId, out: &mut Outbox) {
+        if let Ok(link) = self.link(id)
+            && link.phase == Phase::Attached
+            && let Kind::Receiver(inbox) = &mut link.kind
+        {
+            inbox.stop();
+            let (delivery_count, credit) = inbox.standing();
+            let flow = Flow {
+                handle: Some(Handle(id.handle)),
+                delivery_count: Some(delivery_count),
+                link_credit: Some(credit),
+                echo: true,
+                ..self.window_flow()
+            };
+            out.put(self.channel, &flow);
+        }
+    }
+
+    pub(super) fn poll_stopped(
+        &mut self,
+        id: LinkId,
+        waker: &Waker,
+    ) -> Option<Result<(), ClientError>> {
+        let link = match self.link(id) {
+            Ok(link) => link,
+            Err(error) => return Some(Err(error)),
+        };
+        match (link.end_error(), &link.kind) {
+            (Some(error), _) => Some(Err(error)),
+            (None, Kind::Receiver(inbox)) if inbox.is_stopped() => Some(Ok(())),
+            _ => {
+                link.waker = Some(waker.clone());
+                None
+            }
+        }
     }
 
     /// Tells the hub what became of a message.
@@ -516,9 +566,12 @@ impl Session {
             && let Some(Some(link)) = self.links.get_mut(handle as usize)
             && link.phase == Phase::Attached
         {
-            if let Kind::Sender(outgoing) = &mut link.kind {
-                outgoing.grant(flow);
-                is_drained = flow.drain;
+            match &mut link.kind {
+                Kind::Sender(outgoing) => {
+                    outgoing.grant(flow);
+                    is_drained = flow.drain;
+                }
+                Kind::Receiver(inbox) => inbox.on_flow(),
             }
             wake.add(link.waker.take());
             attached = Some(handle);

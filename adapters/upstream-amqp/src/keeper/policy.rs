@@ -13,8 +13,7 @@ use crate::authorize::{Ask, Signed, newer, put_signed};
 use crate::connection::Connection;
 use crate::env::lock;
 use crate::error::AmqpError;
-use crate::token::again;
-use crate::wheel::Entry;
+use crate::wheel::{Due, Entry};
 
 /// How long a token that was put because of a doubt is beyond doubt: what the hub says then of many
 /// devices was meant for the one before.
@@ -99,32 +98,20 @@ impl Keeper {
         Some(put.identity.clone())
     }
 
-    pub(super) async fn renew_policy(
-        &self,
-        connection: &Connection,
-        ask: Ask<'_>,
-        serial: u64,
-        lapses: Instant,
-    ) {
-        let Some(identity) = self.policy_put(serial) else {
+    pub(super) async fn renew_policy(&self, connection: &Connection, ask: Ask<'_>, due: &Due) {
+        let Some(identity) = self.policy_put(due.serial) else {
             return;
         };
         let renewed = self.try_renew_policy(connection, ask, &identity).await;
-        if self.policy_put(serial).is_none() {
+        if self.policy_put(due.serial).is_none() {
             // Another was put meanwhile.
             return;
         }
         match renewed {
             Ok((identity, signed)) => self.hold_policy(&identity, signed, false),
             Err(error) => {
-                let now = Instant::now();
-                let left = lapses.saturating_duration_since(now);
-                tracing::warn!(error = %error, ?left, "The policy's token was not renewed");
-                let entry = Entry {
-                    serial,
-                    due: now + again(left),
-                    lapses: Some(lapses),
-                };
+                tracing::warn!(error = %error, "The policy's token was not renewed");
+                let entry = self.entry_again(due);
                 if let Some(put) = &mut *lock(&self.policy.put) {
                     put.entry = entry;
                 }

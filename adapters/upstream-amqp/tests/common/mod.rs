@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
 use gateway_core::{Credential, DeviceId, DeviceIdentity, MessageId, Uplink};
-use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, PoolConfig, WireConfig};
+use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, CommandConfig, PoolConfig, WireConfig};
 use hub_simulator::{DeviceKeys, HubSimulator};
 
 pub(crate) const HOST: &str = "localhost";
@@ -22,11 +22,14 @@ pub(crate) async fn hub() -> HubSimulator {
 /// Reaches a hub quickly again after a cut, whatever the default says for real networks.
 pub(crate) fn config(hub: &HubSimulator) -> AmqpConfig {
     let backoff = gateway_core::Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    let backoff = backoff.expect("a valid backoff");
     let mut pool = PoolConfig::default();
-    pool.reconnect = backoff.expect("a valid backoff");
+    pool.reconnect = backoff;
+    let mut commands = CommandConfig::default();
+    (commands.reopen, commands.abandon) = (backoff, backoff);
     let address = hub.addr();
     let config = AmqpConfig::new(HOST).with_address(address.ip().to_string(), address.port());
-    let config = config.with_pool(pool);
+    let config = config.with_pool(pool).with_commands(commands);
     match hub.ca_pem() {
         Some(_) => config.with_ca_pem(hub.ca_pem().unwrap_or_default()),
         None => config.with_tls(false),

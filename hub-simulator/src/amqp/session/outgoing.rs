@@ -10,6 +10,7 @@ use crate::amqp::codec::performative::{Disposition, Flow, LinkFlow, PeerOutcome}
 use crate::amqp::core::Core;
 use crate::amqp::link::{Kind, Link, Outgoing};
 use crate::amqp::{AmqpError, condition, endpoint};
+use crate::faults::Mishandling;
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::peer::Route;
@@ -20,6 +21,8 @@ const MAX_OUTBOX: usize = 4096;
 /// Output of a turn from which on readers of events wait, so that one with much credit does not make
 /// the hub hold everything that it is still to be sent.
 const MAX_OUTPUT_A_TURN: usize = 256 * 1024;
+/// What nobody can read: no AMQP type begins with its first byte.
+const GARBLE: &[u8] = b"garble";
 
 impl Session {
     fn session_flow(&self) -> SessionFlow {
@@ -152,9 +155,14 @@ impl Session {
                 }
                 return;
             }
-            let Some((outgoing, tag, lock)) = next_message(core, link) else {
+            let Some((mut outgoing, tag, lock)) = next_message(core, link) else {
                 break;
             };
+            match mishandling(core, link) {
+                None => {}
+                Some(Mishandling::Lose) => continue,
+                Some(Mishandling::Garble) => outgoing.message = Bytes::from_static(GARBLE),
+            }
             link.credit -= 1;
             link.delivery_count = link.delivery_count.wrapping_add(1);
             let device = link.device.clone();
@@ -282,6 +290,12 @@ impl Session {
             encode::disposition(&mut core.out, self.channel, false, id, id, &answer);
         }
     }
+}
+
+/// What a script does to the next message of a link.
+fn mishandling(core: &Core, link: &Link) -> Option<Mishandling> {
+    let (device, kind) = (link.device.as_deref()?, link.kind.fault_kind()?);
+    core.hub.script.mishandling(device, kind)
 }
 
 /// The next message of a link: from its outbox, or from the device's queue and then locked.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use gateway_core::credential::SasToken;
 use gateway_core::{
-    Delivered, DeviceId, ErrorKind, Interest, MessageId, MethodReply, PropertyAck, TwinProperties,
+    Delivered, DeviceId, ErrorKind, MessageId, MethodReply, PropertyAck, TwinProperties,
     TwinRequest, Uplink,
 };
 
@@ -24,8 +24,10 @@ impl JsonLines {
             if *known != device {
                 return Err(fault("already_identified", "one connection, one device"));
             }
-            self.tell(&Frame::Welcome { id: known.as_str() }, actions);
-            return Ok(());
+            if message.token.is_none() {
+                self.tell(&Frame::Welcome { id: known.as_str() }, actions);
+                return Ok(());
+            }
         }
         let proof = match (message.token, message.secret) {
             (Some(token), _) => {
@@ -34,8 +36,10 @@ impl JsonLines {
             (None, Some(secret)) => Proof::Secret(Secret::from(secret.0)),
             (None, None) => Proof::None,
         };
-        let interest = message.interest.map_or(self.interest, Interest::from);
-        actions.identify(Login::new(device, proof).with_interest(interest));
+        if let Some(interest) = message.interest {
+            self.interest = interest.into();
+        }
+        actions.identify(Login::new(device, proof).with_interest(self.interest));
         Ok(())
     }
 

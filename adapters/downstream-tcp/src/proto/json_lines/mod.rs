@@ -4,7 +4,7 @@
 //!
 //! | type | fields |
 //! | --- | --- |
-//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`} |
+//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`}; again with a new `token` before the old one expires |
 //! | `telemetry` | `body` (any JSON but null) or `body_base64`; `id`, `seq`, `properties` (texts), `content_type`, `created_at` (RFC 3339) |
 //! | `c2d_ack` | `tag` of the `c2d`, `outcome`: `complete`, `reject` or `abandon` |
 //! | `method_response` | `id` of the `method`, `status`, `payload` (any JSON) |
@@ -22,11 +22,11 @@
 //! | `nack` | `id`, `seq`, `reason`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
 //! | `c2d` | `tag`, `body` or `body_base64`, `id`, `properties`, `content_type`, `correlation_id`, `delivery_count`, `sequence` |
 //! | `method` | `id`, `name`, `payload` or `payload_base64`, `timeout_ms` |
-//! | `desired` | `version`, `patch` with its `$version`: to a device with the interest `desired` |
+//! | `desired` | `version`, `patch` with its `$version`; `whole` if the patch is all there is: to a device with the interest `desired` |
 //! | `twin` | `id`, `body` {`desired`, `reported`}, each with its `$version` |
 //! | `twin_patched` | `id`, `version` of the reported properties |
 //! | `error` | `reason`, `detail`: the last frame was wrong |
-//! | `bye` | `reason`, `retry_after_ms`: the gateway closes the connection |
+//! | `bye` | `reason`, `detail`, `retry_after_ms`: the gateway closes the connection |
 //! | `pong` | |
 //!
 //! Ids are texts; a number is taken as its digits. An empty frame is a sign of life. A telemetry
@@ -49,7 +49,9 @@
 //!
 //! Versions of `desired` grow, with gaps where changes came as one. A device that was away asks
 //! `twin_get` when it is back, and then ignores a `desired` whose version is not above that of
-//! the `desired` in the answer.
+//! the `desired` in the answer. What the gateway missed while the hub was out of reach comes as a
+//! `desired` with `"whole": true`: a property that is not in it is not desired any more. Only such
+//! a one may have a lower version than before, where the hub made the twin anew.
 //!
 //! `desired_ack` reports what a service expects to see of a property that it set:
 //! `{"name": {"value": .., "ac": status, "av": version, "ad": description}}`, within components
@@ -239,15 +241,22 @@ impl Protocol for JsonLines {
     }
 
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions) {
-        // A refusal is told by `on_close`.
-        if let Ok(device) = verdict {
-            self.device = Some(device.clone());
-            self.tell(
-                &Frame::Welcome {
-                    id: device.as_str(),
-                },
-                actions,
-            );
+        match verdict {
+            Ok(device) => {
+                self.device = Some(device.clone());
+                self.tell(
+                    &Frame::Welcome {
+                        id: device.as_str(),
+                    },
+                    actions,
+                );
+            }
+            Err(refusal) if self.device.is_some() => {
+                let detail = "the new token is refused; the one before stands";
+                self.complain(&fault(refusal.reason.as_str(), detail), actions);
+            }
+            // Told by `on_close`.
+            Err(_) => {}
         }
     }
 
@@ -346,6 +355,7 @@ impl Protocol for JsonLines {
                     .ok_or(ErrorKind::Unsupported)?;
                 let frame = Frame::Desired {
                     version: patch.version,
+                    whole: patch.is_whole,
                     patch: body,
                 };
                 let written = self.write(&frame, actions);
@@ -372,14 +382,20 @@ impl Protocol for JsonLines {
             },
             Refused(refusal) => Frame::Bye {
                 reason: reason.as_str(),
+                detail: None,
                 retry_after_ms: refusal.retry_after.map(encode::millis),
             },
             Shutdown => Frame::Bye {
                 reason: reason.as_str(),
+                detail: None,
                 retry_after_ms: Some(encode::millis(DEFAULT_RETRY_AFTER)),
             },
-            _ => Frame::Bye {
+            other => Frame::Bye {
                 reason: reason.as_str(),
+                detail: match other {
+                    CloseReason::Ended { detail, .. } => detail,
+                    _ => None,
+                },
                 retry_after_ms: None,
             },
         };

@@ -2,6 +2,7 @@
 
 mod hub;
 mod model;
+mod receivers;
 mod rules;
 
 use std::future::Future;

@@ -1,0 +1,360 @@
+//! Which changes of its desired properties a device was given, and which it missed. Pure.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// A change on its way to the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    /// 0 if the hub did not say it.
+    pub(super) version: u64,
+    pub(super) body: Bytes,
+    /// The body is all desired properties.
+    pub(super) is_whole: bool,
+}
+
+/// Passes changes on in the order of their versions, each once. Where one is missing, all desired
+/// properties are to be fetched; they come in the place of what was missed.
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// The version of the newest change passed on, or read by the device itself; 0 if none is known.
+    passed: u64,
+    /// What the hub had when it was first asked, for a device to which nothing was passed on.
+    base: u64,
+    /// The newest version that the hub has told of.
+    told: u64,
+    /// Something may have been missed: until it is fetched, single changes are of no use.
+    is_behind: bool,
+    waiting: VecDeque<Change>,
+    /// Changes that may wait; what is beyond is fetched later.
+    room: usize,
+}
+
+impl Changes {
+    /// Begins anew with a device that has had changes up to `known`, 0 if none.
+    pub(super) fn new(known: u64, room: usize) -> Self {
+        Self {
+            passed: known,
+            base: 0,
+            told: 0,
+            is_behind: false,
+            waiting: VecDeque::new(),
+            room,
+        }
+    }
+
+    /// Takes note that the hub tells of changes from now on: it did not before.
+    pub(super) fn subscribed(&mut self) {
+        self.is_behind = true;
+        self.told = 0;
+    }
+
+    /// Takes note that the hub tells of nothing any more.
+    pub(super) fn unsubscribed(&mut self) {
+        self.is_behind = false;
+        self.waiting.clear();
+    }
+
+    /// Tells whether all desired properties are to be fetched.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Takes a change of which the hub tells.
+    pub(super) fn take(&mut self, version: u64, body: Bytes) {
+        self.told = self.told.max(version);
+        let is_next = match (self.passed, self.base) {
+            // Nothing can be missing yet.
+            (0, 0) => true,
+            (0, base) => version <= base + 1,
+            (passed, _) => version == passed + 1 && !self.is_behind,
+        };
+        let has_room = self.waiting.len() < self.room;
+        if has_room && (is_next || version == 0) {
+            self.passed = self.passed.max(version);
+            self.waiting.push_back(Change {
+                version,
+                body,
+                is_whole: false,
+            });
+        } else if version > self.passed {
+            self.is_behind = true;
+        }
+    }
+
+    /// Takes all desired properties. False if they are older than what the hub has told of: they
+    /// are to be fetched again.
+    pub(super) fn fetched(&mut self, version: u64, body: Bytes) -> bool {
+        if version < self.told {
+            return false;
+        }
+        self.is_behind = false;
+        if self.known() == 0 {
+            // A device that was given nothing asks for its twin itself.
+            self.base = version;
+        } else if self.known() != version {
+            // A lower version is that of a twin that was made anew.
+            self.passed = version;
+            self.waiting.clear();
+            self.waiting.push_back(Change {
+                version,
+                body,
+                is_whole: true,
+            });
+        }
+        true
+    }
+
+    /// Takes note that the device has read its twin itself. True if that brought news.
+    pub(super) fn read(&mut self, version: u64) -> bool {
+        let is_newer = version > self.passed;
+        if is_newer {
+            self.passed = version;
+            self.waiting.clear();
+        }
+        is_newer
+    }
+
+    /// The version from which on the device is not to miss anything; 0 if none is known.
+    pub(super) fn known(&self) -> u64 {
+        match self.passed {
+            0 => self.base,
+            passed => passed,
+        }
+    }
+
+    /// Tells whether a change waits to be passed on.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The next change to pass on.
+    pub(super) fn next(&mut self) -> Option<Change> {
+        self.waiting.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn versions(changes: &mut Changes) -> Vec<u64> {
+        std::iter::from_fn(|| changes.next())
+            .map(|c| c.version)
+            .collect()
+    }
+
+    fn taken(known: u64, told: &[u64]) -> Changes {
+        let mut changes = Changes::new(known, 8);
+        told.iter()
+            .for_each(|version| changes.take(*version, Bytes::new()));
+        changes
+    }
+
+    #[test]
+    fn changes_pass_in_order_and_once() {
+        let mut changes = taken(3, &[4, 4, 5, 2, 5, 6]);
+        assert_eq!(versions(&mut changes), [4, 5, 6]);
+        assert!(!changes.is_behind());
+    }
+
+    #[test]
+    fn a_gap_is_fetched_and_comes_as_one() {
+        let mut changes = taken(3, &[4, 6, 7]);
+        assert!(changes.is_behind());
+        assert_eq!(versions(&mut changes), [4]);
+        changes.fetched(7, Bytes::from_static(b"all"));
+        let whole = changes.next().unwrap();
+        assert!(whole.is_whole);
+        assert_eq!((whole.version, &whole.body[..]), (7, &b"all"[..]));
+        changes.take(7, Bytes::new());
+        changes.take(8, Bytes::new());
+        assert_eq!(versions(&mut changes), [8]);
+    }
+
+    #[test]
+    fn nothing_is_made_up_for_a_device_that_was_given_nothing() {
+        let mut changes = Changes::new(0, 8);
+        changes.subscribed();
+        assert!(changes.fetched(5, Bytes::new()));
+        assert!(versions(&mut changes).is_empty());
+        assert_eq!(changes.known(), 5);
+        changes.take(6, Bytes::new());
+        assert_eq!(versions(&mut changes), [6]);
+    }
+
+    #[test]
+    fn a_change_that_is_told_behind_the_first_fetch_that_shows_it_passes() {
+        let mut changes = Changes::new(0, 8);
+        changes.subscribed();
+        changes.fetched(6, Bytes::new());
+        changes.take(5, Bytes::new());
+        changes.take(6, Bytes::new());
+        assert_eq!(versions(&mut changes), [5, 6]);
+        assert!(!changes.is_behind());
+    }
+
+    #[test]
+    fn what_is_fetched_is_not_believed_if_the_hub_has_told_of_more() {
+        let mut changes = Changes::new(4, 8);
+        changes.subscribed();
+        changes.take(5, Bytes::new());
+        assert!(!changes.fetched(4, Bytes::new()));
+        assert!(changes.is_behind() && versions(&mut changes).is_empty());
+        assert!(changes.fetched(5, Bytes::new()));
+        assert_eq!(versions(&mut changes), [5]);
+    }
+
+    #[test]
+    fn a_change_between_the_first_subscription_and_its_fetch_passes() {
+        let mut changes = Changes::new(0, 8);
+        changes.subscribed();
+        changes.take(6, Bytes::new());
+        changes.fetched(6, Bytes::new());
+        assert_eq!(versions(&mut changes), [6]);
+        assert!(!changes.is_behind());
+    }
+
+    #[test]
+    fn a_twin_made_anew_comes_though_its_version_is_lower() {
+        let mut changes = Changes::new(9, 8);
+        changes.subscribed();
+        changes.fetched(1, Bytes::new());
+        assert_eq!(versions(&mut changes), [1]);
+        changes.take(2, Bytes::new());
+        assert_eq!(versions(&mut changes), [2]);
+    }
+
+    #[test]
+    fn what_a_device_read_itself_is_not_told_again() {
+        let mut changes = taken(3, &[4, 5]);
+        assert!(!changes.read(5), "it is about to be given both");
+        assert!(changes.read(6));
+        assert!(versions(&mut changes).is_empty());
+        changes.take(5, Bytes::new());
+        changes.take(6, Bytes::new());
+        changes.take(7, Bytes::new());
+        assert_eq!(versions(&mut changes), [7]);
+    }
+
+    #[test]
+    fn changes_beyond_the_room_are_fetched() {
+        let mut changes = taken(1, &(2..30).collect::<Vec<_>>());
+        assert!(changes.is_behind());
+        assert_eq!(versions(&mut changes), (2..10).collect::<Vec<_>>());
+    }
+
+    /// What can happen between a hub and a device.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The hub's properties change; the notice arrives or is lost.
+        Write { arrives: bool },
+        /// The device is given the next change.
+        Deliver,
+        /// The links are lost, and come again.
+        Reconnect,
+        /// A fetch that is due is answered, perhaps with what was before the last change.
+        Fetch { is_stale: bool },
+        /// The device reads its twin itself.
+        Read,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<bool>().prop_map(|arrives| Step::Write { arrives }),
+            4 => Just(Step::Deliver),
+            1 => Just(Step::Reconnect),
+            2 => any::<bool>().prop_map(|is_stale| Step::Fetch { is_stale }),
+            1 => Just(Step::Read),
+        ]
+    }
+
+    /// A device with its hub.
+    struct Model {
+        changes: Changes,
+        hub: u64,
+        /// The newest version that the device has.
+        device: u64,
+        /// What is remembered of the device over a loss of its links.
+        known: u64,
+    }
+
+    impl Model {
+        fn deliver(&mut self) -> Result<(), TestCaseError> {
+            let Some(change) = self.changes.next() else {
+                return Ok(());
+            };
+            let (version, device) = (change.version, self.device);
+            prop_assert!(version > device, "{} after {}", version, device);
+            let is_next = device == 0 || version == device + 1;
+            prop_assert!(change.is_whole || is_next, "{} after {}", version, device);
+            self.device = version;
+            self.known = self.known.max(version);
+            Ok(())
+        }
+
+        fn fetch(&mut self, version: u64) {
+            if self.changes.is_behind() && self.changes.fetched(version, Bytes::new()) {
+                self.remember();
+            }
+        }
+
+        /// As whoever owns the changes does: what is still on its way to the device may be lost.
+        fn remember(&mut self) {
+            if self.known == 0 && self.changes.waiting.is_empty() {
+                self.known = self.changes.known();
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever is lost, no version is given twice, none is skipped but by all properties at
+        /// once, and in the end the device has the newest.
+        #[test]
+        fn a_device_is_given_every_version_once_and_ends_with_the_newest(
+            steps in proptest::collection::vec(step(), 0..80),
+            room in 1..5usize,
+        ) {
+            let mut model = Model { changes: Changes::new(0, room), hub: 1, device: 0, known: 0 };
+            model.changes.subscribed();
+            for step in steps {
+                match step {
+                    Step::Write { arrives } => {
+                        model.hub += 1;
+                        if arrives {
+                            model.changes.take(model.hub, Bytes::new());
+                        }
+                    }
+                    Step::Deliver => model.deliver()?,
+                    Step::Reconnect => {
+                        model.changes = Changes::new(model.known, room);
+                        model.changes.subscribed();
+                    }
+                    // What is older than what the device has is believed of a new twin only.
+                    Step::Fetch { is_stale } => {
+                        let is_stale = is_stale && model.hub > model.known.max(model.device) + 1;
+                        model.fetch(model.hub - u64::from(is_stale));
+                    }
+                    Step::Read => {
+                        if model.changes.read(model.hub) {
+                            model.device = model.hub;
+                            model.known = model.hub;
+                        }
+                    }
+                }
+                prop_assert!(model.changes.waiting.len() <= room);
+            }
+            // The hub says one thing more, which arrives.
+            model.hub += 1;
+            model.changes.take(model.hub, Bytes::new());
+            model.fetch(model.hub);
+            for _ in 0..=room {
+                model.deliver()?;
+            }
+            prop_assert_eq!(model.device, model.hub);
+        }
+    }
+}
