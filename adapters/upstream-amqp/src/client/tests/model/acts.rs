@@ -12,6 +12,10 @@ pub(super) enum Act {
     Send(u8, u16),
     SendSettled(u8, u16),
     Receive(u8),
+    /// Receives, and keeps the credit of what came settled until it is done.
+    Hold(u8),
+    Done(u8),
+    Stop(u8),
     /// Which message of those received, and what of it.
     Settle(u8, u8),
     WatchSession(u8),
@@ -43,6 +47,7 @@ pub(super) enum Act {
     },
     AnswerDetach(u8),
     AnswerEnd(u8),
+    AnswerEcho(u8),
     Window {
         session: u8,
         window: u32,
@@ -131,6 +136,9 @@ pub(super) fn client() -> impl Strategy<Value = Act> {
         16 => (any::<u8>(), size()).prop_map(|(link, size)| Act::Send(link, size)),
         2 => (any::<u8>(), size()).prop_map(|(link, size)| Act::SendSettled(link, size)),
         4 => any::<u8>().prop_map(Act::Receive),
+        2 => any::<u8>().prop_map(Act::Hold),
+        2 => any::<u8>().prop_map(Act::Done),
+        1 => any::<u8>().prop_map(Act::Stop),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(which, verdict)| Act::Settle(which, verdict)),
         1 => any::<u8>().prop_map(Act::WatchSession),
         1 => any::<u8>().prop_map(Act::CloseLink),
@@ -153,6 +161,7 @@ pub(super) fn hub() -> impl Strategy<Value = Act> {
             .prop_map(|(which, handle, refuse)| Act::AnswerAttach { which, handle, refuse }),
         4 => any::<u8>().prop_map(Act::AnswerDetach),
         2 => any::<u8>().prop_map(Act::AnswerEnd),
+        2 => any::<u8>().prop_map(Act::AnswerEcho),
         6 => (any::<u8>(), few(), any::<bool>())
             .prop_map(|(session, window, echo)| Act::Window { session, window, echo }),
         8 => (any::<u8>(), few(), 0..3_u8, proptest::bool::weighted(0.1), any::<bool>())

@@ -84,6 +84,9 @@ pub(super) struct Link {
     /// The message of which not all frames are heard.
     hears: Option<u32>,
     open: u32,
+    /// The client wants to hear how it stands, and nothing more of it.
+    pub(super) echo: bool,
+    pub(super) is_stopped: bool,
     /// Most messages that the client wants to have.
     pub(super) target: u32,
 }

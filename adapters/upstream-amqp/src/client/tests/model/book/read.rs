@@ -63,6 +63,8 @@ impl Session {
             heard_count: HUB_COUNT,
             hears: None,
             open: 0,
+            echo: false,
+            is_stopped: false,
         });
     }
 
@@ -81,6 +83,9 @@ impl Session {
                 assert_eq!(count, link.heard_count);
                 assert!(credit + link.open <= link.target, "more than is wanted");
             }
+            assert!(!link.is_stopped || credit == 0);
+            link.is_stopped |= flow.echo;
+            link.echo |= flow.echo;
             link.limit = count.wrapping_add(credit);
         }
     }

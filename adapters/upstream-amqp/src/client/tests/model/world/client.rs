@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{Act, CHANNEL_MAX, Came, ClientError, Half, Incoming, Job, Link, World, pick};
-use crate::client::handle::Session;
+use super::{Act, CHANNEL_MAX, Came, ClientError, Half, Incoming, Job, Link, World, book, pick};
+use crate::client::handle::{Receiver, Session};
 use crate::client::session::{SessionEvent, Verdict};
 use crate::client::state::State;
 use crate::client::tests::Task;
@@ -42,17 +42,35 @@ impl World {
             }
             Act::Send(which, size) => self.send(which, size, false),
             Act::SendSettled(which, size) => self.send(which, size, true),
-            Act::Receive(which) => {
-                let receivers = self.links.iter().filter_map(|link| match &link.half {
-                    Half::Receiver(receiver) => Some((link.name.clone(), receiver.clone())),
-                    Half::Sender(_) => None,
-                });
-                if let Some((name, receiver)) = pick(receivers.collect(), which)
-                    && let Ok(mut receiver) = receiver.try_lock_owned()
-                {
+            Act::Receive(which) | Act::Hold(which) => {
+                let holds = matches!(act, Act::Hold(_));
+                if let Some((name, mut receiver)) = self.receiver(which) {
                     self.start(Job::Receive(name), async move {
-                        Came::Received(receiver.recv().await)
+                        match holds {
+                            true => Came::Held(receiver.recv_and_hold().await),
+                            false => Came::Received(receiver.recv().await),
+                        }
                     });
+                }
+            }
+            Act::Stop(which) => {
+                if let Some((name, mut receiver)) = self.receiver(which) {
+                    self.start(Job::Stop(name), async move {
+                        Came::Stopped(receiver.stop().await)
+                    });
+                }
+            }
+            Act::Done(which) => {
+                let Some(name) = pick(self.held.clone(), which) else {
+                    return;
+                };
+                let at = self.held.iter().position(|held| *held == name);
+                let link = self.links.iter().find(|link| link.name == name);
+                if let Some(Half::Receiver(receiver)) = link.map(|link| &link.half)
+                    && let Ok(receiver) = receiver.try_lock()
+                {
+                    receiver.done();
+                    self.held.swap_remove(at.unwrap_or(0));
                 }
             }
             Act::Settle(which, verdict) => {
@@ -172,11 +190,23 @@ impl World {
         let which = usize::from(which) % self.links.len();
         let link = self.links.swap_remove(which);
         self.tasks.retain(|(job, _)| match job {
-            Job::Send((name, _)) | Job::Receive(name) => *name != link.name,
+            Job::Send((name, _)) | Job::Receive(name) | Job::Stop(name) => *name != link.name,
             _ => true,
         });
         self.received.retain(|(name, _)| *name != link.name);
+        self.held.retain(|name| *name != link.name);
         Some(link)
+    }
+
+    /// A receiver that nobody waits on.
+    fn receiver(&self, which: u8) -> Option<(String, OwnedMutexGuard<Receiver>)> {
+        let receivers = self.links.iter().filter_map(|link| match &link.half {
+            Half::Receiver(receiver) => {
+                Some((link.name.clone(), receiver.clone().try_lock_owned().ok()?))
+            }
+            Half::Sender(_) => None,
+        });
+        pick(receivers.collect(), which)
     }
 
     pub(super) fn start(&mut self, job: Job, future: impl Future<Output = Came> + 'static) {
@@ -242,7 +272,24 @@ impl World {
             }
             (Job::Settled((name, _)), Came::Settled(Err(error))) => self.is_known(&name, &error),
             (Job::Receive(name), Came::Received(Ok(message))) => self.received(name, message),
-            (Job::Receive(name), Came::Received(Err(error))) => self.is_known(&name, &error),
+            (Job::Receive(name), Came::Held(Ok(message))) => {
+                if message.settled {
+                    self.held.push(name.clone());
+                }
+                self.received(name, message);
+            }
+            (Job::Receive(name), Came::Received(Err(error)) | Came::Held(Err(error))) => {
+                self.is_known(&name, &error);
+            }
+            (Job::Stop(name), Came::Stopped(Ok(()))) => {
+                let sessions = self.book.sessions.iter();
+                let is_heard = |session: &book::Session| {
+                    let mut sent = session.sent.iter();
+                    sent.all(|sent| session.links[sent.link].name != name || sent.is_heard)
+                };
+                assert!(self.is_strange || sessions.map(is_heard).all(|heard| heard));
+            }
+            (Job::Stop(name), Came::Stopped(Err(error))) => self.is_known(&name, &error),
             (Job::Close, Came::Closed) => {}
             (Job::Watch, Came::Event(session, SessionEvent::Detached(link))) => {
                 // Ids are of a session; and whoever attached it may not have looked yet.

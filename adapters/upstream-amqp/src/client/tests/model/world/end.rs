@@ -31,7 +31,11 @@ impl World {
         assert!(waiting.is_empty(), "{waiting:?} wait for ever");
         let is_idle = |session: &book::Session, link: &book::Link| {
             let credit = link.limit.wrapping_sub(link.hub_count);
-            !link.is_sender && !link.is_detached && is_open(session, link) && credit == 0
+            !link.is_sender
+                && !link.is_detached
+                && !link.is_stopped
+                && is_open(session, link)
+                && credit == 0
         };
         let idle = self.links(is_idle);
         assert!(
@@ -100,6 +104,7 @@ impl World {
             });
             self.hub(Act::AnswerDetach(0));
             self.hub(Act::AnswerEnd(0));
+            self.hub(Act::AnswerEcho(0));
         }
     }
 
@@ -123,8 +128,14 @@ impl World {
             // Who waits for a message cannot settle the last one.
             let waits = |job: &Job| matches!(job, Job::Receive(_));
             self.tasks.retain(|(job, _)| !waits(job));
-            while !self.received.is_empty() {
-                self.act(Act::Settle(0, 0));
+            let stops = |job: &Job| matches!(job, Job::Stop(_));
+            if !self.tasks.iter().any(|(job, _)| stops(job)) {
+                while !self.received.is_empty() {
+                    self.act(Act::Settle(0, 0));
+                }
+                while !self.held.is_empty() {
+                    self.act(Act::Done(0));
+                }
             }
             for which in 0..self.links.len() as u8 {
                 self.act(Act::Receive(which));

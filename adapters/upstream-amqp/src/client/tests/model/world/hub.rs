@@ -95,6 +95,23 @@ impl World {
                     self.end(at);
                 }
             }
+            Act::AnswerEcho(which) => {
+                let links = self.links(|session, link| is_open(session, link) && link.echo);
+                let Some((at, link)) = pick(links, which) else {
+                    return;
+                };
+                let session = &mut self.book.sessions[at];
+                session.links[link].echo = false;
+                let (session, link) = (&*session, &session.links[link]);
+                let flow = Flow {
+                    handle: link.said_handle.map(Handle),
+                    delivery_count: Some(link.hub_count),
+                    link_credit: Some(0),
+                    ..flow(session, 10)
+                };
+                let channel = session.said_channel.unwrap();
+                self.say(channel, &flow, b"");
+            }
             Act::Window {
                 session,
                 window,

@@ -36,6 +36,7 @@ enum Job {
     Send(Tag),
     Settled(Tag),
     Receive(String),
+    Stop(String),
     Close,
     Watch,
 }
@@ -48,6 +49,8 @@ enum Came {
     Sent(Result<Option<Delivery>, ClientError>),
     Settled(Result<Outcome, ClientError>),
     Received(Result<Incoming, ClientError>),
+    Held(Result<Incoming, ClientError>),
+    Stopped(Result<(), ClientError>),
     Closed,
     Event(Session, SessionEvent),
 }
@@ -77,6 +80,8 @@ pub(super) struct World {
     links: Vec<Link>,
     ids: Vec<(LinkId, String)>,
     received: Vec<(String, u32)>,
+    /// Links of settled messages that are held.
+    held: Vec<String>,
     tasks: Vec<(Job, Task<Came>)>,
     names: u32,
     deliveries: u32,
@@ -106,6 +111,7 @@ impl World {
             links: Vec::new(),
             ids: Vec::new(),
             received: Vec::new(),
+            held: Vec::new(),
             tasks: Vec::new(),
             names: 0,
             deliveries: u32::MAX - 4,
@@ -142,6 +148,9 @@ impl World {
             | Act::Send(..)
             | Act::SendSettled(..)
             | Act::Receive(_)
+            | Act::Hold(_)
+            | Act::Done(_)
+            | Act::Stop(_)
             | Act::Settle(..)
             | Act::WatchSession(_)
             | Act::CloseLink(_)
