@@ -1,5 +1,6 @@
 //! The client with its hub played by hand: frames in, frames out, futures polled one by one.
 
+mod driver;
 mod hub;
 mod model;
 mod receivers;

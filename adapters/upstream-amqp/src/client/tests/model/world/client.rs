@@ -282,12 +282,12 @@ impl World {
                 self.is_known(&name, &error);
             }
             (Job::Stop(name), Came::Stopped(Ok(()))) => {
-                let sessions = self.book.sessions.iter();
+                let mut sessions = self.book.sessions.iter();
                 let is_heard = |session: &book::Session| {
                     let mut sent = session.sent.iter();
                     sent.all(|sent| session.links[sent.link].name != name || sent.is_heard)
                 };
-                assert!(self.is_strange || sessions.map(is_heard).all(|heard| heard));
+                assert!(self.is_strange || sessions.all(is_heard));
             }
             (Job::Stop(name), Came::Stopped(Err(error))) => self.is_known(&name, &error),
             (Job::Close, Came::Closed) => {}
