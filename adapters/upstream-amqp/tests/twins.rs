@@ -28,8 +28,9 @@ async fn follow(
     callback: &RecordingCallback,
 ) -> DeviceId {
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    while let Err(error) = upstream.attach(identity.clone(), callback.shared()).await {
+        assert!(error.is_retryable(), "{error}");
+    }
     device
 }
 
@@ -43,8 +44,9 @@ async fn follower(
     let callback = RecordingCallback::new();
     let device = follow(upstream, identity.with_interest(DESIRED), &callback).await;
     hub.wait_desired(device.as_str()).await;
-    let read = upstream.twin(&device, TwinRequest::Get).await;
-    read.expect("read");
+    while let Err(error) = upstream.twin(&device, TwinRequest::Get).await {
+        assert!(error.is_retryable(), "{error}");
+    }
     (device, callback)
 }
 
@@ -143,7 +145,7 @@ async fn a_report_that_the_hub_throttles_says_so() {
 async fn a_request_that_is_never_answered_fails_in_time_and_takes_no_room() {
     let hub = hub().await;
     let config = config(&hub).with_wire(wire(|wire| {
-        wire.answer_timeout = Duration::from_millis(500);
+        wire.answer_timeout = Duration::from_secs(2);
     }));
     let mut config = config;
     config.commands.twin_requests = 1;
@@ -171,7 +173,7 @@ async fn a_flood_of_requests_is_refused_as_throttled_and_the_first_are_answered(
     config.commands.twin_requests = 2;
     let upstream = upstream(config);
     let device = attach(&upstream, with_key(&hub, "device")).await;
-    hub.faults().latency(Duration::from_millis(300));
+    hub.faults().latency(Duration::from_secs(1));
     let mut asking = JoinSet::new();
     for _ in 0..20 {
         let (upstream, device) = (upstream.clone(), device.clone());
@@ -194,7 +196,7 @@ async fn a_flood_of_requests_is_refused_as_throttled_and_the_first_are_answered(
 async fn an_answer_that_nobody_can_read_costs_its_request_alone() {
     let hub = hub().await;
     let config = config(&hub).with_wire(wire(|wire| {
-        wire.answer_timeout = Duration::from_millis(500);
+        wire.answer_timeout = Duration::from_secs(2);
     }));
     let upstream = upstream(config);
     let device = attach(&upstream, with_key(&hub, "device")).await;
@@ -321,7 +323,7 @@ async fn a_gap_in_the_versions_is_fetched() {
 async fn a_subscription_and_a_fetch_without_answers_are_made_again() {
     let hub = hub().await;
     let config = config(&hub).with_wire(wire(|wire| {
-        wire.answer_timeout = Duration::from_millis(500);
+        wire.answer_timeout = Duration::from_secs(2);
     }));
     let upstream = upstream(config);
     let (device, callback) = follower(&upstream, &hub, with_key(&hub, "device")).await;
@@ -389,4 +391,103 @@ async fn a_device_that_takes_no_changes_holds_up_no_answer_and_gets_all_in_the_e
         versions(&patches)
     );
     assert_eq!(body(patches.last().expect("there is one"))["n"], 49);
+}
+
+/// Numbers that follow from a seed (SplitMix64, Steele and others, 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Makes one fault, or none.
+fn fault(hub: &HubSimulator, dice: &mut Dice) -> String {
+    let faults = hub.faults();
+    match dice.below(8) {
+        0 => {
+            faults.cut_all();
+            "cut".to_owned()
+        }
+        1 => {
+            faults.detach("device", LinkKind::Twin, "amqp:link:detach-forced");
+            "detach".to_owned()
+        }
+        2 => {
+            faults.end_sessions(None, "amqp:session:window-violation");
+            "end sessions".to_owned()
+        }
+        3 | 4 => {
+            let count = 1 + dice.below(3);
+            faults.lose_next("device", LinkKind::Twin, count);
+            format!("lose {count}")
+        }
+        5 => {
+            faults.garble_next("device", LinkKind::Twin, 1);
+            "garble".to_owned()
+        }
+        _ => "none".to_owned(),
+    }
+}
+
+async fn schedule(seed: u64) {
+    let hub = HubSimulator::builder().with_tls(false).start().await;
+    let hub = hub.expect("the simulator starts");
+    let config = config(&hub).with_wire(wire(|wire| {
+        wire.answer_timeout = Duration::from_secs(1);
+    }));
+    let upstream = upstream(config);
+    let (device, callback) = follower(&upstream, &hub, with_key(&hub, "device")).await;
+    let (mut dice, mut made) = (Dice(seed), Vec::new());
+    for n in 0..30 {
+        made.push(fault(&hub, &mut dice));
+        desire(&hub, &device, &json!({"n": n}));
+        if dice.below(3) == 0 {
+            tokio::time::sleep(Duration::from_millis(dice.below(30))).await;
+        }
+    }
+    // Each that is lost is missed only when the next one comes.
+    let whole = async {
+        loop {
+            let last = desire(&hub, &device, &json!({"last": true}));
+            let there = tokio::time::timeout(Duration::from_millis(500), until(&callback, last));
+            if let Ok(patches) = there.await {
+                return patches;
+            }
+        }
+    };
+    let patches = tokio::time::timeout(Duration::from_secs(60), whole).await;
+    let patches = patches.unwrap_or_else(|_| panic!("seed {seed}: {made:?}"));
+    let grows = patches.is_sorted_by(|a, b| a.version < b.version);
+    assert!(grows, "seed {seed}: {made:?}, {:?}", versions(&patches));
+    let mut known = serde_json::Map::new();
+    for (at, patch) in patches.iter().enumerate() {
+        let follows = at == 0 || patch.version == patches[at - 1].version + 1;
+        assert!(
+            follows || patch.is_whole,
+            "seed {seed}: {:?}",
+            versions(&patches)
+        );
+        if patch.is_whole {
+            known.clear();
+        }
+        known.extend(body(patch).as_object().expect("an object").clone());
+    }
+    assert_eq!(
+        Value::Object(known),
+        hub.twin("device")["desired"],
+        "seed {seed}"
+    );
+    assert!(callback.record().ends.is_empty(), "seed {seed}: {made:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_hub_does_versions_grow_and_all_that_is_desired_arrives() {
+    let schedules: JoinSet<_> = (0..30).map(schedule).collect();
+    schedules.join_all().await;
 }

@@ -27,6 +27,8 @@ use crate::env::lock;
 const CHANNEL_MAX: u16 = 8191;
 /// Read at once.
 const READ: usize = 64 * 1024;
+/// Our own silence at least, however often a hub wants to hear from us.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How long the last words may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -38,7 +40,8 @@ const AMQP_HEADER: &[u8; 8] = b"AMQP\x00\x01\x00\x00";
 pub(crate) struct Options {
     pub(crate) container: String,
     pub(crate) host: String,
-    /// Silence of the hub after which the connection is lost.
+    /// Silence of the hub after which the connection is lost, and how long it may leave unread what
+    /// we say.
     pub(crate) idle_timeout: Duration,
     /// Our own silence after which an empty frame goes out.
     pub(crate) heartbeat: Duration,
@@ -49,19 +52,29 @@ pub(crate) struct Options {
 /// One connection. Its driver runs until it is lost or this says that it ends.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-/// Reads and writes for a connection.
+/// Reads and writes for a connection. Dropped, it fails all that is on it.
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
-    shared: Arc<Shared>,
+    shared: Served,
     read: ReadHalf<S>,
     write: WriteHalf<S>,
     /// What was read and not looked at.
     buffer: BytesMut,
     idle_timeout: Duration,
     heartbeat: Duration,
+}
+
+/// A connection for as long as it is driven.
+#[derive(Debug)]
+struct Served(Arc<Shared>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.with(|state| state.fail(&ClientError::Down));
+    }
 }
 
 impl Connection {
@@ -96,12 +109,14 @@ impl Connection {
         let asked = open.idle_time_out.filter(|time| *time > 0);
         let asked = asked.map(|time: Milliseconds| Duration::from_millis(u64::from(time) / 2));
         let driver = Driver {
-            shared: shared.clone(),
+            shared: Served(shared.clone()),
             read: greeting.read,
             write: greeting.write,
             buffer: greeting.buffer,
             idle_timeout: options.idle_timeout,
-            heartbeat: asked.map_or(options.heartbeat, |asked| asked.min(options.heartbeat)),
+            heartbeat: asked
+                .map_or(options.heartbeat, |asked| asked.min(options.heartbeat))
+                .max(SHORTEST_HEARTBEAT),
         };
         Ok((Self { shared }, driver))
     }
@@ -215,21 +230,23 @@ impl<S: AsyncRead + AsyncWrite> Driver<S> {
     /// was on it has failed.
     pub(crate) async fn run(self, close: CancellationToken) -> ClientError {
         let Self {
-            shared,
+            shared: served,
             read,
             write,
             buffer,
             idle_timeout,
             heartbeat,
         } = self;
+        let shared = &served.0;
         let mut writer = Writer {
             shared: shared.clone(),
             write,
             taken: BytesMut::new(),
             heartbeat,
+            patience: idle_timeout,
         };
         let ended = {
-            let mut reading = pin!(read_frames(&shared, read, buffer, idle_timeout));
+            let mut reading = pin!(read_frames(shared, read, buffer, idle_timeout));
             let mut writing = pin!(writer.run());
             let mut either = pin!(async {
                 tokio::select! {
@@ -287,6 +304,8 @@ struct Writer<S> {
     /// Taken and not written yet.
     taken: BytesMut,
     heartbeat: Duration,
+    /// How long the hub may take to read something.
+    patience: Duration,
 }
 
 impl<S: AsyncWrite> Writer<S> {
@@ -310,8 +329,13 @@ impl<S: AsyncWrite> Writer<S> {
 
     async fn write_all(&mut self) -> io::Result<()> {
         while self.take() {
-            self.write.write_all_buf(&mut self.taken).await?;
-            self.write.flush().await?;
+            while !self.taken.is_empty() {
+                let written = timeout(self.patience, self.write.write_buf(&mut self.taken));
+                if written.await?? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+            }
+            timeout(self.patience, self.write.flush()).await??;
         }
         Ok(())
     }

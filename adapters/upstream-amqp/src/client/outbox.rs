@@ -94,3 +94,11 @@ impl Wakers {
         self.0.drain(..).for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+impl Outbox {
+    /// What has gathered.
+    pub(super) fn peek(&self) -> &[u8] {
+        &self.buffer
+    }
+}

@@ -51,6 +51,9 @@ impl State {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
+        if self.is_closing {
+            return Err(ClientError::Down);
+        }
         let free = self.sessions.iter().position(Option::is_none);
         let channel = free.unwrap_or(self.sessions.len());
         if channel > usize::from(self.channel_max) {

@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct CommandConfig {
     /// What every attached device listens to, even one that only speaks. Default nothing: links
     /// are opened for devices that are online and want to hear, since the hub paces their opening.
+    /// Only for devices that can be reached whenever they are attached: a message that comes while
+    /// its device cannot be reached is given back, and the hub gives it up after 10 times.
     pub always: Interest,
     /// How long a device that only speaks listens to messages after it has sent one, as one that
     /// sleeps in between; its link is closed again when nothing was sent either way for this time.

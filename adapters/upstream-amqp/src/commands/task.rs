@@ -152,10 +152,10 @@ impl Task {
             inbox,
         } = &*self.site;
         // Nobody holds its links any more: what becomes of them is nobody's loss.
-        if !inbox.state().is_running() || device.is_gone() {
+        if !inbox.state().is_running() {
             return true;
         }
-        if lane.down.is_cancelled() {
+        if lane.down.is_cancelled() || device.is_gone() {
             return false;
         }
         note_throttle(env, Operation::CommandLink, &error);

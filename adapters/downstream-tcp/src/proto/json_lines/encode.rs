@@ -62,6 +62,8 @@ pub(super) enum Frame<'a> {
     },
     Desired {
         version: u64,
+        #[serde(skip_serializing_if = "is_false")]
+        whole: bool,
         patch: &'a RawValue,
     },
     Twin {
@@ -99,6 +101,10 @@ impl Frame<'_> {
             output.truncate(start);
         }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn as_object<S: Serializer>(properties: &Properties, serializer: S) -> Result<S::Ok, S::Error> {

@@ -22,7 +22,7 @@
 //! | `nack` | `id`, `seq`, `reason`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
 //! | `c2d` | `tag`, `body` or `body_base64`, `id`, `properties`, `content_type`, `correlation_id`, `delivery_count`, `sequence` |
 //! | `method` | `id`, `name`, `payload` or `payload_base64`, `timeout_ms` |
-//! | `desired` | `version`, `patch` with its `$version`: to a device with the interest `desired` |
+//! | `desired` | `version`, `patch` with its `$version`; `whole` if the patch is all there is: to a device with the interest `desired` |
 //! | `twin` | `id`, `body` {`desired`, `reported`}, each with its `$version` |
 //! | `twin_patched` | `id`, `version` of the reported properties |
 //! | `error` | `reason`, `detail`: the last frame was wrong |
@@ -49,7 +49,9 @@
 //!
 //! Versions of `desired` grow, with gaps where changes came as one. A device that was away asks
 //! `twin_get` when it is back, and then ignores a `desired` whose version is not above that of
-//! the `desired` in the answer.
+//! the `desired` in the answer. What the gateway missed while the hub was out of reach comes as a
+//! `desired` with `"whole": true`: a property that is not in it is not desired any more. Only such
+//! a one may have a lower version than before, where the hub made the twin anew.
 //!
 //! `desired_ack` reports what a service expects to see of a property that it set:
 //! `{"name": {"value": .., "ac": status, "av": version, "ad": description}}`, within components
@@ -353,6 +355,7 @@ impl Protocol for JsonLines {
                     .ok_or(ErrorKind::Unsupported)?;
                 let frame = Frame::Desired {
                     version: patch.version,
+                    whole: patch.is_whole,
                     patch: body,
                 };
                 let written = self.write(&frame, actions);

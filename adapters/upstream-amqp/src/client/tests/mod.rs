@@ -1,6 +1,8 @@
 //! The client with its hub played by hand: frames in, frames out, futures polled one by one.
 
+mod driver;
 mod hub;
+mod model;
 mod receivers;
 mod rules;
 

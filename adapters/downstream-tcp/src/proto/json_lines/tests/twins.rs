@@ -17,6 +17,12 @@ fn a_desired_change_is_shown_and_not_confirmed() {
         written,
         [json!({"type": "desired", "version": 4, "patch": {"a": 1}})]
     );
+    let all = Downlink::Desired(DesiredPatch::new(device(), 9, "{\"b\":2}").whole());
+    let (_, written) = command(&mut known(), &all);
+    assert_eq!(
+        written,
+        [json!({"type": "desired", "version": 9, "whole": true, "patch": {"b": 2}})]
+    );
 }
 
 #[test]
