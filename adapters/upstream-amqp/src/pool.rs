@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use gateway_core::governor::Operation;
 use gateway_core::{Backoff, Credential};
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use crate::connection::Connection;
 use crate::device::Device;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
-use crate::governor::Operation;
 
 /// Devices that can share a connection: those with tokens of their own, and those under one and
 /// the same policy, whose token counts once.
