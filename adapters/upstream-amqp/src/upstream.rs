@@ -126,7 +126,10 @@ impl AmqpUpstream {
         let recovering = self.env.progress.left();
         let by_budget = match recovering {
             0 => Duration::ZERO,
-            devices => self.env.door.forecast(devices),
+            devices => {
+                let operations = [Operation::Token, Operation::Link];
+                self.env.door.forecast(&operations, devices)
+            }
         };
         AmqpStats {
             recovering,

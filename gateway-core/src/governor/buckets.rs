@@ -330,11 +330,16 @@ impl Governor {
         Some(bucket.by_priority.range(..=(priority, ticket)).count())
     }
 
-    /// How long it takes until `devices` have a token and a link.
-    pub(super) fn forecast(&mut self, devices: usize, now: Instant) -> Duration {
+    /// How long it takes until so many have had each of these.
+    pub(super) fn forecast(
+        &mut self,
+        operations: &[Operation],
+        devices: usize,
+        now: Instant,
+    ) -> Duration {
         let mut longest = Duration::ZERO;
-        for operation in [Operation::Token, Operation::Link] {
-            let bucket = self.bucket(operation);
+        for operation in operations {
+            let bucket = self.bucket(*operation);
             bucket.pace.advance(now);
             longest = longest.max(bucket.pace.forecast(devices.max(bucket.by_age.len())));
         }
@@ -500,7 +505,7 @@ mod tests {
         for _ in 0..1000 {
             assert!(governor.ask(Operation::Token, QUIET, now).is_some());
         }
-        assert_eq!(governor.forecast(1000, now), Duration::from_secs(10));
+        assert_eq!(governor.forecast(&[Operation::Token], 1000, now), Duration::from_secs(10));
         let passed = second(&mut governor, &mut now);
         assert!((95..=110).contains(&passed), "{passed}");
         now += Duration::from_secs(600);

@@ -123,10 +123,11 @@ impl Door {
         }
     }
 
-    /// How long it takes by the budget until `devices` have a token and a link.
+    /// How long it takes by the budget until so many devices have had each of these.
     #[must_use]
-    pub fn forecast(&self, devices: usize) -> Duration {
-        lock(&self.state).governor.forecast(devices, Instant::now())
+    pub fn forecast(&self, operations: &[Operation], devices: usize) -> Duration {
+        let mut state = lock(&self.state);
+        state.governor.forecast(operations, devices, Instant::now())
     }
 
     /// Counts the requests that wait for their turn.
