@@ -106,7 +106,10 @@ async fn a_flood_of_methods_is_answered_and_one_without_an_answer_is_counted() {
     let answers = join_all((0..30).map(call)).await;
     for (n, answer) in answers.into_iter().enumerate() {
         let answer = answer.expect("answered");
-        assert_eq!((answer.status, &answer.payload[..]), (200, n.to_string().as_bytes()));
+        assert_eq!(
+            (answer.status, &answer.payload[..]),
+            (200, n.to_string().as_bytes())
+        );
     }
     callback.hold();
     let unanswered = hub.call_method("device", "late", "", Duration::from_secs(1));
@@ -146,8 +149,13 @@ async fn twin_requests_side_by_side_get_their_own_answers_and_a_bad_one_the_hubs
     let bad = TwinRequest::PatchReported(Bytes::from_static(b"no JSON"));
     let refused = upstream.twin(&device, bad).await.expect_err("refused");
     assert_eq!(refused.kind(), ErrorKind::Rejected);
-    let words = std::error::Error::source(&refused).expect("a source").to_string();
-    assert!(words.contains("400") && words.contains("not JSON"), "{words}");
+    let words = std::error::Error::source(&refused)
+        .expect("a source")
+        .to_string();
+    assert!(
+        words.contains("400") && words.contains("not JSON"),
+        "{words}"
+    );
     let crowd = join_all((0..200).map(patch)).await;
     let crowded = crowd.into_iter().filter_map(Result::err);
     for error in crowded {
@@ -164,14 +172,16 @@ async fn changes_that_were_missed_come_as_one_whole_set_and_once() {
     let attached = upstream.attach(identity, callback.shared()).await;
     attached.expect("attached");
     hub.wait_desired("device").await;
-    hub.patch_desired("device", &json!({"a": 1})).expect("a patch");
+    hub.patch_desired("device", &json!({"a": 1}))
+        .expect("a patch");
     let record = callback.wait_for(|record| !record.patches.is_empty()).await;
     let first = record.patches[0].version;
     // It does not come back before it has missed something.
     hub.faults().withhold_attach("device");
     hub.faults().cut_all();
     hub.wait_until(|stats| stats.attached_devices == 0).await;
-    hub.patch_desired("device", &json!({"b": 2})).expect("a patch");
+    hub.patch_desired("device", &json!({"b": 2}))
+        .expect("a patch");
     let missed = hub.patch_desired("device", &json!({"a": null}));
     let missed = missed.expect("a patch");
     hub.faults().allow_attach("device");
@@ -180,7 +190,10 @@ async fn changes_that_were_missed_come_as_one_whole_set_and_once() {
     let whole = &record.patches[1];
     assert!(whole.is_whole && whole.version == missed && missed > first);
     let properties = whole.properties().expect("an object");
-    assert_eq!((properties.get("a"), properties.get("b")), (None, Some("2")));
+    assert_eq!(
+        (properties.get("a"), properties.get("b")),
+        (None, Some("2"))
+    );
     // Nothing was missed this time.
     hub.faults().cut_all();
     hub.wait_desired("device").await;

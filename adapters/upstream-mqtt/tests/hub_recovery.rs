@@ -102,7 +102,10 @@ async fn a_device_that_another_client_takes_is_given_up_and_not_fought_over() {
         record = callback.wait_for(|record| !record.ends.is_empty()) => record.ends[0].clone(),
         record = others.wait_for(|record| !record.ends.is_empty()) => record.ends[0].clone(),
     };
-    assert_eq!((end.device, end.reason), (device.clone(), ErrorKind::Displaced));
+    assert_eq!(
+        (end.device, end.reason),
+        (device.clone(), ErrorKind::Displaced)
+    );
     let (loser, winner) = match ours.stats().devices {
         1 => (&ours, &theirs),
         _ => (&theirs, &ours),
@@ -150,7 +153,11 @@ async fn a_device_whose_messages_end_its_connection_backs_off() {
         let sent = upstream.send(&uplink(&good.device, "m")).await;
         sent.expect("the neighbour goes on");
     }
-    assert_eq!(hub.connections_opened_total(), opened, "the hub is left alone");
+    assert_eq!(
+        hub.connections_opened_total(),
+        opened,
+        "the hub is left alone"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -168,7 +168,11 @@ async fn a_wrong_key_opens_the_breaker_and_harms_nobody_else() {
     assert_eq!(held.kind(), ErrorKind::Unauthorized);
     assert!(held.retry_after().is_some(), "it tells when to come back");
     assert_eq!(upstream.stats().held, 1);
-    assert_eq!(hub.connections_opened_total(), opened, "the hub was not asked");
+    assert_eq!(
+        hub.connections_opened_total(),
+        opened,
+        "the hub was not asked"
+    );
     let good = with_key(&hub, "good");
     let device = good.device.clone();
     let attached = upstream.attach(good, callback.shared()).await;

@@ -29,7 +29,11 @@ async fn gate<'a>(
     device: &Device,
     priority: Priority,
 ) -> Result<SemaphorePermit<'a>, HubError> {
-    let check = || env.reach.wait().map_or(Ok(()), |wait| Err(HubError::NotYet(wait)));
+    let check = || {
+        env.reach
+            .wait()
+            .map_or(Ok(()), |wait| Err(HubError::NotYet(wait)))
+    };
     check()?;
     env.pass_connect(device, priority).await;
     let permit = env.connecting.acquire().await;

@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn nulls_empty_texts_and_plus_signs_are_read_as_the_hub_means_them() {
-        let bag = "?prop1&prop2=&=lost&prop3=a%20string&%24.ct=application%2Fjson&$.mid=1+1=2&x=%zz";
+        let bag =
+            "?prop1&prop2=&=lost&prop3=a%20string&%24.ct=application%2Fjson&$.mid=1+1=2&x=%zz";
         let expected = [
             ("prop1", ""),
             ("prop2", ""),

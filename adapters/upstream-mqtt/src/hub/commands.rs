@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gateway_core::{CorrelationId, Disposition, MethodCall, MethodName, MethodReply};
 use tokio::time::timeout_at;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::convert::cloud_message;
 use super::device::Device;
 use super::env::Env;
 use super::error::HubError;
-use super::line::{Arrived, Line};
+use super::line::Arrived;
 use super::topic::{self, Heard};
 use crate::client::Publish;
 
@@ -26,38 +27,34 @@ pub(super) enum Verdict {
 }
 
 /// Brings a message to the device and acknowledges it by the verdict.
-pub(super) fn message(
+pub(super) async fn message(
     env: Arc<Env>,
     device: Arc<Device>,
-    line: &Line,
     arrived: Arrived,
-) -> impl Future<Output = Verdict> + Send + 'static {
-    let work = line.work.token();
-    async move {
-        let _work = work;
-        let Arrived { at, incoming } = arrived;
-        let deadline = at + env.config.commands.lock;
-        let Some(Heard::Message { bag }) = topic::read(&incoming.topic) else {
-            return Verdict::Abandoned;
-        };
-        let message = cloud_message(device.id.clone(), bag, &incoming, deadline);
-        let id = message.id.clone();
-        let callback = device.callback();
-        match timeout_at(deadline, callback.on_message(message)).await {
-            Ok(Disposition::Complete) => {
-                incoming.receipt.acknowledge();
-                Verdict::Taken
-            }
-            Ok(Disposition::Reject) => {
-                tracing::warn!(
-                    device.id = %device.id, message.id = id,
-                    "Message refused: over MQTT the hub counts it as delivered"
-                );
-                incoming.receipt.acknowledge();
-                Verdict::Rejected
-            }
-            Ok(Disposition::Abandon) | Err(_) => Verdict::Abandoned,
+    _work: TaskTrackerToken,
+) -> Verdict {
+    let Arrived { at, incoming } = arrived;
+    let deadline = at + env.config.commands.lock;
+    let Some(Heard::Message { bag }) = topic::read(&incoming.topic) else {
+        return Verdict::Abandoned;
+    };
+    let message = cloud_message(device.id.clone(), bag, &incoming, deadline);
+    let id = message.id.clone();
+    let callback = device.callback();
+    match timeout_at(deadline, callback.on_message(message)).await {
+        Ok(Disposition::Complete) => {
+            incoming.receipt.acknowledge();
+            Verdict::Taken
         }
+        Ok(Disposition::Reject) => {
+            tracing::warn!(
+                device.id = %device.id, message.id = id,
+                "Message refused: over MQTT the hub counts it as delivered"
+            );
+            incoming.receipt.acknowledge();
+            Verdict::Rejected
+        }
+        Ok(Disposition::Abandon) | Err(_) => Verdict::Abandoned,
     }
 }
 

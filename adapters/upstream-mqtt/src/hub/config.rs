@@ -457,7 +457,10 @@ mod tests {
         assert_eq!(config.port(), 443);
         assert_eq!(config.wire.keep_alive, Duration::from_secs(60));
         assert_eq!(config.budget.connects, Rate::Unlimited);
-        for text in [r#"{"host": "h", "lanes": 16}"#, r#"{"host": "h", "budget": {"links": 1}}"#] {
+        for text in [
+            r#"{"host": "h", "lanes": 16}"#,
+            r#"{"host": "h", "budget": {"links": 1}}"#,
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

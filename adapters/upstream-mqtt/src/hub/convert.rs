@@ -150,7 +150,10 @@ mod tests {
         for name in ["", "$.mid", "$.cdid"] {
             let properties: Properties = [(name, "x")].into_iter().collect();
             let refused = publish(&uplink().with_properties(properties)).unwrap_err();
-            assert!(matches!(refused, HubError::Reserved(_)), "{name:?}: {refused}");
+            assert!(
+                matches!(refused, HubError::Reserved(_)),
+                "{name:?}: {refused}"
+            );
         }
         let properties: Properties = [("$own", "x")].into_iter().collect();
         assert!(publish(&uplink().with_properties(properties)).is_ok());

@@ -35,9 +35,9 @@ pub(crate) enum HubError {
     Unknown(&'static str),
     #[error("too many twin requests of the device wait")]
     Crowded,
-    #[error("the message has {0} bytes; the hub takes {MAX_UPLINK}")]
+    #[error("the message has {0} bytes; the hub takes {max}", max = MAX_UPLINK)]
     TooLarge(usize),
-    #[error("the properties take {0} bytes in the topic; MQTT has room for {MAX_TOPIC}")]
+    #[error("the properties take {0} bytes in the topic; MQTT has room for {max}", max = MAX_TOPIC)]
     LongTopic(usize),
     #[error("the hub keeps property names such as {0:?} for itself")]
     Reserved(String),

@@ -198,9 +198,7 @@ pub(super) async fn newer(
         .spawn(async move { source.credential(&device).await });
     let asked = AbortOnDropHandle::new(asked);
     match timeout(env.config.wire.answer_timeout, asked).await {
-        Ok(Ok(Ok(credential))) => {
-            Ok((credential != identity.credential).then_some(credential))
-        }
+        Ok(Ok(Ok(credential))) => Ok((credential != identity.credential).then_some(credential)),
         Ok(Ok(Err(error))) if error.is_retryable() => Err(HubError::Credential(error)),
         Ok(Ok(Err(error))) => {
             tracing::debug!(device.id = %identity.device, error = %error, "No newer credential");

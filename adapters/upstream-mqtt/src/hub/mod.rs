@@ -5,7 +5,8 @@
 //! | `upstream` | the seam: sends, attaches, detaches, closes |
 //! | `device`, `line` | a device behind a fair lock; one connection of it, with what the hub sent on it |
 //! | `attach`, `login` | how a connection is opened or replaced, in its turn and with which token |
-//! | `session`, `commands` | the task of a device: hands on what comes, renews, brings back |
+//! | `session`, `commands` | the task of a device: hands on what comes, renews the connection |
+//! | `recovery` | how a lost device comes back |
 //! | `twin` | questions with their answers, and changes of desired properties |
 //! | `takeover` | whether another client took the device |
 //! | `topic`, `bag`, `convert` | the hub's topics, their properties, and the gateway's messages |
@@ -21,6 +22,7 @@ mod error;
 mod explain;
 mod line;
 mod login;
+mod recovery;
 mod session;
 mod takeover;
 mod topic;

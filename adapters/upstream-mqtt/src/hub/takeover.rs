@@ -78,7 +78,10 @@ mod tests {
         let mut takeovers = Takeovers::default();
         assert!(!takeovers.closed(&config, LATE, true));
         assert!(!takeovers.closed(&config, SOON, true));
-        assert!(!takeovers.closed(&config, SOON, false), "it may be the message");
+        assert!(
+            !takeovers.closed(&config, SOON, false),
+            "it may be the message"
+        );
         assert!(takeovers.closed(&config, SOON, true));
     }
 

@@ -141,7 +141,10 @@ mod tests {
                 "devices/a%23b/messages/devicebound/",
                 Heard::Message { bag: "" },
             ),
-            ("$iothub/methods/POST/reboot/?$rid=1a", method("reboot", "1a")),
+            (
+                "$iothub/methods/POST/reboot/?$rid=1a",
+                method("reboot", "1a"),
+            ),
             ("$iothub/methods/POST/a%2Fb/?$rid=7", method("a/b", "7")),
             (
                 "$iothub/twin/res/204/?$rid=7&$version=3",
@@ -186,7 +189,10 @@ mod tests {
     #[test]
     fn a_device_id_is_one_segment_whatever_it_holds() {
         let device = DeviceId::new("a#b+c%41$").unwrap();
-        assert_eq!(events(&device), "devices/a%23b%2Bc%2541%24/messages/events/");
+        assert_eq!(
+            events(&device),
+            "devices/a%23b%2Bc%2541%24/messages/events/"
+        );
         let all = filters(&device, Interest::ALL);
         assert_eq!(all.len(), 3);
         assert_eq!(all[0], "devices/a%23b%2Bc%2541%24/messages/devicebound/#");

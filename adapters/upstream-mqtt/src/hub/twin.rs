@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gateway_core::governor::{Class, Operation, Turn};
-use gateway_core::{
-    DesiredChange, DesiredChanges, TwinReply, TwinRequest, desired_of, version_of,
-};
+use gateway_core::{DesiredChange, DesiredChanges, TwinReply, TwinRequest, desired_of, version_of};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};

@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use gateway_core::governor::{Class, Operation, Priority, Turn};
 use gateway_core::{
-    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, TwinReply, TwinRequest, Uplink,
-    Upstream, UpstreamError, UpstreamExplanation, desired_of,
+    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, TwinReply, TwinRequest,
+    Uplink, Upstream, UpstreamError, UpstreamExplanation, desired_of,
 };
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
@@ -352,7 +352,8 @@ impl Upstream for MqttHubUpstream {
     }
 
     fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
-        Some(self.env.explain(&*self.env.find(device)?))
+        let device = self.env.find(device)?;
+        Some(self.env.explain(&device))
     }
 
     async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
