@@ -131,8 +131,6 @@ impl Session {
                 }
             }
         }
-        // What waits for an acknowledgement has had its time.
-        self.line.client.disconnect(Duration::ZERO).await;
     }
 
     /// Goes on with another connection.
@@ -148,9 +146,7 @@ impl Session {
     /// Serves the connection until it is lost, replaced or not wanted any more.
     async fn serve(&mut self) -> Turn {
         loop {
-            if let Some(line) = self.device.line()
-                && line.number != self.line.number
-            {
+            if let Some(line) = self.newer() {
                 return Turn::Replaced(line);
             }
             Box::pin(self.align()).await;
@@ -158,7 +154,9 @@ impl Session {
             let (renewal, expiry) = (self.due(), self.expiry);
             tokio::select! {
                 biased;
-                () = self.line.client.down().cancelled() => return Turn::Lost,
+                () = self.line.client.down().cancelled() => {
+                    return self.newer().map_or(Turn::Lost, Turn::Replaced);
+                }
                 Some(verdict) = self.messages.join_next() => {
                     // A callback that panicked has not taken its message.
                     self.settled(verdict.unwrap_or(Verdict::Abandoned));
@@ -171,6 +169,12 @@ impl Session {
                 () = until(expiry) => return Turn::Expired,
             }
         }
+    }
+
+    /// The connection that took the place of this one, if one did.
+    fn newer(&self) -> Option<Arc<Line>> {
+        let line = self.device.line();
+        line.filter(|line| line.number != self.line.number)
     }
 
     /// Has the hub tell what the device wants to hear, and nothing else.
