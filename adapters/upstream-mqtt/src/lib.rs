@@ -12,3 +12,16 @@ mod client;
 mod error;
 #[allow(dead_code, reason = "the two dialects that use all of it come next")]
 mod tls;
+
+/// What fuzz targets feed. Not part of the interface: it changes at will.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::client::fuzzing::{feed_client, read_packets};
+}
+
+/// What benchmarks compare with other clients. Not part of the interface: it changes at will.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::client::bench::MqttClient;
+}
