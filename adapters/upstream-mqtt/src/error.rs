@@ -19,6 +19,10 @@ pub(crate) enum MqttError {
     Ended { code: u8, text: String },
     #[error("the connection to the broker is down")]
     Down,
+    /// In order, as far as TCP is concerned: what a broker of version 3.1.1 does that has nothing
+    /// else to say.
+    #[error("the broker closed the connection without a word")]
+    Left,
     #[error("the upstream is closed")]
     Closed,
     #[error("the broker did not answer {0} in time")]
@@ -62,7 +66,7 @@ fn said(text: &str) -> String {
 impl MqttError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect(_) | Self::Down | Self::NotYet(_) | Self::Protocol(_) => {
+            Self::Connect(_) | Self::Down | Self::Left | Self::NotYet(_) | Self::Protocol(_) => {
                 ErrorKind::Disconnected
             }
             Self::Refused { code, .. } | Self::Ended { code, .. } => kind_of_connection(*code),
@@ -216,6 +220,7 @@ mod tests {
         for error in [
             MqttError::Connect(broken()),
             MqttError::Down,
+            MqttError::Left,
             MqttError::NotYet(Duration::from_secs(1)),
             MqttError::Protocol("garbage".into()),
             MqttError::Unanswered("a message"),

@@ -169,10 +169,12 @@ async fn read_packets(
         }
         buffer.reserve(room);
         match read.read_buf(&mut buffer).await {
-            Ok(0) => return MqttError::Down,
+            Ok(0) => return MqttError::Left,
             Ok(read) if read >= room => room = (2 * room).min(*READ.end()),
             Ok(read) if read < room / 4 => room = (room / 2).max(*READ.start()),
             Ok(_) => {}
+            // Over TLS, without a last word.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return MqttError::Left,
             Err(error) => {
                 tracing::debug!(error = %error, "Reading from the broker failed");
                 return MqttError::Down;
