@@ -19,3 +19,16 @@ pub use hub::{
     MqttCommandConfig, MqttHubBudgetConfig, MqttHubConfig, MqttHubStats, MqttHubUpstream,
     MqttHubWireConfig, MqttReconnectConfig, MqttTokenConfig, MqttTransport,
 };
+
+/// What fuzz targets feed. Not part of the interface: it changes at will.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::client::fuzzing::{feed_client, read_packets};
+}
+
+/// What benchmarks compare with other clients. Not part of the interface: it changes at will.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::client::bench::MqttClient;
+}

@@ -39,17 +39,27 @@ impl Arrivals {
         }
     }
 
+    /// Tells whether as many wait for their verdict as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.ring.len() >= self.most
+    }
+
     /// Takes in a message; none if it is here already, and this is the broker's second try.
     ///
     /// # Errors
-    /// There are more than the broker may send.
-    pub(super) fn arrive(&mut self, id: u16, duplicate: bool) -> Result<Option<Arrival>, Fault> {
+    /// There are more than the broker may send, if it was `told` how many.
+    pub(super) fn arrive(
+        &mut self,
+        id: u16,
+        duplicate: bool,
+        told: bool,
+    ) -> Result<Option<Arrival>, Fault> {
         // Only versions before 5 send again while the connection lives.
         let is_here = |(other, fate): &(u16, Fate)| *other == id && *fate != Fate::Forgotten;
         if duplicate && self.ring.iter().any(is_here) {
             return Ok(None);
         }
-        if self.unacknowledged >= self.most {
+        if told && self.unacknowledged >= self.most {
             let what = format!("more than {} messages wait for their verdict", self.most);
             return Err(Fault::with_code(0x93, what));
         }
