@@ -191,10 +191,17 @@ impl Session {
         }
         let surplus = topic::filters(&self.device.id, without(before, wanted));
         let missing = topic::filters(&self.device.id, without(wanted, known));
-        let client = &self.line.client;
+        let (client, desired) = (&self.line.client, &self.device.desired);
+        let is_new = wanted.desired && !known.desired;
+        if !wanted.desired {
+            desired.unsubscribed();
+        }
         let told = async {
             if !surplus.is_empty() {
                 client.unsubscribe(&surplus).await?;
+            }
+            if is_new {
+                desired.subscribing();
             }
             if !missing.is_empty() {
                 client.subscribe(&missing).await?;
@@ -205,10 +212,8 @@ impl Session {
             // A hub that cannot, as one of the basic tier, closes the connection.
             tracing::info!(device.id = %self.device.id, error = %error, "Not subscribed");
         }
-        match (wanted.desired, known.desired) {
-            (true, false) => self.device.desired.subscribed(),
-            (false, _) => self.device.desired.unsubscribed(),
-            (true, true) => {}
+        if is_new {
+            desired.subscribed();
         }
         self.line.set_subscribed(wanted);
         (self.told, self.is_aligned) = (Some(wanted), true);
