@@ -8,9 +8,10 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::codec::{Outgoing, ReadPackets};
-use super::handle::{Inbox, Incoming, Shared};
+use super::handle::{Inbox, Incoming};
 use super::ledger::{Bounds, Key, Kind, Outcome};
 use super::options::{Publish, Version};
+use super::shared::Shared;
 use super::state::{State, Terms};
 use crate::error::MqttError;
 
