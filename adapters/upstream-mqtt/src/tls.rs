@@ -1,4 +1,4 @@
-//! Whom TLS trusts, and who the gateway is to a broker that asks for a certificate.
+//! TLS to a hub or a broker: which certificates are trusted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,52 +8,57 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-/// Where certificates come from.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Roots<'a> {
-    /// Authorities to trust instead of the system's, a PEM file.
-    pub(crate) ca_file: Option<&'a Path>,
-    /// More of them, as PEM text.
-    pub(crate) ca_pem: Option<&'a str>,
-    /// The gateway's own certificate chain and its key, PEM files.
-    pub(crate) certificate: Option<(&'a Path, &'a Path)>,
-}
-
-/// Prepares TLS 1.2 and 1.3.
+/// Trusts the certificates of a file and of a text, or, if there is neither, those of the system.
 ///
 /// # Errors
-/// A certificate or a key cannot be read.
-pub(crate) fn client_config(roots: &Roots<'_>) -> Result<Arc<ClientConfig>, ConfigError> {
-    let trusted = match (roots.ca_file, roots.ca_pem) {
-        (None, None) => system()?,
+/// The certificates cannot be read, or there are none.
+pub(crate) fn client_config(
+    ca_file: Option<&Path>,
+    ca_pem: Option<&str>,
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    with_certificate(ca_file, ca_pem, None)
+}
+
+/// As [`client_config`], with a certificate chain and its key, both PEM files, for a broker that
+/// asks for one.
+///
+/// # Errors
+/// A certificate or the key cannot be read, or they do not belong together.
+pub(crate) fn with_certificate(
+    ca_file: Option<&Path>,
+    ca_pem: Option<&str>,
+    certificate: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    let roots = match (ca_file, ca_pem) {
+        (None, None) => system_roots()?,
         (file, pem) => {
-            let mut trusted = RootCertStore::empty();
+            let mut roots = RootCertStore::empty();
             if let Some(path) = file {
-                add(&mut trusted, "ca_file", &read("ca_file", path)?)?;
+                add(&mut roots, "ca_file", &read("ca_file", path)?)?;
             }
             if let Some(pem) = pem {
-                add(&mut trusted, "ca_pem", pem.as_bytes())?;
+                add(&mut roots, "ca_pem", pem.as_bytes())?;
             }
-            trusted
+            roots
         }
     };
     let provider = Arc::new(crypto::ring::default_provider());
-    let unusable = |problem: String| ConfigError::new("tls", problem, "TLS 1.2 or 1.3");
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(format!("cannot be set up: {error}")))?
-        .with_root_certificates(trusted);
-    let Some((chain, key)) = roots.certificate else {
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = versions.map_err(|error| {
+        let problem = format!("cannot be set up: {error}");
+        ConfigError::new("tls", problem, "TLS 1.2 or 1.3")
+    })?;
+    let builder = builder.with_root_certificates(roots);
+    let Some((chain, key)) = certificate else {
         return Ok(Arc::new(builder.with_no_client_auth()));
     };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read("certificate_file", chain)?)
         .filter_map(Result::ok)
         .collect();
-    let key = PrivateKeyDer::from_pem_slice(&read("key_file", key)?);
-    let key = key.map_err(|_| {
-        // What was read is not repeated: it may be a key in another form.
-        ConfigError::new("key_file", "has no private key", "a key in PEM form")
-    })?;
+    // What was read is not repeated: it may be a key in another form.
+    let key = PrivateKeyDer::from_pem_slice(&read("key_file", key)?)
+        .map_err(|_| ConfigError::new("key_file", "has no private key", "a key in PEM form"))?;
     let config = builder.with_client_auth_cert(certificates, key);
     config.map(Arc::new).map_err(|error| {
         let problem = format!("cannot be used with its key: {error}");
@@ -68,11 +73,11 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
     })
 }
 
-fn add(trusted: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
+fn add(roots: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .filter_map(Result::ok)
         .collect();
-    match trusted.add_parsable_certificates(certificates).0 {
+    match roots.add_parsable_certificates(certificates).0 {
         0 => Err(ConfigError::new(
             key,
             "has no certificate",
@@ -82,15 +87,15 @@ fn add(trusted: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigE
     }
 }
 
-fn system() -> Result<RootCertStore, ConfigError> {
-    let mut trusted = RootCertStore::empty();
-    trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    match trusted.is_empty() {
+fn system_roots() -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match roots.is_empty() {
         true => Err(ConfigError::new(
             "ca_file",
             "is not set, and this system has no trusted certificates",
             "a PEM file, or install the system's ca-certificates",
         )),
-        false => Ok(trusted),
+        false => Ok(roots),
     }
 }
