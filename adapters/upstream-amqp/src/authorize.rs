@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
+use gateway_core::governor::{Class, Operation, Priority, Turn};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -12,10 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::attach::note_throttle;
 use crate::connection::Connection;
 use crate::device::Device;
-use crate::door::Turn;
 use crate::env::Env;
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation, Priority};
 use crate::pool::Kind;
 use crate::wheel::Due;
 

@@ -106,7 +106,7 @@ impl Connection {
         let mut lanes = self.own_lanes.lock().await;
         let is_live = |lane: &Arc<Lane>| !lane.down.is_cancelled();
         lanes.retain(|lane| lane.upgrade().is_some_and(|lane| is_live(&lane)));
-        if lanes.len() >= self.env.config.breaker.own_lanes {
+        if lanes.len() >= self.env.config.pool.own_lanes {
             let turn = self.next_lane.fetch_add(1, Relaxed) % lanes.len();
             if let Some(lane) = lanes[turn].upgrade() {
                 return Ok(lane);

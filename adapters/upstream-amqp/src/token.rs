@@ -9,7 +9,7 @@ use serde::Deserialize;
 ///
 /// A token is renewed in place, no link is touched. What is renewed on one connection is paced, and
 /// goes by what lapses next; all connections together go by the budget for tokens
-/// ([`BudgetConfig::tokens`](crate::BudgetConfig::tokens)).
+/// ([`BudgetConfig::tokens`](gateway_core::governor::BudgetConfig::tokens)).
 ///
 /// The part of a life that is left when a token is renewed is for a hub whose clock is ahead of ours,
 /// and for further tries: with the defaults a hub may be 11 minutes ahead at no cost, and a renewal may

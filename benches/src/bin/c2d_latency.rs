@@ -20,7 +20,7 @@ use gateway_core::{
     Announcement, Delivered, DeviceId, Downlink, Downstream, DownstreamError, ErrorKind, Interest,
     Presence, ServeContext,
 };
-use gateway_upstream_amqp::{BudgetConfig, Rate};
+use gateway_core::governor::{BudgetConfig, Rate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -16,7 +16,7 @@ use benches::report::{Fields, Report};
 use cap::Cap;
 use clap::Parser;
 use gateway_core::{Announcement, DeviceId, Ingress, Presence};
-use gateway_upstream_amqp::{BudgetConfig, Rate};
+use gateway_core::governor::{BudgetConfig, Rate};
 use mimalloc::MiMalloc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;

@@ -406,6 +406,21 @@ impl Client {
     }
 }
 
+#[cfg(test)]
+impl Client {
+    /// A client of version 3.1.1 without a driver.
+    pub(super) fn over(shared: Arc<Shared>) -> Self {
+        Self(Arc::new(Held {
+            shared,
+            version: Version::V4,
+            client_id: String::new(),
+            session_present: false,
+            takes_retained: true,
+            max_packet: usize::MAX,
+        }))
+    }
+}
+
 fn acknowledged(outcome: Outcome) -> Result<(), MqttError> {
     match outcome {
         // "No matching subscribers" is success, too (version 5, section 3.4.2.1).

@@ -30,8 +30,6 @@
 mod arrivals;
 mod codec;
 mod driver;
-#[cfg(feature = "fuzzing")]
-pub(crate) mod fuzzing;
 mod handle;
 mod ledger;
 mod options;
@@ -43,5 +41,13 @@ mod transport;
 mod wakers;
 mod websocket;
 
+#[allow(
+    unused_imports,
+    reason = "the two dialects that use all of it come next"
+)]
 pub(crate) use handle::{Client, Inbox, Incoming, Receipt};
+#[allow(
+    unused_imports,
+    reason = "the two dialects that use all of it come next"
+)]
 pub(crate) use options::{Limits, Options, Properties5, Publish, Transport, Version, Will};

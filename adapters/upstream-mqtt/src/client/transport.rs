@@ -30,11 +30,15 @@ pub(super) async fn dial(options: &Options) -> io::Result<Wire> {
         Transport::Tcp => Ok(Box::new(socket)),
         Transport::Tls(config) => secure(config, &options.host, socket).await,
         Transport::WebSocket { tls, path } => {
-            let (scheme, wire): (_, Wire) = match tls {
-                Some(config) => ("wss", secure(config, &options.host, socket).await?),
-                None => ("ws", Box::new(socket)),
+            let (scheme, usual, wire): (_, _, Wire) = match tls {
+                Some(config) => ("wss", 443, secure(config, &options.host, socket).await?),
+                None => ("ws", 80, Box::new(socket)),
             };
-            let url = format!("{scheme}://{}:{}{path}", options.host, options.port);
+            // A host without its usual port is what every server knows itself by.
+            let url = match options.port == usual {
+                true => format!("{scheme}://{}{path}", options.host),
+                false => format!("{scheme}://{}:{}{path}", options.host, options.port),
+            };
             let wire = websocket::open(wire, &url, options.limits.max_packet).await?;
             Ok(Box::new(wire))
         }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-pub(super) use read::{ReadPackets, split};
+pub(super) use read::ReadPackets;
 pub(super) use write::{Outgoing, connect, disconnect, ping, puback};
 
 use crate::client::options::Properties5;

@@ -12,7 +12,7 @@ type Read<T> = Result<T, Fault>;
 ///
 /// # Errors
 /// It is larger than `max` bytes, which shows before it has come, or its length has no end.
-pub(in crate::client) fn split(input: &[u8], max: usize) -> Read<Option<(u8, &[u8], usize)>> {
+fn split(input: &[u8], max: usize) -> Read<Option<(u8, &[u8], usize)>> {
     let Some((&first, rest)) = input.split_first() else {
         return Ok(None);
     };

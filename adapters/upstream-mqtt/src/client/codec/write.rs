@@ -112,7 +112,11 @@ impl Outgoing {
             Self::Subscribe5(packet) => packet.size(),
             // Its size is not told; none of these is ever near a limit.
             Self::Unsubscribe4(packet) => {
-                7 + packet.topics.iter().map(|topic| 2 + topic.len()).sum::<usize>()
+                7 + packet
+                    .topics
+                    .iter()
+                    .map(|topic| 2 + topic.len())
+                    .sum::<usize>()
             }
             Self::Unsubscribe5(packet) => packet.size(),
         }
@@ -221,8 +225,7 @@ fn write_connect5(options: &Options, out: &mut BytesMut) -> bool {
         .session_expiry
         .map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
     properties.receive_maximum = Some(options.limits.receive.max(1));
-    properties.max_packet_size =
-        Some(u32::try_from(options.limits.max_packet).unwrap_or(u32::MAX));
+    properties.max_packet_size = Some(u32::try_from(options.limits.max_packet).unwrap_or(u32::MAX));
     let connect = v5::Connect {
         keep_alive: seconds(options),
         client_id: options.client_id.clone(),
