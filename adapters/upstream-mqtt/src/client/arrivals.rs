@@ -1,5 +1,5 @@
 //! Messages that came at least once: acknowledged in any order, told to the broker in the order in
-//! which they came (MQTT 3.1.1 and 5, section 4.6).
+//! which they came (MQTT 3.1.1 and 5, section 4.6) unless that is not wanted.
 
 use std::collections::VecDeque;
 
@@ -15,6 +15,8 @@ pub(super) struct Arrival(u64);
 enum Fate {
     Open,
     Acknowledged,
+    /// Acknowledged, and the broker knows.
+    Told,
     /// Never to be acknowledged; the broker sends it again on the next connection.
     Forgotten,
 }
@@ -27,15 +29,17 @@ pub(super) struct Arrivals {
     /// Not acknowledged: what counts against the broker's window.
     unacknowledged: usize,
     most: usize,
+    is_ordered: bool,
 }
 
 impl Arrivals {
-    pub(super) fn new(most: u16) -> Self {
+    pub(super) fn new(most: u16, is_ordered: bool) -> Self {
         Self {
             first: 0,
             ring: VecDeque::new(),
             unacknowledged: 0,
             most: most.max(1).into(),
+            is_ordered,
         }
     }
 
@@ -45,7 +49,9 @@ impl Arrivals {
     /// There are more than the broker may send.
     pub(super) fn arrive(&mut self, id: u16, duplicate: bool) -> Result<Option<Arrival>, Fault> {
         // Only versions before 5 send again while the connection lives.
-        let is_here = |(other, fate): &(u16, Fate)| *other == id && *fate != Fate::Forgotten;
+        let is_here = |(other, fate): &(u16, Fate)| {
+            *other == id && matches!(fate, Fate::Open | Fate::Acknowledged)
+        };
         if duplicate && self.ring.iter().any(is_here) {
             return Ok(None);
         }
@@ -58,7 +64,7 @@ impl Arrivals {
         Ok(Some(Arrival(self.first + self.ring.len() as u64 - 1)))
     }
 
-    /// Acknowledges one, once all before it have their verdict.
+    /// Acknowledges one, where order is kept once all before it have their verdict.
     pub(super) fn acknowledge(&mut self, arrival: Arrival, out: &mut BytesMut) {
         self.decide(arrival, Fate::Acknowledged, out);
     }
@@ -70,8 +76,13 @@ impl Arrivals {
 
     fn decide(&mut self, arrival: Arrival, fate: Fate, out: &mut BytesMut) {
         let at = arrival.0.checked_sub(self.first);
-        if let Some((_, open)) = at.and_then(|at| self.ring.get_mut(at as usize)) {
+        if let Some((id, open)) = at.and_then(|at| self.ring.get_mut(at as usize)) {
             *open = fate;
+            if fate == Fate::Acknowledged && !self.is_ordered {
+                *open = Fate::Told;
+                codec::puback(*id, out);
+                self.unacknowledged -= 1;
+            }
         }
         while let Some(&(id, fate)) = self.ring.front()
             && fate != Fate::Open
@@ -89,5 +100,46 @@ impl Arrivals {
     /// its way was let go.
     pub(super) fn is_stuck(&self) -> bool {
         self.ring.is_empty() && self.unacknowledged >= self.most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(out: &mut BytesMut) -> Vec<u16> {
+        let told = out.chunks(4).map(|puback| u16::from_be_bytes([puback[2], puback[3]]));
+        let told = told.collect();
+        out.clear();
+        told
+    }
+
+    #[test]
+    fn without_order_none_waits_for_anothers_verdict() {
+        for (is_ordered, first) in [(true, &[][..]), (false, &[2][..])] {
+            let (mut arrivals, mut out) = (Arrivals::new(3, is_ordered), BytesMut::new());
+            let slow = arrivals.arrive(1, false).unwrap().unwrap();
+            let quick = arrivals.arrive(2, false).unwrap().unwrap();
+            arrivals.acknowledge(quick, &mut out);
+            assert_eq!(told(&mut out), first);
+            arrivals.acknowledge(slow, &mut out);
+            let rest: &[u16] = if is_ordered { &[1, 2] } else { &[1] };
+            assert_eq!(told(&mut out), rest);
+            assert!(arrivals.ring.is_empty() && arrivals.unacknowledged == 0);
+        }
+    }
+
+    #[test]
+    fn an_identifier_told_out_of_order_may_come_again() {
+        let (mut arrivals, mut out) = (Arrivals::new(3, false), BytesMut::new());
+        let slow = arrivals.arrive(1, false).unwrap().unwrap();
+        let quick = arrivals.arrive(2, false).unwrap().unwrap();
+        arrivals.acknowledge(quick, &mut out);
+        let again = arrivals.arrive(2, true).unwrap().expect("another message");
+        assert!(arrivals.arrive(1, true).unwrap().is_none());
+        arrivals.acknowledge(again, &mut out);
+        arrivals.forget(slow, &mut out);
+        assert_eq!(told(&mut out), [2, 2]);
+        assert_eq!(arrivals.unacknowledged, 1);
     }
 }

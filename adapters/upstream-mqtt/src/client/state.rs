@@ -24,6 +24,7 @@ pub(super) struct Terms {
     pub(super) bounds: Bounds,
     /// Messages that the broker may have on their way to us.
     pub(super) receive: u16,
+    pub(super) ordered_acks: bool,
     /// Bytes of a packet that we take.
     pub(super) max_incoming: usize,
     /// Zero means that nobody asks for a sign of life.
@@ -67,7 +68,7 @@ impl State {
     pub(super) fn new(terms: Terms, now: Instant) -> Self {
         Self {
             ledger: Ledger::new(terms.bounds),
-            arrivals: Arrivals::new(terms.receive),
+            arrivals: Arrivals::new(terms.receive, terms.ordered_acks),
             terms,
             out: BytesMut::new(),
             wake: Wakers::default(),
