@@ -52,6 +52,8 @@ pub struct UpstreamCapabilities {
     pub retries: bool,
     /// The hub can count how often a device was attached. Default true.
     pub counts_attaches: bool,
+    /// The hub knows devices, and refuses those that it does not. Default true.
+    pub judges_devices: bool,
 }
 
 impl Default for UpstreamCapabilities {
@@ -67,6 +69,7 @@ impl Default for UpstreamCapabilities {
             twins: true,
             retries: false,
             counts_attaches: true,
+            judges_devices: true,
         }
     }
 }
