@@ -251,7 +251,11 @@ mod tests {
             (504, ErrorKind::TimedOut),
         ] {
             let what = "a twin request";
-            assert_eq!(MqttError::Answered { what, status }.kind(), kind, "{status}");
+            assert_eq!(
+                MqttError::Answered { what, status }.kind(),
+                kind,
+                "{status}"
+            );
         }
         let shared = |code| {
             let text = String::new();

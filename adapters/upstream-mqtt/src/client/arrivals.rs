@@ -108,7 +108,9 @@ mod tests {
     use super::*;
 
     fn told(out: &mut BytesMut) -> Vec<u16> {
-        let told = out.chunks(4).map(|puback| u16::from_be_bytes([puback[2], puback[3]]));
+        let told = out
+            .chunks(4)
+            .map(|puback| u16::from_be_bytes([puback[2], puback[3]]));
         let told = told.collect();
         out.clear();
         told

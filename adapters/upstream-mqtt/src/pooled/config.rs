@@ -288,7 +288,11 @@ impl MqttPoolConfig {
         };
         let ca_file = self.ca_file.as_deref();
         let tls = match self.tls {
-            true => Some(with_certificate(ca_file, self.ca_pem.as_deref(), certificate)?),
+            true => Some(with_certificate(
+                ca_file,
+                self.ca_pem.as_deref(),
+                certificate,
+            )?),
             false => None,
         };
         Ok(match (&self.websocket, tls) {
@@ -328,21 +332,56 @@ impl MqttPoolConfig {
         let ranges: [(&str, u128, u128, u128); 15] = [
             ("port", self.port().into(), 1, 65_535),
             ("connections", self.connections as u128, 1, 1000),
-            ("wire.connect_timeout (ms)", wire.connect_timeout.as_millis(), 1, 600_000),
-            ("wire.answer_timeout (ms)", wire.answer_timeout.as_millis(), 1, 600_000),
+            (
+                "wire.connect_timeout (ms)",
+                wire.connect_timeout.as_millis(),
+                1,
+                600_000,
+            ),
+            (
+                "wire.answer_timeout (ms)",
+                wire.answer_timeout.as_millis(),
+                1,
+                600_000,
+            ),
             // Seconds in two bytes.
-            ("wire.keep_alive (ms)", wire.keep_alive.as_millis(), 1000, 65_535_000),
-            ("wire.session_expiry (ms)", wire.session_expiry.as_millis(), 0, most),
+            (
+                "wire.keep_alive (ms)",
+                wire.keep_alive.as_millis(),
+                1000,
+                65_535_000,
+            ),
+            (
+                "wire.session_expiry (ms)",
+                wire.session_expiry.as_millis(),
+                0,
+                most,
+            ),
             ("wire.in_flight", wire.in_flight.into(), 1, 65_535),
             ("wire.unacknowledged", wire.unacknowledged.into(), 1, 65_535),
             ("wire.max_message", wire.max_message as u128, 1, 200 << 20),
             // The most that the protocol can say.
-            ("wire.max_packet", wire.max_packet as u128, 1024, (256 << 20) - 1),
+            (
+                "wire.max_packet",
+                wire.max_packet as u128,
+                1024,
+                (256 << 20) - 1,
+            ),
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
             ("commands.per_device", commands.per_device as u128, 1, 1000),
-            ("commands.verdict_timeout (ms)", commands.verdict_timeout.as_millis(), 1, most),
+            (
+                "commands.verdict_timeout (ms)",
+                commands.verdict_timeout.as_millis(),
+                1,
+                most,
+            ),
             ("commands.keep (ms)", commands.keep.as_millis(), 1, most),
-            ("commands.method_timeout (ms)", commands.method_timeout.as_millis(), 1, most),
+            (
+                "commands.method_timeout (ms)",
+                commands.method_timeout.as_millis(),
+                1,
+                most,
+            ),
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -358,9 +397,17 @@ impl MqttPoolConfig {
             let allowed = "0.1 to 1000000 a second, 0.1 to 1000000000 at once";
             return Err(ConfigError::new("connects", problem, allowed));
         }
-        if self.websocket.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        if self
+            .websocket
+            .as_ref()
+            .is_some_and(|path| !path.starts_with('/'))
+        {
             let problem = "does not begin with a slash";
-            return Err(ConfigError::new("websocket", problem, "a path such as /mqtt"));
+            return Err(ConfigError::new(
+                "websocket",
+                problem,
+                "a path such as /mqtt",
+            ));
         }
         self.transport()?;
         Topics::new(self).map(drop)
@@ -368,7 +415,11 @@ impl MqttPoolConfig {
 }
 
 fn lacks(key: &str, other: &str) -> ConfigError {
-    ConfigError::new(key, format!("is not set, and `{other}` is"), "both, or neither")
+    ConfigError::new(
+        key,
+        format!("is not set, and `{other}` is"),
+        "both, or neither",
+    )
 }
 
 /// Says how commands are heard and given to devices.
@@ -448,7 +499,11 @@ impl MqttPoolCommands {
         }
         if self.pending < self.per_device {
             let problem = format!("is {}, less than `commands.per_device`", self.pending);
-            return Err(ConfigError::new("commands.pending", problem, "as much or more"));
+            return Err(ConfigError::new(
+                "commands.pending",
+                problem,
+                "as much or more",
+            ));
         }
         Ok(())
     }
@@ -537,7 +592,10 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_for_both_versions() {
         config().validate().unwrap();
-        config().with_version(MqttVersion::V3_1_1).validate().unwrap();
+        config()
+            .with_version(MqttVersion::V3_1_1)
+            .validate()
+            .unwrap();
         let text = r#"{"host": "h", "instance": "a", "version": "3.1.1", "tls": false,
             "encoding": "envelope", "commands": {"subscriptions": "wildcard", "group": "g",
             "retry": {"least": "1s", "most": "2s"}}, "wire": {"session_expiry": "0s"},
@@ -559,10 +617,19 @@ mod tests {
         assert_eq!(key(&|c| c.connections = 0), "connections");
         assert_eq!(key(&|c| c.password = Some(Password::new("x"))), "user_name");
         assert_eq!(key(&|c| c.key_file = Some("k".into())), "certificate_file");
-        assert_eq!(key(&|c| c.commands.group = Some("a/b".to_owned())), "commands.group");
-        assert_eq!(key(&|c| c.commands.handover = "a/+".to_owned()), "commands.handover");
+        assert_eq!(
+            key(&|c| c.commands.group = Some("a/b".to_owned())),
+            "commands.group"
+        );
+        assert_eq!(
+            key(&|c| c.commands.handover = "a/+".to_owned()),
+            "commands.handover"
+        );
         assert_eq!(key(&|c| c.commands.pending = 1), "commands.pending");
-        assert_eq!(key(&|c| c.topics.telemetry = "t".to_owned()), "topics.telemetry");
+        assert_eq!(
+            key(&|c| c.topics.telemetry = "t".to_owned()),
+            "topics.telemetry"
+        );
         let old = |c: &mut MqttPoolConfig| {
             c.version = MqttVersion::V3_1_1;
             c.encoding = Some(MqttEncoding::Properties);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::{DeviceId, MethodReply, Properties, SystemProperties, Uplink};
@@ -30,7 +30,11 @@ const METHOD: &str = "method";
 const STATUS: &str = "status";
 const VERSION: &str = "version";
 /// What stands in a topic as it is between `=` and `&`.
-const BARE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const BARE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 /// The longest text (MQTT 5 section 1.5.4).
 const LONGEST: usize = 65_535;
 
@@ -304,7 +308,9 @@ fn open(inward: &mut Inward, payload: &[u8]) -> Result<(), String> {
     inward.id = owned(envelope.id);
     inward.request = owned(envelope.request_id);
     inward.method = owned(envelope.method);
-    inward.status = envelope.status.and_then(|status| u16::try_from(status).ok());
+    inward.status = envelope
+        .status
+        .and_then(|status| u16::try_from(status).ok());
     inward.version = envelope.version;
     Ok(())
 }
@@ -438,16 +444,44 @@ pub(super) fn twin_request(
     Ok(publish)
 }
 
-/// Says why a message was refused, in properties where there are any.
-pub(super) fn note_refusal(properties: &mut Properties5, topic: &str, reason: &str) {
-    properties.user.push((ours("topic"), topic.to_owned()));
-    properties.user.push((ours("reason"), reason.to_owned()));
-}
-
-/// The time of a message's making as written by [`system`].
-#[cfg(test)]
-fn created(text: &str) -> SystemTime {
-    parse_rfc3339(text).expect("RFC 3339")
+/// Makes the dead letter of a message to a device, with the topic that it came on and the reason.
+///
+/// # Errors
+/// The envelope cannot be written.
+pub(super) fn dead_letter(
+    topic: String,
+    encoding: MqttEncoding,
+    from: &str,
+    inward: &Inward,
+    reason: &str,
+) -> Result<Publish, MqttError> {
+    let notes = [("topic", from), ("reason", reason)];
+    let mut publish = Publish {
+        topic,
+        payload: inward.body.clone(),
+        retain: false,
+        properties: None,
+    };
+    if encoding == MqttEncoding::Envelope {
+        let envelope = Envelope {
+            id: inward.id.as_deref().map(Cow::Borrowed),
+            system: notes
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ..Envelope::default()
+        };
+        publish.payload = seal(&envelope.with_body(&inward.body, false))?;
+        return Ok(publish);
+    }
+    let id = inward.id.as_deref().map(|id| (MESSAGE_ID, id));
+    let user = id.into_iter().chain(notes);
+    publish.properties = Some(Properties5 {
+        user: user
+            .map(|(name, value)| (ours(name), value.to_owned()))
+            .collect(),
+        ..Properties5::default()
+    });
+    Ok(publish)
 }
 
 #[cfg(test)]
@@ -463,13 +497,18 @@ mod tests {
             MessageId::new("m 1").unwrap(),
             &b"\x00\xffbody"[..],
         );
-        let properties = [("plain", "v"), ("$odd", "a=b&c"), ("größe", "23 °C, 水"), ("", "")];
+        let properties = [
+            ("plain", "v"),
+            ("$odd", "a=b&c"),
+            ("größe", "23 °C, 水"),
+            ("", ""),
+        ];
         uplink.properties = properties.into_iter().collect();
         uplink.system.correlation_id = Some("answer to 7".to_owned());
         uplink.system.content_type = Some("application/json".to_owned());
         uplink.system.content_encoding = Some("utf-8".to_owned());
         uplink.system.user_id = Some("someone".to_owned());
-        uplink.system.created_at = Some(created("2023-11-14T22:13:20.250Z"));
+        uplink.system.created_at = parse_rfc3339("2023-11-14T22:13:20.250Z").ok();
         uplink.system.schema = Some("readings".to_owned());
         uplink.system.component = Some("thermostat".to_owned());
         uplink
@@ -512,9 +551,15 @@ mod tests {
             assert_eq!(read.body, sent.body, "{encoding:?}");
             let sorted = |properties: &Properties| -> BTreeMap<String, String> {
                 let properties = properties.iter();
-                properties.map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+                properties
+                    .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                    .collect()
             };
-            assert_eq!(sorted(&read.properties), sorted(&sent.properties), "{encoding:?}");
+            assert_eq!(
+                sorted(&read.properties),
+                sorted(&sent.properties),
+                "{encoding:?}"
+            );
         }
     }
 
@@ -533,7 +578,10 @@ mod tests {
         assert!(matches!(refused, Err(MqttError::TooLarge { .. })));
         message.body = vec![0; 1001].into();
         let refused = uplink(&topics, MqttEncoding::Envelope, 1000, &message);
-        assert!(matches!(refused, Err(MqttError::TooLarge { limit: 1000, .. })));
+        assert!(matches!(
+            refused,
+            Err(MqttError::TooLarge { limit: 1000, .. })
+        ));
     }
 
     #[test]
@@ -558,7 +606,10 @@ mod tests {
         to.topic = None;
         let publish = reply(responses, MqttEncoding::Envelope, &to, &answer).unwrap();
         assert_eq!(publish.topic, "d/d/res/r%2F1/207");
-        assert_eq!(publish.payload, r#"{"request_id":"r/1","status":207,"json":{}}"#);
+        assert_eq!(
+            publish.payload,
+            r#"{"request_id":"r/1","status":207,"json":{}}"#
+        );
         for foul in ["a/+", "#", "", "$SYS/x", "a\nb"] {
             call.response_topic = Some(foul.to_owned());
             let to = ReturnAddress::of(DeviceId::new("d").unwrap(), &mut call);

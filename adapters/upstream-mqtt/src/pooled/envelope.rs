@@ -29,11 +29,11 @@ pub(super) struct Envelope<'a> {
     #[serde(borrow, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) properties: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    json: Option<&'a RawValue>,
+    pub(super) json: Option<&'a RawValue>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    text: Option<Cow<'a, str>>,
+    pub(super) text: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    base64: Option<Cow<'a, str>>,
+    pub(super) base64: Option<Cow<'a, str>>,
 }
 
 impl<'a> Envelope<'a> {

@@ -157,7 +157,10 @@ impl Filters {
 
     pub(super) fn has_refusals(&self) -> bool {
         let state = lock(&self.state);
-        state.filters.values().any(|filter| filter.refusal.is_some())
+        state
+            .filters
+            .values()
+            .any(|filter| filter.refusal.is_some())
     }
 
     /// Whether the broker gives it; its refusal, if it said so.

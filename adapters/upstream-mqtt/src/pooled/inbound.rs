@@ -62,7 +62,9 @@ impl Pool {
             receipt,
         } = incoming;
         let handover = self.config.commands.handover.as_str();
-        let handed = topic.strip_prefix(handover).and_then(|rest| rest.strip_prefix('/'));
+        let handed = topic
+            .strip_prefix(handover)
+            .and_then(|rest| rest.strip_prefix('/'));
         let meant = handed.unwrap_or(&topic);
         let Some((kind, captures)) = self.topics.read(meant) else {
             return self.unreadable(meant, "it is no topic of ours", receipt);

@@ -159,7 +159,8 @@ async fn keep(line: Arc<Line>, pool: Arc<Pool>) {
             ?wait,
             "No connection to the broker"
         );
-        line.state.send_replace(State::Down(reason, Instant::now() + wait));
+        line.state
+            .send_replace(State::Down(reason, Instant::now() + wait));
         sleep(wait).await;
     }
 }

@@ -11,11 +11,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use gateway_core::{CloudMessage, Disposition};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::convert;
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::Job;
-use super::template::Values;
-use crate::client::{Properties5, Publish};
+use super::template::{Template, Values};
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let device = command.device.clone();
@@ -40,7 +40,10 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
 async fn deliver(pool: Arc<Pool>, command: Command) {
     let commands = &pool.config.commands;
     let now = Instant::now();
-    let keep = command.inward.expires_in.map_or(commands.keep, |left| left.min(commands.keep));
+    let keep = command
+        .inward
+        .expires_in
+        .map_or(commands.keep, |left| left.min(commands.keep));
     let until = now + keep;
     // The broker does not say how often it has given a message before.
     let mut deliveries = u32::from(command.duplicate);
@@ -93,23 +96,21 @@ fn refuse(pool: &Arc<Pool>, command: Command, reason: &str) {
         device: Some(device),
         ..Values::default()
     };
-    let letters = pool.topics.dead_letters.as_ref();
-    let Some(topic) = letters.and_then(|letters| letters.write(&values).ok()) else {
+    let letter = |topics: &Template| {
+        let topic = topics.write(&values)?;
+        convert::dead_letter(
+            topic,
+            pool.encoding,
+            &command.topic,
+            &command.inward,
+            reason,
+        )
+    };
+    let Some(Ok(publish)) = pool.topics.dead_letters.as_ref().map(letter) else {
         return command.receipt.acknowledge();
     };
-    let inward = command.inward;
-    let mut properties = Properties5::default();
-    if let Some(id) = inward.id {
-        properties.user.push(("$message_id".to_owned(), id));
-    }
-    properties.user.push(("$topic".to_owned(), command.topic));
-    properties.user.push(("$reason".to_owned(), reason.to_owned()));
-    let publish = Publish {
-        topic,
-        payload: inward.body,
-        retain: false,
-        properties: Some(properties),
-    };
     let receipt = command.receipt;
-    pool.chore(pool.place(&command.device), publish, move || receipt.acknowledge());
+    pool.chore(pool.place(&command.device), publish, move || {
+        receipt.acknowledge()
+    });
 }

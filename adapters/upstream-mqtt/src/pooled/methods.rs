@@ -95,9 +95,13 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let name = inward.method.as_deref().map(MethodName::new);
     let id = CorrelationId::new(&request).or_else(|_| CorrelationId::new(pool.calls.serial()));
     let call = match (name, id) {
-        (Some(Ok(name)), Ok(id)) => {
-            Some(MethodCall::new(device.clone(), id, name, inward.body, deadline))
-        }
+        (Some(Ok(name)), Ok(id)) => Some(MethodCall::new(
+            device.clone(),
+            id,
+            name,
+            inward.body,
+            deadline,
+        )),
         _ => None,
     };
     let mut name = (device.clone(), told_by);
@@ -115,7 +119,12 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     if let Err(call) = pool.enqueue(&device, call, job) {
         let receipt = pool.calls.end(&call.name);
         let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
-        let reply = convert::reply(pool.topics.responses.as_ref(), pool.encoding, &call.to, &refusal);
+        let reply = convert::reply(
+            pool.topics.responses.as_ref(),
+            pool.encoding,
+            &call.to,
+            &refusal,
+        );
         match (reply, receipt) {
             (Ok(reply), Some(receipt)) => {
                 pool.chore(pool.place(&device), reply, move || receipt.acknowledge());
@@ -129,7 +138,12 @@ async fn run(running: Running, call: Call, deadline: Instant) {
     let Running { pool, name } = &running;
     let device = &name.0;
     let reply = answer(pool, call.call, deadline, device).await;
-    let reply = convert::reply(pool.topics.responses.as_ref(), pool.encoding, &call.to, &reply);
+    let reply = convert::reply(
+        pool.topics.responses.as_ref(),
+        pool.encoding,
+        &call.to,
+        &reply,
+    );
     let told = match reply {
         Ok(reply) => {
             let line = &pool.lines[pool.place(device)];

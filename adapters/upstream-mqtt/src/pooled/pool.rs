@@ -68,7 +68,9 @@ impl Pool {
             encoding: config.encoding(),
             topics: Topics::new(&config)?,
             transport: config.transport()?,
-            lines: (1..=config.connections).map(|n| Arc::new(Line::new(n))).collect(),
+            lines: (1..=config.connections)
+                .map(|n| Arc::new(Line::new(n)))
+                .collect(),
             devices: Mutex::default(),
             queues: Arc::new(Queues::new(commands.per_device, commands.pending)),
             asked: Asked::new(commands.pending),
@@ -96,7 +98,11 @@ impl Pool {
     }
 
     /// Runs work until it is done or the connection ends.
-    pub(super) fn spawn_for(&self, client: &Client, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn_for(
+        &self,
+        client: &Client,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let down = client.down().clone();
         self.spawn(async move {
             tokio::select! {
@@ -168,9 +174,12 @@ impl Pool {
     /// back to the session which the broker keeps for it, and to its own messages in flight.
     pub(super) fn place(&self, device: &DeviceId) -> usize {
         // FNV-1a, which never changes with a library.
-        let hash = device.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = device
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         // The low bits alone mix badly.
         ((hash ^ (hash >> 32)) % self.lines.len() as u64) as usize
     }
@@ -249,7 +258,11 @@ impl Pool {
         let messages = topics.messages.as_ref().filter(|_| interest.messages);
         let methods = topics.methods.as_ref().filter(|_| interest.methods);
         let desired = topics.desired.as_ref().filter(|_| interest.desired);
-        let mut filters: Vec<_> = [messages, methods].into_iter().flatten().map(shared).collect();
+        let mut filters: Vec<_> = [messages, methods]
+            .into_iter()
+            .flatten()
+            .map(shared)
+            .collect();
         if commands.hands_over() && !filters.is_empty() {
             filters.push(format!("{}/#", commands.handover));
         }

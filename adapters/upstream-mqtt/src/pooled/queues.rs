@@ -52,7 +52,9 @@ struct State {
 
 impl std::fmt::Debug for Queues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queues").field("pending", &self.pending()).finish_non_exhaustive()
+        f.debug_struct("Queues")
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +85,9 @@ impl Queues {
     ) -> Result<Option<Worker>, T> {
         let mut state = lock(&self.state);
         let State { queues, pending } = &mut *state;
-        let has = queues.get(device).map_or(0, |queue| queue.open + queue.waiting.len());
+        let has = queues
+            .get(device)
+            .map_or(0, |queue| queue.open + queue.waiting.len());
         if *pending >= self.most || has >= self.per_device {
             return Err(of);
         }
@@ -200,7 +204,9 @@ mod tests {
                 begun.send_modify(|begun| begun.push(number));
                 drop(ended.await);
             };
-            let pushed = self.queues.push(&device(to), job, |job| kind(Box::pin(job)));
+            let pushed = self
+                .queues
+                .push(&device(to), job, |job| kind(Box::pin(job)));
             if let Some(worker) = pushed.ok()? {
                 self.workers.spawn(worker.run());
             }

@@ -138,7 +138,10 @@ impl Template {
         }
         if text.starts_with("$share") || text.starts_with("$SYS") {
             let allowed = "a topic of its own; groups are set with `commands.group`";
-            return Err(wrong("begins with a name of the broker's".to_owned(), allowed));
+            return Err(wrong(
+                "begins with a name of the broker's".to_owned(),
+                allowed,
+            ));
         }
         let mut levels = Vec::new();
         for level in text.split('/') {
@@ -331,7 +334,12 @@ mod tests {
 
     const HEARD: Purpose = Purpose {
         key: "messages",
-        allowed: &["{device_id}", "{message_id}", "{request_id}", "{properties}"],
+        allowed: &[
+            "{device_id}",
+            "{message_id}",
+            "{request_id}",
+            "{properties}",
+        ],
         required: &["{device_id}"],
         is_heard: true,
     };

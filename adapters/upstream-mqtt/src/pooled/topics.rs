@@ -264,7 +264,9 @@ impl Topics {
             ("desired", &self.desired),
         ];
         let heard = heard.into_iter();
-        heard.filter_map(|(key, t)| Some((key, t.as_ref()?))).collect()
+        heard
+            .filter_map(|(key, t)| Some((key, t.as_ref()?)))
+            .collect()
     }
 
     /// Where an uplink with these properties goes.

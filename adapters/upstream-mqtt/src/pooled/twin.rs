@@ -86,12 +86,20 @@ impl Pool {
         let (template, body, retain) = match &request {
             TwinRequest::Get => {
                 let template = self.topics.twin_get.as_ref();
-                (template.ok_or(MqttError::Unsupported(GET))?, Bytes::new(), false)
+                (
+                    template.ok_or(MqttError::Unsupported(GET))?,
+                    Bytes::new(),
+                    false,
+                )
             }
             TwinRequest::PatchReported(patch) => {
                 let template = self.topics.reported.as_ref();
                 let template = template.ok_or(MqttError::Unsupported(REPORT))?;
-                (template, patch.clone(), self.config.topics.reported_is_retained)
+                (
+                    template,
+                    patch.clone(),
+                    self.config.topics.reported_is_retained,
+                )
             }
             _ => return Err(MqttError::Unsupported("this request about a twin")),
         };
@@ -152,7 +160,9 @@ impl Pool {
         {
             // A device that was detached meanwhile took nothing of it with it.
             let devices = lock(&self.devices);
-            let is_attached = devices.get(&device.id).is_some_and(|d| std::ptr::eq(&**d, device));
+            let is_attached = devices
+                .get(&device.id)
+                .is_some_and(|d| std::ptr::eq(&**d, device));
             if !is_attached {
                 return Err(MqttError::NotAttached);
             }
@@ -160,7 +170,10 @@ impl Pool {
                 line.filters.want(filter.clone());
             }
         }
-        line.filters.granted(&filter).await.map_err(MqttError::Invalid)
+        line.filters
+            .granted(&filter)
+            .await
+            .map_err(MqttError::Invalid)
     }
 
     /// Reads the twins of those devices of a connection that follow their desired properties: the
@@ -172,7 +185,9 @@ impl Pool {
         let devices: Vec<_> = {
             let devices = lock(&self.devices);
             let here = devices.values().filter(|device| device.line + 1 == number);
-            here.filter(|device| device.interest().desired).cloned().collect()
+            here.filter(|device| device.interest().desired)
+                .cloned()
+                .collect()
         };
         for device in devices {
             let job = |device: Arc<Device>| Job::InTurn(Box::pin(give_whole(self.clone(), device)));
@@ -235,7 +250,14 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
 async fn change(pool: Arc<Pool>, command: Command) {
     let is_whole = command.retain || pool.config.commands.desired_is_whole;
     let version = command.inward.version;
-    give(&pool, &command.device, command.inward.body, version, is_whole).await;
+    give(
+        &pool,
+        &command.device,
+        command.inward.body,
+        version,
+        is_whole,
+    )
+    .await;
     command.receipt.acknowledge();
     let missed = |device: &Arc<Device>| device.missed.swap(false, Relaxed);
     if let Some(device) = pool.find(&command.device).filter(missed)
@@ -246,13 +268,7 @@ async fn change(pool: Arc<Pool>, command: Command) {
 }
 
 /// Gives a device that follows its desired properties a change of them, unless it has it.
-async fn give(
-    pool: &Pool,
-    id: &DeviceId,
-    body: Bytes,
-    version: Option<u64>,
-    is_whole: bool,
-) {
+async fn give(pool: &Pool, id: &DeviceId, body: Bytes, version: Option<u64>, is_whole: bool) {
     let Some(device) = pool.find(id) else { return };
     let Some(callback) = pool.listener(id, |interest| interest.desired) else {
         return;

@@ -173,7 +173,11 @@ impl MqttPoolUpstream {
             explanation.links.push(link);
         }
         let interest = device.interest();
-        for purpose in [LinkPurpose::Messages, LinkPurpose::Methods, LinkPurpose::Twin] {
+        for purpose in [
+            LinkPurpose::Messages,
+            LinkPurpose::Methods,
+            LinkPurpose::Twin,
+        ] {
             let mut one = gateway_core::Interest::NONE;
             match purpose {
                 LinkPurpose::Messages => one.messages = interest.messages,
@@ -181,9 +185,9 @@ impl MqttPoolUpstream {
                 _ => one.desired = interest.desired,
             }
             let filters = pool.filters(&device.id, device.line, one);
-            let standing = filters.iter().map(|(place, filter)| {
-                pool.lines[*place].filters.standing(filter)
-            });
+            let standing = filters
+                .iter()
+                .map(|(place, filter)| pool.lines[*place].filters.standing(filter));
             let standing: Vec<_> = standing.collect();
             if let Some(refusal) = standing.iter().find_map(|(_, refusal)| refusal.clone()) {
                 let error = LastError::new(ErrorKind::Unauthorized, refusal, Duration::ZERO);
@@ -266,7 +270,10 @@ impl Upstream for MqttPoolUpstream {
         let left = end.saturating_duration_since(Instant::now());
         end_all(&pool.lines, settled.then_some(left)).await;
         pool.connections.close();
-        let ended = timeout(CLOSE_PATIENCE, pool.connections.wait()).await.is_ok() && ended;
+        let ended = timeout(CLOSE_PATIENCE, pool.connections.wait())
+            .await
+            .is_ok()
+            && ended;
         if !ended {
             let count = pool.tasks.len() + pool.connections.len();
             tracing::warn!(count, "Tasks outlived the close");
