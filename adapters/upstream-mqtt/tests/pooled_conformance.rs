@@ -90,13 +90,11 @@ impl Fixture {
     }
 
     /// A command as the adapter's documentation says.
-    fn command(&self, topic: String, id: &str, body: &Bytes, user: &[(&str, &str)]) -> Message {
+    fn command(&self, topic: String, id: &str, body: &Bytes) -> Message {
         let mut message = Message::new(topic, body.clone());
         match self.is_new() {
             true => {
-                let user = user.iter().chain([&("$message_id", id)]);
-                let user = user.map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-                message.user = user.collect();
+                message.user = vec![("$message_id".to_owned(), id.to_owned())];
             }
             false => {
                 let mut envelope = serde_json::json!({"id": id, "request_id": id});
@@ -111,7 +109,10 @@ impl Fixture {
     }
 
     fn uplink(&self, message: &Message) -> Option<Uplink> {
-        let device = message.topic.strip_prefix("devices/")?.strip_suffix("/telemetry")?;
+        let device = message
+            .topic
+            .strip_prefix("devices/")?
+            .strip_suffix("/telemetry")?;
         let mut system = SystemProperties::default();
         let mut properties = BTreeMap::new();
         let mut id = None;
@@ -144,7 +145,10 @@ impl Fixture {
                     set("content_type", content_type);
                 }
                 if let Some(correlation) = &message.correlation {
-                    set("correlation_id", std::str::from_utf8(correlation).expect("UTF-8"));
+                    set(
+                        "correlation_id",
+                        std::str::from_utf8(correlation).expect("UTF-8"),
+                    );
                 }
                 message.payload.clone()
             }
@@ -210,9 +214,14 @@ impl UpstreamFixture for Fixture {
         // The broker may acknowledge before the cloud has it.
         let accepted = self.proxy.look(|state| state.accepted);
         let uplinks = |messages: &[Message]| -> Vec<Uplink> {
-            messages.iter().filter_map(|message| self.uplink(message)).collect()
+            messages
+                .iter()
+                .filter_map(|message| self.uplink(message))
+                .collect()
         };
-        self.cloud.wait(|heard| uplinks(&heard.messages).len() >= accepted).await;
+        self.cloud
+            .wait(|heard| uplinks(&heard.messages).len() >= accepted)
+            .await;
         self.cloud.look(|heard| uplinks(&heard.messages))
     }
 
@@ -243,7 +252,7 @@ impl UpstreamFixture for Fixture {
     async fn send_message(&self, device: &DeviceId, body: Bytes) -> MessageOutcome {
         let id = self.serial();
         let topic = format!("devices/{device}/commands");
-        self.cloud.publish(self.command(topic, &id, &body, &[])).await;
+        self.cloud.publish(self.command(topic, &id, &body)).await;
         self.proxy.wait(|state| state.given(&id).1).await;
         let deliveries = self.proxy.look(|state| state.given(&id).0);
         MessageOutcome::Completed {
@@ -264,7 +273,7 @@ impl UpstreamFixture for Fixture {
         }
         let id = self.serial();
         let topic = format!("devices/{device}/methods/{name}");
-        let mut request = self.command(topic, &id, &payload, &[]);
+        let mut request = self.command(topic, &id, &payload);
         if self.is_new() {
             request.response_topic = Some("cloud/answers".to_owned());
             request.correlation = Some(id.clone().into());
@@ -273,7 +282,10 @@ impl UpstreamFixture for Fixture {
         match self.is_new() {
             true => {
                 let is_ours = |m: &Message| m.correlation.as_deref() == Some(id.as_bytes());
-                let answer = self.cloud.find(|m| m.topic == "cloud/answers" && is_ours(m)).await;
+                let answer = self
+                    .cloud
+                    .find(|m| m.topic == "cloud/answers" && is_ours(m))
+                    .await;
                 let status = answer.user("$status").expect("a status");
                 let status = status.parse().expect("a number");
                 Some(MethodReply::new(status, answer.payload))
@@ -292,10 +304,14 @@ impl UpstreamFixture for Fixture {
     }
 
     async fn patch_desired(&self, device: &DeviceId, patch: &str) {
-        let patch = self.twins.patch_desired(device.as_str(), patch).to_string().into();
+        let patch = self
+            .twins
+            .patch_desired(device.as_str(), patch)
+            .to_string()
+            .into();
         let topic = format!("devices/{device}/twin/desired");
         let id = self.serial();
-        self.cloud.publish(self.command(topic, &id, &patch, &[])).await;
+        self.cloud.publish(self.command(topic, &id, &patch)).await;
     }
 
     async fn wait_listening(&self, device: &DeviceId, interest: Interest) {

@@ -35,7 +35,8 @@ impl Message {
 
     pub(crate) fn user(&self, name: &str) -> Option<&str> {
         let mut user = self.user.iter();
-        user.find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        user.find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -159,7 +160,11 @@ impl Cloud {
             client.subscribe(filter).await;
         }
         let mut changes = heard.subscribe();
-        drop(changes.wait_for(|heard| heard.granted >= filters.len()).await);
+        drop(
+            changes
+                .wait_for(|heard| heard.granted >= filters.len())
+                .await,
+        );
         Self {
             client,
             heard,
@@ -183,10 +188,15 @@ impl Cloud {
     /// Waits for a message, among those that came before as well.
     pub(crate) async fn find(&self, wanted: impl Fn(&Message) -> bool) -> Message {
         let mut changes = self.heard.subscribe();
-        let heard = changes.wait_for(|heard| heard.messages.iter().any(&wanted)).await;
+        let heard = changes
+            .wait_for(|heard| heard.messages.iter().any(&wanted))
+            .await;
         let heard = heard.expect("the cloud hears");
         let mut messages = heard.messages.iter();
-        messages.find(|message| wanted(message)).cloned().expect("it was there")
+        messages
+            .find(|message| wanted(message))
+            .cloned()
+            .expect("it was there")
     }
 }
 
@@ -307,7 +317,10 @@ impl Twins {
             false => {
                 let envelope: serde_json::Value =
                     serde_json::from_slice(&request.payload).expect("an envelope");
-                let id = envelope["request_id"].as_str().expect("a request id").to_owned();
+                let id = envelope["request_id"]
+                    .as_str()
+                    .expect("a request id")
+                    .to_owned();
                 (id, envelope["json"].to_string().into_bytes())
             }
         };
@@ -342,7 +355,10 @@ impl Twins {
             false => {
                 let envelope = serde_json::json!({"request_id": id, "status": 200,
                     "version": version, "json": body});
-                Message::new(format!("devices/{device}/twin/answers"), envelope.to_string())
+                Message::new(
+                    format!("devices/{device}/twin/answers"),
+                    envelope.to_string(),
+                )
             }
         }]
     }

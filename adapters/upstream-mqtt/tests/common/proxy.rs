@@ -8,7 +8,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,8 +61,19 @@ impl State {
         self.held.len()
     }
 
+    /// Messages of devices that neither side has settled, held ones among them.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.telemetry.len()
+    }
+
+    pub(crate) fn acks_left(&self) -> usize {
+        self.acks_to_lose
+    }
+
     pub(crate) fn is_subscribed(&self, filter: &str) -> bool {
-        self.filters.values().any(|filters| filters.contains(filter))
+        self.filters
+            .values()
+            .any(|filters| filters.contains(filter))
     }
 
     pub(crate) fn subscriptions(&self) -> usize {
@@ -141,7 +151,8 @@ impl Proxy {
 
     /// Refuses the next message in the broker's place (MQTT 5: payload format invalid).
     pub(crate) fn refuse_next(&self) {
-        self.state.send_modify(|state| state.messages_to_refuse += 1);
+        self.state
+            .send_modify(|state| state.messages_to_refuse += 1);
     }
 
     /// Cuts every connection.
@@ -149,6 +160,7 @@ impl Proxy {
         self.state.send_modify(|state| {
             std::mem::take(&mut state.cut).cancel();
             state.held.clear();
+            state.telemetry.clear();
             state.filters.clear();
         });
     }
@@ -206,6 +218,9 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
                 connection.on_broker(packet);
             }
         }
+        // What the broker has said reaches the gateway before the end.
+        pass(&connection.down, Bytes::new());
+        std::future::pending::<()>().await;
     };
     let write_up = async {
         while let Some(packet) = up_queue.recv().await {
@@ -216,7 +231,7 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
     };
     let write_down = async {
         while let Some(packet) = down_queue.recv().await {
-            if to_gateway.write_all(&packet).await.is_err() {
+            if packet.is_empty() || to_gateway.write_all(&packet).await.is_err() {
                 return;
             }
             let is_closing = state.borrow().is_closing;
@@ -228,10 +243,7 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
     tokio::select! {
         () = cut.cancelled() => {}
         () = read_up => {}
-        () = read_down => {
-            // What the broker has said reaches the gateway before the end.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        () = read_down => {}
         () = write_up => {}
         () = write_down => {}
     }
@@ -277,7 +289,7 @@ impl Connection {
                 }
                 SUBSCRIBE | UNSUBSCRIBE => {
                     let asked = filters(&packet, kind == SUBSCRIBE);
-                    for (id, filters) in asked {
+                    if let Some((id, filters)) = asked {
                         state.asked.insert((self.number, id), filters);
                     }
                 }
@@ -351,7 +363,12 @@ fn split(buffer: &mut BytesMut) -> Option<Bytes> {
 }
 
 fn body(packet: &Bytes) -> Bytes {
-    let header = 1 + packet[1..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    let header = 1
+        + packet[1..]
+            .iter()
+            .take_while(|byte| **byte & 0x80 != 0)
+            .count()
+        + 1;
     packet.slice(header..)
 }
 
