@@ -329,7 +329,7 @@ impl MqttPoolConfig {
         }
         let most = Duration::from_secs(86_400 * 30).as_millis();
         let (wire, commands) = (&self.wire, &self.commands);
-        let ranges: [(&str, u128, u128, u128); 15] = [
+        let ranges: [(&str, u128, u128, u128); 16] = [
             ("port", self.port().into(), 1, 65_535),
             ("connections", self.connections as u128, 1, 1000),
             (
@@ -369,6 +369,12 @@ impl MqttPoolConfig {
             ),
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
             ("commands.per_device", commands.per_device as u128, 1, 1000),
+            (
+                "commands.patience (ms)",
+                commands.patience.as_millis(),
+                0,
+                60_000,
+            ),
             (
                 "commands.verdict_timeout (ms)",
                 commands.verdict_timeout.as_millis(),
@@ -437,10 +443,16 @@ pub struct MqttPoolCommands {
     /// without the device: below this topic all gateways of the group hear all. Default
     /// `gateways/handover`.
     pub handover: String,
-    /// Commands of one device that wait or are on their way; one more is refused. Default 8. A
-    /// broker gives out only so many unacknowledged messages a connection (Mosquitto 20, set by its
-    /// `max_inflight_messages`): with more slow devices than fit, the others wait for them.
+    /// Commands of one device that are on their way to it at a time. Default 8, as over AMQP. A
+    /// broker gives out only so many unacknowledged messages a connection (Mosquitto 20, or what its
+    /// `max_inflight_messages` says): where more of slow devices are on their way than fit, the
+    /// others wait for them, so let it give out hundreds.
     pub per_device: usize,
+    /// How long a command waits for room beyond that, while no other of its device is done, before it
+    /// is refused. Default 1 s: a burst for a device that takes it is taken, and one that does not
+    /// takes no place from the others.
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
     /// Commands of all devices that wait or are on their way. Default 4096, to bound memory.
     pub pending: usize,
     /// How long a device may take to settle a message before it counts as abandoned. Default 55 s,
@@ -469,6 +481,7 @@ impl Default for MqttPoolCommands {
             group: None,
             handover: "gateways/handover".to_owned(),
             per_device: 8,
+            patience: Duration::from_secs(1),
             pending: 4096,
             verdict_timeout: Duration::from_secs(55),
             retry: backoff(1_000, 30_000),

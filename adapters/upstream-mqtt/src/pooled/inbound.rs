@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::MqttSubscriptions;
 use super::convert::{self, Inward};
 use super::pool::Pool;
-use super::queues::Job;
+use super::queues::{Job, Order};
 use super::topics::Kind;
 use super::{messages, methods, twin};
 use crate::client::{Inbox, Incoming, Publish, Receipt};
@@ -123,18 +123,9 @@ impl Pool {
     }
 
     /// Has a job done in its device's turn.
-    ///
-    /// # Errors
-    /// There is no room: what the job would be made of.
-    pub(super) fn enqueue<T>(
-        &self,
-        device: &DeviceId,
-        of: T,
-        job: impl FnOnce(T) -> Job,
-    ) -> Result<(), T> {
-        if let Some(worker) = self.queues.push(device, of, job)? {
+    pub(super) fn enqueue(&self, device: &DeviceId, order: Order, job: Job) {
+        if let Some(worker) = self.queues.push(device, order, job) {
             self.spawn(worker.run());
         }
-        Ok(())
     }
 }

@@ -8,43 +8,48 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use futures_util::future::BoxFuture;
 use gateway_core::{CloudMessage, Disposition};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::convert;
 use super::inbound::Command;
 use super::pool::Pool;
-use super::queues::Job;
+use super::queues::{Admission, Order};
 use super::template::{Template, Values};
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let device = command.device.clone();
-    let job = |command: Command| {
-        let pool = pool.clone();
-        Job::Alongside(Box::pin(async move {
-            let lost = command.lost.clone();
-            tokio::select! {
-                biased;
-                // Not acknowledged: the broker gives it again.
-                () = lost.cancelled() => {}
-                () = deliver(pool, command) => {}
-            }
-        }))
+    let (arrived, pool_too) = (Instant::now(), pool.clone());
+    let job = move |admission| match admission {
+        Admission::Admitted => {
+            let work: BoxFuture<'static, ()> = Box::pin(async move {
+                let lost = command.lost.clone();
+                tokio::select! {
+                    biased;
+                    // Not acknowledged: the broker gives it again.
+                    () = lost.cancelled() => {}
+                    () = deliver(pool_too, command, arrived) => {}
+                }
+            });
+            Some(work)
+        }
+        Admission::Refused => {
+            refuse(&pool_too, command, "too many commands wait for the device");
+            None
+        }
     };
-    if let Err(command) = pool.enqueue(&device, command, job) {
-        refuse(pool, command, "too many commands wait for the device");
-    }
+    pool.enqueue(&device, Order::Alongside, Box::new(job));
 }
 
 /// Delivers a message until it is settled, or its time is over.
-async fn deliver(pool: Arc<Pool>, command: Command) {
+async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
     let commands = &pool.config.commands;
-    let now = Instant::now();
     let keep = command
         .inward
         .expires_in
         .map_or(commands.keep, |left| left.min(commands.keep));
-    let until = now + keep;
+    let until = arrived + keep;
     // The broker does not say how often it has given a message before.
     let mut deliveries = u32::from(command.duplicate);
     for failures in 0.. {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use gateway_core::{CorrelationId, DeviceId, MethodCall, MethodName, MethodReply};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -17,7 +18,7 @@ use super::convert::{self, ReturnAddress};
 use super::device::lock;
 use super::inbound::Command;
 use super::pool::Pool;
-use super::queues::Job;
+use super::queues::{Admission, Order};
 use crate::client::Receipt;
 use crate::error::MqttError;
 
@@ -109,28 +110,39 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
         return;
     }
     let call = Call { name, to, call };
-    let job = |call: Call| {
-        let running = Running {
-            pool: pool.clone(),
-            name: call.name.clone(),
-        };
-        Job::Alongside(Box::pin(run(running, call, deadline)))
+    let running = Running {
+        pool: pool.clone(),
+        name: call.name.clone(),
     };
-    if let Err(call) = pool.enqueue(&device, call, job) {
-        let receipt = pool.calls.end(&call.name);
-        let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
-        let reply = convert::reply(
-            pool.topics.responses.as_ref(),
-            pool.encoding,
-            &call.to,
-            &refusal,
-        );
-        match (reply, receipt) {
-            (Ok(reply), Some(receipt)) => {
-                pool.chore(pool.place(&device), reply, move || receipt.acknowledge());
-            }
-            (_, receipt) => drop(receipt.map(Receipt::acknowledge)),
+    let job = move |admission| match admission {
+        Admission::Admitted => {
+            let work: BoxFuture<'static, ()> = Box::pin(run(running, call, deadline));
+            Some(work)
         }
+        Admission::Refused => {
+            refuse(&running, &call);
+            None
+        }
+    };
+    pool.enqueue(&device, Order::Alongside, Box::new(job));
+}
+
+/// Answers a call for which there is no room.
+fn refuse(running: &Running, call: &Call) {
+    let Running { pool, name } = running;
+    let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
+    let reply = convert::reply(
+        pool.topics.responses.as_ref(),
+        pool.encoding,
+        &call.to,
+        &refusal,
+    );
+    let Some(receipt) = pool.calls.end(name) else {
+        return;
+    };
+    match reply {
+        Ok(reply) => pool.chore(pool.place(&name.0), reply, move || receipt.acknowledge()),
+        Err(_) => receipt.acknowledge(),
     }
 }
 

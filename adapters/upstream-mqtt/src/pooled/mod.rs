@@ -48,7 +48,8 @@
 //! reject nor abandon: an abandoned message is kept here, unacknowledged, and tried again after a wait;
 //! what is rejected, or nobody could take in time, is acknowledged and goes to the dead letters.
 //! Commands of one device begin in their order, a bounded number at a time; changes of desired
-//! properties one after the other.
+//! properties one after the other. What comes for a device that takes nothing is refused after
+//! [`patience`](MqttPoolCommands::patience), so that it does not use up what the broker gives out.
 //!
 //! A method is answered to the response topic of its request (MQTT 5) or to a topic of its own, with
 //! the request's correlation data: by the device, or in its place with 400 (not callable), 404 (does

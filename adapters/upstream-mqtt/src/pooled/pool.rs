@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::config::{MqttEncoding, MqttPoolConfig, MqttSubscriptions, MqttVersion};
 use super::device::{Device, Wish, lock};
 use super::line::Line;
-use super::queues::Queues;
+use super::queues::{Bounds, Queues};
 use super::template::{Template, Values};
 use super::topics::Topics;
 use super::twin::Asked;
@@ -72,7 +72,11 @@ impl Pool {
                 .map(|n| Arc::new(Line::new(n)))
                 .collect(),
             devices: Mutex::default(),
-            queues: Arc::new(Queues::new(commands.per_device, commands.pending)),
+            queues: Arc::new(Queues::new(Bounds {
+                per_device: commands.per_device,
+                most: commands.pending,
+                patience: commands.patience,
+            })),
             asked: Asked::new(commands.pending),
             calls: super::methods::Calls::default(),
             chores: Arc::new(Semaphore::new(CHORES)),

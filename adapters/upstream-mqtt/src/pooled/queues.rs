@@ -3,21 +3,35 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use gateway_core::DeviceId;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::device::lock;
 
-/// Work for a device.
-pub(super) enum Job {
+/// How work of one device goes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
     /// Begun in its turn, and then side by side with what came before.
-    Alongside(BoxFuture<'static, ()>),
+    Alongside,
     /// Begun when those of its kind before it are done.
-    InTurn(BoxFuture<'static, ()>),
+    InTurn,
 }
+
+/// What becomes of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    /// There was no room, and it was waited for.
+    Refused,
+}
+
+/// Work for a device: told what becomes of it, it gives the work if there is any.
+pub(super) type Job = Box<dyn FnOnce(Admission) -> Option<BoxFuture<'static, ()>> + Send>;
 
 /// Takes the work of one device, until there is none.
 #[derive(Debug)]
@@ -29,25 +43,57 @@ pub(super) struct Worker {
     is_done: bool,
 }
 
-#[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Job>,
+    /// Jobs that wait for room, and since when.
+    waiting: VecDeque<(Instant, Order, Job)>,
     /// Jobs that the worker has.
     open: usize,
+    /// When the last job was done.
+    progress: Instant,
     news: Arc<Notify>,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            open: 0,
+            progress: now,
+            news: Arc::default(),
+        }
+    }
+}
+
+/// Says how much is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Jobs of one device that are worked on at a time.
+    pub(super) per_device: usize,
+    /// Jobs of all devices that wait or are worked on.
+    pub(super) most: usize,
+    /// How long a job waits for room while nothing else of its device is done.
+    pub(super) patience: Duration,
 }
 
 /// Only devices that have something to do have a queue, and a worker.
 pub(super) struct Queues {
     state: Mutex<State>,
-    per_device: usize,
-    most: usize,
+    bounds: Bounds,
 }
 
 #[derive(Default)]
 struct State {
     queues: HashMap<DeviceId, Queue>,
     pending: usize,
+}
+
+/// What a worker is to do next.
+#[derive(Default)]
+struct Next {
+    admitted: Vec<(Order, Job)>,
+    refused: Vec<Job>,
+    /// When the one that waits longest has waited enough.
+    look_again: Option<Instant>,
 }
 
 impl std::fmt::Debug for Queues {
@@ -59,11 +105,10 @@ impl std::fmt::Debug for Queues {
 }
 
 impl Queues {
-    pub(super) fn new(per_device: usize, most: usize) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             state: Mutex::default(),
-            per_device,
-            most,
+            bounds,
         }
     }
 
@@ -72,52 +117,76 @@ impl Queues {
         lock(&self.state).pending
     }
 
-    /// Puts a job behind the others of its device, made only if there is room. The worker is to be
-    /// set to work where there was none.
-    ///
-    /// # Errors
-    /// The device, or all together, have too many: what the job would be made of.
-    pub(super) fn push<T>(
+    /// Puts a job behind the others of its device, or refuses it at once if all devices together have
+    /// too many. The worker is to be set to work where there was none.
+    pub(super) fn push(
         self: &Arc<Self>,
         device: &DeviceId,
-        of: T,
-        job: impl FnOnce(T) -> Job,
-    ) -> Result<Option<Worker>, T> {
-        let mut state = lock(&self.state);
-        let State { queues, pending } = &mut *state;
-        let has = queues
-            .get(device)
-            .map_or(0, |queue| queue.open + queue.waiting.len());
-        if *pending >= self.most || has >= self.per_device {
-            return Err(of);
-        }
-        let job = job(of);
-        *pending += 1;
-        let is_new = !queues.contains_key(device);
-        let queue = queues.entry(device.clone()).or_default();
-        queue.waiting.push_back(job);
-        queue.news.notify_one();
-        Ok(is_new.then(|| Worker {
-            queues: self.clone(),
-            device: device.clone(),
-            news: queue.news.clone(),
-            is_done: false,
-        }))
+        order: Order,
+        job: Job,
+    ) -> Option<Worker> {
+        let refused = {
+            let mut state = lock(&self.state);
+            let State { queues, pending } = &mut *state;
+            if *pending < self.bounds.most {
+                *pending += 1;
+                let is_new = !queues.contains_key(device);
+                let now = Instant::now();
+                let queue = queues.entry(device.clone());
+                let queue = queue.or_insert_with(|| Queue::new(now));
+                queue.waiting.push_back((now, order, job));
+                queue.news.notify_one();
+                return is_new.then(|| Worker {
+                    queues: self.clone(),
+                    device: device.clone(),
+                    news: queue.news.clone(),
+                    is_done: false,
+                });
+            }
+            job
+        };
+        drop(refused(Admission::Refused));
+        None
     }
 
-    /// Takes what is new, with so many done since; none if there is nothing left to do.
-    fn take(&self, device: &DeviceId, done: usize) -> Option<VecDeque<Job>> {
+    /// Tells what to do, with so many done since; none if there is nothing left to do.
+    fn next(&self, device: &DeviceId, done: usize) -> Option<Next> {
         let mut state = lock(&self.state);
         let State { queues, pending } = &mut *state;
         *pending -= done;
         let queue = queues.get_mut(device)?;
-        let news = std::mem::take(&mut queue.waiting);
-        queue.open = queue.open - done + news.len();
+        queue.open -= done;
+        let mut next = Next::default();
+        let now = Instant::now();
+        if done > 0 {
+            queue.progress = now;
+        }
+        while let Some((since, _, _)) = queue.waiting.front() {
+            let has_room = queue.open < self.bounds.per_device;
+            let until = queue.progress.max(*since) + self.bounds.patience;
+            if !has_room && until > now {
+                next.look_again = Some(until);
+                break;
+            }
+            let Some((_, order, job)) = queue.waiting.pop_front() else {
+                break;
+            };
+            match has_room {
+                true => {
+                    queue.open += 1;
+                    next.admitted.push((order, job));
+                }
+                false => {
+                    *pending -= 1;
+                    next.refused.push(job);
+                }
+            }
+        }
         if queue.open == 0 {
             queues.remove(device);
             return None;
         }
-        Some(news)
+        Some(next)
     }
 }
 
@@ -127,27 +196,41 @@ impl Worker {
         let mut alongside = FuturesUnordered::new();
         let mut in_turn = VecDeque::new();
         let mut done = 0;
-        while let Some(news) = self.queues.take(&self.device, std::mem::take(&mut done)) {
-            for job in news {
-                match job {
-                    Job::Alongside(job) => alongside.push(job),
-                    Job::InTurn(job) => in_turn.push_back(job),
+        while let Some(next) = self.queues.next(&self.device, std::mem::take(&mut done)) {
+            for job in next.refused {
+                drop(job(Admission::Refused));
+            }
+            for (order, job) in next.admitted {
+                match (job(Admission::Admitted), order) {
+                    (None, _) => done += 1,
+                    (Some(job), Order::Alongside) => alongside.push(job),
+                    (Some(job), Order::InTurn) => in_turn.push_back(job),
                 }
             }
-            let next = async {
+            if done > 0 {
+                continue;
+            }
+            let first = async {
                 match in_turn.front_mut() {
                     Some(job) => job.await,
                     None => pending().await,
                 }
             };
+            let look_again = async {
+                match next.look_again {
+                    Some(until) => sleep_until(until).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                () = next => {
+                () = first => {
                     in_turn.pop_front();
                     done = 1;
                 }
                 Some(()) = alongside.next() => done = 1,
                 () = self.news.notified() => {}
+                () = look_again => {}
             }
         }
         self.is_done = true;
@@ -176,87 +259,108 @@ mod tests {
         DeviceId::new(name).unwrap()
     }
 
-    /// Pushes jobs that note their number when they begin, and end when told to.
+    /// Pushes jobs that note their number when they begin, negative when they are refused, and end
+    /// when told to.
     struct Bench {
         queues: Arc<Queues>,
         workers: JoinSet<()>,
-        begun: watch::Sender<Vec<u32>>,
+        told: watch::Sender<Vec<i32>>,
     }
 
     impl Bench {
         fn new(per_device: usize, most: usize) -> Self {
+            let patience = Duration::from_secs(1);
+            let bounds = Bounds {
+                per_device,
+                most,
+                patience,
+            };
             Self {
-                queues: Arc::new(Queues::new(per_device, most)),
+                queues: Arc::new(Queues::new(bounds)),
                 workers: JoinSet::new(),
-                begun: watch::Sender::new(Vec::new()),
+                told: watch::Sender::new(Vec::new()),
             }
         }
 
-        fn push(
-            &mut self,
-            to: &str,
-            number: u32,
-            kind: fn(BoxFuture<'static, ()>) -> Job,
-        ) -> Option<oneshot::Sender<()>> {
+        fn push(&mut self, to: &str, number: i32, order: Order) -> oneshot::Sender<()> {
             let (end, ended) = oneshot::channel();
-            let begun = self.begun.clone();
-            let job = async move {
-                begun.send_modify(|begun| begun.push(number));
-                drop(ended.await);
-            };
-            let pushed = self
-                .queues
-                .push(&device(to), job, |job| kind(Box::pin(job)));
-            if let Some(worker) = pushed.ok()? {
+            let told = self.told.clone();
+            let job: Job = Box::new(move |admission| match admission {
+                Admission::Admitted => Some(Box::pin(async move {
+                    told.send_modify(|told| told.push(number));
+                    drop(ended.await);
+                })),
+                Admission::Refused => {
+                    told.send_modify(|told| told.push(-number));
+                    None
+                }
+            });
+            if let Some(worker) = self.queues.push(&device(to), order, job) {
                 self.workers.spawn(worker.run());
             }
-            Some(end)
+            end
         }
 
-        async fn wait(&self, wanted: &[u32]) {
-            let mut begun = self.begun.subscribe();
-            drop(begun.wait_for(|begun| begun == wanted).await);
+        async fn wait(&self, wanted: &[i32]) {
+            let mut told = self.told.subscribe();
+            drop(told.wait_for(|told| told == wanted).await);
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_waits_for_room_and_a_flood_is_refused() {
+        let mut bench = Bench::new(2, 5);
+        let first = bench.push("a", 1, Order::Alongside);
+        let second = bench.push("a", 2, Order::Alongside);
+        let _third = bench.push("a", 3, Order::Alongside);
+        let _fourth = bench.push("a", 4, Order::Alongside);
+        let other = bench.push("b", 5, Order::Alongside);
+        bench.wait(&[1, 2, 5]).await;
+        // Nobody has room any more.
+        drop(bench.push("c", 6, Order::Alongside));
+        drop(first);
+        bench.wait(&[1, 2, 5, -6, 3]).await;
+        let begun = Instant::now();
+        bench.wait(&[1, 2, 5, -6, 3, -4]).await;
+        let waited = begun.elapsed();
+        assert!(waited >= Duration::from_millis(900) && waited <= Duration::from_millis(1100));
+        drop((second, other));
+        drop(bench.push("c", 7, Order::Alongside));
+        bench.wait(&[1, 2, 5, -6, 3, -4, 7]).await;
+    }
+
     #[tokio::test]
-    async fn work_begins_in_order_and_a_full_queue_says_so() {
+    async fn what_is_done_leaves_nothing_behind() {
         let mut bench = Bench::new(3, 4);
-        let ends: Vec<_> = (0..3)
-            .map(|n| bench.push("a", n, Job::Alongside).unwrap())
-            .collect();
-        bench.wait(&[0, 1, 2]).await;
-        assert!(bench.push("a", 3, Job::Alongside).is_none());
-        let other = bench.push("b", 4, Job::Alongside).unwrap();
-        assert!(bench.push("c", 5, Job::Alongside).is_none());
-        bench.wait(&[0, 1, 2, 4]).await;
-        drop((ends, other));
+        for n in 1..=4 {
+            drop(bench.push("a", n, Order::Alongside));
+        }
         while bench.workers.join_next().await.is_some() {}
+        bench.wait(&[1, 2, 3, 4]).await;
         assert_eq!(bench.queues.pending(), 0);
-        drop(bench.push("a", 6, Job::Alongside).unwrap());
-        bench.wait(&[0, 1, 2, 4, 6]).await;
+        assert!(lock(&bench.queues.state).queues.is_empty());
     }
 
     #[tokio::test]
     async fn what_goes_in_turn_waits_for_its_kind_only() {
         let mut bench = Bench::new(8, 8);
-        let first = bench.push("a", 0, Job::InTurn).unwrap();
-        let _second = bench.push("a", 1, Job::InTurn).unwrap();
-        let _beside = bench.push("a", 2, Job::Alongside).unwrap();
-        bench.wait(&[0, 2]).await;
+        let first = bench.push("a", 1, Order::InTurn);
+        let _second = bench.push("a", 2, Order::InTurn);
+        let _beside = bench.push("a", 3, Order::Alongside);
+        bench.wait(&[1, 3]).await;
         drop(first);
-        bench.wait(&[0, 2, 1]).await;
+        bench.wait(&[1, 3, 2]).await;
     }
 
     #[tokio::test]
     async fn a_worker_that_is_lost_leaves_the_device_usable() {
         let mut bench = Bench::new(1, 1);
-        let _held = bench.push("a", 0, Job::Alongside).unwrap();
-        bench.wait(&[0]).await;
+        let _held = bench.push("a", 1, Order::Alongside);
+        bench.wait(&[1]).await;
         bench.workers.abort_all();
         while bench.workers.join_next().await.is_some() {}
         assert_eq!(bench.queues.pending(), 0);
-        drop(bench.push("a", 1, Job::Alongside).unwrap());
-        bench.wait(&[0, 1]).await;
+        drop(bench.push("a", 2, Order::Alongside));
+        bench.wait(&[1, 2]).await;
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use gateway_core::{DesiredPatch, DeviceId, TwinProperties, TwinReply, TwinRequest};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,7 +17,7 @@ use super::convert::{self, Inward};
 use super::device::{Device, lock};
 use super::inbound::Command;
 use super::pool::Pool;
-use super::queues::Job;
+use super::queues::{Admission, Order};
 use super::template::Values;
 use crate::error::MqttError;
 
@@ -190,15 +191,23 @@ impl Pool {
                 .collect()
         };
         for device in devices {
-            let job = |device: Arc<Device>| Job::InTurn(Box::pin(give_whole(self.clone(), device)));
-            let id = device.id.clone();
-            let mut next = Some(device);
-            while let Some(device) = next.take() {
-                if let Err(device) = self.enqueue(&id, device, job) {
-                    next = Some(device);
-                    sleep(ROOM).await;
-                }
+            // Leaves room for what comes by itself.
+            while self.queues.pending() > self.config.commands.pending / 2 {
+                sleep(ROOM).await;
             }
+            let (pool, id) = (self.clone(), device.id.clone());
+            let job = move |admission| match admission {
+                Admission::Admitted => {
+                    let work: BoxFuture<'static, ()> = Box::pin(give_whole(pool, device));
+                    Some(work)
+                }
+                Admission::Refused => {
+                    // Whatever fills its queue now ends with a change, or has it read again.
+                    device.missed.store(true, Relaxed);
+                    None
+                }
+            };
+            self.enqueue(&id, Order::InTurn, Box::new(job));
         }
     }
 }
@@ -227,24 +236,30 @@ async fn give_whole(pool: Arc<Pool>, device: Arc<Device>) {
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let id = command.device.clone();
-    let job = |command: Command| {
-        let pool = pool.clone();
-        Job::InTurn(Box::pin(async move {
-            let lost = command.lost.clone();
-            tokio::select! {
-                biased;
-                () = lost.cancelled() => {}
-                () = change(pool, command) => {}
-            }
-        }))
-    };
-    if let Err(command) = pool.enqueue(&id, command, job) {
-        tracing::warn!(device.id = %id, count = 1, "A change of desired properties did not fit");
-        if let Some(device) = pool.find(&id) {
-            device.missed.store(true, Relaxed);
+    let pool_too = pool.clone();
+    let job = move |admission| match admission {
+        Admission::Admitted => {
+            let work: BoxFuture<'static, ()> = Box::pin(async move {
+                let lost = command.lost.clone();
+                tokio::select! {
+                    biased;
+                    () = lost.cancelled() => {}
+                    () = change(pool_too, command) => {}
+                }
+            });
+            Some(work)
         }
-        command.receipt.acknowledge();
-    }
+        Admission::Refused => {
+            let id = &command.device;
+            tracing::warn!(device.id = %id, count = 1, "A change of desired properties did not fit");
+            if let Some(device) = pool_too.find(id) {
+                device.missed.store(true, Relaxed);
+            }
+            command.receipt.acknowledge();
+            None
+        }
+    };
+    pool.enqueue(&id, Order::InTurn, Box::new(job));
 }
 
 async fn change(pool: Arc<Pool>, command: Command) {
