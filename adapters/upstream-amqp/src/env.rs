@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gateway_core::{DeviceId, ErrorKind};
 use gateway_core::governor::{Breakers, Door, Operation, Progress};
+use gateway_core::{DeviceId, ErrorKind};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::{CredentialError, ErrorKind, UpstreamError};
+use gateway_core::{ErrorKind, UpstreamError};
 
 use crate::client::reason;
 
@@ -20,6 +20,10 @@ pub(crate) enum MqttError {
     Ended { code: u8, text: String },
     #[error("the connection to the broker is down")]
     Down,
+    /// In order, as far as TCP is concerned: what a broker of version 3.1.1 does that has nothing
+    /// else to say.
+    #[error("the broker closed the connection without a word")]
+    Left,
     #[error("the upstream is closed")]
     Closed,
     #[error("the broker did not answer {0} in time")]
@@ -40,14 +44,6 @@ pub(crate) enum MqttError {
     Crowded,
     #[error("the broker cannot be reached; the next try is not due yet")]
     NotYet(Duration),
-    #[error("the broker refused the device too often; it is not asked for now")]
-    Held {
-        wait: Duration,
-        /// Of the last refusal.
-        kind: ErrorKind,
-    },
-    #[error("the device's credential cannot be had now")]
-    Credential(#[source] CredentialError),
     #[error("the device is not attached")]
     NotAttached,
     #[error("{0}")]
@@ -70,7 +66,7 @@ fn said(text: &str) -> String {
 impl MqttError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect(_) | Self::Down | Self::NotYet(_) | Self::Protocol(_) => {
+            Self::Connect(_) | Self::Down | Self::Left | Self::NotYet(_) | Self::Protocol(_) => {
                 ErrorKind::Disconnected
             }
             Self::Refused { code, .. } | Self::Ended { code, .. } => kind_of_connection(*code),
@@ -88,8 +84,6 @@ impl MqttError {
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Crowded => ErrorKind::Throttled,
             Self::Closed => ErrorKind::Closed,
-            Self::Held { kind, .. } => *kind,
-            Self::Credential(error) => error.kind(),
             Self::NotAttached => ErrorKind::UnknownDevice,
         }
     }
@@ -102,9 +96,7 @@ impl MqttError {
     pub(crate) fn into_upstream(self, operation: &'static str) -> UpstreamError {
         let error = UpstreamError::new(self.kind(), operation);
         match self {
-            Self::NotYet(wait) | Self::Held { wait, .. } => {
-                error.with_retry_after(wait).with_source(self)
-            }
+            Self::NotYet(wait) => error.with_retry_after(wait).with_source(self),
             _ => error.with_source(self),
         }
     }
@@ -271,6 +263,7 @@ mod tests {
         for error in [
             MqttError::Connect(broken()),
             MqttError::Down,
+            MqttError::Left,
             MqttError::NotYet(Duration::from_secs(1)),
             MqttError::Protocol("garbage".into()),
             MqttError::Unanswered("a message"),

@@ -244,7 +244,8 @@ async fn a_group_over_all_devices_hands_over_what_is_anothers() {
     for name in ["left", "right"] {
         for n in 0..20 {
             site.command(name, &format!("{name}-{n:02}")).await;
-            site.call(name, "echo", &format!("{name}-call-{n:02}")).await;
+            site.call(name, "echo", &format!("{name}-call-{n:02}"))
+                .await;
         }
     }
     for (name, callback) in [("left", &left), ("right", &right)] {
@@ -453,4 +454,38 @@ async fn twins_are_unsupported_unless_configured_and_a_silent_service_times_out(
         0,
         "a silent service is not a silent broker"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_missed_while_the_broker_kept_no_session_come_as_a_whole() {
+    let Some(broker) = Mosquitto::start_with(common::OPEN).await else {
+        return;
+    };
+    let proxy = Proxy::start(broker.port()).await;
+    let twins = cloud::Twins::default();
+    let service = twins.clone();
+    let answer = move |message: &Message| service.answer(message);
+    let filters = ["devices/+/twin/get"];
+    let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, answer).await;
+    let mut config = common::config(proxy.port(), "gw");
+    config.topics.desired = "devices/{device_id}/twin/desired".to_owned();
+    config.topics.twin_get = "devices/{device_id}/twin/get".to_owned();
+    config.topics.twin_response = "answers/{instance_id}".to_owned();
+    config.wire.session_expiry = Duration::ZERO;
+    let upstream = common::upstream(config);
+    let callback = attach(&upstream, "dev", Interest::NONE.with_desired(true)).await;
+    let topic = "devices/dev/twin/desired";
+    proxy.wait(|state| state.is_subscribed(topic)).await;
+    let patch = twins.patch_desired("dev", r#"{"a":1}"#);
+    cloud.publish(Message::new(topic, patch.to_string())).await;
+    callback.wait_for(|record| record.patches.len() == 1).await;
+    // Made while nobody hears it.
+    twins.patch_desired("dev", r#"{"b":2}"#);
+    proxy.cut();
+    let record = callback.wait_for(|record| record.patches.len() == 2).await;
+    let whole = &record.patches[1];
+    assert!(whole.is_whole && !record.patches[0].is_whole);
+    assert_eq!(whole.version, 2);
+    let body: serde_json::Value = serde_json::from_slice(&whole.body).expect("JSON");
+    assert_eq!((&body["a"], &body["b"]), (&1.into(), &2.into()));
 }

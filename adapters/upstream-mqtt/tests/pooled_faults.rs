@@ -25,7 +25,7 @@ const LEAST: Duration = Duration::from_millis(40);
 
 /// One connection, and a wait whose doubling can be seen.
 fn config(port: u16, version: MqttVersion) -> MqttPoolConfig {
-    let backoff = Backoff::new(LEAST, Duration::from_secs(10)).unwrap();
+    let backoff = Backoff::new(LEAST, Duration::from_secs(10)).expect("a backoff");
     common::config(port, "gw")
         .with_version(version)
         .with_connections(1)

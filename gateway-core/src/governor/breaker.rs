@@ -248,8 +248,8 @@ impl Breakers {
     pub fn suspect_until(&self, device: &DeviceId, strikes: u32) -> Option<Instant> {
         let table = lock(&self.table);
         let breaker = table.peek(device)?;
-        let is_suspect = breaker.strikes >= strikes
-            && !breaker.is_forgiven(&self.config, Instant::now());
+        let is_suspect =
+            breaker.strikes >= strikes && !breaker.is_forgiven(&self.config, Instant::now());
         is_suspect.then(|| breaker.last + self.config.forgiven_after)
     }
 

@@ -505,7 +505,10 @@ mod tests {
         for _ in 0..1000 {
             assert!(governor.ask(Operation::Token, QUIET, now).is_some());
         }
-        assert_eq!(governor.forecast(&[Operation::Token], 1000, now), Duration::from_secs(10));
+        assert_eq!(
+            governor.forecast(&[Operation::Token], 1000, now),
+            Duration::from_secs(10)
+        );
         let passed = second(&mut governor, &mut now);
         assert!((95..=110).contains(&passed), "{passed}");
         now += Duration::from_secs(600);

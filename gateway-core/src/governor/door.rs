@@ -196,8 +196,8 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::{Class, Rate};
+    use super::*;
     use std::sync::Arc;
     use tokio::task::JoinSet;
     use tokio::time::timeout;

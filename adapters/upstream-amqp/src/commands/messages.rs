@@ -28,7 +28,7 @@ pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some(link) = open(site.inbox.until_deaf(true), opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Messages);
+    let _open = site.inbox.opened(LinkPurpose::Messages, link.id());
     let mut messages = Messages {
         site: &site,
         link,

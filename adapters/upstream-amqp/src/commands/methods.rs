@@ -29,7 +29,7 @@ pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some((calls, answers)) = open(unwanted, opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Methods);
+    let _open = site.inbox.opened(LinkPurpose::Methods, calls.id());
     let mut methods = Methods {
         site: &site,
         calls,

@@ -31,7 +31,7 @@ pub(crate) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some((answers, requests)) = open(unwanted, opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Twin);
+    let _open = site.inbox.opened(LinkPurpose::Twin, answers.id());
     let room = site.env.config.commands.credit as usize;
     let twin = Twin {
         answers,

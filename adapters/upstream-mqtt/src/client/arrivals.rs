@@ -15,17 +15,16 @@ pub(super) struct Arrival(u64);
 enum Fate {
     Open,
     Acknowledged,
-    /// Acknowledged, and the broker knows.
-    Told,
     /// Never to be acknowledged; the broker sends it again on the next connection.
     Forgotten,
 }
 
 #[derive(Debug)]
 pub(super) struct Arrivals {
-    /// The number of the first in the ring.
-    first: u64,
-    ring: VecDeque<(u16, Fate)>,
+    /// The number of the next.
+    next: u64,
+    /// In order of arrival. Where order is not kept, only what has no verdict.
+    ring: VecDeque<(u64, u16, Fate)>,
     /// Not acknowledged: what counts against the broker's window.
     unacknowledged: usize,
     most: usize,
@@ -35,7 +34,7 @@ pub(super) struct Arrivals {
 impl Arrivals {
     pub(super) fn new(most: u16, is_ordered: bool) -> Self {
         Self {
-            first: 0,
+            next: 0,
             ring: VecDeque::new(),
             unacknowledged: 0,
             most: most.max(1).into(),
@@ -43,25 +42,36 @@ impl Arrivals {
         }
     }
 
+    /// Tells whether as many wait for their verdict as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.ring.len() >= self.most
+    }
+
     /// Takes in a message; none if it is here already, and this is the broker's second try.
     ///
     /// # Errors
-    /// There are more than the broker may send.
-    pub(super) fn arrive(&mut self, id: u16, duplicate: bool) -> Result<Option<Arrival>, Fault> {
+    /// There are more than the broker may send, if it was `told` how many.
+    pub(super) fn arrive(
+        &mut self,
+        id: u16,
+        duplicate: bool,
+        told: bool,
+    ) -> Result<Option<Arrival>, Fault> {
         // Only versions before 5 send again while the connection lives.
-        let is_here = |(other, fate): &(u16, Fate)| {
-            *other == id && matches!(fate, Fate::Open | Fate::Acknowledged)
-        };
+        let is_here =
+            |(_, other, fate): &(u64, u16, Fate)| *other == id && *fate != Fate::Forgotten;
         if duplicate && self.ring.iter().any(is_here) {
             return Ok(None);
         }
-        if self.unacknowledged >= self.most {
+        if told && self.unacknowledged >= self.most {
             let what = format!("more than {} messages wait for their verdict", self.most);
             return Err(Fault::with_code(0x93, what));
         }
         self.unacknowledged += 1;
-        self.ring.push_back((id, Fate::Open));
-        Ok(Some(Arrival(self.first + self.ring.len() as u64 - 1)))
+        let number = self.next;
+        self.next += 1;
+        self.ring.push_back((number, id, Fate::Open));
+        Ok(Some(Arrival(number)))
     }
 
     /// Acknowledges one, where order is kept once all before it have their verdict.
@@ -75,24 +85,29 @@ impl Arrivals {
     }
 
     fn decide(&mut self, arrival: Arrival, fate: Fate, out: &mut BytesMut) {
-        let at = arrival.0.checked_sub(self.first);
-        if let Some((id, open)) = at.and_then(|at| self.ring.get_mut(at as usize)) {
-            *open = fate;
-            if fate == Fate::Acknowledged && !self.is_ordered {
-                *open = Fate::Told;
-                codec::puback(*id, out);
-                self.unacknowledged -= 1;
+        let at = self
+            .ring
+            .binary_search_by_key(&arrival.0, |(number, ..)| *number);
+        let Ok(at) = at else { return };
+        if !self.is_ordered {
+            if let Some((_, id, _)) = self.ring.remove(at) {
+                self.tell(id, fate, out);
             }
+            return;
         }
-        while let Some(&(id, fate)) = self.ring.front()
+        self.ring[at].2 = fate;
+        while let Some(&(_, id, fate)) = self.ring.front()
             && fate != Fate::Open
         {
             self.ring.pop_front();
-            self.first += 1;
-            if fate == Fate::Acknowledged {
-                codec::puback(id, out);
-                self.unacknowledged -= 1;
-            }
+            self.tell(id, fate, out);
+        }
+    }
+
+    fn tell(&mut self, id: u16, fate: Fate, out: &mut BytesMut) {
+        if fate == Fate::Acknowledged {
+            codec::puback(id, out);
+            self.unacknowledged -= 1;
         }
     }
 
@@ -120,8 +135,8 @@ mod tests {
     fn without_order_none_waits_for_anothers_verdict() {
         for (is_ordered, first) in [(true, &[][..]), (false, &[2][..])] {
             let (mut arrivals, mut out) = (Arrivals::new(3, is_ordered), BytesMut::new());
-            let slow = arrivals.arrive(1, false).unwrap().unwrap();
-            let quick = arrivals.arrive(2, false).unwrap().unwrap();
+            let slow = arrivals.arrive(1, false, true).unwrap().unwrap();
+            let quick = arrivals.arrive(2, false, true).unwrap().unwrap();
             arrivals.acknowledge(quick, &mut out);
             assert_eq!(told(&mut out), first);
             arrivals.acknowledge(slow, &mut out);
@@ -134,11 +149,14 @@ mod tests {
     #[test]
     fn an_identifier_told_out_of_order_may_come_again() {
         let (mut arrivals, mut out) = (Arrivals::new(3, false), BytesMut::new());
-        let slow = arrivals.arrive(1, false).unwrap().unwrap();
-        let quick = arrivals.arrive(2, false).unwrap().unwrap();
+        let slow = arrivals.arrive(1, false, true).unwrap().unwrap();
+        let quick = arrivals.arrive(2, false, true).unwrap().unwrap();
         arrivals.acknowledge(quick, &mut out);
-        let again = arrivals.arrive(2, true).unwrap().expect("another message");
-        assert!(arrivals.arrive(1, true).unwrap().is_none());
+        let again = arrivals
+            .arrive(2, true, true)
+            .unwrap()
+            .expect("another message");
+        assert!(arrivals.arrive(1, true, true).unwrap().is_none());
         arrivals.acknowledge(again, &mut out);
         arrivals.forget(slow, &mut out);
         assert_eq!(told(&mut out), [2, 2]);

@@ -113,7 +113,7 @@ impl Driver {
         let lost = {
             let mut reading = pin!(read_packets(shared, read, buffer, inbox));
             let mut writing = pin!(writer.run());
-            let mut watching = pin!(watch(shared, patience));
+            let mut watching = pin!(watch(shared));
             tokio::select! {
                 biased;
                 () = shared.end.cancelled() => None,
@@ -155,8 +155,14 @@ async fn read_packets(
 ) -> MqttError {
     let mut room = *READ.start();
     loop {
-        if let Err(error) = shared.on_bytes(&mut buffer, &*inbox) {
-            return error;
+        match shared.on_bytes(&mut buffer, &*inbox) {
+            Ok(true) => {}
+            Ok(false) => {
+                // The broker waits with us: its side of the connection fills up.
+                shared.room().await;
+                continue;
+            }
+            Err(error) => return error,
         }
         // What a burst needed is not kept for good.
         if buffer.is_empty() && buffer.capacity() > 4 * room {
@@ -164,10 +170,12 @@ async fn read_packets(
         }
         buffer.reserve(room);
         match read.read_buf(&mut buffer).await {
-            Ok(0) => return MqttError::Down,
+            Ok(0) => return MqttError::Left,
             Ok(read) if read >= room => room = (2 * room).min(*READ.end()),
             Ok(read) if read < room / 4 => room = (room / 2).max(*READ.start()),
             Ok(_) => {}
+            // Over TLS, without a last word.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return MqttError::Left,
             Err(error) => {
                 tracing::debug!(error = %error, "Reading from the broker failed");
                 return MqttError::Down;
@@ -177,19 +185,17 @@ async fn read_packets(
 }
 
 /// Asks for signs of life, and gives up on answers that do not come.
-async fn watch(shared: &Shared, patience: Duration) -> MqttError {
+async fn watch(shared: &Shared) -> MqttError {
     loop {
         let now = Instant::now();
-        let (due, deadline) = shared.with(|state| {
-            let due = state.on_time(now);
-            (due, state.next_deadline())
+        let due = shared.with(|state| {
+            state.on_time(now)?;
+            Ok(state.next_deadline(now))
         });
-        if let Err(error) = due {
-            return error;
+        match due {
+            Ok(deadline) => sleep_until(deadline).await,
+            Err(error) => return error,
         }
-        // What is submitted meanwhile is not due before that.
-        let latest = now + patience;
-        sleep_until(deadline.map_or(latest, |deadline| deadline.min(latest))).await;
     }
 }
 

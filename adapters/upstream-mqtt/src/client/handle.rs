@@ -117,12 +117,12 @@ impl Shared {
         result
     }
 
-    /// Works on what was read, and hands messages to the inbox.
+    /// Works on what was read, and hands messages to the inbox; tells whether more may be read.
     pub(super) fn on_bytes(
         self: &Arc<Self>,
         buffer: &mut BytesMut,
         inbox: &dyn Inbox,
-    ) -> Result<(), MqttError> {
+    ) -> Result<bool, MqttError> {
         let mut arrived = Vec::new();
         let now = Instant::now();
         let worked = self.with(|state| state.on_bytes(buffer, now, &mut arrived));
@@ -137,6 +137,11 @@ impl Shared {
             });
         }
         worked
+    }
+
+    /// Waits until messages have room again.
+    pub(super) async fn room(&self) {
+        poll_fn(|cx| self.lock().poll_room(cx.waker(), Instant::now())).await;
     }
 
     /// Takes all that is to be written.

@@ -28,8 +28,11 @@
 //!   acknowledgements of any length.
 
 mod arrivals;
+pub(crate) mod bench;
 mod codec;
 mod driver;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handle;
 mod ledger;
 mod options;

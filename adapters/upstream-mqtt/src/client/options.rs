@@ -122,8 +122,9 @@ pub(crate) struct Limits {
     /// Messages on their way without acknowledgement; default 1,024. A broker of version 5 may ask
     /// for fewer.
     pub(crate) in_flight: u16,
-    /// Messages from the broker that wait for our acknowledgement; default 1,024. Version 5 tells
-    /// the broker; one that sends more is left.
+    /// Messages from the broker that wait for our acknowledgement; default 1,024. A broker of version
+    /// 5 is told, and left if it sends more; from one of version 3.1.1 nothing more is read until
+    /// there is room, acknowledgements of ours neither.
     pub(crate) receive: u16,
     /// Bytes of a packet in either direction; default 1 MiB. A broker of version 5 may take less.
     pub(crate) max_packet: usize,

@@ -22,7 +22,8 @@ const UNREAD: usize = 8 << 20;
 pub(super) struct Terms {
     pub(super) version: Version,
     pub(super) bounds: Bounds,
-    /// Messages that the broker may have on their way to us.
+    /// Messages that may wait for our acknowledgement. A broker of version 5 knows it; from any other
+    /// nothing more is read meanwhile.
     pub(super) receive: u16,
     pub(super) ordered_acks: bool,
     /// Bytes of a packet that we take.
@@ -62,6 +63,12 @@ pub(super) struct State {
     last_received: Instant,
     /// When the sign of life was asked for that has not come.
     pinged: Option<Instant>,
+    /// Nothing is read until messages have their verdict.
+    is_paused: bool,
+    /// Waits to read on.
+    reader: Option<Waker>,
+    /// Since when the broker is listened to: nothing unheard before that is its fault.
+    listening: Instant,
 }
 
 impl State {
@@ -77,6 +84,9 @@ impl State {
             last_sent: now,
             last_received: now,
             pinged: None,
+            is_paused: false,
+            reader: None,
+            listening: now,
         }
     }
 
@@ -126,6 +136,7 @@ impl State {
     pub(super) fn acknowledge(&mut self, arrival: Arrival) {
         if self.phase != Phase::Ended {
             self.arrivals.acknowledge(arrival, &mut self.out);
+            self.check_pause();
         }
     }
 
@@ -135,7 +146,14 @@ impl State {
             return false;
         }
         self.arrivals.forget(arrival, &mut self.out);
+        self.check_pause();
         self.arrivals.is_stuck()
+    }
+
+    fn check_pause(&mut self) {
+        if self.is_paused && !self.arrivals.is_full() {
+            self.wake.add(self.reader.take());
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -166,17 +184,35 @@ impl State {
 
     // --- What the driver tells. ---
 
-    /// Takes every whole packet off what was read. An error is the end of the connection.
+    /// Waits until messages have room.
+    pub(super) fn poll_room(&mut self, waker: &Waker, now: Instant) -> Poll<()> {
+        if self.is_paused && self.arrivals.is_full() {
+            self.reader = Some(waker.clone());
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut self.is_paused) {
+            self.listening = now;
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes every whole packet off what was read, as long as messages have room; tells whether they
+    /// still have. An error is the end of the connection.
     pub(super) fn on_bytes(
         &mut self,
         buffer: &mut BytesMut,
         now: Instant,
         arrived: &mut Vec<Arrived>,
-    ) -> Result<(), MqttError> {
+    ) -> Result<bool, MqttError> {
         self.last_received = now;
         self.pinged = None;
         let mut packets = ReadPackets::new(buffer, self.terms.version, self.terms.max_incoming);
+        let is_told = self.terms.version == Version::V5;
         let worked = loop {
+            if !is_told && self.arrivals.is_full() {
+                self.is_paused = true;
+                break Ok(());
+            }
             match packets.next() {
                 Ok(Some(packet)) => {
                     if let Err(end) = self.on_packet(packet, arrived) {
@@ -202,7 +238,7 @@ impl State {
             Ok(()) if self.out.len() > UNREAD => Err(MqttError::Protocol(
                 "the broker sends and does not read".into(),
             )),
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(!self.is_paused),
         }
     }
 
@@ -211,10 +247,14 @@ impl State {
             Packet::Publish(received) => {
                 let arrival = match received.id {
                     None => None,
-                    Some(id) => match self.arrivals.arrive(id, received.duplicate)? {
-                        None => return Ok(()),
-                        arrival => arrival,
-                    },
+                    Some(id) => {
+                        let is_told = self.terms.version == Version::V5;
+                        let arrival = self.arrivals.arrive(id, received.duplicate, is_told)?;
+                        if arrival.is_none() {
+                            return Ok(());
+                        }
+                        arrival
+                    }
                 };
                 arrived.push(Arrived { received, arrival });
                 return Ok(());
@@ -239,27 +279,53 @@ impl State {
         taken
     }
 
-    /// When `on_time` next has something to do, as it looks now.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    /// When `on_time` next has something to do, whatever is submitted or comes until then.
+    pub(super) fn next_deadline(&self, now: Instant) -> Instant {
         let patience = self.terms.answer_timeout;
-        let answer = self.ledger.oldest().map(|since| since + patience);
-        let life = match self.pinged {
-            Some(since) => Some(since + patience),
-            None => self.silence_ends(),
-        };
-        [answer, life].into_iter().flatten().min()
+        // What is submitted from now on has all its time before it.
+        let mut due = now + patience;
+        if !self.is_paused {
+            let asked = [self.ledger.oldest(), self.pinged];
+            for since in asked.into_iter().flatten() {
+                due = due.min(since.max(self.listening) + patience);
+            }
+        }
+        match self.silence_ends() {
+            Some(time) if self.is_pinging() => due.min(time),
+            // An answer begins another silence.
+            Some(_) => due.min(now + self.silence()),
+            None => due,
+        }
     }
 
-    /// A quarter before the time is up, since the broker counts until our ping has come.
+    /// Tells whether another ping is due after a silence.
+    fn is_pinging(&self) -> bool {
+        self.is_paused || self.pinged.is_none()
+    }
+
+    /// How long it may last: a quarter short of the keep-alive, since the broker counts until our
+    /// ping has come.
+    fn silence(&self) -> Duration {
+        self.terms.keep_alive * 3 / 4
+    }
+
     fn silence_ends(&self) -> Option<Instant> {
-        let silence = self.terms.keep_alive * 3 / 4;
-        (!silence.is_zero()).then(|| self.last_sent.min(self.last_received) + silence)
+        let silence = self.silence();
+        let last = match self.is_paused {
+            // What the broker says is not heard; it must hear us.
+            true => self.last_sent,
+            false => self.last_sent.min(self.last_received),
+        };
+        (!silence.is_zero()).then(|| last + silence)
     }
 
     /// Does what has become due. An error is the end of the connection.
     pub(super) fn on_time(&mut self, now: Instant) -> Result<(), MqttError> {
         let patience = self.terms.answer_timeout;
-        let is_due = |since: Option<Instant>| since.is_some_and(|since| since + patience <= now);
+        let is_due = |since: Option<Instant>| {
+            !self.is_paused
+                && since.is_some_and(|since| since.max(self.listening) + patience <= now)
+        };
         if is_due(self.ledger.oldest()) {
             if let Some(before) = now.checked_sub(patience) {
                 self.ledger.expire(before, &mut self.wake);
@@ -269,7 +335,7 @@ impl State {
         if is_due(self.pinged) {
             return Err(MqttError::Unanswered("a ping"));
         }
-        if self.pinged.is_none() && self.silence_ends().is_some_and(|time| time <= now) {
+        if self.is_pinging() && self.silence_ends().is_some_and(|time| time <= now) {
             self.pinged = Some(now);
             codec::ping(&mut self.out);
         }

@@ -134,12 +134,17 @@ impl Line {
 /// Keeps a connection up for as long as the upstream lives.
 async fn keep(line: Arc<Line>, pool: Arc<Pool>) {
     let mut failures = 0;
+    let mut is_first = true;
     loop {
         let begun = Instant::now();
         let reason = match connect(&line, &pool).await {
             Ok((client, lost)) => {
-                tracing::info!(connection = line.number, "Connected to the broker");
-                let client = serve(&line, &pool, client).await;
+                let name = client.client_id();
+                tracing::info!(connection = line.number, client.id = name, "Connected");
+                // Nothing was missed before the first connection.
+                let has_missed = !is_first && !client.is_session_present();
+                is_first = false;
+                let client = serve(&line, &pool, client, has_missed).await;
                 lost.cancel();
                 line.filters.lose();
                 let reason = client.reason();
@@ -180,14 +185,14 @@ async fn connect(line: &Line, pool: &Arc<Pool>) -> Result<(Client, CancellationT
 }
 
 /// Has the broker give what the connection is to hear, until it is lost.
-async fn serve(line: &Arc<Line>, pool: &Arc<Pool>, client: Client) -> Client {
+async fn serve(line: &Arc<Line>, pool: &Arc<Pool>, client: Client, has_missed: bool) -> Client {
     line.filters.reset();
     let client = {
         let shared = client.clone();
         line.state.send_replace(State::Up(client));
         shared
     };
-    if !client.is_session_present() {
+    if has_missed {
         pool.spawn_for(&client, pool.clone().read_twins_again(line.number));
     }
     pool.spawn_for(&client, pool.clone().announce(line.number));

@@ -73,7 +73,10 @@ impl Asked {
     pub(super) fn answer(&self, inward: Inward) {
         let id = inward.request.as_deref().unwrap_or_default();
         let answer = lock(&self.waiting).remove(id);
-        drop(answer.map(|answer| answer.send(inward)));
+        if let Some(answer) = answer {
+            // Whoever asked may have gone.
+            drop(answer.send(inward));
+        }
     }
 }
 

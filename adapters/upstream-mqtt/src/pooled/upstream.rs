@@ -42,6 +42,8 @@ pub struct MqttPoolStats {
     pub devices: usize,
     /// Messages without a verdict yet.
     pub in_flight: usize,
+    /// Messages that connections have on their way, those among them whose sender has gone.
+    pub unacknowledged: usize,
     /// Filters that the broker has granted.
     pub subscriptions: usize,
     /// Commands that wait for their device or its verdict.
@@ -89,6 +91,10 @@ impl MqttPoolUpstream {
             connected: lines.clone().filter(|line| line.is_up()).count(),
             devices: lock(&pool.devices).len(),
             in_flight: pool.sends.len(),
+            unacknowledged: lines
+                .clone()
+                .filter_map(|line| Some(line.client().ok()?.in_flight()))
+                .sum(),
             subscriptions: lines.map(|line| line.filters.count()).sum(),
             pending: pool.queues.pending(),
             losses: counters.losses.load(Relaxed),

@@ -11,11 +11,15 @@ type Read<T> = Result<T, Fault>;
 /// Takes one packet off the front: its first byte, what follows its length, and its size.
 ///
 /// # Errors
-/// It is larger than `max` bytes, which shows before it has come, or its length has no end.
+/// It is larger than `max` bytes, which shows before it has come, or cannot be a packet.
 fn split(input: &[u8], max: usize) -> Read<Option<(u8, &[u8], usize)>> {
     let Some((&first, rest)) = input.split_first() else {
         return Ok(None);
     };
+    // Only PUBLISH has flags: what is no MQTT shows at once.
+    if first >> 4 != 3 && first & 0x0f != 0 {
+        return Err(Fault::malformed("a packet's first byte is reserved"));
+    }
     let Some((len, len_size)) = variable(rest)? else {
         return Ok(None);
     };
@@ -84,9 +88,6 @@ impl Drop for ReadPackets<'_> {
 fn read(version: Version, first: u8, body: &[u8]) -> Read<Packet> {
     let (kind, flags) = (first >> 4, first & 0x0f);
     let mut body = Body(body);
-    if kind != 3 && flags != 0 {
-        return Err(Fault::malformed("a packet's first byte is reserved"));
-    }
     let packet = match (kind, version) {
         (2, _) => Packet::ConnAck(Box::new(body.connack(version)?)),
         (3, _) => return body.publish(version, flags).map(Packet::Publish),
@@ -114,7 +115,7 @@ fn read(version: Version, first: u8, body: &[u8]) -> Read<Packet> {
             body.properties_if_any(|id, value| keep_reason(id, value, &mut text))?;
             Packet::Disconnect { code, text }
         }
-        (5..=7, _) => return Err(quality()),
+        (5 | 7, _) => return Err(quality()),
         _ => return Err(Fault::protocol("a packet that brokers do not send")),
     };
     match body.0.is_empty() {

@@ -81,7 +81,7 @@ async fn a_device_speaks_with_the_hub_over_tls_and_over_a_websocket() {
     for options in [over_tls, over_websocket] {
         let Connected { client, kept, .. } = connected(&options).await;
         let filter = format!("devices/{DEVICE}/messages/devicebound/#");
-        soon(client.subscribe(&[filter.clone()]))
+        soon(client.subscribe(std::slice::from_ref(&filter)))
             .await
             .expect("granted");
         let large = "x".repeat(200_000);
@@ -136,7 +136,9 @@ async fn a_secret_does_not_show() {
 
 #[tokio::test]
 async fn mosquitto_takes_and_gives_messages_in_order() {
-    let Some(broker) = Mosquitto::start().await else {
+    // By default it drops messages that it has acknowledged once 1,000 wait for a subscriber.
+    let lines = "allow_anonymous true\nmax_queued_messages 0\n";
+    let Some(broker) = Mosquitto::start_with(lines).await else {
         return;
     };
     for version in BOTH {
@@ -176,7 +178,7 @@ async fn mosquitto_refuses_a_stranger() {
 }
 
 #[tokio::test]
-async fn mosquitto_says_that_another_took_the_session_over() {
+async fn mosquitto_lets_one_identifier_have_one_connection() {
     let Some(broker) = Mosquitto::start().await else {
         return;
     };
@@ -184,8 +186,12 @@ async fn mosquitto_says_that_another_took_the_session_over() {
     let first = connected(&options).await;
     let second = connected(&options).await;
     soon(first.client.down().cancelled()).await;
-    let reason = first.client.reason().expect("it is down");
-    assert_eq!(reason.kind(), ErrorKind::Displaced, "{reason}");
+    // Whether it says why depends on its version.
+    let kind = first.client.reason().expect("it is down").kind();
+    assert!(matches!(
+        kind,
+        ErrorKind::Displaced | ErrorKind::Disconnected
+    ));
     assert!(!second.client.down().is_cancelled());
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -40,13 +41,15 @@ struct Model {
     open: BTreeMap<u16, usize>,
     /// The last that the broker has seen.
     last: Option<usize>,
-    /// Messages that the broker has acknowledged.
+    /// What the broker has said and the client has not read.
+    wire: BytesMut,
+    /// Acknowledgements in there: packet identifier and message.
+    unheard: Vec<(u16, usize)>,
+    /// Messages whose acknowledgement the client has read.
     acknowledged: Vec<usize>,
     delivered: u16,
     /// What the broker has sent and was not told about, in order.
     owed: VecDeque<(u16, Fate)>,
-    /// Messages that were let go: each has its place in the broker's window for good.
-    lost: usize,
     held: Vec<Incoming>,
     is_ended: bool,
 }
@@ -75,10 +78,11 @@ impl Model {
             tasks: BTreeMap::new(),
             open: BTreeMap::new(),
             last: None,
+            wire: BytesMut::new(),
+            unheard: Vec::new(),
             acknowledged: Vec::new(),
             delivered: 0,
             owed: VecDeque::new(),
-            lost: 0,
             held: Vec::new(),
             is_ended: false,
         }
@@ -127,7 +131,6 @@ impl Model {
         // All that could be said was said.
         while let Some((_, Fate::Forgotten)) = self.owed.front() {
             self.owed.pop_front();
-            self.lost += 1;
         }
         let front = self.owed.front().map(|(_, fate)| *fate);
         assert!(self.is_ended || front != Some(Fate::Acknowledged));
@@ -150,7 +153,7 @@ impl Model {
                     // What was let go is passed over.
                     let next = loop {
                         match self.owed.pop_front() {
-                            Some((_, Fate::Forgotten)) => self.lost += 1,
+                            Some((_, Fate::Forgotten)) => {}
                             next => break next,
                         }
                     };
@@ -166,14 +169,34 @@ impl Model {
     }
 
     fn say(&mut self, packet: &Packet) {
-        let mut bytes = BytesMut::new();
-        packet.write(&mut bytes, 1000).expect("MQTT");
-        if !self.is_ended {
-            let taken = self.shared.on_bytes(&mut bytes, &*self.inbox);
-            taken.expect("nothing wrong was said");
-            assert!(bytes.is_empty());
+        packet.write(&mut self.wire, 1000).expect("MQTT");
+        self.hear();
+    }
+
+    /// The client reads what it has room for.
+    fn hear(&mut self) {
+        let has_room = self
+            .shared
+            .lock()
+            .poll_room(Waker::noop(), Instant::now())
+            .is_ready();
+        if self.is_ended || !has_room {
+            return;
         }
+        let taken = self.shared.on_bytes(&mut self.wire, &*self.inbox);
+        let has_room = taken.expect("nothing wrong was said");
+        assert!(self.wire.is_empty() || !has_room);
         self.held.append(&mut self.inbox.take());
+        assert!(self.held.len() <= RECEIVE.into());
+        // What is still to be read is not known to the client.
+        let (mut rest, mut unheard) = (self.wire.clone(), Vec::new());
+        while !rest.is_empty() {
+            if let Packet::PubAck(PubAck { pkid }) = Packet::read(&mut rest, 1000).expect("MQTT") {
+                unheard.push(pkid);
+            }
+        }
+        let heard = self.unheard.extract_if(.., |(id, _)| !unheard.contains(id));
+        self.acknowledged.extend(heard.map(|(_, number)| number));
     }
 
     fn acknowledge(&mut self, which: usize) {
@@ -182,7 +205,7 @@ impl Model {
             && let Some(number) = self.open.remove(&id)
             && !self.is_ended
         {
-            self.acknowledged.push(number);
+            self.unheard.push((id, number));
             self.say(&Packet::PubAck(PubAck::new(id)));
         }
     }
@@ -191,8 +214,10 @@ impl Model {
     fn acknowledge_in_vain(&mut self, id: u16) {
         // What waits to be read is open, too.
         self.read();
-        if !self.open.contains_key(&id) {
+        if !self.open.contains_key(&id) && self.wire.is_empty() {
             self.say(&Packet::PubAck(PubAck::new(id)));
+            // Read later, it may meet a message that has got this identifier meanwhile.
+            self.wire.clear();
         }
     }
 
@@ -205,8 +230,7 @@ impl Model {
     }
 
     fn deliver(&mut self) {
-        let unacknowledged = self.owed.len() + self.lost;
-        if unacknowledged < RECEIVE.into() && !self.is_ended {
+        if !self.is_ended {
             self.delivered += 1;
             self.owed.push_back((self.delivered, Fate::Open));
             let payload = self.delivered.to_string();
@@ -233,6 +257,7 @@ impl Model {
             Fate::Acknowledged => incoming.receipt.acknowledge(),
             _ => drop(incoming),
         }
+        self.hear();
     }
 
     fn end(&mut self) {
@@ -363,7 +388,8 @@ fn identifiers_go_round_without_zero_and_without_one_in_use() {
             return;
         };
         model.open.remove(&id);
-        model.acknowledged = vec![number];
+        model.acknowledged.clear();
+        model.unheard.push((id, number));
         model.say(&Packet::PubAck(PubAck::new(id)));
         model.step();
     }

@@ -131,10 +131,14 @@ impl Peer {
 
     fn read(&mut self) -> Option<Said> {
         // The other codec does not know what a DISCONNECT without properties means.
-        match *self.buffer {
-            [0xe0, 0] => return Some(Said::Disconnect(0)),
-            [0xe0, 1, code] => return Some(Said::Disconnect(code)),
-            _ => {}
+        let code = match *self.buffer {
+            [0xe0, 0] => Some(0),
+            [0xe0, 1, code] => Some(code),
+            _ => None,
+        };
+        if let Some(code) = code {
+            self.buffer.clear();
+            return Some(Said::Disconnect(code));
         }
         match self.version {
             Version::V4 => match v4::Packet::read(&mut self.buffer, usize::MAX) {

@@ -549,6 +549,37 @@ async fn a_broker_that_sends_more_than_it_may_is_left() {
 }
 
 #[tokio::test]
+async fn a_flood_waits_at_the_side_of_a_broker_that_cannot_be_told() {
+    let broker = Broker::bind().await;
+    let mut options = broker.options(Version::V4);
+    options.limits.receive = 3;
+    let Pair {
+        client,
+        mut peer,
+        kept,
+        ..
+    } = Pair::with(&broker, &options, WELCOME_4).await;
+    let mut publishing = Box::pin(client.publish(message(7)));
+    assert!(futures_util::poll!(&mut publishing).is_pending());
+    let (open, _) = peer.next_publish().await;
+    for id in 1..=10 {
+        peer.publish(id, "hello", false).await;
+    }
+    peer.puback(open, 0).await;
+    let mut held = kept.wait_for(3).await;
+    // However long it takes, no more than three are here.
+    for id in 1..=10 {
+        assert_eq!(held.len(), usize::from(3.min(11 - id)));
+        held.remove(0).receipt.acknowledge();
+        assert_eq!(peer.next().await, Said::PubAck(id));
+        if id <= 7 {
+            held.append(&mut kept.wait_for(1).await);
+        }
+    }
+    soon(publishing).await.expect("it is heard in the end");
+}
+
+#[tokio::test]
 async fn a_window_full_of_messages_that_were_let_go_ends_the_connection() {
     let broker = Broker::bind().await;
     let mut options = broker.options(Version::V4);

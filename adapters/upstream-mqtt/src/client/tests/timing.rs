@@ -60,12 +60,16 @@ impl Clocked {
         self.state.take_output(BytesMut::new(), self.now)
     }
 
-    /// Lets time pass up to the next deadline, as a driver does.
+    /// Lets time pass until something is to be done, as a driver does.
     fn pass(&mut self) -> (Duration, Result<(), MqttError>) {
-        let deadline = self.state.next_deadline().expect("something is due");
-        let passed = deadline - self.now;
-        self.now = deadline;
-        (passed, self.state.on_time(self.now))
+        let begun = self.now;
+        loop {
+            self.now = self.state.next_deadline(self.now);
+            let told = self.state.on_time(self.now);
+            if told.is_err() || !self.state.out.is_empty() {
+                return (self.now - begun, told);
+            }
+        }
     }
 }
 
@@ -89,6 +93,20 @@ fn a_ping_without_an_answer_ends_the_connection() {
     let (passed, told) = clocked.pass();
     assert_eq!(passed, PATIENCE);
     assert!(matches!(told, Err(MqttError::Unanswered("a ping"))));
+}
+
+#[test]
+fn an_early_answer_to_a_ping_begins_another_silence() {
+    // A silence shorter than the time for an answer.
+    let keep_alive = PATIENCE / 2;
+    let mut clocked = Clocked::new(keep_alive);
+    for _ in 0..3 {
+        clocked.pass().1.expect("nothing is wrong");
+        assert_eq!(clocked.output(), PING);
+        let deadline = clocked.state.next_deadline(clocked.now);
+        clocked.hear(PONG);
+        assert!(deadline - clocked.now <= keep_alive);
+    }
 }
 
 #[test]
@@ -122,8 +140,15 @@ fn one_who_only_sends_or_only_hears_asks_for_a_sign_of_life_too() {
 
 #[test]
 fn without_keep_alive_nothing_is_due() {
-    let clocked = Clocked::new(Duration::ZERO);
-    assert_eq!(clocked.state.next_deadline(), None);
+    let mut clocked = Clocked::new(Duration::ZERO);
+    for _ in 0..10 {
+        clocked.now = clocked.state.next_deadline(clocked.now);
+        clocked
+            .state
+            .on_time(clocked.now)
+            .expect("nothing is wrong");
+        assert!(clocked.output().is_empty());
+    }
 }
 
 #[test]
@@ -135,6 +160,7 @@ fn the_time_for_an_answer_counts_from_the_sending() {
     let second = clocked.publish();
     // Two are on their way; the third waits, which is no fault of the broker's.
     let third = clocked.publish();
+    clocked.output();
     clocked.now += Duration::from_secs(9);
     clocked.hear(&[0x40, 2, 0, 1]);
     assert!(clocked.state.poll(first, waker) == std::task::Poll::Ready(Outcome::Acknowledged(0)));
@@ -152,8 +178,43 @@ fn an_answer_out_of_turn_does_not_cover_up_one_that_is_missing() {
     clocked.publish();
     clocked.now += Duration::from_secs(10);
     clocked.publish();
+    clocked.output();
     clocked.hear(&[0x40, 2, 0, 2]);
     let (passed, told) = clocked.pass();
     assert_eq!(passed, PATIENCE - Duration::from_secs(10));
     assert!(told.is_err());
+}
+
+#[test]
+fn what_is_not_listened_to_is_not_the_brokers_fault() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.publish();
+    clocked.output();
+    let mut buffer = BytesMut::new();
+    for id in 1..=11 {
+        buffer.extend_from_slice(&[0x32, 5, 0, 1, b't', 0, id]);
+    }
+    buffer.extend_from_slice(&[0x40, 2, 0, 1]);
+    let mut arrived = Vec::new();
+    let (state, now) = (&mut clocked.state, clocked.now);
+    let has_room = state.on_bytes(&mut buffer, now, &mut arrived);
+    assert!(!has_room.expect("nothing is wrong") && arrived.len() == 10);
+    // Ten times the patience, and the broker hears of us all the while.
+    let mut pings = 0;
+    while clocked.now < now + PATIENCE * 10 {
+        clocked.now = clocked.state.next_deadline(clocked.now);
+        clocked.state.on_time(clocked.now).expect("we are slow");
+        pings += usize::from(clocked.output() == PING);
+    }
+    assert_eq!(pings, 6);
+    let waker = std::task::Waker::noop();
+    assert!(clocked.state.poll_room(waker, clocked.now).is_pending());
+    let first = arrived.remove(0).arrival.expect("at least once");
+    clocked.state.acknowledge(first);
+    assert!(clocked.state.poll_room(waker, clocked.now).is_ready());
+    clocked.state.on_time(clocked.now).expect("it has its time");
+    let (state, now) = (&mut clocked.state, clocked.now);
+    let heard = state.on_bytes(&mut buffer, now, &mut arrived);
+    heard.expect("nothing is wrong");
+    assert_eq!(arrived.len(), 10);
 }
