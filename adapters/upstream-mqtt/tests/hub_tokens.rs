@@ -46,8 +46,8 @@ async fn renewing_tokens_under_load_fails_no_message_and_loses_none() {
                 let batch: Vec<_> = (0..3)
                     .map(|n| uplink(&device, format!("m-{}", sent.len() + n)))
                     .collect();
-                let sends = (upstream.send(&batch[0]), upstream.send_batch(&batch[1..]));
-                let (one, others) = tokio::join!(sends.0, sends.1);
+                let (one, others) =
+                    tokio::join!(upstream.send(&batch[0]), upstream.send_batch(&batch[1..]));
                 one.expect("a renewal fails no message");
                 others.expect("a renewal fails no batch");
                 sent.extend(batch.into_iter().map(|message| message.id.to_string()));
@@ -131,7 +131,7 @@ async fn the_hub_takes_a_devices_key_its_other_key_a_policy_and_a_token_of_its_o
         both,
         with_policy(&hub, "policy"),
         with_token(&hub, "token", Duration::from_secs(600)),
-        with_key(&hub, "a+b#c%41$"),
+        with_token(&hub, "a+b#c%41$", Duration::from_secs(600)),
     ] {
         let device = identity.device.clone();
         let callback = RecordingCallback::new().shared();

@@ -150,9 +150,9 @@ async fn replace(
     identity: &DeviceIdentity,
 ) -> Result<(), HubError> {
     let line = connect(env, device, identity).await?;
-    if let Link::Up(old) = &*link {
+    let old = device.set(link, Link::Up(line));
+    if let Link::Up(old) = old {
         old.client.abort();
     }
-    device.set(link, Link::Up(line));
     Ok(())
 }

@@ -135,14 +135,15 @@ impl Device {
         lock(&self.line).clone()
     }
 
-    /// Changes how it stands, by whoever holds its link, and wakes its task.
-    pub(super) fn set(&self, link: &mut Link, to: Link) {
+    /// Changes how it stands, by whoever holds its link, wakes its task, and gives how it stood.
+    pub(super) fn set(&self, link: &mut Link, to: Link) -> Link {
         *lock(&self.line) = match &to {
             Link::Up(line) => Some(line.clone()),
             _ => None,
         };
-        *link = to;
+        let before = std::mem::replace(link, to);
         self.changed.notify_one();
+        before
     }
 
     /// Claims the right to be its task: true once.

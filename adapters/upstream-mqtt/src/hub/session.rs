@@ -131,8 +131,6 @@ impl Session {
                 }
             }
         }
-        // What waits for an acknowledgement has had its time.
-        self.line.client.disconnect(Duration::ZERO).await;
     }
 
     /// Goes on with another connection.
@@ -148,9 +146,7 @@ impl Session {
     /// Serves the connection until it is lost, replaced or not wanted any more.
     async fn serve(&mut self) -> Turn {
         loop {
-            if let Some(line) = self.device.line()
-                && line.number != self.line.number
-            {
+            if let Some(line) = self.newer() {
                 return Turn::Replaced(line);
             }
             Box::pin(self.align()).await;
@@ -158,7 +154,9 @@ impl Session {
             let (renewal, expiry) = (self.due(), self.expiry);
             tokio::select! {
                 biased;
-                () = self.line.client.down().cancelled() => return Turn::Lost,
+                () = self.line.client.down().cancelled() => {
+                    return self.newer().map_or(Turn::Lost, Turn::Replaced);
+                }
                 Some(verdict) = self.messages.join_next() => {
                     // A callback that panicked has not taken its message.
                     self.settled(verdict.unwrap_or(Verdict::Abandoned));
@@ -171,6 +169,12 @@ impl Session {
                 () = until(expiry) => return Turn::Expired,
             }
         }
+    }
+
+    /// The connection that took the place of this one, if one did.
+    fn newer(&self) -> Option<Arc<Line>> {
+        let line = self.device.line();
+        line.filter(|line| line.number != self.line.number)
     }
 
     /// Has the hub tell what the device wants to hear, and nothing else.
@@ -187,10 +191,17 @@ impl Session {
         }
         let surplus = topic::filters(&self.device.id, without(before, wanted));
         let missing = topic::filters(&self.device.id, without(wanted, known));
-        let client = &self.line.client;
+        let (client, desired) = (&self.line.client, &self.device.desired);
+        let is_new = wanted.desired && !known.desired;
+        if !wanted.desired {
+            desired.unsubscribed();
+        }
         let told = async {
             if !surplus.is_empty() {
                 client.unsubscribe(&surplus).await?;
+            }
+            if is_new {
+                desired.subscribing();
             }
             if !missing.is_empty() {
                 client.subscribe(&missing).await?;
@@ -201,10 +212,8 @@ impl Session {
             // A hub that cannot, as one of the basic tier, closes the connection.
             tracing::info!(device.id = %self.device.id, error = %error, "Not subscribed");
         }
-        match (wanted.desired, known.desired) {
-            (true, false) => self.device.desired.subscribed(),
-            (false, _) => self.device.desired.unsubscribed(),
-            (true, true) => {}
+        if is_new {
+            desired.subscribed();
         }
         self.line.set_subscribed(wanted);
         (self.told, self.is_aligned) = (Some(wanted), true);

@@ -173,12 +173,17 @@ impl Desired {
         }))
     }
 
-    /// Takes note that the hub tells of changes from now on.
-    pub(super) fn subscribed(&self) {
+    /// Takes note that the hub is about to be asked to tell of changes: it may tell of one before it
+    /// has answered.
+    pub(super) fn subscribing(&self) {
         let mut state = lock(&self.0);
         state.is_subscribed = true;
-        state.subscriptions += 1;
         state.changes.subscribed();
+    }
+
+    /// Takes note that the hub tells of changes by now: what is fetched from now on lacks none.
+    pub(super) fn subscribed(&self) {
+        lock(&self.0).subscriptions += 1;
     }
 
     /// Takes note that the hub tells of nothing any more.
@@ -292,7 +297,7 @@ mod tests {
         let desired = Desired::new(4);
         desired.told(Some(1), Bytes::new());
         assert!(desired.pop().is_none(), "nobody wants to hear");
-        desired.subscribed();
+        desired.subscribing();
         let since = desired.subscriptions();
         desired.subscribed();
         desired.fetched(since, 5, Bytes::new());

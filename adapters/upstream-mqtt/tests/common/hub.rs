@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
+use gateway_core::credential::{KeyPair, SasToken, SymmetricKey};
 use gateway_core::governor::Rate;
 use gateway_core::{Backoff, Credential, DeviceId, DeviceIdentity, MessageId, Uplink, Upstream};
 use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream};
@@ -74,7 +74,9 @@ pub(crate) fn with_token(hub: &HubSimulator, name: &str, expires_in: Duration) -
     let keys = hub.add_device(name);
     let device = device_id(name);
     let expires = SystemTime::now() + expires_in;
-    let token = SasToken::sign(&sas_resource(HOST, &device), &key(&keys.primary), expires);
+    // As Microsoft's SDKs for Node and Python do: the whole is encoded once, and the id not before.
+    let resource = format!("{HOST}/devices/{device}");
+    let token = SasToken::sign(&resource, &key(&keys.primary), expires);
     DeviceIdentity::new(device, Credential::SasToken(token))
 }
 
