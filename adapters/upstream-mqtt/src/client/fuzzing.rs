@@ -48,6 +48,7 @@ pub fn feed_client(input: &[u8], piece: usize, is_version_5: bool) -> usize {
             queued: 10,
         },
         receive: 100,
+        ordered_acks: !piece.is_multiple_of(2),
         max_incoming: MAX_PACKET,
         keep_alive: Duration::ZERO,
         answer_timeout: Duration::from_secs(30),
