@@ -32,6 +32,31 @@
 //! # What MQTT cannot do
 //! A message from the hub is acknowledged or it is not: there is neither reject nor abandon. MQTT
 //! 3.1.1 has no word for a refused message: the broker acknowledges it all the same, or closes.
+//!
+//! # The client
+//!
+//! Connections are this crate's own; `rumqttc` gives the packets that are written. Its event loop is
+//! not used: "published" means queued there, what was not acknowledged is dropped without a word when
+//! a session is fresh, what comes is acknowledged before anybody has seen it, an acknowledgement out
+//! of turn stops the sending, and it connects again without a pause. Here each message has an entry
+//! from the call to its PUBACK, which fails with the connection; each of those traps has a test that
+//! bears its name, and so have the faults of the codec's reader, which is not used either.
+//!
+//! What gathers is written at once. Both clients in one run of `mqtt_publish` (in `benches`), 4
+//! connections with 100 messages of 64 bytes in flight each, two cores with other work on them,
+//! release build, Linux:
+//!
+//! | broker | client | CPU a settled message | messages a second |
+//! | --- | --- | --- | --- |
+//! | one that only acknowledges | this | 0.85 us | 990,000 |
+//! | the same | `rumqttc` 0.25 | 2.45 us | 220,000 |
+//! | Mosquitto 2.0.11 | this | 5.1 us | 48,000 |
+//! | the same | `rumqttc` 0.25 | 4.5 us | 34,000 |
+//!
+//! Mosquitto acknowledges each message in a system call of its own, so that there is nothing to
+//! gather: there the two cost the same within what runs differ by (5.6 and 6.1 us in another). With
+//! one message in flight on each of 200 connections it is 8.0 and 9.1 us. A connection at rest takes
+//! 3.9 KiB of memory here, and 48 KiB with `rumqttc`.
 
 mod client;
 mod error;

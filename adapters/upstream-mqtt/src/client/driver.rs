@@ -10,9 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::{self, ConnAck, Packet, ReadPackets};
-use super::handle::{Inbox, Served, Shared};
+use super::handle::Inbox;
 use super::ledger::Bounds;
 use super::options::Options;
+use super::shared::{Served, Shared};
 use super::state::{State, Terms};
 use super::transport::Wire;
 use crate::error::MqttError;

@@ -8,9 +8,10 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::codec::{Outgoing, ReadPackets};
-use super::handle::{Inbox, Incoming, Shared};
+use super::handle::{Inbox, Incoming};
 use super::ledger::{Bounds, Key, Kind, Outcome};
 use super::options::{Publish, Version};
+use super::shared::Shared;
 use super::state::{State, Terms};
 use crate::error::MqttError;
 
@@ -47,6 +48,7 @@ pub fn feed_client(input: &[u8], piece: usize, is_version_5: bool) -> usize {
             queued: 10,
         },
         receive: 100,
+        ordered_acks: !piece.is_multiple_of(2),
         max_incoming: MAX_PACKET,
         keep_alive: Duration::ZERO,
         answer_timeout: Duration::from_secs(30),

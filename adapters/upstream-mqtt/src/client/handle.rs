@@ -6,13 +6,11 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::sync::Notify;
+use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +20,8 @@ use super::codec::Outgoing;
 use super::driver::{self, Driver};
 use super::ledger::{Key, Kind, Outcome};
 use super::options::{Options, Properties5, Publish, Version};
-use super::state::{Arrived, State};
+use super::shared::{Served, Shared};
+use super::state::State;
 use super::transport::{self, Wire};
 use crate::error::MqttError;
 
@@ -54,6 +53,11 @@ pub(crate) struct Incoming {
 pub(crate) struct Receipt(Option<(Arc<Shared>, Arrival)>);
 
 impl Receipt {
+    /// For a message that came at most once, there is nothing to answer for.
+    pub(super) fn new(shared: &Arc<Shared>, arrival: Option<Arrival>) -> Self {
+        Self(arrival.map(|arrival| (shared.clone(), arrival)))
+    }
+
     /// Acknowledges the message, once all that came before it have their verdict.
     pub(crate) fn acknowledge(mut self) {
         if let Some((shared, arrival)) = self.0.take() {
@@ -70,109 +74,6 @@ impl Drop for Receipt {
             let text = "every message it may have on its way was let go without acknowledgement";
             shared.end_for(MqttError::Protocol(text.into()));
         }
-    }
-}
-
-/// What the holders of a connection share with its driver.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Told when there is something to write.
-    pub(super) output: Notify,
-    /// Ends the connection from our side.
-    pub(super) end: CancellationToken,
-    is_orderly: AtomicBool,
-    down: CancellationToken,
-    reason: OnceLock<Arc<MqttError>>,
-}
-
-impl Shared {
-    pub(super) fn new(state: State) -> Self {
-        Self {
-            state: Mutex::new(state),
-            output: Notify::new(),
-            end: CancellationToken::new(),
-            is_orderly: AtomicBool::new(false),
-            down: CancellationToken::new(),
-            reason: OnceLock::new(),
-        }
-    }
-
-    /// Locks what is whole between statements, whoever panicked.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Works on the state, then has written and woken what came of it.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.lock();
-        let result = work(&mut state);
-        let wake = std::mem::take(&mut state.wake);
-        let has_output = !state.out.is_empty();
-        drop(state);
-        wake.wake();
-        if has_output {
-            self.output.notify_one();
-        }
-        result
-    }
-
-    /// Works on what was read, and hands messages to the inbox; tells whether more may be read.
-    pub(super) fn on_bytes(
-        self: &Arc<Self>,
-        buffer: &mut BytesMut,
-        inbox: &dyn Inbox,
-    ) -> Result<bool, MqttError> {
-        let mut arrived = Vec::new();
-        let now = Instant::now();
-        let worked = self.with(|state| state.on_bytes(buffer, now, &mut arrived));
-        for Arrived { received, arrival } in arrived {
-            inbox.on_publish(Incoming {
-                topic: received.topic,
-                payload: received.payload,
-                retain: received.retain,
-                duplicate: received.duplicate,
-                properties: received.properties,
-                receipt: Receipt(arrival.map(|arrival| (self.clone(), arrival))),
-            });
-        }
-        worked
-    }
-
-    /// Waits until messages have room again.
-    pub(super) async fn room(&self) {
-        poll_fn(|cx| self.lock().poll_room(cx.waker(), Instant::now())).await;
-    }
-
-    /// Takes all that is to be written.
-    pub(super) fn take_output(&self, empty: BytesMut) -> BytesMut {
-        self.lock().take_output(empty, Instant::now())
-    }
-
-    pub(super) fn is_orderly(&self) -> bool {
-        self.is_orderly.load(Ordering::Acquire)
-    }
-
-    /// Ends the connection for a reason of ours.
-    fn end_for(&self, reason: MqttError) {
-        self.reason.get_or_init(|| Arc::new(reason));
-        self.end.cancel();
-    }
-
-    /// Fails everything, unless that was done before.
-    pub(super) fn conclude(&self, reason: MqttError) {
-        self.reason.get_or_init(|| Arc::new(reason));
-        self.with(State::fail);
-        self.down.cancel();
-    }
-}
-
-/// A connection for as long as it is driven.
-pub(super) struct Served(pub(super) Arc<Shared>);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.conclude(MqttError::Down);
     }
 }
 
@@ -338,7 +239,7 @@ impl Client {
     /// Why the connection ended, once it has: [`Closed`](MqttError::Closed) if this side ended it.
     pub(crate) fn reason(&self) -> Option<Arc<MqttError>> {
         match self.down().is_cancelled() {
-            true => self.0.shared.reason.get().cloned(),
+            true => self.0.shared.reason(),
             false => None,
         }
     }
@@ -360,8 +261,7 @@ impl Client {
         if timeout(grace, drained).await.is_err() {
             tracing::debug!("A connection ends with messages that are not acknowledged");
         }
-        shared.is_orderly.store(true, Ordering::Release);
-        shared.end_for(MqttError::Closed);
+        shared.end_in_order();
         shared.down.cancelled().await;
     }
 

@@ -37,6 +37,7 @@ mod handle;
 mod ledger;
 mod options;
 pub(crate) mod reason;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;

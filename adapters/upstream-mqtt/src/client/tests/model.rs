@@ -11,9 +11,10 @@ use rumqttc::mqttbytes::v4::{Packet, PubAck, Publish};
 use tokio::time::Instant;
 
 use super::{Kept, Task, message};
-use crate::client::handle::{Client, Incoming, Shared};
+use crate::client::handle::{Client, Incoming};
 use crate::client::ledger::Bounds;
 use crate::client::options::Version;
+use crate::client::shared::Shared;
 use crate::client::state::{State, Terms};
 use crate::error::MqttError;
 
