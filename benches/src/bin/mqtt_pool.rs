@@ -116,7 +116,10 @@ async fn main() -> Result<()> {
     let (attached, used, grown) = memory.context("nothing was measured")?;
     let each = |bytes: usize| bytes / options.devices.max(1);
     let results = Fields::new()
-        .with("pool_cpu_to_rumqttc", ratio.context("nothing was measured")?)
+        .with(
+            "pool_cpu_to_rumqttc",
+            ratio.context("nothing was measured")?,
+        )
         .with("bytes_a_device_attached", each(attached))
         .with("bytes_a_device_after_traffic", each(used))
         .with("resident_growth_bytes", grown);
@@ -247,7 +250,9 @@ async fn send_with_rumqttc(port: u16, options: &Options) -> Result<Usage> {
                     for n in here.clone() {
                         let topic = format!("devices/{}/telemetry", device_name(n));
                         let body = Bytes::from_static(&BODY);
-                        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await?;
+                        client
+                            .publish_bytes(topic, QoS::AtLeastOnce, false, body)
+                            .await?;
                     }
                 }
                 Ok(())
