@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::{CredentialError, ErrorKind, UpstreamError};
+use gateway_core::{ErrorKind, UpstreamError};
 
 use crate::client::reason;
 
@@ -43,16 +44,15 @@ pub(crate) enum MqttError {
     Crowded,
     #[error("the broker cannot be reached; the next try is not due yet")]
     NotYet(Duration),
-    #[error("the broker refused the device too often; it is not asked for now")]
-    Held {
-        wait: Duration,
-        /// Of the last refusal.
-        kind: ErrorKind,
-    },
-    #[error("the device's credential cannot be had now")]
-    Credential(#[source] CredentialError),
     #[error("the device is not attached")]
     NotAttached,
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{what} was answered with status {status}")]
+    Answered { what: &'static str, status: u16 },
+    /// Why the connection that all share is not there.
+    #[error(transparent)]
+    Shared(Arc<Self>),
 }
 
 /// What a broker adds in words; they are its own, so nothing in them is taken literally.
@@ -74,12 +74,16 @@ impl MqttError {
             Self::SubscribeRefused { code, .. } => kind_of_subscription(*code),
             Self::Unanswered(_) => ErrorKind::TimedOut,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Unspeakable(_) => ErrorKind::Rejected,
+            Self::Unspeakable(_) | Self::Invalid(_) => ErrorKind::Rejected,
+            Self::Answered { status, .. } => kind_of_status(*status),
+            Self::Shared(error) => match error.kind() {
+                // Ours is the connection, not the device, that another took over.
+                ErrorKind::Displaced => ErrorKind::Disconnected,
+                kind => kind,
+            },
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Crowded => ErrorKind::Throttled,
             Self::Closed => ErrorKind::Closed,
-            Self::Held { kind, .. } => *kind,
-            Self::Credential(error) => error.kind(),
             Self::NotAttached => ErrorKind::UnknownDevice,
         }
     }
@@ -92,9 +96,7 @@ impl MqttError {
     pub(crate) fn into_upstream(self, operation: &'static str) -> UpstreamError {
         let error = UpstreamError::new(self.kind(), operation);
         match self {
-            Self::NotYet(wait) | Self::Held { wait, .. } => {
-                error.with_retry_after(wait).with_source(self)
-            }
+            Self::NotYet(wait) => error.with_retry_after(wait).with_source(self),
             _ => error.with_source(self),
         }
     }
@@ -138,6 +140,20 @@ fn kind_of_subscription(code: u8) -> ErrorKind {
         0x91 => ErrorKind::Disconnected,
         0 | 0x9e | 0xa1 | 0xa2 => ErrorKind::Unsupported,
         _ => ErrorKind::Rejected,
+    }
+}
+
+/// Sorts the statuses of requests that are answered in the manner of HTTP.
+fn kind_of_status(status: u16) -> ErrorKind {
+    match status {
+        401 | 403 => ErrorKind::Unauthorized,
+        404 => ErrorKind::UnknownDevice,
+        408 | 504 => ErrorKind::TimedOut,
+        413 => ErrorKind::TooLarge,
+        429 => ErrorKind::Throttled,
+        501 => ErrorKind::Unsupported,
+        400..=499 => ErrorKind::Rejected,
+        _ => ErrorKind::Disconnected,
     }
 }
 
@@ -212,6 +228,33 @@ mod tests {
                 "{code:#04x}"
             );
         }
+    }
+
+    #[test]
+    fn each_status_of_an_answer_has_its_kind() {
+        for (status, kind) in [
+            (400, ErrorKind::Rejected),
+            (401, ErrorKind::Unauthorized),
+            (404, ErrorKind::UnknownDevice),
+            (413, ErrorKind::TooLarge),
+            (429, ErrorKind::Throttled),
+            (500, ErrorKind::Disconnected),
+            (501, ErrorKind::Unsupported),
+            (504, ErrorKind::TimedOut),
+        ] {
+            let what = "a twin request";
+            assert_eq!(
+                MqttError::Answered { what, status }.kind(),
+                kind,
+                "{status}"
+            );
+        }
+        let shared = |code| {
+            let text = String::new();
+            MqttError::Shared(Arc::new(MqttError::Ended { code, text })).kind()
+        };
+        assert_eq!(shared(0x86), ErrorKind::Unauthorized);
+        assert_eq!(shared(0x8e), ErrorKind::Disconnected);
     }
 
     #[test]

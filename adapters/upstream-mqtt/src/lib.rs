@@ -1,23 +1,51 @@
-//! Carries devices to a hub over MQTT 3.1.1 or 5.
+//! Carries devices to a hub over MQTT 3.1.1 or 5, in one of two dialects.
+//!
+//! | | [`MqttHubUpstream`] | [`MqttPoolUpstream`] |
+//! | --- | --- | --- |
+//! | the hub | Azure IoT Hub, or what speaks as it does | any broker |
+//! | connections | one for each device, opened on demand | few, for all devices |
+//! | who is judged | the device, by its token | the gateway, by its own login |
+//! | topics | the hub's | templates |
+//! | see | | [`pooled`] |
 //!
 //! | module | what it holds |
 //! | --- | --- |
 //! | `client` | one MQTT connection: what is sent is settled at its acknowledgement, never before |
 //! | `error` | what can go wrong, and what can be done about it |
-//! | `hub` | Azure IoT Hub's own dialect: one connection for each device |
+//! | `hub` | Azure IoT Hub's own dialect |
+//! | [`pooled`] | any broker as the hub |
 //! | `tls` | which certificates are trusted |
+//!
+//! # What a client must get right
+//! Each has a test in `client/tests`, `tests/` or beside the code:
+//! - `send` is Ok at PUBACK: an entry in a ledger of one's own from the call to the broker's word;
+//! - when the connection ends, or a new one finds no session, every open entry fails at once; nothing
+//!   is sent again behind the caller's back, so that order and identifiers of two connections never
+//!   mix;
+//! - an acknowledgement that does not come ends the wait, and the connection, whose identifier it
+//!   holds;
+//! - acknowledgements in another order, or twice, settle what they name and nothing else;
+//! - a connection that fails is tried again after a wait with jitter that grows until one has lasted;
+//! - what comes is acknowledged after its verdict;
+//! - topics and texts that a broker would close the connection for never leave.
+//!
+//! # What MQTT cannot do
+//! A message from the hub is acknowledged or it is not: there is neither reject nor abandon. MQTT
+//! 3.1.1 has no word for a refused message: the broker acknowledges it all the same, or closes.
 
-#[allow(dead_code, reason = "the two dialects that use all of it come next")]
 mod client;
-#[allow(dead_code, reason = "the two dialects that use all of it come next")]
 mod error;
 mod hub;
-#[allow(dead_code, reason = "the two dialects that use all of it come next")]
+pub mod pooled;
 mod tls;
 
 pub use hub::{
     MqttCommandConfig, MqttHubBudgetConfig, MqttHubConfig, MqttHubStats, MqttHubUpstream,
     MqttHubWireConfig, MqttReconnectConfig, MqttTokenConfig, MqttTransport,
+};
+pub use pooled::{
+    MqttEncoding, MqttEventTopic, MqttPoolCommands, MqttPoolConfig, MqttPoolStats, MqttPoolTopics,
+    MqttPoolUpstream, MqttPoolWire, MqttSubscriptions, MqttVersion, Password,
 };
 
 /// What fuzz targets feed. Not part of the interface: it changes at will.

@@ -72,6 +72,7 @@ pub(super) fn terms(options: &Options, answer: &ConnAck) -> Terms {
             queued: limits.queued,
         },
         receive: limits.receive.max(1),
+        ordered_acks: options.ordered_acks,
         max_incoming: limits.max_packet,
         keep_alive: asked.map_or(options.keep_alive, |seconds| {
             Duration::from_secs(seconds.into())

@@ -68,6 +68,10 @@ pub(crate) struct Options {
     /// means never. A broker of version 5 may decide otherwise.
     pub(crate) keep_alive: Duration,
     pub(crate) will: Option<Will>,
+    /// Whether acknowledgements leave in the order of arrival, as MQTT asks (section 4.6); default
+    /// true. Else each leaves with its verdict, so that none waits for another's: brokers find it by
+    /// its identifier.
+    pub(crate) ordered_acks: bool,
     pub(crate) limits: Limits,
 }
 
@@ -87,6 +91,7 @@ impl Options {
             session_expiry: None,
             keep_alive: Duration::from_secs(60),
             will: None,
+            ordered_acks: true,
             limits: Limits::default(),
         }
     }

@@ -25,6 +25,7 @@ pub(super) struct Terms {
     /// Messages that may wait for our acknowledgement. A broker of version 5 knows it; from any other
     /// nothing more is read meanwhile.
     pub(super) receive: u16,
+    pub(super) ordered_acks: bool,
     /// Bytes of a packet that we take.
     pub(super) max_incoming: usize,
     /// Zero means that nobody asks for a sign of life.
@@ -74,7 +75,7 @@ impl State {
     pub(super) fn new(terms: Terms, now: Instant) -> Self {
         Self {
             ledger: Ledger::new(terms.bounds),
-            arrivals: Arrivals::new(terms.receive),
+            arrivals: Arrivals::new(terms.receive, terms.ordered_acks),
             terms,
             out: BytesMut::new(),
             wake: Wakers::default(),

@@ -153,6 +153,7 @@ fn options(env: &Env, identity: &DeviceIdentity, token: &SasToken) -> Options {
         session_expiry: None,
         keep_alive: wire.keep_alive,
         will: None,
+        ordered_acks: true,
         limits: Limits {
             connect_timeout: wire.connect_timeout,
             answer_timeout: wire.answer_timeout,

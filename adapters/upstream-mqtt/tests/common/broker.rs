@@ -107,6 +107,16 @@ impl Mosquitto {
         self.signal("-STOP");
     }
 
+    /// Has it write what it keeps to disk, once.
+    pub(crate) async fn save(&self) {
+        self.signal("-USR1");
+        let kept = self.directory.path().join("mosquitto.db");
+        while !kept.exists() {
+            // It says in no other way that it has.
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal("-CONT");

@@ -64,6 +64,7 @@ impl Model {
                 queued: 8,
             },
             receive: RECEIVE,
+            ordered_acks: true,
             max_incoming: 1000,
             keep_alive: super::SOON,
             answer_timeout: super::SOON,

@@ -32,6 +32,7 @@ impl Clocked {
                 queued: 10,
             },
             receive: 10,
+            ordered_acks: true,
             max_incoming: 1000,
             keep_alive,
             answer_timeout: PATIENCE,
