@@ -183,6 +183,29 @@ async fn a_hub_that_cannot_be_reached_is_not_asked_in_a_hot_loop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_the_hub_never_answers_holds_up_nobody() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.wire.connect_timeout = Duration::from_secs(2);
+    config.breaker.open = backoff(60_000, 60_000);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let (bad, good) = (with_key(&hub, "bad"), with_key(&hub, "good"));
+    hub.faults().withhold_attach("bad");
+    for _ in 0..3 {
+        let refused = upstream.attach(bad.clone(), callback.shared()).await;
+        let refused = refused.expect_err("no answer");
+        assert_eq!(refused.kind(), ErrorKind::TimedOut);
+    }
+    let held = upstream.attach(bad, callback.shared()).await;
+    assert!(held.expect_err("held back").retry_after().is_some());
+    let attached = upstream.attach(good.clone(), callback.shared()).await;
+    attached.expect("the hub can be reached");
+    let sent = upstream.send(&uplink(&good.device, "m")).await;
+    sent.expect("accepted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_web_socket_carries_a_device_as_well() {
     let hub = hub().await;
     let address = hub.https_addr();

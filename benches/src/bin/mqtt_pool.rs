@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
 use benches::process::{Usage, metered, resident, rest};
 use benches::report::{Fields, Report};
 use benches::{BODY, device_name};
@@ -19,8 +20,10 @@ use bytes::Bytes;
 use cap::Cap;
 use clap::Parser;
 use gateway_core::credential::{SharedAccessPolicy, SymmetricKey};
-use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Credential, DeviceId, DeviceIdentity, MessageId, Uplink, Upstream};
+use gateway_core::{
+    CloudCallback, CloudMessage, Credential, DesiredPatch, DeviceId, DeviceIdentity, Disposition,
+    MessageId, MethodCall, MethodReply, SessionEnd, Uplink, Upstream,
+};
 use gateway_upstream_mqtt::{MqttEncoding, MqttPoolConfig, MqttPoolUpstream, MqttVersion};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use sink::{Sink, be_the_sink_if_asked};
@@ -113,7 +116,10 @@ async fn main() -> Result<()> {
     let (attached, used, grown) = memory.context("nothing was measured")?;
     let each = |bytes: usize| bytes / options.devices.max(1);
     let results = Fields::new()
-        .with("pool_cpu_to_rumqttc", ratio.context("nothing was measured")?)
+        .with(
+            "pool_cpu_to_rumqttc",
+            ratio.context("nothing was measured")?,
+        )
         .with("bytes_a_device_attached", each(attached))
         .with("bytes_a_device_after_traffic", each(used))
         .with("resident_growth_bytes", grown);
@@ -125,6 +131,22 @@ async fn main() -> Result<()> {
 fn median(mut rounds: Vec<Usage>) -> Usage {
     rounds.sort_by_key(|usage| usage.cpu);
     rounds.get(rounds.len() / 2).copied().unwrap_or_default()
+}
+
+/// Devices that only speak.
+#[derive(Debug)]
+struct Deaf;
+
+#[async_trait]
+impl CloudCallback for Deaf {
+    async fn on_method(&self, _: MethodCall) -> MethodReply {
+        MethodReply::new(404, "")
+    }
+    async fn on_message(&self, _: CloudMessage) -> Disposition {
+        Disposition::Abandon
+    }
+    async fn on_desired(&self, _: DesiredPatch) {}
+    async fn on_end(&self, _: SessionEnd) {}
 }
 
 /// Devices attached to a pool.
@@ -150,7 +172,7 @@ impl Fleet {
         config.topics.status = String::new();
         let upstream = Arc::new(MqttPoolUpstream::new(config)?);
         let policy = SharedAccessPolicy::new("nobody", SymmetricKey::from_base64("eA==")?);
-        let callback = RecordingCallback::new().shared();
+        let callback: Arc<dyn CloudCallback> = Arc::new(Deaf);
         let mut devices = Vec::with_capacity(options.devices);
         for n in 0..options.devices {
             let device = DeviceId::new(device_name(n))?;
@@ -228,7 +250,9 @@ async fn send_with_rumqttc(port: u16, options: &Options) -> Result<Usage> {
                     for n in here.clone() {
                         let topic = format!("devices/{}/telemetry", device_name(n));
                         let body = Bytes::from_static(&BODY);
-                        client.publish_bytes(topic, QoS::AtLeastOnce, false, body).await?;
+                        client
+                            .publish_bytes(topic, QoS::AtLeastOnce, false, body)
+                            .await?;
                     }
                 }
                 Ok(())

@@ -1,5 +1,6 @@
 //! From what the hub, the connection or the gateway itself said to what can be done about it.
 
+use std::io;
 use std::time::Duration;
 
 use gateway_core::governor::Held;
@@ -72,9 +73,10 @@ impl HubError {
         self.kind().is_retryable()
     }
 
-    /// Tells whether the hub could not be reached at all, which is nobody's fault.
+    /// Tells whether the hub could not be reached at all, which is nobody's fault. One that does not
+    /// answer a CONNECT, or closes the connection instead, may mean the device.
     pub(crate) fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Mqtt(error) if !matches!(error, MqttError::Refused { .. }))
+        matches!(self, Self::Mqtt(MqttError::Connect(error)) if !is_end(error))
     }
 
     /// Tells whether the hub asks this gateway, not this device alone, to go slower: "server
@@ -91,7 +93,8 @@ impl HubError {
     pub(crate) fn blames_device(&self) -> bool {
         match self {
             Self::Mqtt(MqttError::Refused { .. }) => !self.is_throttle(),
-            Self::Dropped => true,
+            Self::Mqtt(MqttError::Connect(error)) => is_end(error),
+            Self::Mqtt(MqttError::Unanswered(_) | MqttError::Protocol(_)) | Self::Dropped => true,
             _ => false,
         }
     }
@@ -105,6 +108,11 @@ impl HubError {
             _ => error.with_source(self),
         }
     }
+}
+
+/// Tells whether the other side closed the connection without a fault of the line's.
+fn is_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 /// Sorts the statuses of twin requests.
@@ -150,9 +158,14 @@ mod tests {
         assert!(refused(3).is_throttle() && !refused(3).blames_device());
         assert!(HubError::Dropped.blames_device() && HubError::Dropped.is_passing());
         assert!(!HubError::Down.blames_device());
-        let lost = HubError::from(MqttError::Down);
-        assert!(lost.is_unreachable() && !lost.blames_device());
-        assert!(!refused(5).is_unreachable());
+        let connect = |kind: io::ErrorKind| HubError::from(MqttError::Connect(kind.into()));
+        let nobody = connect(io::ErrorKind::ConnectionRefused);
+        assert!(nobody.is_unreachable() && !nobody.blames_device());
+        let closed = connect(io::ErrorKind::UnexpectedEof);
+        let silent = HubError::from(MqttError::Unanswered("CONNECT"));
+        for error in [closed, silent, refused(5)] {
+            assert!(error.blames_device() && !error.is_unreachable(), "{error}");
+        }
     }
 
     #[test]

@@ -71,6 +71,20 @@
 //! went different ways. If no gateway has the device, a handed-over command is lost; without a group
 //! over all devices it stays at the broker, if at all, in the session of the connection that heard it
 //! before. Desired properties are state: all gateways that have the device hear them.
+//!
+//! # What it costs
+//! 10,000 devices over 8 connections, each with one message of 100 bytes in flight, beside `rumqttc`
+//! 0.25 alone, which sends the same packets and knows neither devices nor whose an acknowledgement is
+//! (`mqtt_pool` in `benches`, one run, release build, two cores with other work on them, Linux):
+//!
+//! | broker | client | CPU a settled message | messages a second |
+//! | --- | --- | --- | --- |
+//! | one that only acknowledges | pool | 4.4 us | 176,000 |
+//! | the same | `rumqttc` | 2.8 us | 262,000 |
+//! | Mosquitto 2.0.11 | pool | 6.6 us | 50,000 |
+//! | the same | `rumqttc` | 5.7 us | 54,000 |
+//!
+//! An attached device takes 250 bytes, 500 after traffic.
 
 mod config;
 mod convert;

@@ -42,7 +42,7 @@ struct Options {
     #[arg(long, value_parser = benches::duration, default_value = "1s")]
     round: Duration,
     /// Commands a second that a flooded device gets.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 300)]
     flood: u32,
     /// The ways of being bad; all by default.
     #[arg(long, value_enum, value_delimiter = ',')]
