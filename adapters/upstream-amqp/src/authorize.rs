@@ -125,9 +125,7 @@ async fn put(
             keeper.hold(device, signed, identity.source.is_some(), ask.renews);
             Ok(())
         }
-        other => Err(AmqpError::Unexpected(format!(
-            "credential {other:?} is not known"
-        ))),
+        _ => Err(AmqpError::NoProof),
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) enum AmqpError {
     Held(#[from] Held),
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the hub wants proof of the device, and its credential is none")]
+    NoProof,
     #[error("the device's credential cannot be had now")]
     Credential(#[source] CredentialError),
     #[error("too many requests of the device wait")]
@@ -71,7 +73,7 @@ impl AmqpError {
                 description,
             } if names_hub(description) => ErrorKind::Disconnected,
             Self::Token { status, .. } | Self::Twin { status, .. } => kind_of_status(*status),
-            Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::TokenExpired | Self::NoProof => ErrorKind::Unauthorized,
             Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,

@@ -30,6 +30,8 @@ pub(crate) enum HubError {
     Unanswered(&'static str),
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the hub wants proof of the device, and its credential is none")]
+    NoProof,
     #[error("the device's credential cannot be had now")]
     Credential(#[source] CredentialError),
     #[error("{0} is not known here")]
@@ -57,7 +59,7 @@ impl HubError {
             Self::Held(held) => held.kind,
             Self::Twin { status, .. } => kind_of_status(*status),
             Self::Unanswered(_) => ErrorKind::TimedOut,
-            Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::TokenExpired | Self::NoProof => ErrorKind::Unauthorized,
             Self::Credential(error) => error.kind(),
             Self::Unknown(_) => ErrorKind::Unsupported,
             Self::Crowded => ErrorKind::Throttled,

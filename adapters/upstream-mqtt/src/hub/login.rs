@@ -150,7 +150,7 @@ pub(super) async fn connect(
             }
             Line::open(env, device, identity, token, life).await
         }
-        _ => Err(HubError::Unknown("this kind of credential")),
+        _ => Err(HubError::NoProof),
     }
 }
 
