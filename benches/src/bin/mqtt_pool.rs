@@ -19,7 +19,6 @@ use broker::Mosquitto;
 use bytes::Bytes;
 use cap::Cap;
 use clap::Parser;
-use gateway_core::credential::{SharedAccessPolicy, SymmetricKey};
 use gateway_core::{
     CloudCallback, CloudMessage, Credential, DesiredPatch, DeviceId, DeviceIdentity, Disposition,
     MessageId, MethodCall, MethodReply, SessionEnd, Uplink, Upstream,
@@ -171,12 +170,11 @@ impl Fleet {
         config.topics.responses = String::new();
         config.topics.status = String::new();
         let upstream = Arc::new(MqttPoolUpstream::new(config)?);
-        let policy = SharedAccessPolicy::new("nobody", SymmetricKey::from_base64("eA==")?);
         let callback: Arc<dyn CloudCallback> = Arc::new(Deaf);
         let mut devices = Vec::with_capacity(options.devices);
         for n in 0..options.devices {
             let device = DeviceId::new(device_name(n))?;
-            let credential = Credential::Policy(policy.clone());
+            let credential = Credential::Vouched;
             let identity = DeviceIdentity::new(device.clone(), credential);
             upstream.attach(identity, callback.clone()).await?;
             devices.push(device);

@@ -36,19 +36,19 @@ struct Options {
     per_second: u32,
     /// Rounds with, and as many without, for each way of being bad: many and short, since whatever
     /// else the machine does meets only some of them.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// How long a round lasts.
     #[arg(long, value_parser = benches::duration, default_value = "1s")]
     round: Duration,
     /// Commands a second that a flooded device gets.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1000)]
     flood: u32,
     /// The ways of being bad; all by default.
     #[arg(long, value_enum, value_delimiter = ',')]
     modes: Vec<Conduct>,
-    /// The way to the hub and back.
-    #[arg(long, default_value_t = 0)]
+    /// The way to the hub and back. With none, whatever else the machine does is most of a latency.
+    #[arg(long, default_value_t = 50)]
     latency_ms: u64,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
