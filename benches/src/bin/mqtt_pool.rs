@@ -81,7 +81,7 @@ async fn main() -> Result<()> {
         ("sink", Some(sink.port)),
         ("mosquitto", mosquitto.as_ref().map(Mosquitto::port)),
     ];
-    let (mut ratio, mut memory) = (None, None);
+    let (mut ratio, mut memory, mut their_memory) = (None, None, None);
     for (broker, port) in brokers {
         let Some(port) = port else { continue };
         rest().await;
@@ -92,7 +92,9 @@ async fn main() -> Result<()> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
             ours.push(fleet.send(&options).await?);
-            theirs.push(send_with_rumqttc(port, &options).await?);
+            let (usage, bytes) = send_with_rumqttc(port, &options).await?;
+            theirs.push(usage);
+            their_memory.get_or_insert(bytes);
         }
         rest().await;
         let used = ALLOCATOR.allocated().saturating_sub(allocated);
@@ -113,6 +115,7 @@ async fn main() -> Result<()> {
         fleet.close().await?;
     }
     let (attached, used, grown) = memory.context("nothing was measured")?;
+    let (connected, loaded) = their_memory.context("nothing was measured")?;
     let each = |bytes: usize| bytes / options.devices.max(1);
     let results = Fields::new()
         .with(
@@ -121,6 +124,10 @@ async fn main() -> Result<()> {
         )
         .with("bytes_a_device_attached", each(attached))
         .with("bytes_a_device_after_traffic", each(used))
+        .with("pool_bytes_attached", attached)
+        .with("pool_bytes_after_traffic", used)
+        .with("rumqttc_bytes_connected", connected)
+        .with("rumqttc_bytes_after_traffic", loaded)
         .with("resident_growth_bytes", grown);
     report.with_results(results).print(options.json);
     Ok(())
@@ -214,18 +221,21 @@ impl Fleet {
 }
 
 /// Polls until so many messages are acknowledged.
-async fn acknowledged(events: &mut EventLoop, messages: usize) -> Result<()> {
+async fn acknowledged(mut events: EventLoop, messages: usize) -> Result<EventLoop> {
     let mut left = messages;
     while left > 0 {
         if let Event::Incoming(Packet::PubAck(_)) = events.poll().await? {
             left -= 1;
         }
     }
-    Ok(())
+    Ok(events)
 }
 
-/// Sends as many to the same topics. It counts acknowledgements; whose they are, it does not tell.
-async fn send_with_rumqttc(port: u16, options: &Options) -> Result<Usage> {
+/// Sends as many to the same topics, and tells what its connections hold before and after. It counts
+/// acknowledgements; whose they are, it does not tell.
+async fn send_with_rumqttc(port: u16, options: &Options) -> Result<(Usage, (usize, usize))> {
+    let before = ALLOCATOR.allocated();
+    let held = || ALLOCATOR.allocated().saturating_sub(before);
     let mut clients = Vec::new();
     for number in 0..options.connections {
         let mut settings = MqttOptions::new(format!("theirs-{number}"), "127.0.0.1", port);
@@ -235,15 +245,15 @@ async fn send_with_rumqttc(port: u16, options: &Options) -> Result<Usage> {
         while !matches!(events.poll().await?, Event::Incoming(Packet::ConnAck(_))) {}
         clients.push((number, client, events));
     }
+    let connected = held();
     let (devices, connections) = (options.devices, options.connections);
     let messages = options.messages;
     let work = async {
-        let mut tasks = JoinSet::new();
-        for (number, client, mut events) in clients {
+        let (mut reading, mut writing) = (JoinSet::new(), JoinSet::new());
+        for (number, client, events) in clients {
             let here = (number..devices).step_by(connections);
-            let count = here.len() * messages;
-            tasks.spawn(async move { acknowledged(&mut events, count).await });
-            tasks.spawn(async move {
+            reading.spawn(acknowledged(events, here.len() * messages));
+            writing.spawn(async move {
                 for _ in 0..messages {
                     for n in here.clone() {
                         let topic = format!("devices/{}/telemetry", device_name(n));
@@ -253,15 +263,19 @@ async fn send_with_rumqttc(port: u16, options: &Options) -> Result<Usage> {
                             .await?;
                     }
                 }
-                Ok(())
+                Ok::<_, anyhow::Error>(client)
             });
         }
-        while let Some(task) = tasks.join_next().await {
-            task??;
+        let (mut clients, mut loops) = (Vec::new(), Vec::new());
+        while let Some(client) = writing.join_next().await {
+            clients.push(client??);
         }
-        Ok::<_, anyhow::Error>(())
+        while let Some(events) = reading.join_next().await {
+            loops.push(events??);
+        }
+        Ok::<_, anyhow::Error>((clients, loops))
     };
     let (settled, usage) = metered(work).await;
-    settled?;
-    Ok(usage)
+    let _kept = settled?;
+    Ok((usage, (connected, held())))
 }
