@@ -218,10 +218,7 @@ impl AmqpConfig {
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         self.commands.validate()?;
         self.tokens.validate(pool.devices_per_connection)?;

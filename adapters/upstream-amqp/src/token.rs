@@ -66,10 +66,7 @@ impl TokenConfig {
             ("tokens.in_flight", self.in_flight as f64, 2.0, 100.0),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

@@ -65,10 +65,7 @@ impl BreakerConfig {
             ("breaker.devices", self.devices as u128, 1, 1_000_000),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

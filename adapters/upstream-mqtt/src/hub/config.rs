@@ -159,23 +159,13 @@ impl MqttHubConfig {
         if self.host.trim().is_empty() {
             return Err(ConfigError::new("host", "is empty", "the hub's name"));
         }
-        in_range("port", self.port().into(), 1, 65_535)?;
+        ConfigError::check_range("port", self.port().into(), 1, 65_535)?;
         self.wire.validate()?;
         self.reconnect.validate()?;
         self.commands.validate()?;
         self.tokens.validate()?;
         self.breaker.validate()?;
         self.budget.whole().validate()
-    }
-}
-
-fn in_range(key: &str, value: u128, least: u128, most: u128) -> Result<(), ConfigError> {
-    match (least..=most).contains(&value) {
-        true => Ok(()),
-        false => {
-            let allowed = format!("{least} to {most}");
-            Err(ConfigError::new(key, format!("is {value}"), allowed))
-        }
     }
 }
 
@@ -249,7 +239,7 @@ impl MqttHubWireConfig {
             ),
             ("wire.buffer", self.buffer as u128, 1024, 16 << 20),
         ] {
-            in_range(key, value, least, most)?;
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }
@@ -310,7 +300,7 @@ impl MqttReconnectConfig {
                 86_400_000,
             ),
         ] {
-            in_range(key, value, least, most)?;
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

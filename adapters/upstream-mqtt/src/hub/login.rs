@@ -62,10 +62,7 @@ impl MqttTokenConfig {
             ("tokens.renew_at", self.renew_at, 0.1, 0.95),
             ("tokens.jitter", self.jitter, 0.0, self.renew_at),
         ] {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

@@ -3,8 +3,6 @@ use std::time::Duration;
 use gateway_core::{Backoff, ConfigError, Interest};
 use serde::Deserialize;
 
-use super::in_range;
-
 /// Says how commands reach devices.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -74,7 +72,7 @@ impl MqttCommandConfig {
                 1000,
             ),
         ] {
-            in_range(key, value, least, most)?;
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

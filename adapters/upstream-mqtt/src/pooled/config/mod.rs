@@ -395,10 +395,7 @@ impl MqttPoolConfig {
             ),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         commands.validate()?;
         if let Rate::Limited { per_second, burst } = self.connects
