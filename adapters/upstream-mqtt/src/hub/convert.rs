@@ -20,7 +20,7 @@ const SYSTEM: &str = "$.";
 
 /// Makes a publication of an uplink.
 pub(super) fn publish(uplink: &Uplink) -> Result<Publish, HubError> {
-    let size = size(uplink);
+    let size = uplink.size();
     if size > MAX_UPLINK {
         return Err(HubError::TooLarge(size));
     }
@@ -64,24 +64,6 @@ fn event_topic(uplink: &Uplink) -> Result<String, HubError> {
         bag::push(&mut topic, name, value, false);
     }
     Ok(topic)
-}
-
-/// What the hub counts, in bytes: the body, values of system properties, names and values of the
-/// others.
-fn size(uplink: &Uplink) -> usize {
-    let system = &uplink.system;
-    let texts = [
-        &system.correlation_id,
-        &system.content_type,
-        &system.content_encoding,
-        &system.user_id,
-        &system.schema,
-        &system.component,
-    ];
-    let system: usize = texts.into_iter().flatten().map(String::len).sum();
-    let own = uplink.properties.iter();
-    let own: usize = own.map(|(name, value)| name.len() + value.len()).sum();
-    uplink.body.len() + uplink.id.as_str().len() + system + own
 }
 
 /// Makes a cloud-to-device message of what came from the hub.
