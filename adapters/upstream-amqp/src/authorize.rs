@@ -140,13 +140,8 @@ pub(crate) async fn put_signed(
     ask: Ask<'_>,
 ) -> Result<Signed, AmqpError> {
     let ttl = env.config.tokens.ttl;
-    let mut order = [(Some(keys.primary()), false), (keys.secondary(), true)];
-    if prefers_secondary.load(Relaxed) {
-        order.reverse();
-    }
     let mut refused = AmqpError::TokenExpired;
-    for (key, is_secondary) in order {
-        let Some(key) = key else { continue };
+    for (key, is_secondary) in keys.in_order(prefers_secondary.load(Relaxed)) {
         let signed = Signed {
             at: Instant::now(),
             life: ttl.saturating_sub(ROUNDING),

@@ -3,6 +3,7 @@
 mod connection_string;
 mod key;
 mod provider;
+mod renewal;
 mod sas;
 
 pub use connection_string::{ConnectionString, ParseConnectionStringError};
@@ -11,6 +12,7 @@ pub use provider::{
     CredentialProvider, CredentialSource, GroupKeyCredentials, HubPolicyCredentials,
     StaticCredentials, VouchedCredentials,
 };
+pub use renewal::Renewals;
 pub use sas::{ParseTokenError, SasToken, sas_resource};
 
 /// Proves a device's identity to the hub.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
+use gateway_core::credential::{KeyPair, Renewals, SasToken, SymmetricKey, sas_resource};
 use gateway_core::{ConfigError, Credential, DeviceIdentity, ErrorKind};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
@@ -22,8 +22,6 @@ const API_VERSION: &str = "2021-04-12";
 const CLIENT: &str = concat!("iot-gateway/", env!("CARGO_PKG_VERSION"));
 /// An expiry is a whole second, rounded down: up to one second of the life is not there.
 const ROUNDING: Duration = Duration::from_secs(1);
-/// The least and the longest wait before a token that could not be renewed is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// Says how long the tokens are valid that we sign, and when they are renewed.
 ///
@@ -67,19 +65,9 @@ impl MqttTokenConfig {
         Ok(())
     }
 
-    /// How far into such a life a token is renewed; `random` is from 0 to 1.
-    fn renewal(&self, life: Duration, random: f64) -> Duration {
-        life.mul_f64((self.renew_at - self.jitter * random).max(0.0))
-    }
-}
-
-/// The wait before a token that could not be renewed is tried again, while so much of its life is
-/// left: ever shorter, so that there are tries to the end, and long when there is nothing to lose.
-pub(super) fn again(left: Duration) -> Duration {
-    let (least, most) = AGAIN;
-    match left.is_zero() {
-        true => most,
-        false => (left / 4).clamp(least, most),
+    /// When in its life a token is renewed.
+    fn renewals(&self) -> Renewals {
+        Renewals::new(self.renew_at, self.jitter)
     }
 }
 
@@ -98,12 +86,10 @@ impl Life {
     /// Of a token that is good for so long.
     fn new(config: &MqttTokenConfig, length: Duration) -> Self {
         let begun = Instant::now();
-        // Without a random source all go at the latest.
-        let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
         Self {
             begun,
             lapses: begun + length,
-            renewal: Some(begun + config.renewal(length, random)),
+            renewal: Some(begun + config.renewals().by_chance(length)),
             is_presented: false,
         }
     }
@@ -159,13 +145,8 @@ async fn with_keys(
     sign: impl Fn(&SymmetricKey, SystemTime) -> SasToken,
 ) -> Result<Arc<Line>, HubError> {
     let tokens = &env.config.tokens;
-    let mut order = [(Some(keys.primary()), false), (keys.secondary(), true)];
-    if device.prefers_secondary.load(Relaxed) {
-        order.reverse();
-    }
     let mut refused = HubError::TokenExpired;
-    for (key, is_secondary) in order {
-        let Some(key) = key else { continue };
+    for (key, is_secondary) in keys.in_order(device.prefers_secondary.load(Relaxed)) {
         let life = Life::new(tokens, tokens.ttl.saturating_sub(ROUNDING));
         let token = sign(key, SystemTime::now() + tokens.ttl);
         match Line::open(env, device, identity, &token, life).await {
@@ -223,25 +204,6 @@ mod tests {
                 "hub.example/dev#1/?api-version=2021-04-12&DeviceClientType=iot-gateway%2F{version}"
             )
         );
-    }
-
-    #[test]
-    fn renewals_are_spread_over_the_part_of_a_life_that_is_said() {
-        let config = MqttTokenConfig::default();
-        let life = Duration::from_secs(1000);
-        assert_eq!(config.renewal(life, 0.0), Duration::from_secs(800));
-        assert_eq!(config.renewal(life, 1.0).as_secs_f64().round(), 600.0);
-    }
-
-    #[test]
-    fn a_renewal_that_fails_is_tried_again_and_again_while_the_token_lives() {
-        let (mut left, mut tries) = (Duration::from_secs(720), 0);
-        while !left.is_zero() {
-            left = left.saturating_sub(again(left));
-            tries += 1;
-        }
-        assert!((20..100).contains(&tries), "{tries}");
-        assert_eq!(again(left), AGAIN.1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
+use gateway_core::credential::Renewals;
 use gateway_core::governor::{Class, Priority};
 use gateway_core::{DesiredChange, DesiredPatch, ErrorKind, Interest, SessionEnd};
 use tokio::task::JoinSet;
@@ -15,7 +16,6 @@ use super::device::{Device, Link};
 use super::env::Env;
 use super::error::HubError;
 use super::line::Line;
-use super::login::again;
 use super::recovery::{bring_back, has_lapsed};
 use super::takeover::Takeovers;
 use super::{topic, twin};
@@ -292,7 +292,7 @@ impl Session {
         match why {
             Why::Token => {
                 let left = self.line.life.lapses.saturating_duration_since(now);
-                self.renewal = Some(now + again(left));
+                self.renewal = Some(now + Renewals::again(left));
             }
             Why::Redelivery => {
                 let wait = self.env.config.commands.abandon.delay(self.abandoned);
