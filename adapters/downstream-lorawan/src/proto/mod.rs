@@ -1,0 +1,1 @@
+//! What travels between concentrators, devices and a network server: protocols without IO or clock.
