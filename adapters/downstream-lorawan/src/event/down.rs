@@ -115,3 +115,22 @@ pub struct Downlink {
     /// first.
     pub flush: bool,
 }
+
+impl Downlink {
+    /// Makes an unconfirmed downlink that goes at once.
+    #[must_use]
+    pub fn new(dev_eui: DevEui, port: u8, payload: impl Into<Bytes>, expires: Instant) -> Self {
+        Self {
+            id: DownlinkId::random(),
+            dev_eui,
+            port,
+            payload: payload.into(),
+            confirmed: false,
+            priority: Priority::default(),
+            timing: Timing::Immediate,
+            expires,
+            more_pending: false,
+            flush: false,
+        }
+    }
+}
