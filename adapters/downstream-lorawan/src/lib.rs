@@ -4,5 +4,6 @@
 //! windows; and the hub learns what became of each one on air.
 
 pub mod event;
+pub mod payload;
 pub mod proto;
 pub mod schedule;
