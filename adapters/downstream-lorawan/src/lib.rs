@@ -3,6 +3,7 @@
 //! Each device appears in the hub as itself, under its DevEUI; commands reach it in its receive
 //! windows; and the hub learns what became of each one on air.
 
+pub mod embed;
 pub mod event;
 pub mod payload;
 pub mod proto;

@@ -41,7 +41,7 @@ fn parse_hex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], 
 macro_rules! hex_name {
     ($(#[$doc:meta])* $name:ident, $size:literal, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name([u8; $size]);
 
         impl $name {

@@ -92,7 +92,9 @@ pub enum RequestError {
 }
 
 impl Request {
-    fn new(content: Content) -> Self {
+    /// Makes a request that leaves everything but its content to the profile.
+    #[must_use]
+    pub fn new(content: Content) -> Self {
         Self {
             port: None,
             content,

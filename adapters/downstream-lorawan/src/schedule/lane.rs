@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Actions, Class, Command, Completion, Failure, Outcome, QueueMode, Sent};
-use crate::event::{Downlink, DownlinkId, Timing, TransmitError, TransmitResult};
+use crate::event::{Downlink, DownlinkId, FailureReason, Timing, TransmitError, TransmitResult};
 
 /// How many windows' worth the mean time between uplinks remembers.
 const RHYTHM: u32 = 8;
@@ -188,6 +188,21 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Ends what the network server gave up; another may go in its window.
+    pub(super) fn give_up(
+        &mut self,
+        id: &DownlinkId,
+        reason: FailureReason,
+        actions: &mut Actions<T>,
+    ) {
+        if let Some((ticket, was_in_flight)) = self.withdraw(id) {
+            actions.end(ticket, Err(Failure::Network(reason)));
+            if let Some(window) = &mut self.window {
+                window.is_taken &= !was_in_flight;
+            }
+        }
+    }
+
     /// Takes a command out, and tells whether it was in flight.
     pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<(T, bool)> {
         if let Some(entry) = self.in_flight.take_if(|entry| entry.command.id == *id) {
@@ -207,6 +222,15 @@ impl<T> Lane<T> {
 
     pub(super) fn expected(&self) -> Option<Instant> {
         Some(self.last_uplink? + self.interval?)
+    }
+
+    pub(super) fn is_awake(&self, now: Instant) -> bool {
+        let is_open = |window: &Window| !window.is_taken && now < window.closes;
+        self.class == Class::C || self.window.as_ref().is_some_and(is_open)
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
     pub(super) fn pending(&self) -> usize {

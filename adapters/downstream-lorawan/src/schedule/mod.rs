@@ -96,11 +96,7 @@ impl<T> Schedule<T> {
     /// Notes that the network server gave a downlink up.
     pub fn failed(&mut self, failed: &DownlinkFailed, now: Instant) -> Actions<T> {
         self.settle(failed.dev_eui, now, |lane, actions| {
-            lane.end(
-                &failed.downlink,
-                Err(Failure::Network(failed.reason)),
-                actions,
-            );
+            lane.give_up(&failed.downlink, failed.reason, actions);
         })
     }
 
@@ -130,6 +126,15 @@ impl<T> Schedule<T> {
         actions
     }
 
+    /// Ends everything for every device, as [`Failure::Flushed`].
+    pub fn clear_all(&mut self) -> Actions<T> {
+        let mut actions = Actions::new();
+        while let Some((_, lane)) = self.lanes.pop_lru() {
+            lane.abandon(&mut actions);
+        }
+        actions
+    }
+
     /// When the device's next uplink is due, as far as its last ones tell.
     #[must_use]
     pub fn expected(&self, device: DevEui) -> Option<Instant> {
@@ -140,6 +145,19 @@ impl<T> Schedule<T> {
     #[must_use]
     pub fn pending(&self, device: DevEui) -> usize {
         self.lanes.peek(&device).map_or(0, Lane::pending)
+    }
+
+    /// Whether a command would go at once, as far as the device's windows are concerned.
+    #[must_use]
+    pub fn is_awake(&self, device: DevEui, now: Instant) -> bool {
+        let lane = self.lanes.peek(&device);
+        lane.is_some_and(|lane| lane.is_awake(now))
+    }
+
+    /// Whether the network server has a command for the device that has not ended.
+    #[must_use]
+    pub fn is_in_flight(&self, device: DevEui) -> bool {
+        self.lanes.peek(&device).is_some_and(Lane::is_in_flight)
     }
 
     /// How far before or after its window each command was.

@@ -341,6 +341,8 @@ proptest! {
                     schedule.acknowledged(&DeviceAck::new(DEVICE, id, acknowledged), now)
                 }
                 Step::Fail => {
+                    // What the network server gave up has not used its window.
+                    sent_in_window = None;
                     let failed = DownlinkFailed::new(DEVICE, id, FailureReason::Other);
                     schedule.failed(&failed, now)
                 }
