@@ -225,7 +225,7 @@ async fn command(
 fn codec_kind(error: &crate::payload::CodecError) -> ErrorKind {
     use crate::payload::CodecError::*;
     match error {
-        Refused(_) | Failed(_) | TimedOut | Unsupported(_) => ErrorKind::Rejected,
+        Refused(_) | Failed(_) | TimedOut | TooLarge | Unsupported(_) => ErrorKind::Rejected,
         Busy => ErrorKind::Throttled,
     }
 }

@@ -203,12 +203,16 @@ mod tests {
     fn the_defaults_are_valid_and_a_wrong_setting_is_named() {
         LorawanConfig::default().validate().unwrap();
         ProfileConfig::default().validate().unwrap();
-        let mut config = LorawanConfig::default();
-        config.window = Duration::from_secs(16);
+        let config = LorawanConfig {
+            window: Duration::from_secs(16),
+            ..LorawanConfig::default()
+        };
         let error = config.validate().unwrap_err().to_string();
         assert_eq!(error, "`window` is 16s; allowed: 1ms to 15s");
-        let mut profile = ProfileConfig::default();
-        profile.port = Some(224);
+        let profile = ProfileConfig {
+            port: Some(224),
+            ..ProfileConfig::default()
+        };
         assert_eq!(profile.validate().unwrap_err().key(), "port");
     }
 

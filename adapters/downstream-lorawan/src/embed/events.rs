@@ -11,8 +11,8 @@ use super::config::ReportConfig;
 use super::directory::Device;
 use super::shared::Shared;
 use crate::event::{DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
-use crate::payload::DecodeInput;
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
+use crate::payload::{DecodeInput, Decoded};
 
 /// Takes what happens in a LoRaWAN network. Cheap to clone: all clones are one.
 ///
@@ -167,7 +167,7 @@ impl NetworkEvents {
 async fn read(device: &Device, uplink: &Uplink) -> Reading {
     let (codec, port) = device.profile.codec.as_ref().zip(uplink.port)?;
     let input = DecodeInput::new(port, uplink.payload.clone(), uplink.received_at);
-    let result = codec.decode(input).await;
+    let result = codec.decode(input).await.and_then(Decoded::bounded);
     if let Err(error) = &result {
         let device = &device.id;
         tracing::debug!(device.id = %device, error = %error, "Payload not decoded");

@@ -119,9 +119,8 @@ impl Uplink {
     /// # Errors
     /// The port is 0 or above 224, or the payload or the list of receptions is too long.
     pub fn validate(&self) -> Result<(), InvalidUplink> {
-        match self.port {
-            Some(port @ (0 | 225..)) => return Err(InvalidUplink::Port(port)),
-            Some(1..=224) | None => {}
+        if let Some(port @ (0 | 225..)) = self.port {
+            return Err(InvalidUplink::Port(port));
         }
         if self.payload.len() > Self::MAX_PAYLOAD {
             return Err(InvalidUplink::TooLong(self.payload.len()));

@@ -1,12 +1,14 @@
 //! What payloads mean, and the forms in which the hub sees them.
 //!
 //! A [`PayloadCodec`] reads a device's bytes and writes them: [`CayenneLpp`], a
-//! [closure](decode_with), or a script. Whatever it makes of a payload, the bytes themselves go to
+//! [closure](decode_with), or, with the feature `javascript`, a script of the device's maker. Whatever it makes of a payload, the bytes themselves go to
 //! the hub too.
 
 mod cayenne;
 mod closure;
 pub mod command;
+#[cfg(feature = "javascript")]
+mod javascript;
 pub mod telemetry;
 
 use std::fmt;
@@ -18,6 +20,8 @@ use bytes::Bytes;
 
 pub use cayenne::CayenneLpp;
 pub use closure::{DecodeWith, decode_with};
+#[cfg(feature = "javascript")]
+pub use javascript::{JavaScriptCodec, JavaScriptConfig, ScriptError};
 
 /// Is a payload to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,19 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// The longest result that is taken, data and warnings, in bytes: half of what a hub's message
+    /// takes.
+    pub const MAX_SIZE: usize = 128 * 1024;
+
+    /// Fails if it is too long.
+    pub(crate) fn bounded(self) -> Result<Self, CodecError> {
+        let warnings: usize = self.warnings.iter().map(String::len).sum();
+        match self.data.len() + warnings <= Self::MAX_SIZE {
+            true => Ok(self),
+            false => Err(CodecError::TooLarge),
+        }
+    }
+
     /// Makes one of JSON text.
     #[must_use]
     pub fn new(data: impl Into<Bytes>) -> Self {
@@ -105,6 +122,9 @@ pub enum CodecError {
     /// The codec took longer than it may.
     #[error("the codec took longer than it may")]
     TimedOut,
+    /// The codec made more of it than a message takes.
+    #[error("the codec's result is longer than {max} bytes", max = Decoded::MAX_SIZE)]
+    TooLarge,
     /// Too many wait for the codec.
     #[error("too many wait for the codec")]
     Busy,

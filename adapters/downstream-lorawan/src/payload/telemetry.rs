@@ -43,6 +43,12 @@ fn object<'a>(uplink: &'a Uplink, reading: &'a Reading) -> Option<&'a RawValue> 
     serde_json::from_slice(text).ok()
 }
 
+/// A codec's failure in words, not longer than anybody reads: a script may say anything.
+fn problem(error: &CodecError) -> String {
+    const LONGEST: usize = 500;
+    error.to_string().chars().take(LONGEST).collect()
+}
+
 /// RFC 3339 with milliseconds, in UTC. A time that it cannot write becomes the epoch.
 fn rfc3339(time: SystemTime) -> String {
     let writable = humantime::parse_rfc3339("9999-12-31T23:59:59Z").unwrap_or(UNIX_EPOCH);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Reading, object, rfc3339, to_json};
+use super::{Reading, object, problem, rfc3339, to_json};
 use crate::event::{
     Battery, DevAddr, DevEui, Event, Location, LogLevel, Modulation, Reception, Uplink,
 };
@@ -34,7 +34,7 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
         _ => &[],
     };
     let codec_error = match reading {
-        Some(Err(error)) => Some(error.to_string()),
+        Some(Err(error)) => Some(problem(error)),
         _ => None,
     };
     to_json(&UplinkJson {

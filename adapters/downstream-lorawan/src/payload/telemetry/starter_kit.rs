@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Reading, object, rfc3339, to_json};
+use super::{Reading, object, problem, rfc3339, to_json};
 use crate::event::{Modulation, Uplink};
 
 /// Writes an uplink under the starter kit's names: `data` is what the codec made of the payload,
@@ -34,7 +34,7 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
     let data = match (object(uplink, reading), reading) {
         (Some(object), _) => Some(Data::Object(object)),
         (None, Some(Err(error))) => Some(Data::Failure {
-            error: error.to_string(),
+            error: problem(error),
         }),
         (None, _) => None,
     };
