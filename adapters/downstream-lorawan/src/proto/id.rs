@@ -96,7 +96,10 @@ fn id6(text: &str) -> Option<u64> {
         }
         None => groups(text)?,
     };
-    (all.len() == 4).then(|| all.drain(..).fold(0, |sum, group| sum << 16 | u64::from(group)))
+    (all.len() == 4).then(|| {
+        all.drain(..)
+            .fold(0, |sum, group| sum << 16 | u64::from(group))
+    })
 }
 
 impl fmt::Display for Eui64 {
@@ -249,10 +252,23 @@ mod tests {
 
     #[test]
     fn what_is_no_identifier_is_refused() {
-        for text in ["", "1", "010203040506070", "01020304050607089", "+102030405060708", "1:2:3"] {
+        for text in [
+            "",
+            "1",
+            "010203040506070",
+            "01020304050607089",
+            "+102030405060708",
+            "1:2:3",
+        ] {
             assert!(text.parse::<Eui64>().is_err(), "{text}");
         }
-        for text in ["1:2:3:4:5", "::1::", "1:2:3:4::5", "::12345", "é02030405060708"] {
+        for text in [
+            "1:2:3:4:5",
+            "::1::",
+            "1:2:3:4::5",
+            "::12345",
+            "é02030405060708",
+        ] {
             assert!(text.parse::<Eui64>().is_err(), "{text}");
         }
         assert!("0102030g".parse::<DevAddr>().is_err());

@@ -171,6 +171,9 @@ impl PushData {
 /// Makes text of what a forwarder calls JSON: some end it with zeros, or describe themselves in
 /// another alphabet.
 fn text(json: &[u8]) -> std::borrow::Cow<'_, str> {
-    let end = json.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let end = json
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
     String::from_utf8_lossy(&json[..end])
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use super::super::Eui64;
 use super::super::mac::Region;
 use super::super::radio::{CodingRate, ConcentratorClock, MAX_FRAME, Modulation, Reception};
-use super::super::Eui64;
 use super::base64;
 
 /// Is a frame that a concentrator heard (`rxpk`).
@@ -133,10 +133,11 @@ impl<'de> Deserialize<'de> for Packet {
         let coding_rate = wire.codr.as_deref().and_then(|codr| codr.parse().ok());
         let modulation = modulation(wire.modu.as_deref(), &wire.datr, coding_rate)
             .ok_or_else(|| D::Error::custom("modu, datr and codr name no modulation"))?;
-        let best = wire
-            .rsig
-            .iter()
-            .max_by(|a, b| a.lsnr.unwrap_or(f32::MIN).total_cmp(&b.lsnr.unwrap_or(f32::MIN)));
+        let best = wire.rsig.iter().max_by(|a, b| {
+            a.lsnr
+                .unwrap_or(f32::MIN)
+                .total_cmp(&b.lsnr.unwrap_or(f32::MIN))
+        });
         Ok(Self {
             frame: frame.into(),
             timestamp: wire.tmst,

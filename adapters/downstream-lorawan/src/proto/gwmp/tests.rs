@@ -15,7 +15,10 @@ fn push(json: &[u8]) -> Vec<u8> {
 }
 
 fn pushed(json: &Value) -> PushData {
-    match Datagram::decode(&push(json.to_string().as_bytes())).unwrap().body {
+    match Datagram::decode(&push(json.to_string().as_bytes()))
+        .unwrap()
+        .body
+    {
         Body::PushData(data) => data,
         other => panic!("{other:?}"),
     }
@@ -99,7 +102,10 @@ fn other_modulations_are_read() {
         data.packets.first().map(|packet| packet.modulation)
     };
     let fsk = Modulation::Fsk { bit_rate: 50_000 };
-    assert_eq!(read(&[("modu", json!("FSK")), ("datr", json!(50_000))]), Some(fsk));
+    assert_eq!(
+        read(&[("modu", json!("FSK")), ("datr", json!(50_000))]),
+        Some(fsk)
+    );
     let hopping = read(&[
         ("modu", json!("LR-FHSS")),
         ("datr", json!("M0CW137")),
@@ -135,16 +141,22 @@ fn what_newer_forwarders_add_is_read_and_what_is_unknown_ignored() {
 
 #[test]
 fn of_several_antennas_the_best_is_told() {
-    let mut packet = packet(&[("rsig", json!([
-        {"ant": 0, "chan": 7, "rssic": -101, "lsnr": -2.5},
-        {"ant": 1, "chan": 8, "rssic": -98, "lsnr": 4.0},
-    ]))]);
+    let mut packet = packet(&[(
+        "rsig",
+        json!([
+            {"ant": 0, "chan": 7, "rssic": -101, "lsnr": -2.5},
+            {"ant": 1, "chan": 8, "rssic": -98, "lsnr": 4.0},
+        ]),
+    )]);
     for key in ["rssi", "lsnr", "chan"] {
         packet.as_object_mut().unwrap().remove(key);
     }
     let data = pushed(&json!({"rxpk": [packet]}));
     let packet = &data.packets[0];
-    assert_eq!((packet.rssi, packet.snr, packet.channel), (Some(-98.0), Some(4.0), Some(8)));
+    assert_eq!(
+        (packet.rssi, packet.snr, packet.channel),
+        (Some(-98.0), Some(4.0), Some(8))
+    );
 }
 
 #[test]
@@ -168,9 +180,15 @@ fn zeros_after_the_json_and_strange_letters_in_it_do_no_harm() {
 #[test]
 fn what_is_not_of_this_protocol_is_refused() {
     assert_eq!(Datagram::decode(&[]), Err(DatagramError::TooShort));
-    assert_eq!(Datagram::decode(&[2, 0, 0, 2, 1]), Err(DatagramError::TooShort));
+    assert_eq!(
+        Datagram::decode(&[2, 0, 0, 2, 1]),
+        Err(DatagramError::TooShort)
+    );
     assert_eq!(Datagram::decode(&[1; 20]), Err(DatagramError::Version(1)));
-    assert_eq!(Datagram::decode(&[2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Err(DatagramError::Kind(3)));
+    assert_eq!(
+        Datagram::decode(&[2, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]),
+        Err(DatagramError::Kind(3))
+    );
 }
 
 fn outcome(json: &str) -> (TxOutcome, Option<[u8; 4]>) {
@@ -191,15 +209,27 @@ fn what_became_of_a_downlink_is_told() {
         ("\0", TxOutcome::Sent),
         ("{}", TxOutcome::Sent),
         (r#"{"txpk_ack":{"error":"NONE"}}"#, TxOutcome::Sent),
-        (r#"{"txpk_ack":{"warn":"TX_POWER","value":20}}"#, TxOutcome::SentWithPower(20)),
+        (
+            r#"{"txpk_ack":{"warn":"TX_POWER","value":20}}"#,
+            TxOutcome::SentWithPower(20),
+        ),
         (r#"{"txpk_ack":{"error":"TOO_LATE"}}"#, TxOutcome::TooLate),
         (r#"{"txpk_ack":{"error":"TOO_EARLY"}}"#, TxOutcome::TooEarly),
-        (r#"{"txpk_ack":{"error":"COLLISION_PACKET"}}"#, TxOutcome::Collision),
-        (r#"{"txpk_ack":{"error":"COLLISION_BEACON"}}"#, TxOutcome::Collision),
+        (
+            r#"{"txpk_ack":{"error":"COLLISION_PACKET"}}"#,
+            TxOutcome::Collision,
+        ),
+        (
+            r#"{"txpk_ack":{"error":"COLLISION_BEACON"}}"#,
+            TxOutcome::Collision,
+        ),
         (r#"{"txpk_ack":{"error":"TX_FREQ"}}"#, TxOutcome::Frequency),
         (r#"{"txpk_ack":{"error":"TX_POWER"}}"#, TxOutcome::Power),
         (r#"{"txpk_ack":{"error":"GPS_UNLOCKED"}}"#, TxOutcome::NoGps),
-        (r#"{"txpk_ack":{"error":"BUSY"}}"#, TxOutcome::Other("BUSY".into())),
+        (
+            r#"{"txpk_ack":{"error":"BUSY"}}"#,
+            TxOutcome::Other("BUSY".into()),
+        ),
     ];
     for (json, expected) in table {
         assert_eq!(outcome(json), (expected, None), "{json}");
@@ -261,10 +291,8 @@ fn without_a_window_a_frame_goes_at_once() {
 
 #[test]
 fn a_forwarder_is_not_asked_to_follow_a_stations_clock() {
-    let (transmission, window) = transmission(Some(ConcentratorClock::Station {
-        xtime: 1,
-        rctx: 0,
-    }));
+    let (transmission, window) =
+        transmission(Some(ConcentratorClock::Station { xtime: 1, rctx: 0 }));
     assert_eq!(TxRequest::new(&transmission, &window), None);
 }
 

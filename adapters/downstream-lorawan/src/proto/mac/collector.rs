@@ -68,17 +68,23 @@ impl Collected {
     /// channels beside, too.
     pub fn add(&mut self, mut reception: Reception) {
         let better = |a: &Reception, b: &Reception| {
-            (a.snr.total_cmp(&b.snr)).then(a.rssi.total_cmp(&b.rssi)).is_gt()
+            (a.snr.total_cmp(&b.snr))
+                .then(a.rssi.total_cmp(&b.rssi))
+                .is_gt()
         };
         let again = reception.gateway == self.best.gateway;
         if better(&reception, &self.best) {
             std::mem::swap(&mut self.best, &mut reception);
-            self.others.retain(|other| other.gateway != self.best.gateway);
+            self.others
+                .retain(|other| other.gateway != self.best.gateway);
         }
         if again {
             return;
         }
-        let known = self.others.iter_mut().find(|other| other.gateway == reception.gateway);
+        let known = self
+            .others
+            .iter_mut()
+            .find(|other| other.gateway == reception.gateway);
         if let Some(known) = known {
             if better(&reception, known) {
                 *known = reception;
@@ -152,5 +158,9 @@ impl Collector {
 
 fn pop_due(queue: &mut VecDeque<(Duration, Bytes)>, now: Duration) -> Option<Bytes> {
     let due = queue.front().is_some_and(|(at, _)| *at <= now);
-    if due { queue.pop_front().map(|(_, frame)| frame) } else { None }
+    if due {
+        queue.pop_front().map(|(_, frame)| frame)
+    } else {
+        None
+    }
 }

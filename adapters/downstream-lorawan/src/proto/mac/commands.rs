@@ -8,8 +8,13 @@ use lrwn::{LinkADRReqPayload, MACCommand, MACCommandSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FromDevice {
     LinkCheckReq,
-    LinkAdrAns { accepted: bool },
-    DevStatusAns { battery: u8, margin: i8 },
+    LinkAdrAns {
+        accepted: bool,
+    },
+    DevStatusAns {
+        battery: u8,
+        margin: i8,
+    },
     DeviceTimeReq,
     /// An answer that nothing depends on.
     Other,
@@ -74,7 +79,9 @@ pub(super) fn link_adr(requests: &[LinkADRReqPayload], data_rate: u8, power: u8)
         MACCommand::LinkADRReq(request)
     });
     // All fields are of four bits or fewer here, which is what could be wrong with them.
-    MACCommandSet::new(requests.collect()).to_vec().unwrap_or_default()
+    MACCommandSet::new(requests.collect())
+        .to_vec()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -101,7 +108,13 @@ mod tests {
         assert_eq!(read(&[0x02, 0x80, 0x02]), [LinkCheckReq]);
         assert_eq!(read(&[0x02, 0x06, 0x00]), [LinkCheckReq]);
         assert_eq!(read(&[0x03, 0x06]), [LinkAdrAns { accepted: false }]);
-        assert_eq!(read(&[0x06, 0, 0xdf])[..], [DevStatusAns { battery: 0, margin: 31 }]);
+        assert_eq!(
+            read(&[0x06, 0, 0xdf])[..],
+            [DevStatusAns {
+                battery: 0,
+                margin: 31
+            }]
+        );
     }
 
     #[test]

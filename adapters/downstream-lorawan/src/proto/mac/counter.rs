@@ -51,7 +51,10 @@ mod tests {
         assert_eq!(complete(10, 8), None);
         assert_eq!(complete(0, 0xffff), None);
         assert_eq!(complete(u32::MAX, 0xffff), None);
-        assert_eq!(complete(u32::MAX, 0xfffe), Some(Counter::Repeat(u32::MAX - 1)));
+        assert_eq!(
+            complete(u32::MAX, 0xfffe),
+            Some(Counter::Repeat(u32::MAX - 1))
+        );
     }
 
     proptest! {

@@ -38,11 +38,17 @@ impl Network {
         more: bool,
     ) -> Result<Option<Transmission>, SendError> {
         let device = self.device(dev_eui)?;
-        let session = device.session.as_ref().ok_or(SendError::NoSession(dev_eui))?;
+        let session = device
+            .session
+            .as_ref()
+            .ok_or(SendError::NoSession(dev_eui))?;
         if message.is_none() && !session.owes() && !device.status_wanted {
             return Ok(None);
         }
-        let opening = session.opening.as_ref().ok_or(SendError::NoWindow(dev_eui))?;
+        let opening = session
+            .opening
+            .as_ref()
+            .ok_or(SendError::NoWindow(dev_eui))?;
         let (gateway, clock) = (opening.best.gateway, opening.best.clock);
         let windows = session.windows(&self.region, &opening.best);
         let (frame, windows) = self.frame(dev_eui, message, more, windows)?;
@@ -107,7 +113,9 @@ impl Network {
     }
 
     fn device(&self, dev_eui: Eui64) -> Result<&Device, SendError> {
-        self.devices.get(&dev_eui).ok_or(SendError::NoSession(dev_eui))
+        self.devices
+            .get(&dev_eui)
+            .ok_or(SendError::NoSession(dev_eui))
     }
 
     /// Makes the next frame for a device and notes that it is sent; returns the windows it fits.
@@ -140,7 +148,10 @@ impl Network {
             // The message first: commands come again.
             options.clear();
         }
-        let max = windows.iter().map(|window| room(&self.region, window.data_rate)).max();
+        let max = windows
+            .iter()
+            .map(|window| room(&self.region, window.data_rate))
+            .max();
         windows.retain(|window| fits(window, options.len()));
         if windows.is_empty() {
             return Err(SendError::TooLong {
@@ -148,7 +159,9 @@ impl Network {
             });
         }
         let counter = session.downlink_counter(message);
-        let next = counter.checked_add(1).ok_or(SendError::Exhausted(dev_eui))?;
+        let next = counter
+            .checked_add(1)
+            .ok_or(SendError::Exhausted(dev_eui))?;
         let control = FCtrl {
             adr: device.profile.adr,
             ack: session.ack_due,
@@ -165,7 +178,11 @@ impl Network {
         if !options.is_empty() {
             device.status_wanted = false;
         }
-        if let Some(asked) = session.asked.as_mut().filter(|asked| options.ends_with(&asked.command)) {
+        if let Some(asked) = session
+            .asked
+            .as_mut()
+            .filter(|asked| options.ends_with(&asked.command))
+        {
             asked.tries += 1;
         }
         if let Some(message) = message.filter(|message| message.confirmed) {
@@ -188,7 +205,9 @@ impl Session {
 
     /// Puts MAC commands together, the most wanted first, as far as they fit beside a payload.
     fn options(&self, status_wanted: bool) -> Vec<u8> {
-        let status = status_wanted.then(commands::device_status).unwrap_or_default();
+        let status = status_wanted
+            .then(commands::device_status)
+            .unwrap_or_default();
         let setting = self.asked.as_ref().map(|asked| &asked.command[..]);
         let mut options = Vec::new();
         for part in [&self.answers[..], &status, setting.unwrap_or_default()] {
@@ -234,7 +253,10 @@ impl Session {
         // payload. The keys are of network sessions, as 1.0 has them.
         let key = self.key(0);
         let signed = phy.set_downlink_data_mic(MACVersion::LoRaWAN1_0, 0, &key);
-        signed.and_then(|()| phy.to_vec()).unwrap_or_default().into()
+        signed
+            .and_then(|()| phy.to_vec())
+            .unwrap_or_default()
+            .into()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use lrwn::{
-    AES128Key, DLSettings, FType, JoinAcceptPayload, JoinRequestPayload, JoinType, MHDR,
-    Major, NetID, Payload, PhyPayload, keys,
+    AES128Key, DLSettings, FType, JoinAcceptPayload, JoinRequestPayload, JoinType, MHDR, Major,
+    NetID, Payload, PhyPayload, keys,
 };
 
 use super::super::store::{DeviceRecord, SessionRecord};
@@ -111,7 +111,8 @@ fn answer(
         mic: None,
     };
     let (join_eui, nonce) = (&request.join_eui, request.dev_nonce);
-    phy.set_join_accept_mic(JoinType::Join, join_eui, nonce, app_key).ok()?;
+    phy.set_join_accept_mic(JoinType::Join, join_eui, nonce, app_key)
+        .ok()?;
     phy.encrypt_join_accept_payload(app_key).ok()?;
     phy.to_vec().ok()
 }

@@ -39,5 +39,7 @@ const LEAP_SECONDS: Duration = Duration::from_secs(18);
 /// Unix epoch.
 #[must_use]
 pub fn gps_time(since_unix: Duration) -> Duration {
-    since_unix.saturating_add(LEAP_SECONDS).saturating_sub(GPS_EPOCH)
+    since_unix
+        .saturating_add(LEAP_SECONDS)
+        .saturating_sub(GPS_EPOCH)
 }

@@ -162,7 +162,11 @@ impl Network {
             record.joined = None;
         }
         let sessions = [&record.session, &record.joined];
-        for address in sessions.into_iter().flatten().map(|session| session.dev_addr) {
+        for address in sessions
+            .into_iter()
+            .flatten()
+            .map(|session| session.dev_addr)
+        {
             Self::note_address(&mut self.addresses, address, dev_eui);
         }
         // Kept apart, with what need not be remembered.

@@ -163,7 +163,11 @@ impl Region {
                 // 1/3 and 2/3 are the same as what the regions call 2/6 and 4/6.
                 let thirds = if coding_rate.of == 3 { 2 } else { 1 };
                 DataRateModulation::LrFhss(LrFhssDataRate {
-                    coding_rate: format!("{}/{}", coding_rate.data * thirds, coding_rate.of * thirds),
+                    coding_rate: format!(
+                        "{}/{}",
+                        coding_rate.data * thirds,
+                        coding_rate.of * thirds
+                    ),
                     occupied_channel_width: channel_width,
                 })
             }

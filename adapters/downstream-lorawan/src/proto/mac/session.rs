@@ -5,8 +5,8 @@ use lrwn::{AES128Key, MACVersion, Payload, PhyPayload};
 
 use super::super::store::SessionRecord;
 use super::adr::{History, Setting};
-use super::counter::{self, Counter};
 use super::collector::Collected;
+use super::counter::{self, Counter};
 use super::outcome::{Delivery, Message};
 
 /// A session that is in use.

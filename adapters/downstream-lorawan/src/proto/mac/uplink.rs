@@ -22,6 +22,9 @@ use super::{gps_time, join};
 /// Seconds after a join-request until its answer (RP002-1.0.x, JOIN_ACCEPT_DELAY1).
 const JOIN_DELAY: u8 = 5;
 
+/// Bits of the first byte that LoRaWAN 1.0 leaves at 0.
+const MHDR_RESERVED: u8 = 0x1c;
+
 /// Times that a device is told of a setting before it is left alone.
 const TRIES: u8 = 3;
 
@@ -34,7 +37,12 @@ impl Network {
     /// [`Refusal`] if it is no device's of this network, or was heard before. Nothing has changed
     /// then: only a frame that is signed moves a counter.
     pub fn hear(&mut self, heard: Collected, since_unix: Duration) -> Result<Heard, Refusal> {
-        if heard.frame.len() > MAX_FRAME {
+        // Reserved bits are lost in reading, and so would be outside of what the MIC covers.
+        let reserved = heard
+            .frame
+            .first()
+            .is_some_and(|mhdr| mhdr & MHDR_RESERVED != 0);
+        if heard.frame.len() > MAX_FRAME || reserved {
             return Err(Refusal::Malformed);
         }
         let phy = PhyPayload::from_slice(&heard.frame).map_err(|_| Refusal::Malformed)?;
@@ -65,7 +73,10 @@ impl Network {
 
         let dev_addr = session.dev_addr;
         let before = device.record.joined.replace(session);
-        let in_use = device.session.as_ref().map(|session| session.record.dev_addr);
+        let in_use = device
+            .session
+            .as_ref()
+            .map(|session| session.record.dev_addr);
         if let Some(before) = before.filter(|before| Some(before.dev_addr) != in_use) {
             Self::forget_address(&mut self.addresses, before.dev_addr, dev_eui);
         }
@@ -108,7 +119,11 @@ impl Network {
         };
         let device = self.devices.get_mut(&dev_eui);
         let device = device.ok_or(Refusal::UnknownAddress(address))?;
-        let options = payload.fhdr.f_opts.to_vec().map_err(|_| Refusal::Malformed)?;
+        let options = payload
+            .fhdr
+            .f_opts
+            .to_vec()
+            .map_err(|_| Refusal::Malformed)?;
         if payload.f_port == Some(0) && !options.is_empty() {
             return Err(Refusal::Malformed);
         }
@@ -141,7 +156,12 @@ struct Frame<'a> {
 
 impl Device {
     /// Finds which of the device's sessions has signed a frame: `true` is the one it has joined.
-    fn recognise(&self, phy: &mut PhyPayload, address: DevAddr, low: u16) -> Option<(Counter, bool)> {
+    fn recognise(
+        &self,
+        phy: &mut PhyPayload,
+        address: DevAddr,
+        low: u16,
+    ) -> Option<(Counter, bool)> {
         let reset = self.profile.reset_allowed();
         let in_use = self.session.as_ref().map(|session| &session.record);
         let mut check = |record: Option<&SessionRecord>, reset| {
@@ -212,7 +232,11 @@ impl Device {
             counter,
             first: frame.first,
             port: port.filter(|port| *port != 0),
-            payload: if port == Some(0) { Bytes::new() } else { payload },
+            payload: if port == Some(0) {
+                Bytes::new()
+            } else {
+                payload
+            },
             confirmed: frame.confirmed,
             delivery,
             status: said.status,
@@ -246,8 +270,8 @@ impl Session {
         for command in commands::read(commands) {
             match command {
                 FromDevice::LinkCheckReq => {
-                    let needed = spreading_factor(region, heard.best.data_rate)
-                        .map_or(0.0, required_snr);
+                    let needed =
+                        spreading_factor(region, heard.best.data_rate).map_or(0.0, required_snr);
                     // 255 is reserved; what is below 0 was heard all the same.
                     let margin = (heard.best.snr - needed).clamp(0.0, 254.0) as u8;
                     link = Some(commands::link_check(margin, heard.gateways() as u8));
@@ -300,10 +324,13 @@ impl Session {
             data_rate,
             power: self.record.power_step,
         };
-        let better = spreading_factor(region, data_rate).filter(|_| adr).and_then(|factor| {
-            let max = region.max_adr_data_rate();
-            self.history.propose(now, factor, max, |step| region.has_power_step(step))
-        });
+        let better = spreading_factor(region, data_rate)
+            .filter(|_| adr)
+            .and_then(|factor| {
+                let max = region.max_adr_data_rate();
+                self.history
+                    .propose(now, factor, max, |step| region.has_power_step(step))
+            });
         let untold = (region.has_sub_band() && !self.record.channels_told).then_some(now);
         if let Some(setting) = better.or(untold) {
             let requests = region.channel_requests();

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::Eui64;
 use super::super::id::to_hex;
 use super::super::mac::{Region, RegionName};
 use super::super::radio::{ConcentratorClock, Modulation, Transmission, TxWindow};
-use super::super::Eui64;
 use super::discovery::{Answer, Question};
 use super::*;
 
@@ -119,7 +119,10 @@ fn what_else_a_station_says_is_understood() {
         decode(json!({"msgtype": "timesync", "txtime": 12})),
         Message::TimeSync { txtime: 12 }
     );
-    assert_eq!(decode(json!({"msgtype": "rmtsh"})), Message::Other("rmtsh".into()));
+    assert_eq!(
+        decode(json!({"msgtype": "rmtsh"})),
+        Message::Other("rmtsh".into())
+    );
     assert!(Message::decode("[]").is_err());
     assert_eq!(
         time_answer(12, Duration::from_micros(34)),
@@ -168,9 +171,15 @@ fn a_station_is_given_both_windows_and_its_own_clock() {
 #[test]
 fn a_second_window_alone_is_counted_as_a_first_one() {
     let clock = ConcentratorClock::Station { xtime: 1, rctx: 0 };
-    let message = Downlink::new(&transmission(Some(clock), vec![window(2, 869_525_000, 0)]), 1);
+    let message = Downlink::new(
+        &transmission(Some(clock), vec![window(2, 869_525_000, 0)]),
+        1,
+    );
     let message: Value = serde_json::from_str(&message.unwrap().encode()).unwrap();
-    assert_eq!((&message["RxDelay"], &message["RX1DR"]), (&json!(2), &json!(0)));
+    assert_eq!(
+        (&message["RxDelay"], &message["RX1DR"]),
+        (&json!(2), &json!(0))
+    );
     assert_eq!(message.get("RX2DR"), None);
 }
 
@@ -178,7 +187,10 @@ fn a_second_window_alone_is_counted_as_a_first_one() {
 fn class_c_goes_at_once_in_the_second_windows_way() {
     let message = Downlink::new(&transmission(None, vec![window(0, 869_525_000, 0)]), 1);
     let message: Value = serde_json::from_str(&message.unwrap().encode()).unwrap();
-    assert_eq!((&message["dC"], &message["RX2Freq"]), (&json!(2), &json!(869_525_000)));
+    assert_eq!(
+        (&message["dC"], &message["RX2Freq"]),
+        (&json!(2), &json!(869_525_000))
+    );
     assert_eq!(message.get("RX1Freq"), None);
     assert_eq!(message.get("xtime"), None);
 }
@@ -187,9 +199,15 @@ fn class_c_goes_at_once_in_the_second_windows_way() {
 fn a_station_is_not_asked_to_do_what_it_cannot() {
     let forwarder = Some(ConcentratorClock::Forwarder(1));
     let station = Some(ConcentratorClock::Station { xtime: 1, rctx: 0 });
-    assert_eq!(Downlink::new(&transmission(forwarder, vec![window(1, 1, 0)]), 1), None);
+    assert_eq!(
+        Downlink::new(&transmission(forwarder, vec![window(1, 1, 0)]), 1),
+        None
+    );
     assert_eq!(Downlink::new(&transmission(station, vec![]), 1), None);
-    assert_eq!(Downlink::new(&transmission(station, vec![window(16, 1, 0)]), 1), None);
+    assert_eq!(
+        Downlink::new(&transmission(station, vec![window(16, 1, 0)]), 1),
+        None
+    );
 }
 
 #[test]

@@ -4,9 +4,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use super::super::Eui64;
 use super::super::id::hex;
 use super::super::radio::{ConcentratorClock, MAX_FRAME, Reception};
-use super::super::Eui64;
 
 /// Is what a station says of itself when it has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -214,7 +214,9 @@ pub(super) fn data(json: &str) -> Result<Uplink, serde_json::Error> {
     }
     let wire: Wire = serde_json::from_str(json)?;
     if wire.options.0.len() != usize::from(wire.control & 0x0f) {
-        return Err(serde_json::Error::custom("FOpts is not as long as FCtrl says"));
+        return Err(serde_json::Error::custom(
+            "FOpts is not as long as FCtrl says",
+        ));
     }
     let mut frame = BytesMut::with_capacity(MAX_FRAME);
     frame.put_u8(wire.mhdr);
