@@ -62,7 +62,7 @@ pub struct PushData {
     /// Frames that could be read, in their order.
     pub packets: Vec<Packet>,
     /// How the concentrator is, if it says so.
-    pub status: Option<GatewayStatus>,
+    pub status: Option<Box<GatewayStatus>>,
     /// Why each other part could not be read.
     pub odd: Vec<OddPart>,
 }

@@ -127,10 +127,9 @@ impl Network {
         if payload.f_port == Some(0) && !options.is_empty() {
             return Err(Refusal::Malformed);
         }
-        if joined && let Some(before) = device.take_joined() {
-            if before.dev_addr != address {
-                Self::forget_address(&mut self.addresses, before.dev_addr, dev_eui);
-            }
+        let before = joined.then(|| device.take_joined()).flatten();
+        if let Some(before) = before.filter(|before| before.dev_addr != address) {
+            Self::forget_address(&mut self.addresses, before.dev_addr, dev_eui);
         }
         let frame = Frame {
             payload,
