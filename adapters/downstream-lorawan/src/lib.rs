@@ -2,6 +2,10 @@
 //!
 //! Each device appears in the hub as itself, under its DevEUI; commands reach it in its receive
 //! windows; and the hub learns what became of each one on air.
+//!
+//! A network server [embeds](embed) the gateway: it hands in what [happens](event), and gets
+//! downlinks when their [window](schedule) is open. [Payloads](payload) are read by a codec of the
+//! device's maker. What a network server itself is made of, without IO or a clock, is in [`proto`].
 
 pub mod embed;
 pub mod event;

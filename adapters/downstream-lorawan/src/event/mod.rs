@@ -5,19 +5,18 @@
 //! bounds them; [`Uplink::validate`] checks what this crate relies on.
 
 mod down;
-mod id;
 mod outcome;
 mod up;
 
 pub use down::{Downlink, DownlinkId, Priority, Timing};
-pub use id::{DevAddr, DevEui, ParseEuiError};
 pub use outcome::{
     DeviceAck, DownlinkFailed, FailureReason, TransmitAck, TransmitError, TransmitResult,
 };
 pub use up::{
-    Battery, InvalidUplink, Join, Located, Location, Log, LogLevel, Modulation, Reception, Status,
-    Uplink,
+    Battery, InvalidUplink, Join, Located, Location, Log, LogLevel, Reception, Status, Uplink,
 };
+
+pub use crate::proto::{DevAddr, Eui64, Modulation};
 
 /// Is anything that a network server tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +43,7 @@ pub enum Event {
 impl Event {
     /// The device that it is about.
     #[must_use]
-    pub fn dev_eui(&self) -> DevEui {
+    pub fn dev_eui(&self) -> Eui64 {
         match self {
             Self::Uplink(event) => event.dev_eui,
             Self::Join(event) => event.dev_eui,

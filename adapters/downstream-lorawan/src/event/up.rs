@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{DevAddr, DevEui};
+use super::{DevAddr, Eui64, Modulation};
 
 /// Is a frame from a device, heard by one concentrator or more, its payload decrypted.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Uplink {
     /// The device.
-    pub dev_eui: DevEui,
+    pub dev_eui: Eui64,
     /// The address that it used.
     pub dev_addr: Option<DevAddr>,
     /// The application's port, 1 to 223; none for a frame without a payload.
@@ -66,7 +66,7 @@ impl Uplink {
 
     /// Makes an uplink that was received now.
     #[must_use]
-    pub fn new(dev_eui: DevEui, frame_counter: u32, port: u8, payload: impl Into<Bytes>) -> Self {
+    pub fn new(dev_eui: Eui64, frame_counter: u32, port: u8, payload: impl Into<Bytes>) -> Self {
         Self {
             dev_eui,
             dev_addr: None,
@@ -130,29 +130,6 @@ impl Uplink {
         }
         Ok(())
     }
-}
-
-/// Tells how a frame was modulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Modulation {
-    /// LoRa.
-    Lora {
-        /// 5 to 12.
-        spreading_factor: u8,
-        /// In Hz.
-        bandwidth: u32,
-    },
-    /// Frequency shift keying.
-    Fsk {
-        /// In bits a second.
-        bit_rate: u32,
-    },
-    /// Frequency hopping.
-    LrFhss {
-        /// The occupied width in Hz.
-        operating_width: u32,
-    },
 }
 
 /// Tells how one concentrator heard a frame.
@@ -220,7 +197,7 @@ impl Location {
 #[non_exhaustive]
 pub struct Join {
     /// The device.
-    pub dev_eui: DevEui,
+    pub dev_eui: Eui64,
     /// The address that it was given.
     pub dev_addr: DevAddr,
     /// When the network server let it in.
@@ -230,7 +207,7 @@ pub struct Join {
 impl Join {
     /// Makes a join that happened now.
     #[must_use]
-    pub fn new(dev_eui: DevEui, dev_addr: DevAddr) -> Self {
+    pub fn new(dev_eui: Eui64, dev_addr: DevAddr) -> Self {
         Self {
             dev_eui,
             dev_addr,
@@ -256,7 +233,7 @@ pub enum Battery {
 #[non_exhaustive]
 pub struct Status {
     /// The device.
-    pub dev_eui: DevEui,
+    pub dev_eui: Eui64,
     /// Its battery.
     pub battery: Battery,
     /// Signal over noise of the last DevStatusReq at the device, in dB (-32 to 31).
@@ -268,7 +245,7 @@ pub struct Status {
 impl Status {
     /// Makes a status that came now.
     #[must_use]
-    pub fn new(dev_eui: DevEui, battery: Battery, margin: i8) -> Self {
+    pub fn new(dev_eui: Eui64, battery: Battery, margin: i8) -> Self {
         Self {
             dev_eui,
             battery,
@@ -283,7 +260,7 @@ impl Status {
 #[non_exhaustive]
 pub struct Located {
     /// The device.
-    pub dev_eui: DevEui,
+    pub dev_eui: Eui64,
     /// Where it is.
     pub location: Location,
     /// When it was found there.
@@ -293,7 +270,7 @@ pub struct Located {
 impl Located {
     /// Makes a location found now.
     #[must_use]
-    pub fn new(dev_eui: DevEui, location: Location) -> Self {
+    pub fn new(dev_eui: Eui64, location: Location) -> Self {
         Self {
             dev_eui,
             location,
@@ -319,7 +296,7 @@ pub enum LogLevel {
 #[non_exhaustive]
 pub struct Log {
     /// The device.
-    pub dev_eui: DevEui,
+    pub dev_eui: Eui64,
     /// How much it matters.
     pub level: LogLevel,
     /// The network server's word for the matter, such as ChirpStack's `UPLINK_MIC`.
@@ -332,7 +309,7 @@ impl Log {
     /// Makes a remark.
     #[must_use]
     pub fn new(
-        dev_eui: DevEui,
+        dev_eui: Eui64,
         level: LogLevel,
         code: impl Into<String>,
         description: impl Into<String>,
