@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_downstream_lorawan::event::DevEui;
 use gateway_downstream_lorawan::proto::mac::{
     Activation, Collected, DeviceProfile, Heard, Message, Network, NetworkConfig, Refusal, Region,
     RegionName, Uplink,
@@ -126,7 +127,7 @@ fn frame(answer: &Value) -> Bytes {
     (0..hex.len()).step_by(2).map(byte).collect()
 }
 
-fn dev_eui() -> Eui64 {
+fn dev_eui() -> DevEui {
     DEV_EUI.parse().expect("an EUI")
 }
 

@@ -132,7 +132,7 @@ pub(super) fn crypt(
     counter: u32,
     payload: &[u8],
 ) -> Bytes {
-    let address = lrwn::DevAddr::from_be_bytes(session.record.dev_addr.get().to_be_bytes());
+    let address = lrwn::DevAddr::from_be_bytes(session.record.dev_addr.bytes());
     // Nothing in it fails: its result is there for its sister's sake.
     lrwn::encrypt_frm_payload(&session.key(port), uplink, &address, counter, payload)
         .unwrap_or_default()

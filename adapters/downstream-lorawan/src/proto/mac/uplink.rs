@@ -7,7 +7,6 @@ use lrwn::{FType, JoinRequestPayload, MACPayload, Payload, PhyPayload};
 
 use super::super::radio::{MAX_FRAME, Modulation, Transmission};
 use super::super::store::SessionRecord;
-use super::super::{DevAddr, Eui64};
 use super::adr::{Setting, required_snr};
 use super::collector::Collected;
 use super::commands::{self, FromDevice};
@@ -18,6 +17,7 @@ use super::outcome::{DeviceStatus, Heard, Join, Refusal, Repeat, Uplink};
 use super::region::Region;
 use super::session::{Asked, Session, crypt, recognise};
 use super::{gps_time, join};
+use crate::event::{DevAddr, DevEui};
 
 /// Seconds after a join-request until its answer (RP002-1.0.x, JOIN_ACCEPT_DELAY1).
 const JOIN_DELAY: u8 = 5;
@@ -64,7 +64,7 @@ impl Network {
         request: &JoinRequestPayload,
         heard: &Collected,
     ) -> Result<Join, Refusal> {
-        let dev_eui = Eui64::from_be_bytes(request.dev_eui.to_be_bytes());
+        let dev_eui = DevEui::new(request.dev_eui.to_be_bytes());
         let unknown = Refusal::UnknownDevice(dev_eui);
         let device = self.devices.get_mut(&dev_eui).ok_or(unknown)?;
         let (profile, record) = (&device.profile, &mut device.record);
@@ -104,7 +104,7 @@ impl Network {
         let Payload::MACPayload(payload) = &phy.payload else {
             return Err(Refusal::Malformed);
         };
-        let address = DevAddr::new(u32::from_be_bytes(payload.fhdr.devaddr.to_be_bytes()));
+        let address = DevAddr::new(payload.fhdr.devaddr.to_be_bytes());
         let low = payload.fhdr.f_cnt as u16;
         let devices = self.addresses.get(&address);
         let devices = devices.ok_or(Refusal::UnknownAddress(address))?;

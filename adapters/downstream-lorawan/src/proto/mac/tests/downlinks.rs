@@ -2,6 +2,7 @@ use bytes::Bytes;
 
 use super::super::*;
 use super::device::*;
+use crate::event::DevEui;
 use crate::proto::{ConcentratorClock, Eui64};
 
 fn message(id: u64, payload: &'static [u8]) -> Message {
@@ -41,7 +42,7 @@ fn a_window_is_used_once_and_nothing_is_sent_without_need() {
         network.answer(EUI, Some(&on), false),
         Err(SendError::NoWindow(EUI))
     );
-    let stranger = Eui64::new(9);
+    let stranger = DevEui::new([9; 8]);
     assert_eq!(
         network.answer(stranger, None, false),
         Err(SendError::NoSession(stranger))
