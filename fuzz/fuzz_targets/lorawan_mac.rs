@@ -70,7 +70,7 @@ fuzz_target!(|steps: Vec<(bool, u8, Vec<u8>)>| {
             snr: f32::from(data_rate) - 128.0,
             clock: ConcentratorClock::Forwarder(0),
         };
-        let heard = network.hear(Collected::new(frame.into(), reception), Duration::MAX);
+        let heard = network.hear(&Collected::new(frame.into(), reception), Duration::MAX);
         let after = network.session(DEVICE).expect("a session").clone();
         match heard {
             Ok(Heard::Uplink(uplink)) if uplink.dev_eui == DEVICE => {

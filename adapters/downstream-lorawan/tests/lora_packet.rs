@@ -151,7 +151,7 @@ fn hear(network: &mut Network, frame: Bytes) -> Result<Heard, Refusal> {
         clock: ConcentratorClock::Forwarder(0),
     };
     let now = Duration::from_secs(1_577_836_800);
-    network.hear(Collected::new(frame, reception), now)
+    network.hear(&Collected::new(frame, reception), now)
 }
 
 fn uplink(network: &mut Network, frame: Bytes) -> Uplink {

@@ -49,9 +49,9 @@ pub enum Copy {
 /// Concentrators that are remembered for a frame, beside the best.
 const OTHERS: usize = 31;
 
-/// How long copies that come late are known, after the frame was handed out: longer than networks
-/// between take, shorter than the second that a device waits before it sends again.
-const LATE: Duration = Duration::from_millis(700);
+/// How long copies that come late are known, after the frame was handed out: with the usual hold
+/// it ends before a device may send again, which is after its second window, two seconds on.
+const LATE: Duration = Duration::from_millis(1500);
 
 impl Collected {
     /// Makes a frame that one concentrator heard.

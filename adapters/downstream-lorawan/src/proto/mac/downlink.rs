@@ -49,8 +49,8 @@ impl Network {
             .opening
             .as_ref()
             .ok_or(SendError::NoWindow(dev_eui))?;
-        let (gateway, clock) = (opening.best.gateway, opening.best.clock);
-        let windows = session.windows(&self.region, &opening.best);
+        let (gateway, clock) = (opening.gateway, opening.clock);
+        let windows = session.windows(&self.region, opening);
         let (frame, windows) = self.frame(dev_eui, message, more, windows)?;
         Ok(Some(Transmission {
             dev_eui,
@@ -93,7 +93,7 @@ impl Network {
         let session = device.session.as_ref()?;
         let rates: Vec<u8> = match &session.opening {
             Some(opening) => {
-                let windows = session.windows(&self.region, &opening.best);
+                let windows = session.windows(&self.region, opening);
                 windows.iter().map(|window| window.data_rate).collect()
             }
             None if device.is_class_c() && session.record.gateway.is_some() => {

@@ -49,6 +49,8 @@ pub struct Uplink {
     /// Whether the device wants an acknowledgement; [`Network::answer`](super::Network::answer)
     /// gives it.
     pub confirmed: bool,
+    /// Whether the device lets the network choose its data rate.
+    pub adr: bool,
     /// What became of the last confirmed downlink, if one was waiting for this uplink.
     pub delivery: Option<Delivery>,
     /// How the device is, if it was asked.

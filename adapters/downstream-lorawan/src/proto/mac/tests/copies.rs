@@ -42,12 +42,12 @@ fn a_copy_that_comes_late_is_not_taken_for_the_devices_own() {
     collector.hear(at(0), frame.clone(), reception(1, 1.0));
     assert!(collector.next(at(200)).is_some());
     assert_eq!(
-        collector.hear(at(899), frame.clone(), reception(2, 1.0)),
+        collector.hear(at(1699), frame.clone(), reception(2, 1.0)),
         Copy::Late
     );
     // From now on the device may have sent it again.
     assert_eq!(
-        collector.hear(at(900), frame, reception(1, 1.0)),
+        collector.hear(at(1700), frame, reception(1, 1.0)),
         Copy::First
     );
 }
@@ -84,7 +84,7 @@ fn a_flood_of_frames_is_held_up_to_a_bound() {
     );
     assert_eq!(std::iter::from_fn(|| collector.next(at(200))).count(), 3);
     assert_eq!(
-        collector.hear(at(900), more, reception(1, 1.0)),
+        collector.hear(at(1700), more, reception(1, 1.0)),
         Copy::First
     );
 }
@@ -103,7 +103,7 @@ fn the_answer_goes_through_the_concentrator_that_heard_best() {
     let (mut network, mut device) = with_device();
     let mut collected = Collected::new(device.uplink(1, b"x"), reception(1, -3.0));
     collected.add(reception(2, 7.0));
-    network.hear(collected, NOW).unwrap();
+    network.hear(&collected, NOW).unwrap();
     let message = Message::new(1, 1, &b"y"[..]);
     let sent = network
         .answer(super::device::EUI, Some(&message), false)

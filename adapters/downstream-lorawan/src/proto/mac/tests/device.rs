@@ -217,7 +217,7 @@ pub(super) fn with_device() -> (Network, Device) {
 }
 
 pub(super) fn hear(network: &mut Network, frame: Bytes) -> Result<Heard, Refusal> {
-    network.hear(Collected::new(frame, reception(1, 5.0)), NOW)
+    network.hear(&Collected::new(frame, reception(1, 5.0)), NOW)
 }
 
 pub(super) fn heard(network: &mut Network, frame: Bytes) -> Uplink {

@@ -155,7 +155,7 @@ fn a_device_that_asks_for_the_time_and_its_signal_is_answered_once_each() {
         let mut collected = Collected::new(frame, reception(1, 5.0));
         collected.add(reception(2, 2.0));
         let now = NOW + Duration::from_millis(500);
-        let Ok(Heard::Uplink(uplink)) = network.hear(collected, now) else {
+        let Ok(Heard::Uplink(uplink)) = network.hear(&collected, now) else {
             panic!()
         };
         assert!(uplink.answer_due && uplink.port.is_none() && uplink.payload.is_empty());
