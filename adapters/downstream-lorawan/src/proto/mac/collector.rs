@@ -35,7 +35,7 @@ pub struct Collected {
 
 /// Is what a copy of a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copy {
+pub enum CopyKind {
     /// The first one.
     First,
     /// Another one, in time.
@@ -116,23 +116,23 @@ impl Collector {
     }
 
     /// Takes a copy of a frame. Time must not go back between calls.
-    pub fn hear(&mut self, now: Duration, frame: Bytes, reception: Reception) -> Copy {
+    pub fn hear(&mut self, now: Duration, frame: Bytes, reception: Reception) -> CopyKind {
         self.forget(now);
         match self.frames.get_mut(&frame) {
             Some(Some(collected)) => {
                 collected.add(reception);
-                return Copy::Another;
+                return CopyKind::Another;
             }
-            Some(None) => return Copy::Late,
+            Some(None) => return CopyKind::Late,
             None => {}
         }
         if self.frames.len() >= self.bound {
-            return Copy::Overflow;
+            return CopyKind::Overflow;
         }
         let collected = Collected::new(frame.clone(), reception);
         self.frames.insert(frame.clone(), Some(collected));
         self.due.push_back((now + self.hold, frame));
-        Copy::First
+        CopyKind::First
     }
 
     /// Hands out the next frame whose time has come.

@@ -20,7 +20,7 @@ mod session;
 mod tests;
 mod uplink;
 
-pub use collector::{Collected, Collector, Copy};
+pub use collector::{Collected, Collector, CopyKind};
 pub use network::{Network, NetworkConfig, WindowConfig};
 pub use outcome::{
     Delivery, DeviceStatus, Heard, Join, Message, Refusal, Repeat, SendError, Uplink,

@@ -17,15 +17,15 @@ fn what_three_concentrators_heard_is_one_frame_with_the_best_first() {
     let frame = Bytes::from_static(b"frame");
     assert_eq!(
         collector.hear(at(0), frame.clone(), reception(1, -3.0)),
-        Copy::First
+        CopyKind::First
     );
     assert_eq!(
         collector.hear(at(50), frame.clone(), reception(2, 7.0)),
-        Copy::Another
+        CopyKind::Another
     );
     assert_eq!(
         collector.hear(at(199), frame.clone(), reception(3, 6.0)),
-        Copy::Another
+        CopyKind::Another
     );
     assert_eq!(collector.next_at(), Some(HOLD));
     assert_eq!(collector.next(at(199)), None);
@@ -43,12 +43,12 @@ fn a_copy_that_comes_late_is_not_taken_for_the_devices_own() {
     assert!(collector.next(at(200)).is_some());
     assert_eq!(
         collector.hear(at(1699), frame.clone(), reception(2, 1.0)),
-        Copy::Late
+        CopyKind::Late
     );
     // From now on the device may have sent it again.
     assert_eq!(
         collector.hear(at(1700), frame, reception(1, 1.0)),
-        Copy::First
+        CopyKind::First
     );
 }
 
@@ -75,17 +75,20 @@ fn a_flood_of_frames_is_held_up_to_a_bound() {
     let mut collector = Collector::new(HOLD, 3);
     for number in 0..3_u8 {
         let frame = Bytes::from(vec![number]);
-        assert_eq!(collector.hear(at(0), frame, reception(1, 1.0)), Copy::First);
+        assert_eq!(
+            collector.hear(at(0), frame, reception(1, 1.0)),
+            CopyKind::First
+        );
     }
     let more = Bytes::from_static(&[9]);
     assert_eq!(
         collector.hear(at(0), more.clone(), reception(1, 1.0)),
-        Copy::Overflow
+        CopyKind::Overflow
     );
     assert_eq!(std::iter::from_fn(|| collector.next(at(200))).count(), 3);
     assert_eq!(
         collector.hear(at(1700), more, reception(1, 1.0)),
-        Copy::First
+        CopyKind::First
     );
 }
 
