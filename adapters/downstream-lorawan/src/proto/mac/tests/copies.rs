@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 
 use super::super::*;
-use super::device::{NOW, reception, with_device};
+use super::device::{EUI, NOW, reception, with_device};
+use crate::proto::gwmp::{Body, Datagram};
 
 const HOLD: Duration = Duration::from_millis(200);
 
@@ -108,9 +110,46 @@ fn the_answer_goes_through_the_concentrator_that_heard_best() {
     collected.add(reception(2, 7.0));
     network.hear(&collected, NOW).unwrap();
     let message = Message::new(1, 1, &b"y"[..]);
-    let sent = network
-        .answer(super::device::EUI, Some(&message), false)
-        .unwrap()
-        .unwrap();
+    let sent = network.answer(EUI, Some(&message), false).unwrap().unwrap();
     assert_eq!(sent.gateway.get(), 2);
+}
+
+#[test]
+fn what_three_packet_forwarders_send_is_one_uplink_before_and_after_a_restart() {
+    let (mut network, mut device) = with_device();
+    let mut collector = Collector::new(HOLD, 10);
+    for round in 0..3_u32 {
+        let frame = device.uplink(1, b"once");
+        let start = at(u64::from(round) * 10_000);
+        for gateway in 1..=3_u8 {
+            let data = base64::engine::general_purpose::STANDARD.encode(&frame);
+            let json = serde_json::json!({"rxpk": [{
+                "tmst": 5, "freq": 868.1, "modu": "LORA", "datr": "SF7BW125", "codr": "4/5",
+                "rssi": -60, "lsnr": gateway, "data": data,
+            }]});
+            let mut datagram = vec![2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, gateway];
+            datagram.extend(json.to_string().bytes());
+            let datagram = Datagram::decode(&datagram).unwrap();
+            let Body::PushData(pushed) = &datagram.body else {
+                panic!("{datagram:?}")
+            };
+            let reception = pushed.packets[0].reception(datagram.gateway, network.region());
+            collector.hear(start, pushed.packets[0].frame.clone(), reception.unwrap());
+        }
+        let collected = collector.next(start + HOLD).unwrap();
+        assert_eq!((collected.gateways(), collected.best.gateway.get()), (3, 3));
+        assert_eq!(collector.next(start + HOLD), None);
+        let Ok(Heard::Uplink(uplink)) = network.hear(&collected, NOW) else {
+            panic!()
+        };
+        assert_eq!((uplink.counter, &uplink.payload[..]), (round, &b"once"[..]));
+
+        let record = network.record(EUI);
+        network = super::device::network();
+        network.insert(device.profile(EUI), record);
+        assert!(matches!(
+            network.hear(&collected, NOW),
+            Ok(Heard::Repeat(_))
+        ));
+    }
 }
