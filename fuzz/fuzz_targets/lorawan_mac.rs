@@ -6,16 +6,18 @@
 
 use std::time::Duration;
 
+use gateway_downstream_lorawan::event::{DevAddr, DevEui};
 use gateway_downstream_lorawan::proto::mac::{
     Activation, Class, Collected, DeviceProfile, Heard, Message, Network, NetworkConfig, Region,
     RegionName,
 };
-use gateway_downstream_lorawan::proto::{ConcentratorClock, DevAddr, Eui64, Key, Reception};
+use gateway_downstream_lorawan::proto::{ConcentratorClock, Eui64, Key, Reception};
 use libfuzzer_sys::fuzz_target;
 use lrwn::{AES128Key, MACVersion, Payload, PhyPayload};
 
-const DEVICE: Eui64 = Eui64::new(1);
-const ADDRESS: u32 = 0x0102_0304;
+const DEVICE: DevEui = DevEui::new([1; 8]);
+const ADDRESS: [u8; 4] = [1, 2, 3, 4];
+const JOINER: DevEui = DevEui::new([8, 7, 6, 5, 4, 3, 2, 1]);
 const KEY: [u8; 16] = [3; 16];
 
 fn network() -> Network {
@@ -29,7 +31,7 @@ fn network() -> Network {
         reset_allowed: false,
     };
     network.insert(DeviceProfile::new(DEVICE, activation).with_class(Class::C), None);
-    network.insert(DeviceProfile::otaa(Eui64::new(0x0807_0605_0403_0201), Key::new(KEY)), None);
+    network.insert(DeviceProfile::otaa(JOINER, Key::new(KEY)), None);
     network
 }
 
@@ -40,7 +42,7 @@ fn signed(bytes: &[u8], expected: u32) -> Vec<u8> {
         let mut phy = PhyPayload::from_slice(bytes).ok()?;
         match &mut phy.payload {
             Payload::MACPayload(payload) => {
-                payload.fhdr.devaddr = lrwn::DevAddr::from_be_bytes(ADDRESS.to_be_bytes());
+                payload.fhdr.devaddr = lrwn::DevAddr::from_be_bytes(ADDRESS);
                 payload.fhdr.f_cnt = expected.checked_add(payload.fhdr.f_cnt & 3)?;
                 phy.set_uplink_data_mic(MACVersion::LoRaWAN1_0, 0, 0, 0, &key, &key).ok()?;
             }
@@ -68,7 +70,7 @@ fuzz_target!(|steps: Vec<(bool, u8, Vec<u8>)>| {
             snr: f32::from(data_rate) - 128.0,
             clock: ConcentratorClock::Forwarder(0),
         };
-        let heard = network.hear(Collected::new(frame.into(), reception), Duration::MAX);
+        let heard = network.hear(&Collected::new(frame.into(), reception), Duration::MAX);
         let after = network.session(DEVICE).expect("a session").clone();
         match heard {
             Ok(Heard::Uplink(uplink)) if uplink.dev_eui == DEVICE => {

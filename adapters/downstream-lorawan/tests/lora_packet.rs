@@ -2,76 +2,34 @@
 //! `interop/lora-packet/peer.js`. Where it is not installed (`npm ci` there), these tests say that
 //! they test nothing; with `REQUIRE_LORA_PACKET` set, they fail.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+mod support;
+
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_downstream_lorawan::event::DevEui;
 use gateway_downstream_lorawan::proto::mac::{
     Activation, Collected, DeviceProfile, Heard, Message, Network, NetworkConfig, Refusal, Region,
     RegionName, Uplink,
 };
 use gateway_downstream_lorawan::proto::{ConcentratorClock, Eui64, Key, Reception};
 use serde_json::{Value, json};
+use support::{Peer, bytes, hex};
 
-/// Insists on the peer: then its absence fails the tests.
-const REQUIRED: &str = "REQUIRE_LORA_PACKET";
 const DEV_EUI: &str = "0004a30b001c0530";
 const JOIN_EUI: &str = "70b3d57ed0000001";
 const APP_KEY: &str = "2b7e151628aed2a6abf7158809cf4f3c";
 const NONCE: &str = "2dd1";
 
-struct Peer {
-    process: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    /// Starts the peer, if it is installed.
-    fn start() -> Option<Self> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../interop/lora-packet");
-        if !folder.join("node_modules").is_dir() {
-            absent();
-            return None;
-        }
-        let mut process = Command::new("node")
-            .arg(folder.join("peer.js"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node starts");
-        Some(Self {
-            requests: process.stdin.take().expect("a pipe"),
-            answers: BufReader::new(process.stdout.take().expect("a pipe")),
-            process,
-        })
-    }
-
-    fn ask(&mut self, request: &Value) -> Value {
-        writeln!(self.requests, "{request}").expect("the peer listens");
-        let mut answer = String::new();
-        let read = self.answers.read_line(&mut answer);
-        read.expect("the peer speaks");
-        serde_json::from_str(&answer).expect("the peer answers")
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that tests nothing must say so")]
-fn absent() {
-    assert!(
-        std::env::var_os(REQUIRED).is_none(),
-        "{REQUIRED} is set, and lora-packet is not installed: `npm ci` in interop/lora-packet"
-    );
-    eprintln!("SKIPPED: lora-packet is not installed (`npm ci` in interop/lora-packet)");
+fn peer() -> Option<Peer> {
+    let needs = "node_modules/lora-packet";
+    Peer::start(
+        "lora-packet",
+        needs,
+        "node",
+        "peer.js",
+        "REQUIRE_LORA_PACKET",
+    )
 }
 
 /// A device whose frames the peer makes.
@@ -101,11 +59,14 @@ impl Device {
     }
 
     fn uplink(&self, peer: &mut Peer, counter: u32, payload: &str, ack: bool) -> Bytes {
-        frame(&peer.ask(&json!({
-            "request": "uplink", "devAddr": self.dev_addr, "nwkSKey": self.nwk_s_key,
-            "appSKey": self.app_s_key, "counter": counter, "port": 7, "payload": payload,
-            "confirmed": true, "ack": ack,
-        })))
+        bytes(
+            &peer.ask(&json!({
+                "request": "uplink", "devAddr": self.dev_addr, "nwkSKey": self.nwk_s_key,
+                "appSKey": self.app_s_key, "counter": counter, "port": 7, "payload": payload,
+                "confirmed": true, "ack": ack,
+            })),
+            "frame",
+        )
     }
 
     fn read(&self, peer: &mut Peer, frame: &[u8], counter: u32) -> Value {
@@ -116,17 +77,7 @@ impl Device {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn frame(answer: &Value) -> Bytes {
-    let hex = answer["frame"].as_str().expect("the peer makes a frame");
-    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("digits");
-    (0..hex.len()).step_by(2).map(byte).collect()
-}
-
-fn dev_eui() -> Eui64 {
+fn dev_eui() -> DevEui {
     DEV_EUI.parse().expect("an EUI")
 }
 
@@ -150,7 +101,7 @@ fn hear(network: &mut Network, frame: Bytes) -> Result<Heard, Refusal> {
         clock: ConcentratorClock::Forwarder(0),
     };
     let now = Duration::from_secs(1_577_836_800);
-    network.hear(Collected::new(frame, reception), now)
+    network.hear(&Collected::new(frame, reception), now)
 }
 
 fn uplink(network: &mut Network, frame: Bytes) -> Uplink {
@@ -162,7 +113,7 @@ fn uplink(network: &mut Network, frame: Bytes) -> Uplink {
 
 #[test]
 fn a_foreign_device_joins_speaks_and_listens() {
-    let Some(mut peer) = Peer::start() else {
+    let Some(mut peer) = peer() else {
         return;
     };
     let key: Key = APP_KEY.parse().unwrap();
@@ -171,7 +122,7 @@ fn a_foreign_device_joins_speaks_and_listens() {
         "request": "join", "joinEui": JOIN_EUI, "devEui": DEV_EUI, "nonce": NONCE,
         "appKey": APP_KEY,
     }));
-    let Ok(Heard::Join(join)) = hear(&mut network, frame(&request)) else {
+    let Ok(Heard::Join(join)) = hear(&mut network, bytes(&request, "frame")) else {
         panic!("no join")
     };
     let accept = peer.ask(&json!({
@@ -210,7 +161,7 @@ fn a_foreign_device_joins_speaks_and_listens() {
 
 #[test]
 fn a_foreign_devices_counter_goes_over_its_16_bits() {
-    let Some(mut peer) = Peer::start() else {
+    let Some(mut peer) = peer() else {
         return;
     };
     let device = Device::abp();

@@ -1,4 +1,4 @@
-//! Names and keys of devices and concentrators.
+//! Names of concentrators and applications, and keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,8 @@ pub struct IdError {
     expected: &'static str,
 }
 
-/// Names a device (DevEUI), an application (JoinEUI, formerly AppEUI) or a concentrator.
+/// Names a concentrator, or an application (JoinEUI, formerly AppEUI). A device's name is a
+/// [`DevEui`](crate::event::DevEui).
 ///
 /// It is read from 16 hexadecimal digits with or without `-` or `:` between bytes, and from
 /// Basics Station's ID6 (`::1`, `1:2:3:4`); it is shown as 16 digits in lower case.
@@ -108,41 +109,6 @@ impl fmt::Display for Eui64 {
     }
 }
 
-/// Is the short address of a session on air. It is not unique: only a frame's MIC tells whose it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DevAddr(u32);
-
-impl DevAddr {
-    /// Makes an address of its number.
-    #[must_use]
-    pub const fn new(number: u32) -> Self {
-        Self(number)
-    }
-
-    /// Returns its number.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl FromStr for DevAddr {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let number = hex_number(text.bytes(), 8).and_then(|number| u32::try_from(number).ok());
-        number.map(Self).ok_or(IdError {
-            expected: "a DevAddr of 8 hexadecimal digits",
-        })
-    }
-}
-
-impl fmt::Display for DevAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
 /// Is an AES-128 key. It never shows in `Debug` output; serialised, it is there for a store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key([u8; 16]);
@@ -211,16 +177,9 @@ macro_rules! as_text {
 }
 
 as_text!(Eui64, Eui64::to_string);
-as_text!(DevAddr, DevAddr::to_string);
 as_text!(Key, |key: &Key| to_hex(&key.0));
 
 impl fmt::Debug for Eui64 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Debug for DevAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -271,7 +230,6 @@ mod tests {
         ] {
             assert!(text.parse::<Eui64>().is_err(), "{text}");
         }
-        assert!("0102030g".parse::<DevAddr>().is_err());
         assert!("000102030405060708090a0b0c0d0e0".parse::<Key>().is_err());
         assert!("000102030405060708090a0b0c0d0e0f00".parse::<Key>().is_err());
     }

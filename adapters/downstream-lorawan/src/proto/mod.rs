@@ -13,7 +13,7 @@ mod radio;
 pub mod station;
 pub mod store;
 
-pub use id::{DevAddr, Eui64, IdError, Key};
+pub use id::{Eui64, IdError, Key};
 pub use radio::{
     CodingRate, ConcentratorClock, MAX_FRAME, Modulation, Reception, Transmission, TxWindow,
 };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Eui64;
+use crate::event::DevEui;
 
 /// Bytes that a frame on air may have at most: its length is told in one byte.
 pub const MAX_FRAME: usize = 255;
@@ -108,7 +109,7 @@ pub enum ConcentratorClock {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transmission {
     /// The device it is for.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The concentrator that shall send it.
     pub gateway: Eui64,
     /// What the windows are counted from; `None` sends at once (class C).

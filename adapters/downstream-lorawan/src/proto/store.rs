@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DevAddr, Eui64, Key};
+use super::{Eui64, Key};
+use crate::event::{DevAddr, DevEui};
 
 /// Is all that a network must remember of one device.
 ///
@@ -14,7 +15,7 @@ use super::{DevAddr, Eui64, Key};
 #[non_exhaustive]
 pub struct DeviceRecord {
     /// Whose it is.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// DevNonces that have been used; none is taken twice.
     #[serde(default)]
     pub nonces: UsedNonces,
@@ -32,7 +33,7 @@ pub struct DeviceRecord {
 impl DeviceRecord {
     /// Makes the record of a device that was never heard.
     #[must_use]
-    pub fn new(dev_eui: Eui64) -> Self {
+    pub fn new(dev_eui: DevEui) -> Self {
         Self {
             dev_eui,
             nonces: UsedNonces::default(),

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::event::DevEui;
+
 use super::super::mac::{Region, RegionName};
 use super::super::radio::{CodingRate, ConcentratorClock, Modulation, Transmission, TxWindow};
 use super::*;
@@ -250,7 +252,7 @@ fn transmission(clock: Option<ConcentratorClock>) -> (Transmission, TxWindow) {
         power: 14,
     };
     let transmission = Transmission {
-        dev_eui: Eui64::new(1),
+        dev_eui: DevEui::new([1; 8]),
         gateway: Eui64::new(2),
         clock,
         windows: vec![window],

@@ -16,7 +16,7 @@ pub struct TxRequest {
     pub frequency: u32,
     /// How to modulate it.
     pub modulation: Modulation,
-    /// Power, dBm.
+    /// Power, dBm EIRP: the forwarder takes its antenna's gain off.
     pub power: i8,
     /// The frame.
     pub frame: Bytes,

@@ -35,7 +35,7 @@ pub struct Collected {
 
 /// Is what a copy of a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copy {
+pub enum CopyKind {
     /// The first one.
     First,
     /// Another one, in time.
@@ -49,9 +49,9 @@ pub enum Copy {
 /// Concentrators that are remembered for a frame, beside the best.
 const OTHERS: usize = 31;
 
-/// How long copies that come late are known, after the frame was handed out: longer than networks
-/// between take, shorter than the second that a device waits before it sends again.
-const LATE: Duration = Duration::from_millis(700);
+/// How long copies that come late are known, after the frame was handed out: with the usual hold
+/// it ends before a device may send again, which is after its second window, two seconds on.
+const LATE: Duration = Duration::from_millis(1500);
 
 impl Collected {
     /// Makes a frame that one concentrator heard.
@@ -116,23 +116,23 @@ impl Collector {
     }
 
     /// Takes a copy of a frame. Time must not go back between calls.
-    pub fn hear(&mut self, now: Duration, frame: Bytes, reception: Reception) -> Copy {
+    pub fn hear(&mut self, now: Duration, frame: Bytes, reception: Reception) -> CopyKind {
         self.forget(now);
         match self.frames.get_mut(&frame) {
             Some(Some(collected)) => {
                 collected.add(reception);
-                return Copy::Another;
+                return CopyKind::Another;
             }
-            Some(None) => return Copy::Late,
+            Some(None) => return CopyKind::Late,
             None => {}
         }
         if self.frames.len() >= self.bound {
-            return Copy::Overflow;
+            return CopyKind::Overflow;
         }
         let collected = Collected::new(frame.clone(), reception);
         self.frames.insert(frame.clone(), Some(collected));
         self.due.push_back((now + self.hold, frame));
-        Copy::First
+        CopyKind::First
     }
 
     /// Hands out the next frame whose time has come.

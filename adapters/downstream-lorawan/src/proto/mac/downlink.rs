@@ -8,13 +8,13 @@ use lrwn::{
     Payload, PhyPayload,
 };
 
-use super::super::Eui64;
 use super::super::radio::{Reception, Transmission, TxWindow};
 use super::commands;
 use super::network::{Device, Network};
 use super::outcome::{Message, SendError};
 use super::region::Region;
 use super::session::{Confirmed, Session, crypt};
+use crate::event::DevEui;
 
 /// Bytes of a frame's header without options.
 const HEADER: usize = 7;
@@ -33,7 +33,7 @@ impl Network {
     /// for none.
     pub fn answer(
         &mut self,
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         message: Option<&Message>,
         more: bool,
     ) -> Result<Option<Transmission>, SendError> {
@@ -49,8 +49,8 @@ impl Network {
             .opening
             .as_ref()
             .ok_or(SendError::NoWindow(dev_eui))?;
-        let (gateway, clock) = (opening.best.gateway, opening.best.clock);
-        let windows = session.windows(&self.region, &opening.best);
+        let (gateway, clock) = (opening.gateway, opening.clock);
+        let windows = session.windows(&self.region, opening);
         let (frame, windows) = self.frame(dev_eui, message, more, windows)?;
         Ok(Some(Transmission {
             dev_eui,
@@ -65,7 +65,7 @@ impl Network {
     ///
     /// # Errors
     /// [`SendError`] if it cannot be sent.
-    pub fn send(&mut self, dev_eui: Eui64, message: &Message) -> Result<Transmission, SendError> {
+    pub fn send(&mut self, dev_eui: DevEui, message: &Message) -> Result<Transmission, SendError> {
         let device = self.device(dev_eui)?;
         if !device.is_class_c() {
             return Err(SendError::NotClassC(dev_eui));
@@ -88,12 +88,12 @@ impl Network {
     /// Returns how many bytes a message may have now: in the window after the last uplink or, for
     /// class C, at any time. `None` if the device does not listen.
     #[must_use]
-    pub fn room(&self, dev_eui: Eui64) -> Option<usize> {
+    pub fn room(&self, dev_eui: DevEui) -> Option<usize> {
         let device = self.devices.get(&dev_eui)?;
         let session = device.session.as_ref()?;
         let rates: Vec<u8> = match &session.opening {
             Some(opening) => {
-                let windows = session.windows(&self.region, &opening.best);
+                let windows = session.windows(&self.region, opening);
                 windows.iter().map(|window| window.data_rate).collect()
             }
             None if device.is_class_c() && session.record.gateway.is_some() => {
@@ -107,12 +107,12 @@ impl Network {
 
     /// Waits no longer for the acknowledgement of a confirmed message, and returns its number.
     /// A device of class A needs this not: its next uplink decides.
-    pub fn give_up(&mut self, dev_eui: Eui64) -> Option<u64> {
+    pub fn give_up(&mut self, dev_eui: DevEui) -> Option<u64> {
         let session = self.devices.get_mut(&dev_eui)?.session.as_mut()?;
         session.settle(false).map(|delivery| delivery.id)
     }
 
-    fn device(&self, dev_eui: Eui64) -> Result<&Device, SendError> {
+    fn device(&self, dev_eui: DevEui) -> Result<&Device, SendError> {
         self.devices
             .get(&dev_eui)
             .ok_or(SendError::NoSession(dev_eui))
@@ -121,7 +121,7 @@ impl Network {
     /// Makes the next frame for a device and notes that it is sent; returns the windows it fits.
     fn frame(
         &mut self,
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         message: Option<&Message>,
         more: bool,
         mut windows: Vec<TxWindow>,
@@ -239,7 +239,7 @@ impl Session {
             },
             payload: Payload::MACPayload(MACPayload {
                 fhdr: FHDR {
-                    devaddr: lrwn::DevAddr::from_be_bytes(self.record.dev_addr.get().to_be_bytes()),
+                    devaddr: lrwn::DevAddr::from_be_bytes(self.record.dev_addr.bytes()),
                     f_ctrl: control,
                     f_cnt: counter,
                     f_opts: MACCommandSet::new(vec![MACCommand::Raw(options.to_vec())]),

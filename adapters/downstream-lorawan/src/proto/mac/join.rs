@@ -8,11 +8,12 @@ use lrwn::{
 };
 
 use super::super::store::{DeviceRecord, SessionRecord};
-use super::super::{DevAddr, Eui64, Key};
+use super::super::{Eui64, Key};
 use super::network::NetworkConfig;
 use super::outcome::Refusal;
 use super::profile::{Activation, DeviceProfile, NonceRule};
 use super::region::Region;
+use crate::event::{DevAddr, DevEui};
 
 /// JoinNonce has 24 bits.
 const JOIN_NONCES: u32 = 1 << 24;
@@ -75,12 +76,12 @@ pub(super) fn accept(
 }
 
 /// Derives a session's address. It need not be unique, so nothing must be remembered for it.
-fn address(dev_eui: Eui64, join_nonce: u32, net_id: NetID) -> DevAddr {
+fn address(dev_eui: DevEui, join_nonce: u32, net_id: NetID) -> DevAddr {
     let mut hasher = DefaultHasher::new();
     (dev_eui, join_nonce).hash(&mut hasher);
     let mut address = lrwn::DevAddr::from_be_bytes((hasher.finish() as u32).to_be_bytes());
     address.set_dev_addr_prefix(net_id.dev_addr_prefix());
-    DevAddr::new(u32::from_be_bytes(address.to_be_bytes()))
+    DevAddr::new(address.to_be_bytes())
 }
 
 fn answer(
@@ -99,7 +100,7 @@ fn answer(
         payload: Payload::JoinAccept(JoinAcceptPayload {
             join_nonce,
             home_netid: net_id,
-            devaddr: lrwn::DevAddr::from_be_bytes(session.dev_addr.get().to_be_bytes()),
+            devaddr: lrwn::DevAddr::from_be_bytes(session.dev_addr.bytes()),
             dl_settings: DLSettings {
                 opt_neg: false,
                 rx2_dr: session.rx2_data_rate,

@@ -3,6 +3,48 @@
 //! [`Collector`] makes one frame of what several concentrators heard; [`Network`] knows the
 //! devices, judges the frame, and makes what is answered. Neither has a clock: time is an argument.
 //!
+//! ```
+//! # use std::time::Duration;
+//! # use gateway_downstream_lorawan::proto::gwmp::{Body, Datagram, TxRequest};
+//! # use gateway_downstream_lorawan::proto::mac::*;
+//! /// From a datagram to the datagrams that answer it.
+//! fn handle(
+//!     datagram: &Datagram,
+//!     collector: &mut Collector,
+//!     network: &mut Network,
+//!     now: Duration,
+//!     since_unix: Duration,
+//! ) -> Vec<Vec<u8>> {
+//!     if let Body::PushData(data) = &datagram.body {
+//!         for packet in &data.packets {
+//!             if let Some(reception) = packet.reception(datagram.gateway, network.region()) {
+//!                 collector.hear(now, packet.frame.clone(), reception);
+//!             }
+//!         }
+//!     }
+//!     let mut answers = Vec::new();
+//!     while let Some(heard) = collector.next(now) {
+//!         let answer = match network.hear(&heard, since_unix) {
+//!             Ok(Heard::Join(join)) => Some(join.accept),
+//!             // Store `network.record(..)`, then answer, then tell the hub.
+//!             Ok(Heard::Uplink(uplink)) => {
+//!                 network.answer(uplink.dev_eui, None, false).ok().flatten()
+//!             }
+//!             Ok(Heard::Repeat(repeat)) => {
+//!                 network.answer(repeat.dev_eui, None, false).ok().flatten()
+//!             }
+//!             Ok(_) | Err(_) => None,
+//!         };
+//!         let request = answer.and_then(|answer| {
+//!             let window = answer.windows.first()?;
+//!             TxRequest::new(&answer, window)
+//!         });
+//!         answers.extend(request.map(|request| request.encode([0, 1])));
+//!     }
+//!     answers
+//! }
+//! ```
+//!
 //! Sources: TS001-1.0.4 and LoRaWAN 1.0.3 for frames, RP002-1.0.x for regions.
 
 mod adr;
@@ -20,7 +62,7 @@ mod session;
 mod tests;
 mod uplink;
 
-pub use collector::{Collected, Collector, Copy};
+pub use collector::{Collected, Collector, CopyKind};
 pub use network::{Network, NetworkConfig, WindowConfig};
 pub use outcome::{
     Delivery, DeviceStatus, Heard, Join, Message, Refusal, Repeat, SendError, Uplink,

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::super::Key;
 use super::super::store::{DeviceRecord, SessionRecord};
-use super::super::{DevAddr, Eui64, Key};
 use super::profile::{Class, DeviceProfile};
 use super::region::Region;
 use super::session::Session;
+use crate::event::{DevAddr, DevEui};
 
 /// Is how a network runs.
 #[derive(Debug)]
@@ -99,9 +100,9 @@ impl WindowConfig {
 pub struct Network {
     pub(super) region: Region,
     pub(super) config: NetworkConfig,
-    pub(super) devices: HashMap<Eui64, Device>,
+    pub(super) devices: HashMap<DevEui, Device>,
     /// An address may be several devices': only a frame's MIC tells whose it is.
-    pub(super) addresses: HashMap<DevAddr, Vec<Eui64>>,
+    pub(super) addresses: HashMap<DevAddr, Vec<DevEui>>,
 }
 
 #[derive(Debug)]
@@ -181,7 +182,7 @@ impl Network {
     }
 
     /// Takes a device from the network, and returns what is remembered of it.
-    pub fn remove(&mut self, dev_eui: Eui64) -> Option<DeviceRecord> {
+    pub fn remove(&mut self, dev_eui: DevEui) -> Option<DeviceRecord> {
         let device = self.devices.remove(&dev_eui)?;
         let record = device.into_record();
         for session in [&record.session, &record.joined].into_iter().flatten() {
@@ -192,13 +193,13 @@ impl Network {
 
     /// Returns what must be remembered of a device.
     #[must_use]
-    pub fn record(&self, dev_eui: Eui64) -> Option<DeviceRecord> {
+    pub fn record(&self, dev_eui: DevEui) -> Option<DeviceRecord> {
         self.devices.get(&dev_eui).map(Device::to_record)
     }
 
     /// Returns what changes with every frame of a device: its session in use.
     #[must_use]
-    pub fn session(&self, dev_eui: Eui64) -> Option<&SessionRecord> {
+    pub fn session(&self, dev_eui: DevEui) -> Option<&SessionRecord> {
         let session = self.devices.get(&dev_eui)?.session.as_ref();
         session.map(|session| &session.record)
     }
@@ -206,16 +207,16 @@ impl Network {
     /// Asks a device how it is, with the next answer to it; see [`Uplink::status`].
     ///
     /// [`Uplink::status`]: super::Uplink::status
-    pub fn ask_status(&mut self, dev_eui: Eui64) {
+    pub fn ask_status(&mut self, dev_eui: DevEui) {
         if let Some(device) = self.devices.get_mut(&dev_eui) {
             device.status_wanted = true;
         }
     }
 
     pub(super) fn note_address(
-        addresses: &mut HashMap<DevAddr, Vec<Eui64>>,
+        addresses: &mut HashMap<DevAddr, Vec<DevEui>>,
         address: DevAddr,
-        dev_eui: Eui64,
+        dev_eui: DevEui,
     ) {
         let devices = addresses.entry(address).or_default();
         if !devices.contains(&dev_eui) {
@@ -224,9 +225,9 @@ impl Network {
     }
 
     pub(super) fn forget_address(
-        addresses: &mut HashMap<DevAddr, Vec<Eui64>>,
+        addresses: &mut HashMap<DevAddr, Vec<DevEui>>,
         address: DevAddr,
-        dev_eui: Eui64,
+        dev_eui: DevEui,
     ) {
         if let Some(devices) = addresses.get_mut(&address) {
             devices.retain(|device| *device != dev_eui);

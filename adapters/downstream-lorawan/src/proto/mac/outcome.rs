@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::radio::Transmission;
-use super::super::{DevAddr, Eui64};
+use crate::event::{DevAddr, DevEui};
 
 /// Is what a frame was.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +23,7 @@ pub enum Heard {
 #[non_exhaustive]
 pub struct Join {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// Its address from now on.
     pub dev_addr: DevAddr,
     /// The join-accept. The session counts once the device has used it: see [`Uplink::first`].
@@ -35,7 +35,7 @@ pub struct Join {
 #[non_exhaustive]
 pub struct Uplink {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// Its address.
     pub dev_addr: DevAddr,
     /// All 32 bits of its counter.
@@ -49,6 +49,8 @@ pub struct Uplink {
     /// Whether the device wants an acknowledgement; [`Network::answer`](super::Network::answer)
     /// gives it.
     pub confirmed: bool,
+    /// Whether the device lets the network choose its data rate.
+    pub adr: bool,
     /// What became of the last confirmed downlink, if one was waiting for this uplink.
     pub delivery: Option<Delivery>,
     /// How the device is, if it was asked.
@@ -62,7 +64,7 @@ pub struct Uplink {
 #[non_exhaustive]
 pub struct Repeat {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// All 32 bits of its counter.
     pub counter: u32,
     /// What became of the last confirmed downlink: the device did not hear it, or it would not
@@ -136,16 +138,16 @@ pub enum Refusal {
     Kind,
     /// A device joins that is not known, or names another JoinEUI than it should.
     #[error("no device {0} is known that joins so")]
-    UnknownDevice(Eui64),
+    UnknownDevice(DevEui),
     /// A join was not signed with the device's key.
     #[error("the join of {0} is not signed with its key")]
-    JoinMic(Eui64),
+    JoinMic(DevEui),
     /// A join was heard before.
     #[error("the join of {0} uses a DevNonce again: it is replayed, or the device forgets")]
-    NonceUsed(Eui64),
+    NonceUsed(DevEui),
     /// A device has joined 16,777,216 times.
     #[error("{0} has used all its joins: give it a new key")]
-    Exhausted(Eui64),
+    Exhausted(DevEui),
     /// No session has the address.
     #[error("no session has the address {0}")]
     UnknownAddress(DevAddr),
@@ -160,13 +162,13 @@ pub enum Refusal {
 pub enum SendError {
     /// The device is not known, or has no session.
     #[error("{0} has no session: it must join first")]
-    NoSession(Eui64),
+    NoSession(DevEui),
     /// The device has said nothing since its last answer; it cannot hear.
     #[error("{0} does not listen before it has said something")]
-    NoWindow(Eui64),
+    NoWindow(DevEui),
     /// The device cannot hear at any time.
     #[error("{0} is not of class C")]
-    NotClassC(Eui64),
+    NotClassC(DevEui),
     /// It can never be sent.
     #[error("port {0} is not for applications: 1 to 223 are")]
     Port(u8),
@@ -181,5 +183,5 @@ pub enum SendError {
     Waiting(u64),
     /// The session has used all its counters.
     #[error("the session of {0} is used up: it must join again")]
-    Exhausted(Eui64),
+    Exhausted(DevEui),
 }

@@ -1,14 +1,15 @@
 //! What is known of a device before it is heard.
 
 use super::super::store::SessionRecord;
-use super::super::{DevAddr, Eui64, Key};
+use super::super::{Eui64, Key};
+use crate::event::{DevAddr, DevEui};
 
 /// Is a device that may use the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceProfile {
     /// Its name.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// How it comes by a session.
     pub activation: Activation,
     /// When it listens.
@@ -69,7 +70,7 @@ pub enum NonceRule {
 impl DeviceProfile {
     /// Makes a device of class A that joins, with any JoinEUI.
     #[must_use]
-    pub fn otaa(dev_eui: Eui64, app_key: Key) -> Self {
+    pub fn otaa(dev_eui: DevEui, app_key: Key) -> Self {
         let activation = Activation::Otaa {
             app_key,
             join_eui: None,
@@ -80,7 +81,7 @@ impl DeviceProfile {
 
     /// Makes a device of class A.
     #[must_use]
-    pub fn new(dev_eui: Eui64, activation: Activation) -> Self {
+    pub fn new(dev_eui: DevEui, activation: Activation) -> Self {
         Self {
             dev_eui,
             activation,

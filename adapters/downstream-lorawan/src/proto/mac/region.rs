@@ -13,7 +13,7 @@ use super::super::radio::{CodingRate, Modulation};
 /// Names a region, as RP002 does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "their names are all there is to say")]
+#[expect(missing_docs, reason = "their names are all there is to say")]
 pub enum RegionName {
     #[serde(rename = "EU868")]
     Eu868,

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use lrwn::{AES128Key, MACVersion, Payload, PhyPayload};
 
+use super::super::radio::Reception;
 use super::super::store::SessionRecord;
 use super::adr::{History, Setting};
-use super::collector::Collected;
 use super::counter::{self, Counter};
 use super::outcome::{Delivery, Message};
 
@@ -22,8 +22,8 @@ pub(super) struct Session {
     pub(super) ack_due: bool,
     /// Whether the device wants to hear anything at all.
     pub(super) word_due: bool,
-    /// The window after the last uplink.
-    pub(super) opening: Option<Collected>,
+    /// How the last uplink was heard, while its windows have not been used.
+    pub(super) opening: Option<Reception>,
     /// The last confirmed downlink.
     pub(super) confirmed: Option<Confirmed>,
 }
@@ -132,7 +132,7 @@ pub(super) fn crypt(
     counter: u32,
     payload: &[u8],
 ) -> Bytes {
-    let address = lrwn::DevAddr::from_be_bytes(session.record.dev_addr.get().to_be_bytes());
+    let address = lrwn::DevAddr::from_be_bytes(session.record.dev_addr.bytes());
     // Nothing in it fails: its result is there for its sister's sake.
     lrwn::encrypt_frm_payload(&session.key(port), uplink, &address, counter, payload)
         .unwrap_or_default()

@@ -5,9 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lrwn::{FType, JoinRequestPayload, MACPayload, Payload, PhyPayload};
 
-use super::super::radio::{MAX_FRAME, Modulation, Transmission};
+use super::super::radio::{MAX_FRAME, Modulation, Reception, Transmission};
 use super::super::store::SessionRecord;
-use super::super::{DevAddr, Eui64};
 use super::adr::{Setting, required_snr};
 use super::collector::Collected;
 use super::commands::{self, FromDevice};
@@ -18,6 +17,7 @@ use super::outcome::{DeviceStatus, Heard, Join, Refusal, Repeat, Uplink};
 use super::region::Region;
 use super::session::{Asked, Session, crypt, recognise};
 use super::{gps_time, join};
+use crate::event::{DevAddr, DevEui};
 
 /// Seconds after a join-request until its answer (RP002-1.0.x, JOIN_ACCEPT_DELAY1).
 const JOIN_DELAY: u8 = 5;
@@ -36,7 +36,7 @@ impl Network {
     /// # Errors
     /// [`Refusal`] if it is no device's of this network, or was heard before. Nothing has changed
     /// then: only a frame that is signed moves a counter.
-    pub fn hear(&mut self, heard: Collected, since_unix: Duration) -> Result<Heard, Refusal> {
+    pub fn hear(&mut self, heard: &Collected, since_unix: Duration) -> Result<Heard, Refusal> {
         // Reserved bits are lost in reading, and so would be outside of what the MIC covers.
         let reserved = heard
             .frame
@@ -49,7 +49,7 @@ impl Network {
         match (phy.mhdr.f_type, &phy.payload) {
             (FType::JoinRequest, Payload::JoinRequest(request)) => {
                 let request = *request;
-                self.hear_join(&phy, &request, &heard).map(Heard::Join)
+                self.hear_join(&phy, &request, &heard.best).map(Heard::Join)
             }
             (FType::UnconfirmedDataUp | FType::ConfirmedDataUp, Payload::MACPayload(_)) => {
                 self.hear_data(phy, heard, since_unix)
@@ -62,9 +62,9 @@ impl Network {
         &mut self,
         phy: &PhyPayload,
         request: &JoinRequestPayload,
-        heard: &Collected,
+        best: &Reception,
     ) -> Result<Join, Refusal> {
-        let dev_eui = Eui64::from_be_bytes(request.dev_eui.to_be_bytes());
+        let dev_eui = DevEui::new(request.dev_eui.to_be_bytes());
         let unknown = Refusal::UnknownDevice(dev_eui);
         let device = self.devices.get_mut(&dev_eui).ok_or(unknown)?;
         let (profile, record) = (&device.profile, &mut device.record);
@@ -83,9 +83,9 @@ impl Network {
         Self::note_address(&mut self.addresses, dev_addr, dev_eui);
         let accept = Transmission {
             dev_eui,
-            gateway: heard.best.gateway,
-            clock: Some(heard.best.clock),
-            windows: windows(&self.region, &heard.best, JOIN_DELAY, 0, self.region.rx2()),
+            gateway: best.gateway,
+            clock: Some(best.clock),
+            windows: windows(&self.region, best, JOIN_DELAY, 0, self.region.rx2()),
             frame: frame.into(),
         };
         Ok(Join {
@@ -98,13 +98,13 @@ impl Network {
     fn hear_data(
         &mut self,
         mut phy: PhyPayload,
-        heard: Collected,
+        heard: &Collected,
         since_unix: Duration,
     ) -> Result<Heard, Refusal> {
         let Payload::MACPayload(payload) = &phy.payload else {
             return Err(Refusal::Malformed);
         };
-        let address = DevAddr::new(u32::from_be_bytes(payload.fhdr.devaddr.to_be_bytes()));
+        let address = DevAddr::new(payload.fhdr.devaddr.to_be_bytes());
         let low = payload.fhdr.f_cnt as u16;
         let devices = self.addresses.get(&address);
         let devices = devices.ok_or(Refusal::UnknownAddress(address))?;
@@ -181,7 +181,7 @@ impl Device {
     fn hear(
         &mut self,
         frame: &Frame<'_>,
-        heard: Collected,
+        heard: &Collected,
         gps_time: Duration,
         region: &Region,
     ) -> Option<Heard> {
@@ -202,12 +202,12 @@ impl Device {
             Some(0) => &payload[..],
             _ => &frame.options,
         };
-        let said = session.obey(commands, &heard, gps_time, region, new);
+        let said = session.obey(commands, heard, gps_time, region, new);
         session.ack_due = frame.confirmed;
         session.word_due = frame.payload.fhdr.f_ctrl.adr_ack_req;
         session.record.gateway = Some(heard.best.gateway);
+        session.opening = Some(heard.best.clone());
         if !new {
-            session.opening = Some(heard);
             return Some(Heard::Repeat(Repeat {
                 dev_eui,
                 counter,
@@ -220,8 +220,7 @@ impl Device {
         }
         session.record.next_f_cnt_up = counter + 1;
         let delivery = session.settle(frame.payload.fhdr.f_ctrl.ack);
-        session.adapt(adr, &heard, said.setting_answered, region);
-        session.opening = Some(heard);
+        session.adapt(adr, &heard.best, said.setting_answered, region);
         if said.status.is_some() {
             self.status_wanted = false;
         }
@@ -237,6 +236,7 @@ impl Device {
                 payload
             },
             confirmed: frame.confirmed,
+            adr: frame.payload.fhdr.f_ctrl.adr,
             delivery,
             status: said.status,
             answer_due: session.owes() || self.status_wanted,
@@ -301,10 +301,10 @@ impl Session {
     }
 
     /// Decides what the device shall use.
-    fn adapt(&mut self, adr: bool, heard: &Collected, answered: Option<bool>, region: &Region) {
-        let data_rate = heard.best.data_rate;
+    fn adapt(&mut self, adr: bool, best: &Reception, answered: Option<bool>, region: &Region) {
+        let data_rate = best.data_rate;
         if adr {
-            self.history.note(data_rate, heard.best.snr);
+            self.history.note(data_rate, best.snr);
         }
         if let Some(asked) = &self.asked {
             if answered == Some(true) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::super::Eui64;
 use super::super::id::to_hex;
 use super::super::radio::{ConcentratorClock, Transmission};
 
@@ -51,7 +52,7 @@ impl Downlink {
         };
         let mut message = Self {
             msgtype: "dnmsg",
-            dev_eui: transmission.dev_eui.dashed(),
+            dev_eui: Eui64::from_be_bytes(transmission.dev_eui.bytes()).dashed(),
             class: if xtime.is_some() { 0 } else { 2 },
             diid: id,
             pdu: to_hex(&transmission.frame),

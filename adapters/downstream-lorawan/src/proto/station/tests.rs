@@ -4,6 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::event::DevEui;
+
 use super::super::Eui64;
 use super::super::id::to_hex;
 use super::super::mac::{Region, RegionName};
@@ -142,7 +144,7 @@ fn window(delay: u64, frequency: u32, data_rate: u8) -> TxWindow {
 
 fn transmission(clock: Option<ConcentratorClock>, windows: Vec<TxWindow>) -> Transmission {
     Transmission {
-        dev_eui: Eui64::new(0x0102_0304_0506_0708),
+        dev_eui: DevEui::new([1, 2, 3, 4, 5, 6, 7, 8]),
         gateway: Eui64::new(2),
         clock,
         windows,

@@ -9,9 +9,10 @@ use lrwn::{
 };
 
 use super::super::*;
-use crate::proto::{ConcentratorClock, DevAddr, Eui64, Key, Reception, Transmission};
+use crate::event::{DevAddr, DevEui};
+use crate::proto::{ConcentratorClock, Eui64, Key, Reception, Transmission};
 
-pub(super) const EUI: Eui64 = Eui64::new(0x0102_0304_0506_0708);
+pub(super) const EUI: DevEui = DevEui::new([1, 2, 3, 4, 5, 6, 7, 8]);
 pub(super) const APP_KEY: Key = Key::new([0x2b; 16]);
 pub(super) const JOIN_EUI: Eui64 = Eui64::new(0x70b3_d57e_d000_0001);
 /// 2020-01-01.
@@ -59,7 +60,7 @@ pub(super) fn join_request(nonce: u16, app_key: Key) -> Bytes {
         mhdr: header(FType::JoinRequest),
         payload: Payload::JoinRequest(JoinRequestPayload {
             join_eui: EUI64::from_be_bytes(JOIN_EUI.get().to_be_bytes()),
-            dev_eui: EUI64::from_be_bytes(EUI.get().to_be_bytes()),
+            dev_eui: EUI64::from_be_bytes(EUI.bytes()),
             dev_nonce: nonce,
         }),
         mic: None,
@@ -72,7 +73,7 @@ pub(super) fn join_request(nonce: u16, app_key: Key) -> Bytes {
 impl Device {
     pub(super) fn abp(address: u32) -> Self {
         Self {
-            address: DevAddr::new(address),
+            address: DevAddr::new(address.to_be_bytes()),
             nwk_s_key: AES128Key::from_bytes([1; 16]),
             app_s_key: AES128Key::from_bytes([2; 16]),
             next_up: 0,
@@ -80,7 +81,7 @@ impl Device {
         }
     }
 
-    pub(super) fn profile(&self, dev_eui: Eui64) -> DeviceProfile {
+    pub(super) fn profile(&self, dev_eui: DevEui) -> DeviceProfile {
         let activation = Activation::Abp {
             dev_addr: self.address,
             nwk_s_key: Key::new(self.nwk_s_key.to_bytes()),
@@ -103,7 +104,7 @@ impl Device {
         };
         let (net_id, number): (NetID, u32) = (accept.home_netid, accept.join_nonce);
         let device = Self {
-            address: DevAddr::new(u32::from_be_bytes(accept.devaddr.to_be_bytes())),
+            address: DevAddr::new(accept.devaddr.to_be_bytes()),
             nwk_s_key: keys::get_f_nwk_s_int_key(false, &key, &net_id, &join_eui, number, nonce)
                 .unwrap(),
             app_s_key: keys::get_app_s_key(false, &key, &net_id, &join_eui, number, nonce).unwrap(),
@@ -129,7 +130,7 @@ impl Device {
             }),
             payload: Payload::MACPayload(MACPayload {
                 fhdr: FHDR {
-                    devaddr: lrwn::DevAddr::from_be_bytes(self.address.get().to_be_bytes()),
+                    devaddr: lrwn::DevAddr::from_be_bytes(self.address.bytes()),
                     f_ctrl: FCtrl {
                         adr: say.adr,
                         adr_ack_req: say.adr_ack_req,
@@ -216,7 +217,7 @@ pub(super) fn with_device() -> (Network, Device) {
 }
 
 pub(super) fn hear(network: &mut Network, frame: Bytes) -> Result<Heard, Refusal> {
-    network.hear(Collected::new(frame, reception(1, 5.0)), NOW)
+    network.hear(&Collected::new(frame, reception(1, 5.0)), NOW)
 }
 
 pub(super) fn heard(network: &mut Network, frame: Bytes) -> Uplink {

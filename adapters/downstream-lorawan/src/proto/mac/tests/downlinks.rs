@@ -2,6 +2,7 @@ use bytes::Bytes;
 
 use super::super::*;
 use super::device::*;
+use crate::event::DevEui;
 use crate::proto::{ConcentratorClock, Eui64};
 
 fn message(id: u64, payload: &'static [u8]) -> Message {
@@ -41,7 +42,7 @@ fn a_window_is_used_once_and_nothing_is_sent_without_need() {
         network.answer(EUI, Some(&on), false),
         Err(SendError::NoWindow(EUI))
     );
-    let stranger = Eui64::new(9);
+    let stranger = DevEui::new([9; 8]);
     assert_eq!(
         network.answer(stranger, None, false),
         Err(SendError::NoSession(stranger))
@@ -141,7 +142,7 @@ fn a_message_that_does_not_fit_the_data_rate_is_refused_with_what_would() {
         reception.data_rate = 0;
         Collected::new(frame, reception)
     };
-    network.hear(slow(device.uplink(1, b"x")), NOW).unwrap();
+    network.hear(&slow(device.uplink(1, b"x")), NOW).unwrap();
     assert_eq!(network.room(EUI), Some(51));
     let of = |length: usize| Message::new(1, 10, vec![0; length]);
     let refused = network.answer(EUI, Some(&of(52)), false);
@@ -220,7 +221,7 @@ fn us915_answers_on_its_own_channels() {
     // Channel 9 at SF10: the first window is on 923.3 + 0.6 MHz at SF10/500 kHz.
     (heard_by.frequency, heard_by.data_rate) = (904_100_000, 0);
     network
-        .hear(Collected::new(device.uplink(1, b"x"), heard_by), NOW)
+        .hear(&Collected::new(device.uplink(1, b"x"), heard_by), NOW)
         .unwrap();
     let sent = answer(&mut network, &message(1, b"on"));
     let windows: Vec<_> = sent

@@ -17,7 +17,7 @@ fn slow(network: &mut Network, device: &mut Device, options: &[u8]) -> Uplink {
     let mut reception = reception(1, 10.0);
     reception.data_rate = 0;
     match network.hear(
-        Collected::new(device.say(Some(1), b"x", say), reception),
+        &Collected::new(device.say(Some(1), b"x", say), reception),
         NOW,
     ) {
         Ok(Heard::Uplink(uplink)) => uplink,
@@ -129,7 +129,7 @@ fn us915_devices_are_told_the_sub_band_once() {
         let mut reception = reception(1, -10.0);
         (reception.frequency, reception.data_rate) = (903_900_000, 2);
         match network.hear(
-            Collected::new(device.say(Some(1), b"x", say), reception),
+            &Collected::new(device.say(Some(1), b"x", say), reception),
             NOW,
         ) {
             Ok(Heard::Uplink(uplink)) => uplink.answer_due,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::device::*;
-use crate::proto::{DevAddr, Eui64};
+use crate::event::{DevAddr, DevEui};
 
 #[test]
 fn a_counter_goes_on_through_its_32_bits() {
@@ -71,9 +71,9 @@ fn what_a_device_repeats_is_answered_again_and_not_delivered_again() {
 #[test]
 fn devices_that_share_an_address_are_told_apart_by_their_keys() {
     let (mut network, mut one) = with_device();
-    let mut other = Device::abp(one.address.get());
+    let mut other = Device::abp(0x0101_0101);
     other.nwk_s_key = lrwn::AES128Key::from_bytes([9; 16]);
-    let name = Eui64::new(9);
+    let name = DevEui::new([9; 8]);
     network.insert(other.profile(name), None);
     assert_eq!(heard(&mut network, one.uplink(1, b"x")).dev_eui, EUI);
     assert_eq!(heard(&mut network, other.uplink(1, b"x")).dev_eui, name);
@@ -118,7 +118,7 @@ fn an_abp_device_keeps_its_counters_and_begins_anew_with_new_keys() {
 fn frames_of_others_are_refused_with_the_reason() {
     let (mut network, mut device) = with_device();
     let stranger = Device::abp(0x0202_0202).uplink(1, b"x");
-    let unknown = Refusal::UnknownAddress(DevAddr::new(0x0202_0202));
+    let unknown = Refusal::UnknownAddress(DevAddr::new([2; 4]));
     assert_eq!(hear(&mut network, stranger), Err(unknown));
     let refused = |network: &mut Network, bytes: &'static [u8]| {
         hear(network, Bytes::from_static(bytes)).unwrap_err()
@@ -155,7 +155,7 @@ fn a_device_that_asks_for_the_time_and_its_signal_is_answered_once_each() {
         let mut collected = Collected::new(frame, reception(1, 5.0));
         collected.add(reception(2, 2.0));
         let now = NOW + Duration::from_millis(500);
-        let Ok(Heard::Uplink(uplink)) = network.hear(collected, now) else {
+        let Ok(Heard::Uplink(uplink)) = network.hear(&collected, now) else {
             panic!()
         };
         assert!(uplink.answer_due && uplink.port.is_none() && uplink.payload.is_empty());
