@@ -14,13 +14,13 @@ use gateway_downstream_lorawan::embed::{
     EuiDirectory, LorawanConfig, LorawanDownstream, NetworkEvents, Order, OrderStream, Profile,
     ProfileConfig,
 };
-use gateway_downstream_lorawan::event::{Eui64, Reception, TransmitAck, Uplink};
+use gateway_downstream_lorawan::event::{DevEui, Reception, TransmitAck, Uplink};
 use gateway_downstream_lorawan::payload::CayenneLpp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The network server hears a frame: its MAC has checked and decrypted it.
-async fn hear(events: &NetworkEvents, dev_eui: Eui64, frame_counter: u32) {
+async fn hear(events: &NetworkEvents, dev_eui: DevEui, frame_counter: u32) {
     // Cayenne LPP: channel 1, temperature, 21.5 degrees.
     let uplink = Uplink::new(dev_eui, frame_counter, 1, &[1, 103, 0, 215][..])
         .with_reception(Reception::new("0016c001f1500812", -48, Some(9.0)));
@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     let story = async {
-        let dev_eui: Eui64 = "70b3d57ed0000001".parse()?;
+        let dev_eui: DevEui = "70b3d57ed0000001".parse()?;
         hear(&events, dev_eui, 1).await;
         let telemetry = &hub.accepted()[0];
         println!("hub: {}", String::from_utf8_lossy(&telemetry.body));

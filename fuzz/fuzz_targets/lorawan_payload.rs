@@ -1,7 +1,7 @@
 //! Payloads and requests: what is read is JSON, and no longer than what it was read from allows.
 #![no_main]
 
-use gateway_downstream_lorawan::event::Eui64;
+use gateway_downstream_lorawan::event::DevEui;
 use gateway_downstream_lorawan::payload::CayenneLpp;
 use gateway_downstream_lorawan::payload::command::{Content, Request};
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let requests = [
         Request::from_method(bytes),
-        Request::from_starter_kit(bytes, Eui64::new(1)),
+        Request::from_starter_kit(bytes, DevEui::new([0; 8])),
     ];
     for request in requests.into_iter().flatten() {
         let (Content::Raw(content) | Content::Json(content)) = request.content else {

@@ -16,7 +16,7 @@ use gateway_downstream_lorawan::embed::{
     ProfileConfig,
 };
 use gateway_downstream_lorawan::event::{
-    DevAddr, DeviceAck, Downlink, DownlinkFailed, DownlinkId, Eui64, FailureReason, Join,
+    DevAddr, DevEui, DeviceAck, Downlink, DownlinkFailed, DownlinkId, FailureReason, Join,
     TransmitAck, TransmitError, Uplink,
 };
 use gateway_downstream_lorawan::payload::telemetry::TelemetryForm;
@@ -30,7 +30,7 @@ async fn fixture() -> Fixture {
 
 gateway_core::downstream_conformance!(fixture);
 
-const ADDRESS: DevAddr = DevAddr::new(0);
+const ADDRESS: DevAddr = DevAddr::new([0; 4]);
 
 /// Devices of class C, under the suite's names.
 #[derive(Debug, Default)]
@@ -45,14 +45,14 @@ struct Fixture {
 struct Names(Mutex<Vec<DeviceId>>);
 
 impl Names {
-    fn add(&self, device: &DeviceId) -> Eui64 {
+    fn add(&self, device: &DeviceId) -> DevEui {
         let mut names = self.0.lock().unwrap();
         let at = names.iter().position(|name| name == device);
         let at = at.unwrap_or_else(|| {
             names.push(device.clone());
             names.len() - 1
         });
-        Eui64::new(at as u64)
+        DevEui::new((at as u64).to_be_bytes())
     }
 }
 
@@ -63,22 +63,22 @@ struct Book {
 }
 
 impl Directory for Book {
-    fn device(&self, dev_eui: Eui64) -> Option<Device> {
-        let at = usize::try_from(dev_eui.get()).ok()?;
+    fn device(&self, dev_eui: DevEui) -> Option<Device> {
+        let at = usize::try_from(u64::from_be_bytes(dev_eui.bytes())).ok()?;
         let id = self.names.0.lock().unwrap().get(at)?.clone();
         Some(Device::new(id, self.profile.clone()))
     }
 
-    fn dev_eui(&self, device: &DeviceId) -> Option<Eui64> {
+    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
         let names = self.names.0.lock().unwrap();
         let at = names.iter().position(|name| name == device)?;
-        Some(Eui64::new(at as u64))
+        Some(DevEui::new((at as u64).to_be_bytes()))
     }
 }
 
 /// Where downlinks go.
 #[derive(Debug, Default)]
-struct Radio(Mutex<HashMap<Eui64, mpsc::Sender<Downlink>>>);
+struct Radio(Mutex<HashMap<DevEui, mpsc::Sender<Downlink>>>);
 
 #[async_trait]
 impl NetworkServer for Radio {
@@ -91,7 +91,7 @@ impl NetworkServer for Radio {
             .map_err(|_| FailureReason::NoGateway)
     }
 
-    async fn withdraw(&self, _: Eui64, _: &DownlinkId) {}
+    async fn withdraw(&self, _: DevEui, _: &DownlinkId) {}
 }
 
 #[async_trait]
@@ -150,10 +150,7 @@ impl DownstreamFixture for Fixture {
 
     async fn send_garbage(&self) {
         let events = self.events.lock().unwrap().clone().unwrap();
-        let (known, unknown) = (
-            Eui64::from_be_bytes([0; 8]),
-            Eui64::from_be_bytes([0xff; 8]),
-        );
+        let (known, unknown) = (DevEui::new([0; 8]), DevEui::new([0xff; 8]));
         for uplink in [
             Uplink::new(known, 0, 0, "port 0"),
             Uplink::new(known, 0, 255, "port 255"),
@@ -181,7 +178,7 @@ impl DownstreamFixture for Fixture {
 /// A device, and the network server's part that concerns it.
 #[derive(Debug)]
 struct Client {
-    dev_eui: Eui64,
+    dev_eui: DevEui,
     events: NetworkEvents,
     uplinks: mpsc::Sender<(MessageId, Bytes)>,
     settled: mpsc::Receiver<DeviceEvent>,
@@ -190,7 +187,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(dev_eui: Eui64, events: NetworkEvents, downlinks: mpsc::Receiver<Downlink>) -> Self {
+    fn new(dev_eui: DevEui, events: NetworkEvents, downlinks: mpsc::Receiver<Downlink>) -> Self {
         let (uplinks, mut waiting) = mpsc::channel::<(MessageId, Bytes)>(100);
         let (settle, settled) = mpsc::channel(100);
         let mut sender = JoinSet::new();

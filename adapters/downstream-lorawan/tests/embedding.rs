@@ -17,7 +17,7 @@ use gateway_downstream_lorawan::embed::{
     NetworkEvents, Order, OrderStream, Profile, ProfileConfig,
 };
 use gateway_downstream_lorawan::event::{
-    Battery, Downlink, Eui64, Event, Log, LogLevel, Status, Timing, TransmitAck, TransmitError,
+    Battery, DevEui, Downlink, Event, Log, LogLevel, Status, Timing, TransmitAck, TransmitError,
     Uplink,
 };
 use gateway_downstream_lorawan::payload::command::CommandForm;
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-const DEV_EUI: Eui64 = Eui64::from_be_bytes([1; 8]);
+const DEV_EUI: DevEui = DevEui::new([1; 8]);
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
 /// How long is watched for what must not happen.
@@ -369,11 +369,11 @@ impl Coded {
 }
 
 impl Directory for Coded {
-    fn device(&self, dev_eui: Eui64) -> Option<Device> {
+    fn device(&self, dev_eui: DevEui) -> Option<Device> {
         (dev_eui == DEV_EUI).then(|| Device::new(name(), self.0.clone()))
     }
 
-    fn dev_eui(&self, device: &DeviceId) -> Option<Eui64> {
+    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
         (*device == name()).then_some(DEV_EUI)
     }
 }
@@ -407,7 +407,7 @@ async fn a_method_of_a_device_with_a_codec_is_the_codecs() {
 #[tokio::test(start_paused = true)]
 async fn a_stranger_to_the_directory_never_reaches_the_hub() {
     let network = Network::start(Coded::new(), patient());
-    let stranger = Uplink::new(Eui64::from_be_bytes([2; 8]), 1, 1, "x");
+    let stranger = Uplink::new(DevEui::new([2; 8]), 1, 1, "x");
     let settlement = network.events.uplink(stranger).await;
     assert!(matches!(settlement, Settlement::Rejected(_)));
     assert!(network.hub.accepted().is_empty());
@@ -430,7 +430,7 @@ async fn a_thousand_devices_miss_no_window() {
     for number in 0..DEVICES {
         let (hub, events) = (hub.clone(), events.clone());
         devices.spawn(async move {
-            let dev_eui = Eui64::new(number);
+            let dev_eui = DevEui::new(number.to_be_bytes());
             let name = DeviceId::new(dev_eui.to_string()).unwrap();
             let command = async {
                 hub.wait_listening(&name, Interest::COMMANDS).await;

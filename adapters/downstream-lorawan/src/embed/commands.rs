@@ -14,7 +14,7 @@ use super::config::MethodPolicy;
 use super::directory::Device;
 use super::error::{refused, undelivered};
 use super::shared::{Later, Shared, Ticket};
-use crate::event::Eui64;
+use crate::event::DevEui;
 use crate::payload::command::{CommandForm, Content, Request, RequestError};
 use crate::schedule::{Class, Command, Completion, Outcome};
 
@@ -23,7 +23,7 @@ const SEND: [&str; 2] = ["send_downlink", "cloudToDeviceMessage"];
 
 impl Shared {
     /// Finds a device that listens.
-    fn reach(&self, device: &DeviceId) -> Result<(Eui64, Device), DownstreamError> {
+    fn reach(&self, device: &DeviceId) -> Result<(DevEui, Device), DownstreamError> {
         let dev_eui = self.directory.dev_eui(device);
         let dev_eui = dev_eui.filter(|dev_eui| self.listening.contains(*dev_eui));
         let found = dev_eui.and_then(|eui| Some((eui, self.directory.device(eui)?)));
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// Answers in the place of a device that sleeps.
-    fn asleep(&self, dev_eui: Eui64, now: Instant) -> MethodReply {
+    fn asleep(&self, dev_eui: DevEui, now: Instant) -> MethodReply {
         let mut body = json!({"error": "asleep"});
         if let Some(expected) = self.schedule().expected(dev_eui) {
             let seconds = expected.saturating_duration_since(now).as_secs();
@@ -153,7 +153,7 @@ fn rejected(error: RequestError) -> DownstreamError {
 /// codec, which gets `{"<method>": <argument>}`.
 fn method_request(
     call: &MethodCall,
-    dev_eui: Eui64,
+    dev_eui: DevEui,
     device: &Device,
 ) -> Result<Result<Request, RequestError>, DownstreamError> {
     let profile = &device.profile;
@@ -182,7 +182,7 @@ fn method_request(
 
 /// Makes a command of a request, with what the device's profile says besides.
 async fn command(
-    dev_eui: Eui64,
+    dev_eui: DevEui,
     device: &Device,
     request: Result<Request, RequestError>,
     expires: Instant,

@@ -7,7 +7,7 @@ use gateway_core::{ConfigError, DeviceId};
 use serde::Deserialize;
 
 use super::config::ProfileConfig;
-use crate::event::Eui64;
+use crate::event::DevEui;
 use crate::payload::PayloadCodec;
 
 /// Is how devices of one kind are treated: settings and, where there is one, a codec.
@@ -59,19 +59,19 @@ impl Device {
 /// Knows the devices. It is asked for each event and each command, so it must be quick.
 pub trait Directory: fmt::Debug + Send + Sync + 'static {
     /// Finds a device; nothing that a device says reaches the hub if it is not found.
-    fn device(&self, dev_eui: Eui64) -> Option<Device>;
+    fn device(&self, dev_eui: DevEui) -> Option<Device>;
 
     /// Finds the EUI of a device that the hub has a command for.
-    fn dev_eui(&self, device: &DeviceId) -> Option<Eui64>;
+    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui>;
 }
 
 #[deny(clippy::missing_trait_methods)]
 impl<T: Directory + ?Sized> Directory for Arc<T> {
-    fn device(&self, dev_eui: Eui64) -> Option<Device> {
+    fn device(&self, dev_eui: DevEui) -> Option<Device> {
         (**self).device(dev_eui)
     }
 
-    fn dev_eui(&self, device: &DeviceId) -> Option<Eui64> {
+    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
         (**self).dev_eui(device)
     }
 }
@@ -112,7 +112,7 @@ impl EuiDirectory {
         self
     }
 
-    fn name(&self, dev_eui: Eui64) -> Option<DeviceId> {
+    fn name(&self, dev_eui: DevEui) -> Option<DeviceId> {
         let mut name = dev_eui.to_string();
         if self.case == DeviceIdCase::Upper {
             name.make_ascii_uppercase();
@@ -122,11 +122,11 @@ impl EuiDirectory {
 }
 
 impl Directory for EuiDirectory {
-    fn device(&self, dev_eui: Eui64) -> Option<Device> {
+    fn device(&self, dev_eui: DevEui) -> Option<Device> {
         Some(Device::new(self.name(dev_eui)?, self.profile.clone()))
     }
 
-    fn dev_eui(&self, device: &DeviceId) -> Option<Eui64> {
+    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
         let dev_eui = device.as_str().parse().ok()?;
         // An EUI has several forms, and the hub knows the device under one.
         (self.name(dev_eui)? == *device).then_some(dev_eui)
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_device_is_known_under_one_form_of_its_eui() {
         let directory = EuiDirectory::default().with_case(DeviceIdCase::Upper);
-        let dev_eui = Eui64::new(0xab);
+        let dev_eui = DevEui::new([0, 0, 0, 0, 0, 0, 0, 0xab]);
         let device = directory.device(dev_eui).unwrap();
         assert_eq!(device.id.as_str(), "00000000000000AB");
         assert_eq!(directory.dev_eui(&device.id), Some(dev_eui));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::config::ReportConfig;
 use super::directory::Device;
 use super::shared::Shared;
-use crate::event::{DevAddr, DeviceAck, DownlinkFailed, Eui64, Event, Join, TransmitAck, Uplink};
+use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
 use crate::payload::{DecodeInput, Decoded};
 
@@ -125,7 +125,7 @@ impl NetworkEvents {
         self.0.perform(actions).await;
     }
 
-    fn find(&self, dev_eui: Eui64) -> Option<Device> {
+    fn find(&self, dev_eui: DevEui) -> Option<Device> {
         let device = self.0.directory.device(dev_eui);
         if device.is_none() {
             tracing::debug!(device.id = %dev_eui, "Device is not in the directory");
@@ -199,7 +199,7 @@ fn message(device: Device, uplink: &Uplink, reading: &Reading) -> Message {
 fn message_id(uplink: &Uplink) -> MessageId {
     let given = uplink.deduplication_id.as_ref().map(MessageId::new);
     given.and_then(Result::ok).unwrap_or_else(|| {
-        let address = uplink.dev_addr.unwrap_or(DevAddr::new(0));
+        let address = uplink.dev_addr.unwrap_or(DevAddr::new([0; 4]));
         let id = format!("{}-{address}-{}", uplink.dev_eui, uplink.frame_counter);
         // Digits and hyphens, some 40: always an id.
         MessageId::new(id).unwrap_or_else(|_| MessageId::random())

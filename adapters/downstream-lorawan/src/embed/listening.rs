@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gateway_core::Presence;
 use tokio::time::Instant;
 
-use crate::event::Eui64;
+use crate::event::DevEui;
 
 /// A device that listens, or is about to: the hub may have commands for it before it has said yes.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Listening {
 
 #[derive(Debug, Default)]
 struct Seats {
-    by_device: HashMap<Eui64, Seat>,
+    by_device: HashMap<DevEui, Seat>,
     next_number: u64,
 }
 
@@ -44,7 +44,7 @@ impl Listening {
 
     /// Lets a device listen until then, or longer if it does already. Gives a number if it has to be
     /// announced to the hub; nothing more happens if there is no room.
-    pub(super) fn extend(&self, device: Eui64, until: Instant) -> Option<u64> {
+    pub(super) fn extend(&self, device: DevEui, until: Instant) -> Option<u64> {
         let mut seats = self.lock();
         if let Some(seat) = seats.by_device.get_mut(&device) {
             seat.until = seat.until.max(until);
@@ -66,7 +66,7 @@ impl Listening {
     }
 
     /// Notes that the hub agreed; the presence ends at once if nobody waits for it any more.
-    pub(super) fn settle(&self, device: Eui64, number: u64, presence: Presence) {
+    pub(super) fn settle(&self, device: DevEui, number: u64, presence: Presence) {
         let mut seats = self.lock();
         match seats.by_device.get_mut(&device) {
             Some(seat) if seat.number == number => seat.presence = Some(presence),
@@ -79,7 +79,7 @@ impl Listening {
     }
 
     /// Notes that the hub did not agree.
-    pub(super) fn forget(&self, device: Eui64, number: u64) {
+    pub(super) fn forget(&self, device: DevEui, number: u64) {
         let mut seats = self.lock();
         let seat = seats.by_device.get(&device);
         if seat.is_some_and(|seat| seat.number == number) {
@@ -87,19 +87,19 @@ impl Listening {
         }
     }
 
-    pub(super) fn contains(&self, device: Eui64) -> bool {
+    pub(super) fn contains(&self, device: DevEui) -> bool {
         self.lock().by_device.contains_key(&device)
     }
 
     /// Ends a device's listening; false if it did not listen.
-    pub(super) fn end(&self, device: Eui64) -> bool {
+    pub(super) fn end(&self, device: DevEui) -> bool {
         let seat = self.lock().by_device.remove(&device);
         seat.is_some()
     }
 
     /// Ends the listening of those whose time is up, but for those that must stay.
-    pub(super) fn sweep(&self, now: Instant, stays: impl Fn(Eui64) -> bool) {
-        let is_over = |device: &Eui64, seat: &mut Seat| seat.until <= now && !stays(*device);
+    pub(super) fn sweep(&self, now: Instant, stays: impl Fn(DevEui) -> bool) {
+        let is_over = |device: &DevEui, seat: &mut Seat| seat.until <= now && !stays(*device);
         let mut seats = self.lock();
         let over: Vec<_> = seats.by_device.extract_if(is_over).collect();
         drop(seats);
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    const DEVICE: Eui64 = Eui64::from_be_bytes([1; 8]);
+    const DEVICE: DevEui = DevEui::new([1; 8]);
 
     #[test]
     fn a_device_is_announced_once_and_listens_until_its_last_time_is_up() {
@@ -154,11 +154,7 @@ mod tests {
     fn no_more_devices_listen_than_there_is_room_for() {
         let (listening, now) = (Listening::new(1), Instant::now());
         assert!(listening.extend(DEVICE, now).is_some());
-        assert!(
-            listening
-                .extend(Eui64::from_be_bytes([2; 8]), now)
-                .is_none()
-        );
-        assert!(!listening.contains(Eui64::from_be_bytes([2; 8])));
+        assert!(listening.extend(DevEui::new([2; 8]), now).is_none());
+        assert!(!listening.contains(DevEui::new([2; 8])));
     }
 }

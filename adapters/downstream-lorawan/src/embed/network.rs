@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::event::{Downlink, DownlinkId, Eui64, FailureReason};
+use crate::event::{DevEui, Downlink, DownlinkId, FailureReason};
 
 /// Brings downlinks to devices.
 #[async_trait]
@@ -28,7 +28,7 @@ pub trait NetworkServer: fmt::Debug + Send + Sync + 'static {
 
     /// Drops a downlink that nobody waits for any more, if it can still be stopped. The hub gives
     /// it out again, so that a device might get it twice.
-    async fn withdraw(&self, dev_eui: Eui64, downlink: &DownlinkId);
+    async fn withdraw(&self, dev_eui: DevEui, downlink: &DownlinkId);
 }
 
 #[async_trait]
@@ -38,7 +38,7 @@ impl<T: NetworkServer + ?Sized> NetworkServer for Arc<T> {
         (**self).send(downlink).await
     }
 
-    async fn withdraw(&self, dev_eui: Eui64, downlink: &DownlinkId) {
+    async fn withdraw(&self, dev_eui: DevEui, downlink: &DownlinkId) {
         (**self).withdraw(dev_eui, downlink).await;
     }
 }
@@ -53,7 +53,7 @@ pub enum Order {
     /// Drop a downlink; see [`NetworkServer::withdraw`].
     Withdraw {
         /// The device.
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         /// The downlink.
         downlink: DownlinkId,
     },
@@ -91,7 +91,7 @@ impl NetworkServer for Streamed {
         self.0.try_send(order).map_err(|_| FailureReason::Busy)
     }
 
-    async fn withdraw(&self, dev_eui: Eui64, downlink: &DownlinkId) {
+    async fn withdraw(&self, dev_eui: DevEui, downlink: &DownlinkId) {
         let downlink = downlink.clone();
         // A reader that is gone, or behind, will not send it in time either.
         drop(self.0.try_send(Order::Withdraw { dev_eui, downlink }));

@@ -11,7 +11,7 @@ use super::config::{ListenPolicy, LorawanConfig};
 use super::directory::{Device, Directory};
 use super::listening::Listening;
 use super::network::NetworkServer;
-use crate::event::{DownlinkFailed, DownlinkId, Eui64, FailureReason};
+use crate::event::{DevEui, DownlinkFailed, DownlinkId, FailureReason};
 use crate::schedule::{Actions, Class, Command, Failure, Outcome, Schedule, Withdrawn};
 
 /// How a command ended.
@@ -30,7 +30,7 @@ pub(super) enum Ticket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Later {
     pub(super) device: DeviceId,
-    pub(super) dev_eui: Eui64,
+    pub(super) dev_eui: DevEui,
     pub(super) request: CorrelationId,
     pub(super) method: MethodName,
 }
@@ -41,14 +41,14 @@ pub(super) enum Job {
     /// Announce a device to the hub.
     Listen {
         device: DeviceId,
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         number: u64,
     },
     /// Report how a command ended.
     Report { later: Later, ended: Ended },
     /// Tell the network server that nobody waits for a downlink any more, and give it the next.
     Withdraw {
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         downlink: DownlinkId,
         actions: Actions<Ticket>,
     },
@@ -96,7 +96,7 @@ impl Shared {
     }
 
     /// Lets a device that showed itself listen, as its profile has it.
-    pub(super) fn listen(&self, device: &Device, dev_eui: Eui64, window: Option<Instant>) {
+    pub(super) fn listen(&self, device: &Device, dev_eui: DevEui, window: Option<Instant>) {
         let until = match device.profile.config.listens() {
             ListenPolicy::Always => Some(Instant::now() + self.config.idle_timeout),
             ListenPolicy::Window => window,
@@ -175,7 +175,7 @@ impl Shared {
 /// Takes a command back when nobody waits for it any more; without effect on one that has ended.
 struct Withdrawal<'a> {
     shared: &'a Shared,
-    dev_eui: Eui64,
+    dev_eui: DevEui,
     downlink: DownlinkId,
 }
 

@@ -8,7 +8,7 @@ use gateway_core::MessageId;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::Eui64;
+use super::DevEui;
 
 /// Names a downlink in everything that is told of it. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -95,7 +95,7 @@ pub struct Downlink {
     /// Its name.
     pub id: DownlinkId,
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The application's port, 1 to 223.
     pub port: u8,
     /// The payload, not encrypted.
@@ -119,7 +119,7 @@ pub struct Downlink {
 impl Downlink {
     /// Makes an unconfirmed downlink that goes at once.
     #[must_use]
-    pub fn new(dev_eui: Eui64, port: u8, payload: impl Into<Bytes>, expires: Instant) -> Self {
+    pub fn new(dev_eui: DevEui, port: u8, payload: impl Into<Bytes>, expires: Instant) -> Self {
         Self {
             id: DownlinkId::random(),
             dev_eui,

@@ -5,10 +5,12 @@
 //! bounds them; [`Uplink::validate`] checks what this crate relies on.
 
 mod down;
+mod id;
 mod outcome;
 mod up;
 
 pub use down::{Downlink, DownlinkId, Priority, Timing};
+pub use id::{DevAddr, DevEui, ParseEuiError};
 pub use outcome::{
     DeviceAck, DownlinkFailed, FailureReason, TransmitAck, TransmitError, TransmitResult,
 };
@@ -16,7 +18,7 @@ pub use up::{
     Battery, InvalidUplink, Join, Located, Location, Log, LogLevel, Reception, Status, Uplink,
 };
 
-pub use crate::proto::{DevAddr, Eui64, Modulation};
+pub use crate::proto::Modulation;
 
 /// Is anything that a network server tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +45,7 @@ pub enum Event {
 impl Event {
     /// The device that it is about.
     #[must_use]
-    pub fn dev_eui(&self) -> Eui64 {
+    pub fn dev_eui(&self) -> DevEui {
         match self {
             Self::Uplink(event) => event.dev_eui,
             Self::Join(event) => event.dev_eui,

@@ -1,6 +1,6 @@
 //! What became of downlinks.
 
-use super::{DownlinkId, Eui64};
+use super::{DevEui, DownlinkId};
 
 /// Tells why a concentrator did not send a frame, in the packet forwarders' words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub type TransmitResult = Result<(), TransmitError>;
 #[non_exhaustive]
 pub struct TransmitAck {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The downlink.
     pub downlink: DownlinkId,
     /// What became of it. Failed only if no other window or concentrator is tried.
@@ -50,7 +50,7 @@ pub struct TransmitAck {
 impl TransmitAck {
     /// Makes one.
     #[must_use]
-    pub fn new(dev_eui: Eui64, downlink: DownlinkId, result: TransmitResult) -> Self {
+    pub fn new(dev_eui: DevEui, downlink: DownlinkId, result: TransmitResult) -> Self {
         Self {
             dev_eui,
             downlink,
@@ -66,7 +66,7 @@ impl TransmitAck {
 #[non_exhaustive]
 pub struct DeviceAck {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The downlink.
     pub downlink: DownlinkId,
     /// Whether it did; false only if it is not sent again.
@@ -78,7 +78,7 @@ pub struct DeviceAck {
 impl DeviceAck {
     /// Makes one.
     #[must_use]
-    pub fn new(dev_eui: Eui64, downlink: DownlinkId, acknowledged: bool) -> Self {
+    pub fn new(dev_eui: DevEui, downlink: DownlinkId, acknowledged: bool) -> Self {
         Self {
             dev_eui,
             downlink,
@@ -116,7 +116,7 @@ pub enum FailureReason {
 #[non_exhaustive]
 pub struct DownlinkFailed {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The downlink.
     pub downlink: DownlinkId,
     /// Why.
@@ -126,7 +126,7 @@ pub struct DownlinkFailed {
 impl DownlinkFailed {
     /// Makes one.
     #[must_use]
-    pub fn new(dev_eui: Eui64, downlink: DownlinkId, reason: FailureReason) -> Self {
+    pub fn new(dev_eui: DevEui, downlink: DownlinkId, reason: FailureReason) -> Self {
         Self {
             dev_eui,
             downlink,

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{DevAddr, Eui64, Modulation};
+use super::{DevAddr, DevEui, Modulation};
 
 /// Is a frame from a device, heard by one concentrator or more, its payload decrypted.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Uplink {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The address that it used.
     pub dev_addr: Option<DevAddr>,
     /// The application's port, 1 to 223; none for a frame without a payload.
@@ -66,7 +66,7 @@ impl Uplink {
 
     /// Makes an uplink that was received now.
     #[must_use]
-    pub fn new(dev_eui: Eui64, frame_counter: u32, port: u8, payload: impl Into<Bytes>) -> Self {
+    pub fn new(dev_eui: DevEui, frame_counter: u32, port: u8, payload: impl Into<Bytes>) -> Self {
         Self {
             dev_eui,
             dev_addr: None,
@@ -197,7 +197,7 @@ impl Location {
 #[non_exhaustive]
 pub struct Join {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The address that it was given.
     pub dev_addr: DevAddr,
     /// When the network server let it in.
@@ -207,7 +207,7 @@ pub struct Join {
 impl Join {
     /// Makes a join that happened now.
     #[must_use]
-    pub fn new(dev_eui: Eui64, dev_addr: DevAddr) -> Self {
+    pub fn new(dev_eui: DevEui, dev_addr: DevAddr) -> Self {
         Self {
             dev_eui,
             dev_addr,
@@ -233,7 +233,7 @@ pub enum Battery {
 #[non_exhaustive]
 pub struct Status {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// Its battery.
     pub battery: Battery,
     /// Signal over noise of the last DevStatusReq at the device, in dB (-32 to 31).
@@ -245,7 +245,7 @@ pub struct Status {
 impl Status {
     /// Makes a status that came now.
     #[must_use]
-    pub fn new(dev_eui: Eui64, battery: Battery, margin: i8) -> Self {
+    pub fn new(dev_eui: DevEui, battery: Battery, margin: i8) -> Self {
         Self {
             dev_eui,
             battery,
@@ -260,7 +260,7 @@ impl Status {
 #[non_exhaustive]
 pub struct Located {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// Where it is.
     pub location: Location,
     /// When it was found there.
@@ -270,7 +270,7 @@ pub struct Located {
 impl Located {
     /// Makes a location found now.
     #[must_use]
-    pub fn new(dev_eui: Eui64, location: Location) -> Self {
+    pub fn new(dev_eui: DevEui, location: Location) -> Self {
         Self {
             dev_eui,
             location,
@@ -296,7 +296,7 @@ pub enum LogLevel {
 #[non_exhaustive]
 pub struct Log {
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// How much it matters.
     pub level: LogLevel,
     /// The network server's word for the matter, such as ChirpStack's `UPLINK_MIC`.
@@ -309,7 +309,7 @@ impl Log {
     /// Makes a remark.
     #[must_use]
     pub fn new(
-        dev_eui: Eui64,
+        dev_eui: DevEui,
         level: LogLevel,
         code: impl Into<String>,
         description: impl Into<String>,

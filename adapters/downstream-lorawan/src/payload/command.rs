@@ -11,7 +11,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde_json::value::RawValue;
 
-use crate::event::{Eui64, Priority};
+use crate::event::{DevEui, Priority};
 use crate::schedule::QueueMode;
 
 /// Base64 of senders who pad, and of those who do not.
@@ -85,7 +85,7 @@ pub enum RequestError {
     Content,
     /// It is for another device.
     #[error("it is for the device {0}")]
-    OtherDevice(Eui64),
+    OtherDevice(DevEui),
     /// It asks for MAC commands, which the network server keeps to itself.
     #[error("MAC commands cannot be sent through the gateway; the network server has its own")]
     MacCommands,
@@ -166,7 +166,7 @@ impl Request {
     /// It is something else, is for another device, or asks for MAC commands.
     ///
     /// Source: Azure/iotedge-lorawan-starterkit, `LoRaCloudToDeviceMessage.cs`.
-    pub fn from_starter_kit(body: &[u8], device: Eui64) -> Result<Self, RequestError> {
+    pub fn from_starter_kit(body: &[u8], device: DevEui) -> Result<Self, RequestError> {
         let json: StarterKitJson<'_> =
             serde_json::from_slice(body).map_err(|error| RequestError::Json(error.to_string()))?;
         if let Some(other) = json.dev_eui.filter(|other| *other != device) {
@@ -207,7 +207,7 @@ struct MethodJson<'a> {
 #[derive(Deserialize)]
 struct StarterKitJson<'a> {
     #[serde(rename = "DevEUI", alias = "devEUI", alias = "devEui")]
-    dev_eui: Option<Eui64>,
+    dev_eui: Option<DevEui>,
     #[serde(rename = "Fport", alias = "fport", alias = "fPort")]
     port: Option<u8>,
     #[serde(rename = "RawPayload", alias = "rawPayload", borrow)]
@@ -250,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    const DEVICE: Eui64 = Eui64::from_be_bytes([1; 8]);
+    const DEVICE: DevEui = DevEui::new([1; 8]);
 
     fn message(properties: &[(&str, &str)]) -> CloudMessage {
         let device = DeviceId::new(DEVICE.to_string()).unwrap();
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(request.content, Content::Raw("on".into()));
         assert_eq!(
             read(r#"{"DevEUI":"0202020202020202","Fport":5,"Payload":"on"}"#),
-            Err(RequestError::OtherDevice(Eui64::from_be_bytes([2; 8])))
+            Err(RequestError::OtherDevice(DevEui::new([2; 8])))
         );
         let commands = r#"{"Fport":5,"Payload":"on","MacCommands":[{"cid":6}]}"#;
         assert_eq!(read(commands), Err(RequestError::MacCommands));

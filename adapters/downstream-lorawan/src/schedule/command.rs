@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::event::{Downlink, DownlinkId, Eui64, FailureReason, Priority, TransmitError};
+use crate::event::{DevEui, Downlink, DownlinkId, FailureReason, Priority, TransmitError};
 
 /// Says when a device hears.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Command {
     /// Its name on the way.
     pub id: DownlinkId,
     /// The device.
-    pub dev_eui: Eui64,
+    pub dev_eui: DevEui,
     /// The application's port, 1 to 223.
     pub port: u8,
     /// The payload, at most 242 bytes; what the data rate allows may be less.
@@ -72,7 +72,7 @@ impl Command {
 
     /// Makes a command that is done when it was transmitted.
     #[must_use]
-    pub fn new(dev_eui: Eui64, port: u8, payload: impl Into<Bytes>, expires: Instant) -> Self {
+    pub fn new(dev_eui: DevEui, port: u8, payload: impl Into<Bytes>, expires: Instant) -> Self {
         Self {
             id: DownlinkId::random(),
             dev_eui,

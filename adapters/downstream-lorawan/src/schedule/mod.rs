@@ -20,7 +20,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::event::{
-    DeviceAck, Downlink, DownlinkFailed, DownlinkId, Eui64, TransmitAck, TransmitError,
+    DevEui, DeviceAck, Downlink, DownlinkFailed, DownlinkId, TransmitAck, TransmitError,
 };
 use lane::Lane;
 
@@ -31,7 +31,7 @@ pub use margins::{MARGIN_BOUNDS, Margins};
 #[derive(Debug)]
 pub struct Schedule<T> {
     /// The device that was used last is at the young end.
-    lanes: LruCache<Eui64, Lane<T>>,
+    lanes: LruCache<DevEui, Lane<T>>,
     max_queued: usize,
     margins: Margins,
 }
@@ -49,7 +49,7 @@ impl<T> Schedule<T> {
     }
 
     /// Notes an uplink, whose receive windows can be used until `closes`.
-    pub fn uplink(&mut self, device: Eui64, now: Instant, closes: Instant) -> Actions<T> {
+    pub fn uplink(&mut self, device: DevEui, now: Instant, closes: Instant) -> Actions<T> {
         let mut actions = Actions::new();
         let lane = self.lane(device, &mut actions);
         lane.open(now, closes);
@@ -102,7 +102,7 @@ impl<T> Schedule<T> {
 
     /// Takes a command back that nobody waits for any more, whether it waits or is in flight.
     /// Nothing if it has ended already.
-    pub fn withdraw(&mut self, device: Eui64, id: &DownlinkId, now: Instant) -> Withdrawn<T> {
+    pub fn withdraw(&mut self, device: DevEui, id: &DownlinkId, now: Instant) -> Withdrawn<T> {
         let Some((ticket, was_in_flight)) = self
             .lanes
             .peek_mut(&device)
@@ -118,7 +118,7 @@ impl<T> Schedule<T> {
     }
 
     /// Ends everything that waits for a device or is in flight to it, as [`Failure::Flushed`].
-    pub fn clear(&mut self, device: Eui64) -> Actions<T> {
+    pub fn clear(&mut self, device: DevEui) -> Actions<T> {
         let mut actions = Actions::new();
         if let Some(lane) = self.lanes.pop(&device) {
             lane.abandon(&mut actions);
@@ -137,26 +137,26 @@ impl<T> Schedule<T> {
 
     /// When the device's next uplink is due, as far as its last ones tell.
     #[must_use]
-    pub fn expected(&self, device: Eui64) -> Option<Instant> {
+    pub fn expected(&self, device: DevEui) -> Option<Instant> {
         self.lanes.peek(&device)?.expected()
     }
 
     /// How many commands wait for a device or are in flight to it.
     #[must_use]
-    pub fn pending(&self, device: Eui64) -> usize {
+    pub fn pending(&self, device: DevEui) -> usize {
         self.lanes.peek(&device).map_or(0, Lane::pending)
     }
 
     /// Whether a command would go at once, as far as the device's windows are concerned.
     #[must_use]
-    pub fn is_awake(&self, device: Eui64, now: Instant) -> bool {
+    pub fn is_awake(&self, device: DevEui, now: Instant) -> bool {
         let lane = self.lanes.peek(&device);
         lane.is_some_and(|lane| lane.is_awake(now))
     }
 
     /// Whether the network server has a command for the device that has not ended.
     #[must_use]
-    pub fn is_in_flight(&self, device: Eui64) -> bool {
+    pub fn is_in_flight(&self, device: DevEui) -> bool {
         self.lanes.peek(&device).is_some_and(Lane::is_in_flight)
     }
 
@@ -167,7 +167,7 @@ impl<T> Schedule<T> {
     }
 
     /// The device's lane; the one unused for longest makes room for a new one.
-    fn lane(&mut self, device: Eui64, actions: &mut Actions<T>) -> &mut Lane<T> {
+    fn lane(&mut self, device: DevEui, actions: &mut Actions<T>) -> &mut Lane<T> {
         if !self.lanes.contains(&device)
             && self.lanes.len() == self.lanes.cap().get()
             && let Some((_, oldest)) = self.lanes.pop_lru()
@@ -179,7 +179,7 @@ impl<T> Schedule<T> {
 
     fn settle(
         &mut self,
-        device: Eui64,
+        device: DevEui,
         now: Instant,
         change: impl FnOnce(&mut Lane<T>, &mut Actions<T>),
     ) -> Actions<T> {
@@ -191,7 +191,7 @@ impl<T> Schedule<T> {
     }
 
     /// Sends what may go now.
-    fn advance(&mut self, device: Eui64, now: Instant, mut actions: Actions<T>) -> Actions<T> {
+    fn advance(&mut self, device: DevEui, now: Instant, mut actions: Actions<T>) -> Actions<T> {
         let Some(lane) = self.lanes.peek_mut(&device) else {
             return actions;
         };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{FailureReason, Priority, Timing, TransmitResult};
 
-const DEVICE: Eui64 = Eui64::from_be_bytes([1; 8]);
+const DEVICE: DevEui = DevEui::new([1; 8]);
 const WINDOW: Duration = Duration::from_secs(1);
 const LOCK: Duration = Duration::from_secs(60);
 
@@ -252,7 +252,7 @@ fn a_command_taken_back_in_flight_makes_way_for_the_next() {
 fn the_device_unused_for_longest_makes_room_and_its_commands_end() {
     let (mut schedule, now) = (schedule(), Instant::now());
     drop(push(&mut schedule, command(1, now), "pushed out", now));
-    let others = (2..6).map(|n| Eui64::from_be_bytes([n; 8]));
+    let others = (2..6).map(|n| DevEui::new([n; 8]));
     let ended: Vec<_> = others
         .flat_map(|other| schedule.uplink(other, now, now + WINDOW).ended)
         .collect();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Reading, object, problem, rfc3339, to_json};
 use crate::event::{
-    Battery, DevAddr, Eui64, Event, Location, LogLevel, Modulation, Reception, Uplink,
+    Battery, DevAddr, DevEui, Event, Location, LogLevel, Modulation, Reception, Uplink,
 };
 
 /// Writes an uplink.
@@ -59,7 +59,7 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct UplinkJson<'a> {
-    dev_eui: Eui64,
+    dev_eui: DevEui,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev_addr: Option<DevAddr>,
     received_at: String,
@@ -197,7 +197,7 @@ mod tests {
     fn sample() -> Uplink {
         let dev_eui = "70b3d57ed0000001".parse().unwrap();
         let mut uplink = Uplink::new(dev_eui, 4, 1, &[0xaa, 0][..])
-            .with_dev_addr(DevAddr::new(0x0102_0304))
+            .with_dev_addr(DevAddr::new([1, 2, 3, 4]))
             .with_reception(Reception::new("0016c001f1500812", -48, Some(9.0)));
         uplink.received_at = UNIX_EPOCH + Duration::from_millis(1_767_225_600_250);
         uplink.modulation = Some(Modulation::Lora {
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn joins_and_status_are_told_and_outcomes_are_not() {
-        let dev_eui = Eui64::from_be_bytes([1; 8]);
+        let dev_eui = DevEui::new([1; 8]);
         let mut status = Status::new(dev_eui, Battery::Percent(50.0), -3);
         status.received_at = UNIX_EPOCH;
         let body = report(&Event::Status(status)).unwrap();
@@ -254,7 +254,7 @@ mod tests {
             "status": {"margin": -3, "battery": 50.0},
         });
         assert_eq!(parsed(&body), expected);
-        let join = Join::new(dev_eui, DevAddr::new(0x0102_0304));
+        let join = Join::new(dev_eui, DevAddr::new([1, 2, 3, 4]));
         let body = parsed(&report(&Event::Join(join)).unwrap());
         assert_eq!(body["join"], json!({"devAddr": "01020304"}));
         assert_eq!(report(&Event::Uplink(sample())), None);
