@@ -9,8 +9,8 @@ use std::time::Duration;
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{
-    CloudMessage, CorrelationId, DeviceId, Disposition, Gateway, GatewayConfig, Interest,
-    MethodCall, MethodName, MethodReply, Settlement,
+    CloudMessage, CorrelationId, DeviceId, Disposition, ErrorKind, Gateway, GatewayConfig,
+    Interest, MethodCall, MethodName, MethodReply, Settlement,
 };
 use gateway_downstream_lorawan::embed::{
     Device, Directory, EuiDirectory, ListenPolicy, LorawanConfig, LorawanDownstream, MethodPolicy,
@@ -352,6 +352,22 @@ async fn a_method_answered_at_once_is_reported_when_it_was_sent() {
     let accepted = network.hub.wait_accepted(3).await;
     let expected = json!({"method": "send_downlink", "request": "call", "outcome": "transmitted"});
     assert_eq!(parsed(&accepted[2].body)["command"], expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_takes_its_commands_with_it() {
+    let network = Network::start(everybody(always), patient());
+    assert_eq!(network.events.uplink(closed(1)).await, Settlement::Accepted);
+    network.wait_listening().await;
+    let began = Instant::now();
+    let sending = network.hub.send_message(message("on", LONG));
+    let ending = async {
+        tokio::time::sleep(WATCH).await;
+        network.hub.end_session(&name(), ErrorKind::Displaced).await;
+    };
+    let (settled, ()) = tokio::join!(sending, ending);
+    assert_eq!(settled, Some(Disposition::Abandon));
+    assert!(began.elapsed() < LONG, "it waited for its deadline");
 }
 
 /// Devices with a codec that reads and writes.
