@@ -1,0 +1,487 @@
+//! One connection: its settings, signals, requests and responses (RFC 8323, sections 4 and 5).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::frame::{FrameReader, write_frame};
+use crate::proto::block::{Assemblies, Bodies, Step, Taken, Transfer, Wanted};
+use crate::proto::budget::Budget;
+use crate::proto::config::{BlockConfig, LimitConfig};
+use crate::proto::message::{Code, Message, Options, Token, option};
+use crate::proto::random::{Random, Seed};
+
+/// What a peer takes that has not said anything else (section 5.3.1).
+const BASE_MESSAGE_SIZE: usize = 1152;
+/// What options and header may take beside a body.
+const OVERHEAD: usize = 1024;
+/// Options of CSM, of Ping and Pong, and of Abort.
+const MAX_MESSAGE_SIZE: u16 = 2;
+const BLOCK_WISE_TRANSFER: u16 = 4;
+const CUSTODY: u16 = 2;
+const BAD_CSM_OPTION: u16 = 2;
+const CRITICAL: u16 = 1;
+
+/// Bounds of a connection.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct StreamConfig {
+    /// How bodies are cut into blocks, where the peer takes only small messages.
+    pub blocks: BlockConfig,
+    /// Bounds of requests, both ways.
+    pub limits: LimitConfig,
+}
+
+/// Tells what happened on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A request is whole and waits for [`Session::respond`].
+    Request {
+        /// Names it for its answer.
+        exchange: u64,
+        /// The request; options that are not understood are gone.
+        message: Message,
+    },
+    /// A request of ours has its response; `None` if that makes no sense.
+    Response {
+        /// Which.
+        call: u64,
+        /// The response.
+        response: Option<Message>,
+    },
+    /// The peer is there: it answered our ping.
+    Pong,
+    /// The peer wants the connection to end: answer what is open, then close it.
+    Released,
+}
+
+/// Says why a connection is over. What is in the output is still to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Closed {
+    /// The peer does not keep to the protocol; it was told so.
+    #[error("the peer does not speak CoAP over TCP as it should: {0}")]
+    Protocol(&'static str),
+    /// The peer aborted the connection.
+    #[error("the peer aborted the connection")]
+    Aborted,
+}
+
+/// Says why a request or notification cannot be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There are as many on their way as are allowed.
+    #[error("too many requests are on their way; try again when one has ended")]
+    Busy,
+    /// The exchange or observation is over.
+    #[error("nobody waits for this any more")]
+    Gone,
+}
+
+#[derive(Debug)]
+struct Pending {
+    exchange: u64,
+    token: Token,
+    wanted: Wanted,
+    wants_observation: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    call: u64,
+    token: Token,
+    transfer: Transfer,
+}
+
+#[derive(Debug)]
+struct Observer {
+    observation: u64,
+    token: Token,
+    wanted: Wanted,
+}
+
+/// Is one connection. What it holds is bounded by its [`StreamConfig`], and output by who calls:
+/// read nothing more while much waits to be written.
+#[derive(Debug)]
+pub struct Session {
+    config: StreamConfig,
+    reader: FrameReader,
+    output: BytesMut,
+    events: VecDeque<Event>,
+    has_settings: bool,
+    peer_message_size: usize,
+    pending: Vec<Pending>,
+    calls: Vec<Call>,
+    observers: Vec<Observer>,
+    assemblies: Assemblies,
+    bodies: Bodies,
+    block_bytes: Budget,
+    random: Random,
+    serials: u64,
+    notifications: u32,
+    closed: Option<Closed>,
+}
+
+impl Session {
+    /// Makes a session and says our settings, which come first on a connection. Sessions share the
+    /// budget for bytes of bodies in blocks.
+    #[must_use]
+    pub fn new(config: StreamConfig, block_bytes: Budget, seed: Seed) -> Self {
+        let max_frame = config.blocks.max_body + OVERHEAD;
+        let mut session = Self {
+            reader: FrameReader::new(max_frame),
+            config,
+            output: BytesMut::new(),
+            events: VecDeque::new(),
+            has_settings: false,
+            peer_message_size: BASE_MESSAGE_SIZE,
+            pending: Vec::new(),
+            calls: Vec::new(),
+            observers: Vec::new(),
+            assemblies: Assemblies::default(),
+            bodies: Bodies::default(),
+            block_bytes,
+            random: Random::new(seed),
+            serials: 0,
+            notifications: 0,
+            closed: None,
+        };
+        let settings = Message::new(Code::CSM)
+            .with_uint(MAX_MESSAGE_SIZE, max_frame as u32)
+            .with_option(BLOCK_WISE_TRANSFER, Vec::new());
+        session.write(&settings);
+        session
+    }
+
+    /// Takes every whole message off what was read.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub fn receive(&mut self, now: Duration, input: &mut BytesMut) -> Result<(), Closed> {
+        loop {
+            if let Some(closed) = self.closed {
+                return Err(closed);
+            }
+            match self.reader.read(input) {
+                Ok(Some(message)) => self.on_message(now, message),
+                Ok(None) => return Ok(()),
+                Err(error) => self.abort(match error {
+                    super::FrameError::TooLarge(_) => "a message is too large",
+                    super::FrameError::Malformed => "a message is malformed",
+                }),
+            }
+        }
+    }
+
+    /// Takes what is to be written.
+    pub fn take_output(&mut self) -> BytesMut {
+        self.output.split()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// `Gone`: it was answered before.
+    pub fn respond(
+        &mut self,
+        now: Duration,
+        exchange: u64,
+        response: Message,
+    ) -> Result<(), RequestError> {
+        self.answer(now, exchange, response, false).map(drop)
+    }
+
+    /// Answers a request and registers the observation that it wants; its number. `None` if it was
+    /// only answered.
+    ///
+    /// # Errors
+    /// `Gone`: it was answered before.
+    pub fn observe(
+        &mut self,
+        now: Duration,
+        exchange: u64,
+        response: Message,
+    ) -> Result<Option<u64>, RequestError> {
+        self.answer(now, exchange, response, true)
+    }
+
+    /// Sends a notification, which nothing acknowledges. An error ends the observation.
+    ///
+    /// # Errors
+    /// `Gone`: the observation is over.
+    pub fn notify(
+        &mut self,
+        now: Duration,
+        observation: u64,
+        mut message: Message,
+    ) -> Result<(), RequestError> {
+        let mut observers = self.observers.iter();
+        let at = observers.position(|observer| observer.observation == observation);
+        let at = at.ok_or(RequestError::Gone)?;
+        let (token, wanted) = {
+            let observer = &self.observers[at];
+            (observer.token, observer.wanted.clone())
+        };
+        if !message.code.is_success() {
+            self.observers.remove(at);
+        }
+        self.count_notification(&mut message.options);
+        let message = self.cut(now, message, &wanted).with_token(token);
+        self.write(&message);
+        Ok(())
+    }
+
+    /// Sends a request; [`Event::Response`] brings the response, which may never come.
+    ///
+    /// # Errors
+    /// `Busy`: too many are on their way.
+    pub fn request(&mut self, request: Message) -> Result<u64, RequestError> {
+        if self.calls.len() >= self.config.limits.max_calls_per_peer {
+            return Err(RequestError::Busy);
+        }
+        let mut blocks = self.config.blocks.clone();
+        blocks.size = self.block_size(blocks.max_body);
+        let tag = self.random.next() as u32;
+        let transfer = Transfer::new(request, tag, &blocks, true);
+        let message = transfer.message();
+        self.serials += 1;
+        let call = self.serials;
+        self.calls.push(Call {
+            call,
+            token: Token::EMPTY,
+            transfer,
+        });
+        self.send_call(self.calls.len() - 1, message);
+        Ok(call)
+    }
+
+    /// Gives up a request of ours.
+    pub fn cancel(&mut self, call: u64) {
+        self.calls.retain(|one| one.call != call);
+    }
+
+    /// Asks whether the peer is there.
+    pub fn ping(&mut self) {
+        self.write(&Message::new(Code::PING));
+    }
+
+    /// Says that the connection is to end when what is open is done.
+    pub fn release(&mut self) {
+        self.write(&Message::new(Code::RELEASE));
+    }
+
+    /// Requests that wait for their answer.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Forgets bodies that wait for too long; returns when to call it again.
+    pub fn on_timeout(&mut self, now: Duration) -> Option<Duration> {
+        self.assemblies.expire(now);
+        self.bodies.expire(now);
+        [self.assemblies.due(), self.bodies.due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn on_message(&mut self, now: Duration, message: Message) {
+        let code = message.code;
+        match code {
+            Code::CSM => self.on_settings(&message.options),
+            Code::ABORT => self.closed = Some(Closed::Aborted),
+            _ if !self.has_settings => self.abort("the settings do not come first"),
+            Code::EMPTY => {}
+            _ if code.is_signal() => self.on_signal(message),
+            _ if code.is_request() => self.on_request(now, message),
+            _ if code.is_response() => self.on_response(message),
+            _ => self.abort("a code of a reserved class"),
+        }
+    }
+
+    fn on_settings(&mut self, options: &Options) {
+        self.has_settings = true;
+        for (number, _) in options.iter() {
+            if number & CRITICAL != 0 {
+                let abort = Message::new(Code::ABORT).with_uint(BAD_CSM_OPTION, number.into());
+                self.write(&abort);
+                self.closed = Some(Closed::Protocol("a setting that is not known"));
+                return;
+            }
+        }
+        if let Some(size) = options.uint(MAX_MESSAGE_SIZE) {
+            self.peer_message_size = size as usize;
+        }
+    }
+
+    fn on_signal(&mut self, message: Message) {
+        let mut numbers = message.options.iter().map(|(number, _)| number);
+        if numbers.any(|number| number & CRITICAL != 0) {
+            return self.abort("an option of a signal that is not known");
+        }
+        match message.code {
+            Code::PING => {
+                let mut pong = Message::new(Code::PONG).with_token(message.token);
+                // Everything that came before is taken when the answer goes out.
+                if message.options.has(CUSTODY) {
+                    pong.options.add(CUSTODY, Vec::new());
+                }
+                self.write(&pong);
+            }
+            Code::PONG => self.events.push_back(Event::Pong),
+            Code::RELEASE => self.events.push_back(Event::Released),
+            _ => {}
+        }
+    }
+
+    fn on_request(&mut self, now: Duration, mut message: Message) {
+        let token = message.token;
+        if message.options.sieve().is_err() {
+            return self.reply(token, Message::new(Code::BAD_OPTION));
+        }
+        let options = &message.options;
+        if options.has(option::PROXY_URI) || options.has(option::PROXY_SCHEME) {
+            return self.reply(token, Message::new(Code::PROXYING_NOT_SUPPORTED));
+        }
+        let (config, random) = (&self.config, &self.random);
+        let mut wanted = Wanted::of(&message, None, random);
+        if !options.has(option::BLOCK1)
+            && let Some(answer) = self.bodies.find(&wanted, now, &config.blocks)
+        {
+            return self.reply(token, answer);
+        }
+        if self.pending.len() >= config.limits.max_pending_per_peer {
+            let seconds = config.limits.retry_after.as_secs().max(1) as u32;
+            let answer =
+                Message::new(Code::TOO_MANY_REQUESTS).with_uint(option::MAX_AGE, seconds);
+            return self.reply(token, answer);
+        }
+        let settings = (&config.blocks, &config.limits);
+        let tools = (&self.block_bytes, random);
+        let message = match self.assemblies.take(message, now, settings, tools) {
+            Taken::Answer(answer) => return self.reply(token, answer),
+            Taken::Whole(message, block1) => {
+                wanted.block1 = block1;
+                message
+            }
+        };
+        let observe = message.options.uint(option::OBSERVE);
+        let observe = observe.filter(|_| message.code.is_safe());
+        if observe == Some(1) {
+            self.observers.retain(|observer| observer.token != token);
+        }
+        self.serials += 1;
+        let exchange = self.serials;
+        self.pending.push(Pending {
+            exchange,
+            token,
+            wanted,
+            wants_observation: observe == Some(0),
+        });
+        self.events.push_back(Event::Request { exchange, message });
+    }
+
+    fn on_response(&mut self, mut response: Message) {
+        let mut calls = self.calls.iter();
+        let Some(at) = calls.position(|call| call.token == response.token) else {
+            return;
+        };
+        let step = match response.options.sieve() {
+            Ok(()) => self.calls[at].transfer.on_response(response),
+            Err(_) => Step::Failed,
+        };
+        let response = match step {
+            Step::Send(message) => return self.send_call(at, message),
+            Step::Done(response) => Some(response),
+            Step::Failed => None,
+        };
+        let call = self.calls.remove(at).call;
+        self.events.push_back(Event::Response { call, response });
+    }
+
+    fn send_call(&mut self, at: usize, message: Message) {
+        self.serials += 1;
+        // A stream's peer is who it is: a count is as good as a random number.
+        let token = Token::from(self.serials as u32);
+        self.calls[at].token = token;
+        self.write(&message.with_token(token));
+    }
+
+    fn answer(
+        &mut self,
+        now: Duration,
+        exchange: u64,
+        mut response: Message,
+        observe: bool,
+    ) -> Result<Option<u64>, RequestError> {
+        let mut list = self.pending.iter();
+        let at = list.position(|pending| pending.exchange == exchange);
+        let pending = self.pending.remove(at.ok_or(RequestError::Gone)?);
+        let has_room = self.observers.len() < self.config.limits.max_observations_per_peer;
+        let registers = observe && pending.wants_observation && has_room;
+        response.options.remove(option::OBSERVE);
+        let mut observation = None;
+        if registers && response.code.is_success() {
+            self.count_notification(&mut response.options);
+            self.observers
+                .retain(|observer| observer.token != pending.token);
+            self.observers.push(Observer {
+                observation: exchange,
+                token: pending.token,
+                wanted: pending.wanted.for_notifications(),
+            });
+            observation = Some(exchange);
+        }
+        let response = self.cut(now, response, &pending.wanted);
+        self.reply(pending.token, response);
+        Ok(observation)
+    }
+
+    /// Sets the number of a notification. The stream keeps their order, and it may be anything
+    /// (section 7.1).
+    fn count_notification(&mut self, options: &mut Options) {
+        self.notifications = (self.notifications + 1) & 0xff_ffff;
+        options.set_uint(option::OBSERVE, self.notifications);
+    }
+
+    /// Cuts a response that is larger than what the peer takes.
+    fn cut(&mut self, now: Duration, response: Message, wanted: &Wanted) -> Message {
+        let mut blocks = self.config.blocks.clone();
+        blocks.size = self.block_size(response.payload.len());
+        let tools = (&self.block_bytes, &self.random);
+        self.bodies.respond(response, wanted, now, &blocks, tools)
+    }
+
+    /// Bytes of a body that go at once.
+    fn block_size(&self, body: usize) -> usize {
+        match body + OVERHEAD <= self.peer_message_size {
+            true => body.max(self.config.blocks.size),
+            false => self.config.blocks.size,
+        }
+    }
+
+    fn reply(&mut self, token: Token, message: Message) {
+        self.write(&message.with_token(token));
+    }
+
+    fn abort(&mut self, reason: &'static str) {
+        let diagnosis = reason.as_bytes();
+        self.write(&Message::new(Code::ABORT).with_payload(diagnosis));
+        self.closed = Some(Closed::Protocol(reason));
+    }
+
+    fn write(&mut self, message: &Message) {
+        if self.closed.is_none() {
+            write_frame(message, &mut self.output);
+        }
+    }
+}
