@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn a_block_reads_as_it_is_written(number in 0..1 << 20_u32, more: bool, exponent in 0..=7_u8) {
+    fn a_block_reads_as_it_is_written(number in 0..(1_u32 << 20), more: bool, exponent in 0..=7_u8) {
         let block = Block { number, more, exponent };
         let mut options = crate::proto::message::Options::new();
         block.write(&mut options, option::BLOCK2);
@@ -162,7 +162,11 @@ fn a_gap_is_told_and_a_repeated_block_is_taken_once() {
         (block(2, false), Code::INCOMPLETE),
     ];
     for (block, code) in answers {
-        assert_eq!(server.answer(upload(block, body(16))).code, code, "{block:?}");
+        assert_eq!(
+            server.answer(upload(block, body(16))).code,
+            code,
+            "{block:?}"
+        );
     }
     assert_eq!(server.handled, 1);
     let unfit = upload(block(0, true), body(15));
@@ -177,7 +181,11 @@ fn a_body_that_is_too_large_is_refused_when_it_is_announced_or_when_it_shows() {
     let refusal = server.answer(announced);
     assert_eq!(refusal.code, Code::TOO_LARGE);
     assert_eq!(refusal.options.uint(option::SIZE1), Some(40));
-    for (number, code) in [(0, Code::CONTINUE), (1, Code::CONTINUE), (2, Code::TOO_LARGE)] {
+    for (number, code) in [
+        (0, Code::CONTINUE),
+        (1, Code::CONTINUE),
+        (2, Code::TOO_LARGE),
+    ] {
         let answer = server.answer(upload(block(number, true), body(16)));
         assert_eq!(answer.code, code);
     }

@@ -119,7 +119,10 @@ fn an_option_that_must_be_understood_stops_everything_and_others_are_passed_over
                 .collect::<Vec<_>>()
         })
     };
-    assert_eq!(sieve(&[(11, b"t"), (11, b"u"), (15, b"a=1")]), Ok(vec![11, 11, 15]));
+    assert_eq!(
+        sieve(&[(11, b"t"), (11, b"u"), (15, b"a=1")]),
+        Ok(vec![11, 11, 15])
+    );
     // Unknown: conditions are, too.
     assert_eq!(sieve(&[(65_001, b"")]), Err(65_001));
     assert_eq!(sieve(&[(1, b"x")]), Err(1));

@@ -30,7 +30,10 @@ impl Template {
         if text.is_empty() {
             return Err("a path of at least one segment");
         }
-        let segments: Vec<_> = text.split('/').map(Segment::parse).collect::<Result<_, _>>()?;
+        let segments: Vec<_> = text
+            .split('/')
+            .map(Segment::parse)
+            .collect::<Result<_, _>>()?;
         let count = |wanted: &Segment| segments.iter().filter(|one| *one == wanted).count();
         if count(&Segment::Device) > 1 || count(&Segment::Request) > 1 {
             return Err("one {device} and one {request} at most");

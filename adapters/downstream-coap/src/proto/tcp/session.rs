@@ -361,8 +361,7 @@ impl Session {
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
-            let answer =
-                Message::new(Code::TOO_MANY_REQUESTS).with_uint(option::MAX_AGE, seconds);
+            let answer = Message::new(Code::TOO_MANY_REQUESTS).with_uint(option::MAX_AGE, seconds);
             return self.reply(token, answer);
         }
         let settings = (&config.blocks, &config.limits);

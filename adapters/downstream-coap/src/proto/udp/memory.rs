@@ -41,7 +41,13 @@ impl Memory {
             .map(|known| &known.reply)
     }
 
-    pub(super) fn remember(&mut self, print: Print, reply: Reply, forget_at: Duration, most: usize) {
+    pub(super) fn remember(
+        &mut self,
+        print: Print,
+        reply: Reply,
+        forget_at: Duration,
+        most: usize,
+    ) {
         while self.0.len() >= most {
             self.0.pop_front();
         }

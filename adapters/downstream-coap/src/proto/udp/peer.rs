@@ -165,7 +165,8 @@ impl Peer {
 
     /// Tells whether nothing would be lost but what is remembered for duplicates.
     pub(super) fn is_idle(&self) -> bool {
-        let has_work = !self.pending.is_empty() || !self.outbox.is_empty() || !self.calls.is_empty();
+        let has_work =
+            !self.pending.is_empty() || !self.outbox.is_empty() || !self.calls.is_empty();
         let has_blocks = self.assemblies.due().or(self.bodies.due()).is_some();
         !has_work && !has_blocks && self.observers.first().is_none()
     }

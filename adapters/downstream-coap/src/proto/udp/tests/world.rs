@@ -43,8 +43,16 @@ pub(super) struct Ask {
 
 enum Act {
     Ask(usize),
-    Arrive { from: u8, to: u8, bytes: Bytes },
-    Answer { at: u8, exchange: ExchangeId<u8>, response: Message },
+    Arrive {
+        from: u8,
+        to: u8,
+        bytes: Bytes,
+    },
+    Answer {
+        at: u8,
+        exchange: ExchangeId<u8>,
+        response: Message,
+    },
 }
 
 pub(super) struct World {
