@@ -24,6 +24,11 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
+    /// Tells whether more than half is taken.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.used() > self.limit / 2
+    }
+
     /// A share of it with nothing in it yet.
     pub(crate) fn share(&self) -> Share {
         let budget = self.clone();

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::message::{Code, option};
 
+type Child = Option<&'static str>;
+type Request = Option<&'static str>;
+
 fn routes(profile: Profile) -> Routes {
     let config = RouteConfig {
         profile,
@@ -18,7 +21,7 @@ fn routes(profile: Profile) -> Routes {
 #[test]
 fn native_paths_are_for_the_device_and_for_a_gateways_children() {
     let routes = routes(Profile::Native);
-    let cases: [(Code, &[&str], Resource, Option<&str>, Option<&str>); 8] = [
+    let cases: [(Code, &[&str], Resource, Child, Request); 8] = [
         (Code::POST, &["t"], Resource::Telemetry, None, None),
         (Code::PUT, &["e"], Resource::Event, None, None),
         (Code::GET, &["c"], Resource::Command, None, None),
@@ -83,7 +86,7 @@ fn native_paths_are_for_the_device_and_for_a_gateways_children() {
 #[test]
 fn honos_paths_work_with_and_without_a_tenant() {
     let routes = routes(Profile::Hono);
-    let cases: [(&[&str], Resource, Option<&str>, Option<&str>); 6] = [
+    let cases: [(&[&str], Resource, Child, Request); 6] = [
         (&["t"], Resource::Telemetry, None, None),
         (&["telemetry"], Resource::Telemetry, None, None),
         (

@@ -109,7 +109,7 @@ proptest! {
         let request = Message::new(Code::POST).with_path("t").with_payload(body.clone());
         let call = client.request(request).unwrap();
         let mut handled = 0;
-        let response = 'done: loop {
+        let response = loop {
             let mut bytes = client.take_output();
             server.receive(NOW, &mut bytes).unwrap();
             for event in events(&mut server) {
@@ -123,12 +123,12 @@ proptest! {
             let mut bytes = server.take_output();
             prop_assert!(!bytes.is_empty(), "they wait for each other");
             client.receive(NOW, &mut bytes).unwrap();
-            for event in events(&mut client) {
+            if let Some(event) = events(&mut client).pop() {
                 let Event::Response { call: ended, response } = event else {
                     panic!("{event:?}");
                 };
                 prop_assert_eq!(ended, call);
-                break 'done response;
+                break response;
             }
         };
         prop_assert_eq!(&response.unwrap().payload[..], &body[..]);

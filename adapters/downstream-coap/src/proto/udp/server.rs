@@ -162,6 +162,10 @@ impl Peer {
         if blocks.iter().flatten().any(is_many) {
             return Verdict::Answer(Message::new(Code::BAD_REQUEST));
         }
+        // A flood from forged addresses must not take the room for the bodies of those who are there.
+        if !self.is_proven && blocks[0].is_some() && cx.shared.block_bytes.is_scarce() {
+            return Verdict::Answer(challenge(cx));
+        }
         let shared = &mut *cx.shared;
         let config = &shared.config;
         pending.wanted = Wanted::of(&message, None, &shared.random);

@@ -191,6 +191,25 @@ fn a_response_is_taken_by_its_token_alone_and_acknowledged() {
 }
 
 #[test]
+fn a_response_that_comes_apart_stands_for_the_acknowledgement_that_was_lost() {
+    let mut bench = bench();
+    let get = Message::new(Code::GET).with_path("large");
+    bench.endpoint.request(bench.now, 1, get, true).unwrap();
+    let request = bench.only().message;
+    let mut first = Message::new(Code::CONTENT)
+        .with_token(request.token)
+        .with_payload(vec![0; 16]);
+    Block::new(0, 0).with_more(true).write(&mut first.options, option::BLOCK2);
+    bench.hear(1, &confirmable(90, first));
+    let said = bench.said();
+    assert_eq!(said[0], Datagram::empty(Kind::Acknowledgement, 90));
+    // The next block is asked for at once, though one message only may be on its way.
+    let next = Block::read(&said[1].message.options, option::BLOCK2);
+    assert_eq!(next, Some(Block::new(1, 0)));
+    assert_ne!(said[1].message.token, request.token);
+}
+
+#[test]
 fn an_acknowledgement_of_something_else_answers_nothing() {
     let mut bench = bench();
     bench.endpoint.request(bench.now, 1, post(0), true).unwrap();
@@ -426,10 +445,50 @@ fn an_unproven_source_gets_three_times_what_it_sent_until_it_brings_the_echo() {
 }
 
 #[test]
+fn neither_duplicates_nor_silence_draw_more_than_an_unproven_source_may_get() {
+    let mut bench = bench();
+    let mut room = 0;
+    let mut spend = |bench: &mut Bench, came: usize| {
+        room += 3 * came;
+        let sent: usize = bench.said_bytes().iter().map(Bytes::len).sum();
+        room = room.checked_sub(sent).expect("not more than three times");
+        sent
+    };
+    // What it saves up by a long request is spent by the first answer.
+    let long = post(1).with_payload(vec![0; 150]);
+    let short = post(2);
+    for (id, message) in [(1, long), (2, short.clone())] {
+        let bytes = confirmable(id, message).encode();
+        bench.endpoint.receive(bench.now, 1, false, &bytes);
+        let exchange = bench.request().exchange;
+        let large = changed().with_payload(vec![1; if id == 2 { 400 } else { 0 }]);
+        let responded = bench.endpoint.respond(bench.now, exchange, large);
+        assert_eq!(responded, Ok(Responded::Sent));
+        spend(&mut bench, bytes.len());
+    }
+    let again = confirmable(2, short).encode();
+    for _ in 0..40 {
+        bench.endpoint.receive(bench.now, 1, false, &again);
+        spend(&mut bench, again.len());
+    }
+    // A separate answer is sent again and again.
+    let slow = confirmable(3, post(3).with_payload(vec![0; 100])).encode();
+    bench.endpoint.receive(bench.now, 2, false, &slow);
+    let exchange = bench.request().exchange;
+    bench.pass(seconds(1));
+    let large = changed().with_payload(vec![1; 200]);
+    assert!(bench.endpoint.respond(bench.now, exchange, large).is_ok());
+    bench.pass(seconds(100));
+    assert!(spend(&mut bench, slow.len()) > 200);
+    bench.assert_nothing_stays();
+}
+
+#[test]
 fn where_every_source_has_to_prove_itself_no_handler_runs_before() {
-    let mut config = EndpointConfig::default();
-    config.echo = EchoPolicy::Always;
-    let mut bench = Bench::new(config);
+    let mut bench = Bench::new(EndpointConfig {
+        echo: EchoPolicy::Always,
+        ..EndpointConfig::default()
+    });
     let bytes = confirmable(1, post(1)).encode();
     bench.endpoint.receive(bench.now, 1, false, &bytes);
     assert!(bench.told().is_empty());
@@ -495,6 +554,31 @@ fn bytes_of_bodies_are_bounded_in_all() {
     }
     assert_eq!(refused, 14);
     bench.assert_nothing_stays();
+}
+
+#[test]
+fn where_room_for_bodies_is_scarce_who_is_forged_gets_none() {
+    let mut config = EndpointConfig::default();
+    config.limits.max_block_bytes = 100;
+    let mut bench = Bench::new(config);
+    let mut codes = Vec::new();
+    for (peer, is_proven) in [
+        (1, false),
+        (2, false),
+        (3, false),
+        (4, false),
+        (5, false),
+        (6, true),
+    ] {
+        let mut message = post(1).with_payload(vec![0; 16]);
+        let block = Block::new(0, 0).with_more(true);
+        block.write(&mut message.options, option::BLOCK1);
+        let bytes = confirmable(1, message).encode();
+        bench.endpoint.receive(bench.now, peer, is_proven, &bytes);
+        codes.push(bench.only().message.code);
+    }
+    let (go_on, prove) = (Code::CONTINUE, Code::UNAUTHORIZED);
+    assert_eq!(codes, [go_on, go_on, go_on, go_on, prove, go_on]);
 }
 
 #[test]
