@@ -59,7 +59,7 @@ fn run(seed: u64, weather: Weather, asks: &[Ask]) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Half of all datagrams may be lost and half come twice, up to a minute late.
     #[test]

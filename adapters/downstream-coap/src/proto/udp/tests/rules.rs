@@ -32,6 +32,7 @@ fn an_answer_at_once_comes_with_the_acknowledgement_and_again_for_a_duplicate() 
         bench.endpoint.respond(now, exchange, changed()),
         Ok(Responded::Sent)
     );
+    assert_eq!(bench.endpoint.stats().pending, 0);
     let answer = bench.only();
     assert_eq!((answer.kind, answer.id), (Kind::Acknowledgement, 7));
     assert_eq!(answer.message, changed().with_token(token(1)));
@@ -199,7 +200,9 @@ fn a_response_that_comes_apart_stands_for_the_acknowledgement_that_was_lost() {
     let mut first = Message::new(Code::CONTENT)
         .with_token(request.token)
         .with_payload(vec![0; 16]);
-    Block::new(0, 0).with_more(true).write(&mut first.options, option::BLOCK2);
+    Block::new(0, 0)
+        .with_more(true)
+        .write(&mut first.options, option::BLOCK2);
     bench.hear(1, &confirmable(90, first));
     let said = bench.said();
     assert_eq!(said[0], Datagram::empty(Kind::Acknowledgement, 90));
@@ -442,6 +445,24 @@ fn an_unproven_source_gets_three_times_what_it_sent_until_it_brings_the_echo() {
     bench.endpoint.receive(bench.now, 1, false, &bytes);
     assert!(bench.request().room.is_some());
     bench.assert_nothing_stays();
+}
+
+#[test]
+fn an_echo_is_worth_something_for_a_minute_and_nothing_after_two() {
+    for (age, is_taken) in [(60, true), (121, false)] {
+        let mut bench = Bench::new(EndpointConfig {
+            echo: EchoPolicy::Always,
+            ..EndpointConfig::default()
+        });
+        let bytes = confirmable(1, post(1)).encode();
+        bench.endpoint.receive(bench.now, 1, false, &bytes);
+        let challenge = bench.only().message;
+        let echo = challenge.options.get(option::ECHO).unwrap().clone();
+        bench.pass(seconds(age));
+        let bytes = confirmable(2, post(2).with_option(option::ECHO, echo)).encode();
+        bench.endpoint.receive(bench.now, 1, false, &bytes);
+        assert_eq!(bench.told().len(), usize::from(is_taken), "after {age} s");
+    }
 }
 
 #[test]
