@@ -99,9 +99,10 @@ impl Default for BlockConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LimitConfig {
-    /// Messages remembered in all, each at most a datagram of ours and usually 200 bytes. Default
-    /// 262,144: about 50 MiB, and 1,000 messages a second over the whole lifetime. When it is
-    /// reached, the peer silent for longest is forgotten.
+    /// Messages remembered in all, and one for each peer. A message takes about 130 bytes, a peer
+    /// 1 KiB. Default 262,144: 1,000 messages a second over the whole lifetime, in 40 MiB if they
+    /// are of few peers and 130 MiB if each is of another. When it is reached, what would be
+    /// forgotten next is forgotten for a new peer.
     pub max_remembered: usize,
     /// Messages remembered of one peer; beyond that its oldest is forgotten. Default 64: with one
     /// exchange at a time only the last few can come again.

@@ -248,7 +248,7 @@ impl Session {
             return Err(RequestError::Busy);
         }
         let mut blocks = self.config.blocks.clone();
-        blocks.size = self.block_size(blocks.max_body);
+        blocks.size = self.block_size(request.payload.len());
         let tag = self.random.next() as u32;
         let transfer = Transfer::new(request, tag, &blocks, true);
         let message = transfer.message();

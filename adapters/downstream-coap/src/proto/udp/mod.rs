@@ -10,6 +10,7 @@ mod context;
 mod endpoint;
 mod event;
 mod memory;
+mod notifications;
 mod observers;
 mod outbox;
 mod peer;

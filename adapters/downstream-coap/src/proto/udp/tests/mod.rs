@@ -1,5 +1,6 @@
 //! Endpoints among themselves on a bad network, and against datagrams written by hand.
 
+mod bounds;
 mod hostile;
 mod model;
 mod observing;
