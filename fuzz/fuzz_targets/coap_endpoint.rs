@@ -77,7 +77,10 @@ impl World {
             12 => self.endpoint.forget(self.now, peer),
             13 if !self.observations.is_empty() => {
                 let observation = self.observations[number % self.observations.len()];
-                self.endpoint.end_observation(self.now, observation);
+                match what & PROVEN {
+                    0 => self.endpoint.end_observation(self.now, observation),
+                    _ => self.endpoint.withdraw_notification(self.now, observation),
+                }
             }
             _ => self.pass(Duration::from_millis(number as u64 * 300)),
         }

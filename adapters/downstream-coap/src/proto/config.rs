@@ -107,9 +107,10 @@ pub struct LimitConfig {
     /// Messages remembered of one peer; beyond that its oldest is forgotten. Default 64: with one
     /// exchange at a time only the last few can come again.
     pub max_remembered_per_peer: usize,
-    /// Requests in the handler's hands. Default 8192; beyond that 5.03.
+    /// Requests that wait for the handler, and separate answers that wait for the device to
+    /// acknowledge them. Default 8192; beyond that 5.03.
     pub max_pending: usize,
-    /// Requests of one peer in the handler's hands. Default 16; beyond that 4.29.
+    /// The same of one peer. Default 16; beyond that 4.29.
     pub max_pending_per_peer: usize,
     /// Requests of ours to one peer that wait for a response. Default 8.
     pub max_calls_per_peer: usize,

@@ -44,7 +44,7 @@ pub struct EndpointStats {
     pub peers: usize,
     /// Those, and the messages that are remembered or wait for an answer.
     pub remembered: usize,
-    /// Requests that wait for an answer.
+    /// Requests that wait for an answer, and answers that wait for their acknowledgement.
     pub pending: usize,
     /// Observations.
     pub observations: usize,
@@ -155,6 +155,14 @@ impl<P: PeerName> Endpoint<P> {
             peer.notify(cx, observation.serial, message)
         })
         .unwrap_or(Err(NotifyError::Gone))
+    }
+
+    /// Takes back the notification that is on its way, as when nobody waits for its end any more:
+    /// it is not sent again. The peer may have it.
+    pub fn withdraw_notification(&mut self, now: Duration, observation: ObservationId<P>) {
+        self.with(now, observation.peer, |peer, cx| {
+            peer.withdraw_notification(cx, observation.serial);
+        });
     }
 
     /// Ends an observation without telling the peer.

@@ -116,8 +116,8 @@ pub enum NotificationOutcome {
     Reset,
     /// The peer did not acknowledge it in time; the observation ends.
     TimedOut,
-    /// The observation ended before; whether the peer has it is unknown.
-    Ended,
+    /// It was taken back, or its observation ended; whether the peer has it is unknown.
+    Withdrawn,
 }
 
 /// Says why an observation is over.

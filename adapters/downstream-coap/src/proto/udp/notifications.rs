@@ -100,6 +100,22 @@ impl Peer {
         self.end(cx, observation, reason);
     }
 
+    /// Takes back the notification of an observation that is on its way.
+    pub(super) fn withdraw_notification<P: Copy + Hash>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        serial: u64,
+    ) {
+        if self.observers.notifying != Some(serial) {
+            return;
+        }
+        self.outbox.withdraw(|purpose| {
+            matches!(purpose, Purpose::Notification { observation, .. } if observation == serial)
+        });
+        self.on_notified(cx, serial, NotificationOutcome::Withdrawn);
+        self.flush(cx);
+    }
+
     /// Ends an observation, with the notification of it that is on its way.
     pub(super) fn end<P: Copy + Hash>(
         &mut self,
@@ -113,17 +129,7 @@ impl Peer {
         self.observation_share.give(1);
         let peer = cx.peer;
         let observation = ObservationId { peer, serial };
-        if self.observers.notifying == Some(serial) {
-            self.observers.notifying = None;
-            self.outbox.withdraw(|purpose| {
-                matches!(purpose, Purpose::Notification { observation, .. } if observation == serial)
-            });
-            let outcome = NotificationOutcome::Ended;
-            cx.tell(Event::Notified {
-                observation,
-                outcome,
-            });
-        }
+        self.withdraw_notification(cx, serial);
         cx.tell(Event::Ended {
             observation,
             reason,

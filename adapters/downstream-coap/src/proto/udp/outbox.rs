@@ -116,6 +116,14 @@ impl Outbox {
         self.flights.iter().map(|flight| flight.due).min()
     }
 
+    /// Answers that nobody has acknowledged yet.
+    pub(super) fn responses(&self) -> usize {
+        let flights = self.flights.iter().map(|flight| &flight.letter);
+        let letters = flights.chain(&self.waiting);
+        let is_response = |letter: &&Letter| letter.purpose == Purpose::Response;
+        letters.filter(is_response).count()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.flights.is_empty() && self.waiting.is_empty()
     }

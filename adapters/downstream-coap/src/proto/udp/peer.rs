@@ -204,14 +204,16 @@ impl Peer {
 
     /// Sends the letters whose turn it is.
     pub(super) fn flush<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>) {
-        loop {
-            let shared = &mut *cx.shared;
-            let config = &shared.config.transmission;
-            let Some(letter) = self.outbox.next(cx.now, config, &mut shared.random) else {
-                return;
-            };
+        while let Some(letter) = self.next_letter(cx) {
             self.post(cx, &letter);
         }
+        self.account_pending();
+    }
+
+    fn next_letter<P>(&mut self, cx: &mut Context<'_, P>) -> Option<Letter> {
+        let shared = &mut *cx.shared;
+        let config = &shared.config.transmission;
+        self.outbox.next(cx.now, config, &mut shared.random)
     }
 
     fn post<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, letter: &Letter) {

@@ -171,7 +171,7 @@ impl Peer {
             return Verdict::Answer(answer);
         }
         if !blocks[0].is_some_and(|block| block.more) {
-            if self.pending.len() >= config.limits.max_pending_per_peer {
+            if self.unfinished() >= config.limits.max_pending_per_peer {
                 let mut answer = unavailable(&config.limits);
                 answer.code = Code::TOO_MANY_REQUESTS;
                 return Verdict::Answer(answer);
@@ -188,14 +188,14 @@ impl Peer {
                 message
             }
             Taken::Answer(answer) => {
-                self.pending_share.shrink_to(self.pending.len());
+                self.account_pending();
                 return Verdict::Answer(answer);
             }
         };
         match message.options.uint(option::OBSERVE) {
             _ if !message.code.is_safe() => {}
             Some(REGISTER) if !self.is_proven => {
-                self.pending_share.shrink_to(self.pending.len());
+                self.account_pending();
                 return Verdict::Answer(challenge(cx));
             }
             Some(REGISTER) => pending.wants_observation = true,
@@ -220,7 +220,6 @@ impl Peer {
         let mut list = self.pending.iter();
         let at = list.position(|pending| pending.serial == serial);
         let pending = self.pending.remove(at.ok_or(RespondError::Gone)?);
-        self.pending_share.give(1);
         response.options.remove(option::OBSERVE);
         let observation = match observe && pending.wants_observation && response.code.is_success() {
             true => self.register(cx, &pending),
@@ -290,6 +289,16 @@ impl Peer {
         responded
     }
 
+    /// Requests that wait for an answer, and answers that wait for their acknowledgement: a device
+    /// that acknowledges none must not pile them up.
+    fn unfinished(&self) -> usize {
+        self.pending.len() + self.outbox.responses()
+    }
+
+    pub(super) fn account_pending(&mut self) {
+        self.pending_share.shrink_to(self.unfinished());
+    }
+
     /// Acknowledges the requests that take long, and forgets those that nobody answers.
     pub(super) fn expire_requests<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>) {
         let now = cx.now;
@@ -304,7 +313,6 @@ impl Peer {
             self.acknowledge(cx, id);
         }
         self.pending.retain(|pending| pending.forget_at > now);
-        self.pending_share.shrink_to(self.pending.len());
     }
 }
 

@@ -220,3 +220,27 @@ fn where_room_for_bodies_is_scarce_who_is_forged_gets_none() {
     let (go_on, prove) = (Code::CONTINUE, Code::UNAUTHORIZED);
     assert_eq!(codes, [go_on, go_on, go_on, go_on, prove, go_on]);
 }
+
+#[test]
+fn who_acknowledges_no_answer_is_refused_before_they_pile_up() {
+    let mut config = EndpointConfig::default();
+    config.limits.max_pending_per_peer = 3;
+    let mut bench = Bench::new(config);
+    for number in 0..3 {
+        bench.hear(1, &confirmable(number, post(number.into())));
+        let exchange = bench.request().exchange;
+        bench.pass(seconds(1));
+        let now = bench.now;
+        assert!(bench.endpoint.respond(now, exchange, changed()).is_ok());
+    }
+    assert_eq!(bench.endpoint.stats().pending, 3);
+    let answers = bench.said();
+    bench.hear(1, &confirmable(9, post(9)));
+    assert_eq!(bench.only().message.code, Code::TOO_MANY_REQUESTS);
+    let is_answer = |datagram: &&Datagram| datagram.kind == Kind::Confirmable;
+    let answer = answers.iter().find(is_answer).unwrap();
+    bench.hear(1, &Datagram::empty(Kind::Acknowledgement, answer.id));
+    bench.hear(1, &confirmable(10, post(10)));
+    bench.request();
+    bench.assert_nothing_stays();
+}

@@ -132,7 +132,10 @@ fn a_device_deregisters_registers_anew_and_is_told_an_error_last() {
         .unwrap();
     assert_eq!(
         outcomes(&mut bench),
-        (vec![NotificationOutcome::Ended], vec![EndReason::Replaced])
+        (
+            vec![NotificationOutcome::Withdrawn],
+            vec![EndReason::Replaced]
+        )
     );
     assert_ne!(first, second);
     bench.said();
@@ -233,6 +236,7 @@ enum Act {
     Reset,
     Wait(u64),
     End { which: usize },
+    Withdraw { which: usize },
     Forget,
 }
 
@@ -246,6 +250,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Reset),
         3 => (0..40_u64).prop_map(Act::Wait),
         1 => any::<usize>().prop_map(|which| Act::End { which }),
+        1 => any::<usize>().prop_map(|which| Act::Withdraw { which }),
         1 => Just(Act::Forget),
     ];
     proptest::collection::vec(act, 0..80)
@@ -341,8 +346,16 @@ proptest! {
                     let observation = book.alive[which % book.alive.len()];
                     bench.endpoint.end_observation(bench.now, observation);
                 }
+                Act::Withdraw { which } if !book.alive.is_empty() => {
+                    let observation = book.alive[which % book.alive.len()];
+                    bench.endpoint.withdraw_notification(bench.now, observation);
+                    if book.on_its_way == Some(observation) {
+                        book.read(&mut bench);
+                        prop_assert_eq!(book.on_its_way, None);
+                    }
+                }
                 Act::Forget => bench.endpoint.forget(bench.now, 1),
-                Act::Notify { .. } | Act::End { .. } => {}
+                Act::Notify { .. } | Act::End { .. } | Act::Withdraw { .. } => {}
             }
             book.read(&mut bench);
             prop_assert_eq!(bench.endpoint.stats().observations, book.alive.len());
