@@ -76,6 +76,11 @@ impl Bench {
         }
     }
 
+    fn answer(&mut self, exchange: super::ExchangeId<u8>, response: Message) {
+        let responded = self.endpoint.respond(self.now, exchange, response);
+        assert_eq!(responded, Ok(super::Responded::Sent));
+    }
+
     /// Lets time pass, with all that it asks for.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;

@@ -291,12 +291,7 @@ fn an_id_that_comes_round_again_names_another_request() {
     for number in 1..=3 {
         bench.hear(1, &confirmable(7, post(number)));
         let exchange = bench.request().exchange;
-        assert!(
-            bench
-                .endpoint
-                .respond(bench.now, exchange, changed())
-                .is_ok()
-        );
+        bench.answer(exchange, changed());
         assert_eq!(bench.only().message.token, token(number));
     }
 }
@@ -308,12 +303,7 @@ fn a_non_confirmable_request_is_answered_once_and_its_duplicate_not_at_all() {
     bench.hear(1, &request);
     let exchange = bench.request().exchange;
     bench.pass(seconds(2));
-    assert!(
-        bench
-            .endpoint
-            .respond(bench.now, exchange, changed())
-            .is_ok()
-    );
+    bench.answer(exchange, changed());
     assert_eq!(bench.only().kind, Kind::NonConfirmable);
     bench.hear(1, &request);
     assert!(bench.said().is_empty() && bench.told().is_empty());
@@ -326,26 +316,16 @@ fn a_response_that_is_not_wanted_is_not_sent() {
     let quiet = |id| post(id).with_uint(option::NO_RESPONSE, 2);
     bench.hear(1, &non_confirmable(1, quiet(1)));
     let exchange = bench.request().exchange;
-    assert!(
-        bench
-            .endpoint
-            .respond(bench.now, exchange, changed())
-            .is_ok()
-    );
+    bench.answer(exchange, changed());
     assert!(bench.said().is_empty());
     bench.hear(1, &confirmable(2, quiet(2)));
     let exchange = bench.request().exchange;
-    assert!(
-        bench
-            .endpoint
-            .respond(bench.now, exchange, changed())
-            .is_ok()
-    );
+    bench.answer(exchange, changed());
     assert_eq!(bench.only(), Datagram::empty(Kind::Acknowledgement, 2));
     bench.hear(1, &confirmable(3, quiet(3)));
     let exchange = bench.request().exchange;
     let refusal = Message::new(Code::BAD_REQUEST);
-    assert!(bench.endpoint.respond(bench.now, exchange, refusal).is_ok());
+    bench.answer(exchange, refusal);
     assert_eq!(bench.only().message.code, Code::BAD_REQUEST);
 }
 
@@ -365,12 +345,7 @@ fn a_body_in_blocks_is_one_request_and_a_large_answer_is_fetched() {
     let incoming = bench.request();
     assert_eq!(incoming.message.payload.len(), 21);
     let large = changed().with_payload(vec![9; 1500]);
-    assert!(
-        bench
-            .endpoint
-            .respond(bench.now, incoming.exchange, large)
-            .is_ok()
-    );
+    bench.answer(incoming.exchange, large);
     let first = bench.only().message;
     assert_eq!(
         Block::read(&first.options, option::BLOCK1),
