@@ -202,6 +202,34 @@ fn requests_are_answered_in_any_order_by_their_tokens() {
 }
 
 #[test]
+fn a_peer_gets_no_message_larger_than_it_takes() {
+    for (takes, whole) in [(None, false), (Some(2000), false), (Some(9000), true)] {
+        let mut session = session();
+        said(&mut session);
+        let settings = match takes {
+            Some(size) => Message::new(Code::CSM).with_uint(2, size),
+            None => Message::new(Code::CSM),
+        };
+        hear(&mut session, &[settings, Message::new(Code::GET)]).unwrap();
+        let Some(Event::Request { exchange, .. }) = session.poll_event() else {
+            panic!("no request");
+        };
+        let large = Message::new(Code::CONTENT).with_payload(vec![0; 3000]);
+        session.respond(NOW, exchange, large.clone()).unwrap();
+        session
+            .request(Message {
+                code: Code::POST,
+                ..large
+            })
+            .unwrap();
+        let bytes = session.take_output();
+        let sizes: Vec<_> = read(&bytes).iter().map(|one| one.payload.len()).collect();
+        let size = if whole { 3000 } else { 1024 };
+        assert_eq!(sizes, [size, size], "{takes:?}");
+    }
+}
+
+#[test]
 fn who_asks_too_much_at_a_time_is_told_when_to_come_back() {
     let mut session = greeted();
     let request = Message::new(Code::POST).with_path("t");

@@ -189,6 +189,25 @@ fn an_error_registers_nobody_and_beyond_the_bound_it_is_a_plain_request() {
 }
 
 #[test]
+fn who_does_not_ask_for_it_observes_nothing() {
+    let mut bench = Bench::new(EndpointConfig::default());
+    let plain = Message::new(Code::GET).with_path("c").with_token(token(1));
+    let mut post = register(2, "c");
+    post.code = Code::POST;
+    for (id, request) in [(1, plain), (2, post)] {
+        bench.hear(1, &confirmable(id, request));
+        let incoming = bench.request();
+        assert!(!incoming.wants_observation);
+        let answer = bench
+            .endpoint
+            .observe(bench.now, incoming.exchange, content("x"));
+        assert_eq!(answer, Ok(None));
+        assert!(!bench.only().message.options.has(option::OBSERVE));
+    }
+    assert_eq!(bench.endpoint.stats().observations, 0);
+}
+
+#[test]
 fn who_has_not_proved_its_address_observes_nothing() {
     let mut bench = Bench::new(EndpointConfig::default());
     let bytes = confirmable(1, register(1, "c")).encode();
