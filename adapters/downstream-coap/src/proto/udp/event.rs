@@ -70,6 +70,8 @@ pub enum Event<P> {
 pub struct Incoming<P> {
     /// Names it for its answer.
     pub exchange: ExchangeId<P>,
+    /// The id of its message, or of its last block; the same when it is sent again.
+    pub message_id: u16,
     /// The request; options that are not understood are gone.
     pub message: Message,
     /// Whether the peer sends it again until it hears something.

@@ -95,6 +95,7 @@ impl Peer {
         self.account();
         cx.tell(Event::Request(Incoming {
             exchange,
+            message_id: print.id,
             message,
             is_confirmable,
             wants_observation,
