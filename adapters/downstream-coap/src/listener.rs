@@ -1,0 +1,262 @@
+//! What one socket's task knows of a device that listens.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use gateway_core::{DeviceId, Downlink, Interest, Presence};
+use tokio::time::Instant;
+
+use crate::carrier::PeerKey;
+use crate::proto::message::Code;
+use crate::proto::udp::{CallId, ExchangeId, ObservationId};
+use crate::registry::{Claim, Delivery};
+
+pub(crate) type Exchange = ExchangeId<PeerKey>;
+pub(crate) type Observation = ObservationId<PeerKey>;
+pub(crate) type Call = CallId<PeerKey>;
+
+/// What can be observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Topic {
+    Commands,
+    Desired,
+}
+
+/// A wish to observe that waits for the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Registration {
+    pub(crate) exchange: Exchange,
+    pub(crate) topic: Topic,
+    /// The twin is being asked for.
+    pub(crate) is_reading: bool,
+}
+
+/// A request that is answered when there is a command, or when its time is up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Poll {
+    pub(crate) exchange: Exchange,
+    /// The code of either answer.
+    pub(crate) code: Code,
+    pub(crate) deadline: Instant,
+}
+
+/// What carries a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vehicle {
+    Notification(Observation),
+    Call(Call),
+}
+
+/// The way that a delivery may take now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    Notify(Observation),
+    Answer(Poll),
+    Post,
+    /// There will be one soon.
+    Wait,
+    Nowhere,
+}
+
+/// A device that listens.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Where it was last heard.
+    pub(crate) peer: PeerKey,
+    /// It is a child, for which its gateway speaks.
+    pub(crate) is_child: bool,
+    pub(crate) claim: Claim,
+    pub(crate) commands: Option<Observation>,
+    pub(crate) desired: Option<Observation>,
+    pub(crate) poll: Option<Poll>,
+    /// Commands are posted to its own server.
+    pub(crate) is_server: bool,
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) presence: Option<Presence>,
+    /// What the hub was told that the device wants.
+    pub(crate) announced: Interest,
+    pub(crate) is_announcing: bool,
+    pub(crate) queue: VecDeque<Delivery>,
+    pub(crate) flight: Option<(Vehicle, Delivery)>,
+    /// When its silence is too long.
+    pub(crate) silent_at: Instant,
+    scheduled: Option<Instant>,
+}
+
+impl Listener {
+    /// What it wants to hear.
+    pub(crate) fn interest(&self) -> Interest {
+        let registers = |topic| self.registrations.iter().any(|one| one.topic == topic);
+        let hears_commands = self.commands.is_some()
+            || self.poll.is_some()
+            || self.is_server
+            || registers(Topic::Commands);
+        let hears_changes = self.desired.is_some() || registers(Topic::Desired);
+        Interest::NONE
+            .with_messages(hears_commands)
+            .with_methods(hears_commands)
+            .with_desired(hears_changes)
+    }
+
+    /// How a downlink may reach it now.
+    pub(crate) fn way(&self, downlink: &Downlink) -> Way {
+        let (topic, observation) = match downlink {
+            Downlink::Desired(_) => (Topic::Desired, self.desired),
+            _ => (Topic::Commands, self.commands),
+        };
+        let is_coming = self.registrations.iter().any(|one| one.topic == topic);
+        match (observation, self.poll) {
+            (Some(observation), _) => Way::Notify(observation),
+            (None, Some(poll)) if topic == Topic::Commands => Way::Answer(poll),
+            _ if topic == Topic::Commands && self.is_server => Way::Post,
+            _ if is_coming => Way::Wait,
+            _ => Way::Nowhere,
+        }
+    }
+
+    pub(crate) fn observation(&mut self, topic: Topic) -> &mut Option<Observation> {
+        match topic {
+            Topic::Commands => &mut self.commands,
+            Topic::Desired => &mut self.desired,
+        }
+    }
+
+    /// When there is something to do for it next.
+    fn due(&self) -> Option<Instant> {
+        let observes = self.commands.is_some() || self.desired.is_some();
+        let times = [
+            self.flight.as_ref().map(|(_, delivery)| delivery.deadline),
+            self.queue.iter().map(|delivery| delivery.deadline).min(),
+            self.poll.map(|poll| poll.deadline),
+            (observes || self.is_server).then_some(self.silent_at),
+        ];
+        times.into_iter().flatten().min()
+    }
+}
+
+/// The devices that listen at one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    devices: HashMap<DeviceId, Listener>,
+    observers: HashMap<Observation, DeviceId>,
+    timers: BTreeSet<(Instant, DeviceId)>,
+    /// Devices for which their peer had another notification on its way.
+    held: HashMap<PeerKey, VecDeque<DeviceId>>,
+}
+
+impl Listeners {
+    pub(crate) fn get(&mut self, device: &DeviceId) -> Option<&mut Listener> {
+        self.devices.get_mut(device)
+    }
+
+    /// The device's entry, made if there is none.
+    pub(crate) fn enter(
+        &mut self,
+        device: &DeviceId,
+        peer: PeerKey,
+        silent_at: Instant,
+        claim: impl FnOnce() -> Claim,
+    ) -> &mut Listener {
+        let listener = self.devices.entry(device.clone());
+        let listener = listener.or_insert_with(|| Listener {
+            peer,
+            is_child: false,
+            claim: claim(),
+            commands: None,
+            desired: None,
+            poll: None,
+            is_server: false,
+            registrations: Vec::new(),
+            presence: None,
+            announced: Interest::NONE,
+            is_announcing: false,
+            queue: VecDeque::new(),
+            flight: None,
+            silent_at,
+            scheduled: None,
+        });
+        listener.peer = peer;
+        listener.silent_at = silent_at;
+        listener
+    }
+
+    pub(crate) fn remove(&mut self, device: &DeviceId) -> Option<Listener> {
+        let listener = self.devices.remove(device)?;
+        if let Some(at) = listener.scheduled {
+            self.timers.remove(&(at, device.clone()));
+        }
+        for observation in [listener.commands, listener.desired].into_iter().flatten() {
+            self.observers.remove(&observation);
+        }
+        Some(listener)
+    }
+
+    pub(crate) fn observes(&mut self, observation: Observation, device: &DeviceId) {
+        self.observers.insert(observation, device.clone());
+    }
+
+    pub(crate) fn observer(&self, observation: Observation) -> Option<DeviceId> {
+        self.observers.get(&observation).cloned()
+    }
+
+    /// Forgets an observation and says whose it was.
+    pub(crate) fn ended(&mut self, observation: Observation) -> Option<DeviceId> {
+        self.observers.remove(&observation)
+    }
+
+    /// Notes that a device has to wait until its peer has acknowledged something else.
+    pub(crate) fn hold(&mut self, peer: PeerKey, device: &DeviceId) {
+        let held = self.held.entry(peer).or_default();
+        if !held.contains(device) {
+            held.push_back(device.clone());
+        }
+    }
+
+    /// The devices that waited for a peer.
+    pub(crate) fn release(&mut self, peer: PeerKey) -> VecDeque<DeviceId> {
+        self.held.remove(&peer).unwrap_or_default()
+    }
+
+    /// The devices with polls, which are answered when the gateway stops.
+    pub(crate) fn polling(&self) -> Vec<DeviceId> {
+        let polling = self.devices.iter();
+        let polling = polling.filter(|(_, listener)| listener.poll.is_some());
+        polling.map(|(device, _)| device.clone()).collect()
+    }
+
+    /// Tells whether something is on its way to a device.
+    pub(crate) fn has_flights(&self) -> bool {
+        let mut devices = self.devices.values();
+        devices.any(|listener| listener.flight.is_some() || !listener.queue.is_empty())
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// A device whose time has come.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<DeviceId> {
+        if self.timers.first()?.0 > now {
+            return None;
+        }
+        let (_, device) = self.timers.pop_first()?;
+        if let Some(listener) = self.devices.get_mut(&device) {
+            listener.scheduled = None;
+        }
+        Some(device)
+    }
+
+    /// Sees to it that the device is looked at in time.
+    pub(crate) fn schedule(&mut self, device: &DeviceId) {
+        let Some(listener) = self.devices.get_mut(device) else {
+            return;
+        };
+        let Some(due) = listener.due() else { return };
+        // A timer that is too early is left: it costs less than moving it.
+        if listener.scheduled.is_none_or(|scheduled| due < scheduled) {
+            if let Some(scheduled) = listener.scheduled.replace(due) {
+                self.timers.remove(&(scheduled, device.clone()));
+            }
+            self.timers.insert((due, device.clone()));
+        }
+    }
+}
