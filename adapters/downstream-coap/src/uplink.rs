@@ -1,0 +1,261 @@
+//! Requests of devices: who asks, for whom, and what the hub says to it.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use futures_util::FutureExt as _;
+use gateway_core::{
+    DeviceId, ErrorKind, MessageId, MethodReply, Settlement, TwinReply, TwinRequest, Uplink,
+    UpstreamError,
+};
+
+use crate::carrier::PeerKey;
+use crate::commands::Answered;
+use crate::downlink;
+use crate::identity::{Proof, subject};
+use crate::listener::{Exchange, Poll, Topic};
+use crate::proto::message::{Code, Message, option};
+use crate::proto::resource::{Query, Resource, content_of, failed, settled};
+use crate::proto::udp::Incoming;
+use crate::task::{Done, Part, SocketTask};
+
+/// Formats that a JSON object comes in: JSON, JSON merge patch.
+const JSON_FORMATS: [u32; 2] = [50, 52];
+
+impl SocketTask {
+    pub(crate) fn on_request(&mut self, incoming: Incoming<PeerKey>) {
+        let exchange = incoming.exchange;
+        match self.handle(incoming) {
+            Ok(Some(answer)) => self.answer(exchange, answer),
+            // It comes later.
+            Ok(None) => {}
+            Err(code) => self.answer(exchange, Message::new(code)),
+        }
+    }
+
+    fn handle(&mut self, incoming: Incoming<PeerKey>) -> Result<Option<Message>, Code> {
+        let (shared, exchange) = (self.shared.clone(), incoming.exchange);
+        let message = &incoming.message;
+        let path = message.path().ok_or(Code::BAD_REQUEST)?;
+        let proof = Proof::read(message.query().ok_or(Code::BAD_REQUEST)?);
+        let target = shared.routes.find(message.code, &path)?;
+        if target.resource == Resource::WellKnown {
+            return Ok(Some(shared.routes.links(&proof.rest)));
+        }
+        let sender = self.carrier.sender(exchange.peer);
+        let sender = sender.ok_or(Code::UNAUTHORIZED)?;
+        let speaker = proof.device(&sender, &*shared.authenticator);
+        let speaker = speaker.ok_or(Code::UNAUTHORIZED)?;
+        let device = subject(&speaker, target.device, &*shared.authenticator)?;
+        if self.is_draining {
+            return Ok(Some(failed(ErrorKind::Closed, None)));
+        }
+        let query = match Query::parse(shared.routes.profile(), &proof.rest) {
+            Ok(query) => query,
+            Err(error) => {
+                let answer = Message::new(Code::BAD_REQUEST).with_payload(error.to_string());
+                return Ok(Some(answer));
+            }
+        };
+        self.heard(&device, exchange.peer, target.device.is_some());
+        match target.resource {
+            Resource::Telemetry | Resource::Event => {
+                Ok(self.uplink(&incoming, &speaker, device, query))
+            }
+            Resource::CommandResponse => {
+                let request = target.request.ok_or(Code::NOT_FOUND)?;
+                Ok(Some(self.command_answered(&device, request, &query, message)))
+            }
+            Resource::Command if incoming.wants_observation => {
+                self.register(&device, exchange, Topic::Commands);
+                Ok(None)
+            }
+            Resource::Command => {
+                let poll = self.poll(exchange, Code::CONTENT, &query);
+                match poll {
+                    Some(poll) => self.listen_once(&device, poll),
+                    None => return Ok(Some(Message::new(Code::CONTENT))),
+                }
+                Ok(None)
+            }
+            Resource::Desired if incoming.wants_observation => {
+                self.register(&device, exchange, Topic::Desired);
+                Ok(None)
+            }
+            Resource::Twin | Resource::Desired => {
+                // What a FETCH may ask for is left to the device to pick out.
+                if !message.payload.is_empty() {
+                    return Err(Code::UNSUPPORTED_FORMAT);
+                }
+                let part = match target.resource {
+                    Resource::Twin => Part::Whole,
+                    _ => Part::Desired,
+                };
+                self.ask_twin(exchange, device, part, TwinRequest::Get, None);
+                Ok(None)
+            }
+            Resource::Reported => {
+                let format = message.options.uint(option::CONTENT_FORMAT);
+                if format.is_some_and(|format| !JSON_FORMATS.contains(&format)) {
+                    return Err(Code::UNSUPPORTED_FORMAT);
+                }
+                let request = TwinRequest::PatchReported(message.payload.clone());
+                self.ask_twin(exchange, device, Part::Reported, request, None);
+                Ok(None)
+            }
+            _ => Err(Code::NOT_FOUND),
+        }
+    }
+
+    /// Sends a message on its way to the hub.
+    fn uplink(
+        &mut self,
+        incoming: &Incoming<PeerKey>,
+        speaker: &DeviceId,
+        device: DeviceId,
+        query: Query,
+    ) -> Option<Message> {
+        let exchange = incoming.exchange;
+        let poll = self.poll(exchange, Code::CHANGED, &query);
+        if query.is_empty {
+            let Some(poll) = poll else {
+                return Some(Message::new(Code::CHANGED));
+            };
+            self.listen_once(&device, poll);
+            return None;
+        }
+        let Some(slot) = self.ingress.try_reserve() else {
+            let after = self.shared.config.endpoint.limits.retry_after;
+            return Some(failed(ErrorKind::Throttled, Some(after)));
+        };
+        let id = match query.id {
+            Some(id) => id,
+            None => stable_id(incoming, speaker),
+        };
+        let message = &incoming.message;
+        let format = message.options.uint(option::CONTENT_FORMAT);
+        let format = format.and_then(|number| content_of(u16::try_from(number).ok()?));
+        let mut system = query.system;
+        if let (Some(format), None) = (format, &system.content_type) {
+            system.content_type = Some(format.media_type.to_owned());
+            let encoding = format.encoding.map(str::to_owned);
+            system.content_encoding = system.content_encoding.or(encoding);
+        }
+        let poll = poll.map(|poll| (device.clone(), poll));
+        let uplink = Uplink::new(device, id, message.payload.clone())
+            .with_properties(query.properties)
+            .with_system(system);
+        let job = async move {
+            Done::Settled {
+                exchange,
+                settlement: slot.deliver(uplink).await,
+                poll,
+            }
+        };
+        self.jobs.push(job.boxed());
+        None
+    }
+
+    /// The wait for a command that a query asks for.
+    fn poll(&self, exchange: Exchange, code: Code, query: &Query) -> Option<Poll> {
+        let wait = query.wait?.min(self.shared.config.timeouts.wait);
+        Some(Poll {
+            exchange,
+            code,
+            deadline: self.now + wait,
+        })
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        exchange: Exchange,
+        settlement: Settlement,
+        poll: Option<(DeviceId, Poll)>,
+    ) {
+        match poll {
+            Some((device, poll)) if settlement == Settlement::Accepted && !self.is_draining => {
+                self.listen_once(&device, poll);
+            }
+            _ => self.answer(exchange, settled(settlement)),
+        }
+    }
+
+    fn command_answered(
+        &mut self,
+        device: &DeviceId,
+        request: &str,
+        query: &Query,
+        message: &Message,
+    ) -> Message {
+        let reply = MethodReply::new(query.status.unwrap_or(200), message.payload.clone());
+        match self.shared.answers.answer(device, request, reply) {
+            Answered::InTime => Message::new(Code::CHANGED),
+            Answered::Late => {
+                self.ingress.note_late_answer(device);
+                Message::new(Code::NOT_FOUND)
+            }
+            Answered::Unasked => Message::new(Code::NOT_FOUND),
+        }
+    }
+
+    /// Asks the hub about a twin, for an answer or for a registration.
+    pub(crate) fn ask_twin(
+        &mut self,
+        exchange: Exchange,
+        device: DeviceId,
+        part: Part,
+        request: TwinRequest,
+        observer: Option<DeviceId>,
+    ) {
+        let ingress = self.ingress.clone();
+        let job = async move {
+            Done::Twin {
+                exchange,
+                part,
+                result: ingress.twin(&device, request).await,
+                observer,
+            }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    pub(crate) fn twin_done(
+        &mut self,
+        exchange: Exchange,
+        part: Part,
+        result: Result<TwinReply, UpstreamError>,
+        observer: Option<DeviceId>,
+    ) {
+        let answer = match result {
+            Ok(reply) => match part {
+                Part::Whole => downlink::twin(&reply),
+                Part::Reported => Message::new(Code::CHANGED),
+                Part::Desired => downlink::desired_of(&reply).unwrap_or_else(|error| {
+                    tracing::warn!(error = %error, "The hub's twin makes no sense");
+                    failed(ErrorKind::Other, None)
+                }),
+            },
+            Err(error) => failed(error.kind(), error.retry_after()),
+        };
+        match observer {
+            Some(device) => self.observe(&device, exchange, Topic::Desired, answer),
+            None => self.answer(exchange, answer),
+        }
+    }
+}
+
+/// The id of a message that brought none: the same when the device sends it again, to this process
+/// or the next. Message ids come round, so that the body counts too.
+fn stable_id(incoming: &Incoming<PeerKey>, speaker: &DeviceId) -> MessageId {
+    let Incoming {
+        message,
+        message_id,
+        ..
+    } = incoming;
+    let mut hasher = DefaultHasher::new();
+    speaker.hash(&mut hasher);
+    message.options.get(option::URI_PATH).hash(&mut hasher);
+    message.payload.hash(&mut hasher);
+    let (token, hash) = (message.token, hasher.finish());
+    let id = MessageId::new(format!("{message_id:04x}-{token:?}-{hash:016x}"));
+    id.unwrap_or_else(|_| MessageId::random())
+}
