@@ -36,6 +36,8 @@ pub(crate) struct Poll {
     pub(crate) exchange: Exchange,
     /// The code of either answer.
     pub(crate) code: Code,
+    /// A gateway waits for its child.
+    pub(crate) is_child: bool,
     pub(crate) deadline: Instant,
 }
 
@@ -138,6 +140,7 @@ impl Listener {
 pub(crate) struct Listeners {
     devices: HashMap<DeviceId, Listener>,
     observers: HashMap<Observation, DeviceId>,
+    callees: HashMap<Call, DeviceId>,
     timers: BTreeSet<(Instant, DeviceId)>,
     /// Devices for which their peer had another notification on its way.
     held: HashMap<PeerKey, VecDeque<DeviceId>>,
@@ -201,6 +204,15 @@ impl Listeners {
     /// Forgets an observation and says whose it was.
     pub(crate) fn ended(&mut self, observation: Observation) -> Option<DeviceId> {
         self.observers.remove(&observation)
+    }
+
+    pub(crate) fn calls(&mut self, call: Call, device: &DeviceId) {
+        self.callees.insert(call, device.clone());
+    }
+
+    /// Forgets a request to a device's server and says whose that is.
+    pub(crate) fn called(&mut self, call: Call) -> Option<DeviceId> {
+        self.callees.remove(&call)
     }
 
     /// Notes that a device has to wait until its peer has acknowledged something else.

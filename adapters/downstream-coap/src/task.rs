@@ -282,21 +282,21 @@ impl SocketTask {
         &mut self,
         exchange: Exchange,
         message: Message,
-    ) -> Result<(), RespondError> {
+    ) -> Result<Responded, RespondError> {
         let clock = self.clock();
-        match self.endpoint.respond(clock, exchange, message)? {
-            Responded::Sent => {}
-            Responded::Challenged => {
-                tracing::debug!(peer = ?exchange.peer, "Peer asked to show that it receives");
-            }
-        }
-        Ok(())
+        self.endpoint.respond(clock, exchange, message)
     }
 
     /// Answers a request whose sender may have gone, which makes no difference.
     pub(crate) fn answer(&mut self, exchange: Exchange, message: Message) {
-        if let Err(error) = self.respond(exchange, message) {
-            tracing::debug!(peer = ?exchange.peer, error = %error, "Answer went to nobody");
+        match self.respond(exchange, message) {
+            Ok(Responded::Sent) => {}
+            Ok(Responded::Challenged) => {
+                tracing::debug!(peer = ?exchange.peer, "Peer asked to show that it receives");
+            }
+            Err(error) => {
+                tracing::debug!(peer = ?exchange.peer, error = %error, "Answer went to nobody");
+            }
         }
     }
 

@@ -56,29 +56,30 @@ impl SocketTask {
                 return Ok(Some(answer));
             }
         };
-        self.heard(&device, exchange.peer, target.device.is_some());
+        let is_child = target.device.is_some();
+        self.heard(&device, exchange.peer, is_child);
         match target.resource {
             Resource::Telemetry | Resource::Event => {
-                Ok(self.uplink(&incoming, &speaker, device, query))
+                let poll = self.poll(exchange, Code::CHANGED, is_child, &query);
+                Ok(self.uplink(&incoming, &speaker, device, query, poll))
             }
             Resource::CommandResponse => {
                 let request = target.request.ok_or(Code::NOT_FOUND)?;
                 Ok(Some(self.command_answered(&device, request, &query, message)))
             }
             Resource::Command if incoming.wants_observation => {
-                self.register(&device, exchange, Topic::Commands);
+                self.register(&device, exchange, Topic::Commands, is_child);
                 Ok(None)
             }
             Resource::Command => {
-                let poll = self.poll(exchange, Code::CONTENT, &query);
-                match poll {
-                    Some(poll) => self.listen_once(&device, poll),
-                    None => return Ok(Some(Message::new(Code::CONTENT))),
-                }
+                let Some(poll) = self.poll(exchange, Code::CONTENT, is_child, &query) else {
+                    return Ok(Some(Message::new(Code::CONTENT)));
+                };
+                self.listen_once(&device, poll);
                 Ok(None)
             }
             Resource::Desired if incoming.wants_observation => {
-                self.register(&device, exchange, Topic::Desired);
+                self.register(&device, exchange, Topic::Desired, is_child);
                 Ok(None)
             }
             Resource::Twin | Resource::Desired => {
@@ -113,9 +114,9 @@ impl SocketTask {
         speaker: &DeviceId,
         device: DeviceId,
         query: Query,
+        poll: Option<Poll>,
     ) -> Option<Message> {
         let exchange = incoming.exchange;
-        let poll = self.poll(exchange, Code::CHANGED, &query);
         if query.is_empty {
             let Some(poll) = poll else {
                 return Some(Message::new(Code::CHANGED));
@@ -156,11 +157,18 @@ impl SocketTask {
     }
 
     /// The wait for a command that a query asks for.
-    fn poll(&self, exchange: Exchange, code: Code, query: &Query) -> Option<Poll> {
+    fn poll(
+        &self,
+        exchange: Exchange,
+        code: Code,
+        is_child: bool,
+        query: &Query,
+    ) -> Option<Poll> {
         let wait = query.wait?.min(self.shared.config.timeouts.wait);
         Some(Poll {
             exchange,
             code,
+            is_child,
             deadline: self.now + wait,
         })
     }
@@ -237,7 +245,10 @@ impl SocketTask {
             Err(error) => failed(error.kind(), error.retry_after()),
         };
         match observer {
-            Some(device) => self.observe(&device, exchange, Topic::Desired, answer),
+            Some(device) => {
+                self.observe(&device, exchange, Topic::Desired, answer);
+                self.reconcile(&device);
+            }
             None => self.answer(exchange, answer),
         }
     }

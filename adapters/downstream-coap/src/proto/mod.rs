@@ -21,4 +21,5 @@ pub mod udp;
 
 pub use budget::Budget;
 pub use config::{BlockConfig, EchoPolicy, EndpointConfig, LimitConfig, TransmissionConfig};
+pub(crate) use random::Random;
 pub use random::Seed;
