@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::wire::{COOKIE_LENGTH, Hello};
-use crate::proto::random::{Random, Seed};
+use crate::proto::{Random, Seed};
 
 /// How long a cookie is taken, at least; at most it is twice as long. A client brings it back at
 /// once, or after a few retransmissions.
@@ -19,7 +19,12 @@ impl Cookies {
         Self(Random::new(seed))
     }
 
-    pub(super) fn make(&self, now: Duration, from: SocketAddr, hello: &Hello) -> [u8; COOKIE_LENGTH] {
+    pub(super) fn make(
+        &self,
+        now: Duration,
+        from: SocketAddr,
+        hello: &Hello,
+    ) -> [u8; COOKIE_LENGTH] {
         self.make_in(now.as_secs() / LIFETIME, from, hello)
     }
 

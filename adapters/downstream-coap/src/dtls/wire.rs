@@ -30,6 +30,8 @@ pub(super) enum Alert {
 pub(super) enum Arrival {
     /// It may begin a handshake.
     Hello(Hello),
+    /// It is the rest of a hello that is sent in parts.
+    HelloRest,
     /// It goes on with a handshake.
     Handshake,
     /// It is protected, and no part of a handshake.
@@ -110,8 +112,12 @@ pub(super) fn classify(mut datagram: &[u8]) -> Option<Arrival> {
     let first = record(&mut datagram)?;
     match (first.kind, first.epoch) {
         (HANDSHAKE, 0) => {
-            let hello = fragment(&mut { first.body }).and_then(|fragment| hello(&fragment));
-            Some(hello.map_or(Arrival::Handshake, Arrival::Hello))
+            let fragment = fragment(&mut { first.body })?;
+            Some(match (fragment.kind, fragment.offset) {
+                (CLIENT_HELLO, 0) => Arrival::Hello(hello(fragment.message_seq, fragment.body)?),
+                (CLIENT_HELLO, _) => Arrival::HelloRest,
+                _ => Arrival::Handshake,
+            })
         }
         (ALERT | APPLICATION_DATA, 1..) => Some(Arrival::Protected),
         (20..=HANDSHAKE, _) => Some(Arrival::Handshake),
@@ -119,18 +125,14 @@ pub(super) fn classify(mut datagram: &[u8]) -> Option<Arrival> {
     }
 }
 
-fn hello(fragment: &Fragment<'_>) -> Option<Hello> {
-    if fragment.kind != CLIENT_HELLO || fragment.offset != 0 {
-        return None;
-    }
-    let mut body = fragment.body;
+fn hello(message_seq: u16, mut body: &[u8]) -> Option<Hello> {
     take(&mut body, 2)?;
     let random = take(&mut body, 32)?.try_into().ok()?;
     let session_id = number::<1>(&mut body)? as usize;
     take(&mut body, session_id)?;
     let cookie = number::<1>(&mut body)? as usize;
     Some(Hello {
-        message_seq: fragment.message_seq,
+        message_seq,
         random,
         cookie: take(&mut body, cookie)?.try_into().ok(),
     })
@@ -217,12 +219,7 @@ fn handshake(kind: u8, sequence: u64, message_seq: u16, body: &[u8]) -> Vec<u8> 
 /// remembered for it.
 pub(super) fn verify_request(message_seq: u16, cookie: &[u8; COOKIE_LENGTH]) -> Vec<u8> {
     let body = [&DTLS_1_0[..], &[COOKIE_LENGTH as u8], cookie].concat();
-    handshake(
-        HELLO_VERIFY_REQUEST,
-        message_seq.into(),
-        message_seq,
-        &body,
-    )
+    handshake(HELLO_VERIFY_REQUEST, message_seq.into(), message_seq, &body)
 }
 
 /// The least hello without a cookie that the engine answers with a request for one.
@@ -294,10 +291,14 @@ mod tests {
 
     #[test]
     fn an_identity_that_is_too_long_or_no_text_is_bad() {
-        let read = |identity: &[u8]| IdentityReader::default().read(&key_exchange(identity, 999)[0]);
+        let read =
+            |identity: &[u8]| IdentityReader::default().read(&key_exchange(identity, 999)[0]);
         assert_eq!(read(&[b'a'; MAX_IDENTITY + 1]), Some(Err(BadIdentity)));
         assert_eq!(read(b"\xff"), Some(Err(BadIdentity)));
-        assert_eq!(read(&[b'a'; MAX_IDENTITY]), Some(Ok("a".repeat(MAX_IDENTITY))));
+        assert_eq!(
+            read(&[b'a'; MAX_IDENTITY]),
+            Some(Ok("a".repeat(MAX_IDENTITY)))
+        );
     }
 
     proptest! {
