@@ -1,7 +1,42 @@
 //! A downstream for devices that speak CoAP.
 //!
-//! Everything that the protocol has to remember is in [`proto`], without IO and without a clock:
-//! the message layer of UDP and DTLS, blocks, observe, CoAP over TCP, and which path means what.
+//! Devices post telemetry and events, observe commands and desired properties, and report
+//! properties, by paths that are configuration. Everything that the protocol has to remember is in
+//! [`proto`], without IO and without a clock; around it is one task a socket.
+//!
+//! ```no_run
+//! # use gateway_core::{Gateway, Upstream, credential::StaticCredentials};
+//! # async fn example(upstream: impl Upstream, credentials: StaticCredentials)
+//! # -> Result<(), Box<dyn std::error::Error>> {
+//! use gateway_downstream_coap::{CoapConfig, CoapDownstream};
+//!
+//! let mut config = CoapConfig::default();
+//! config.identity.trust_any_id = true;
+//! let coap = CoapDownstream::bind(config).await?;
+//! println!("Devices may post to coap://{}/t?$.id=device-1", coap.local_addr());
+//! let gateway = Gateway::builder(upstream)
+//!     .with_credentials(credentials)
+//!     .with_downstream("coap", coap)
+//!     .build()?;
+//! # Ok(())
+//! # }
+//! ```
 
-pub mod dtls;
+mod carrier;
+mod commands;
+mod config;
+mod downlink;
+mod error;
+mod identity;
+mod listener;
+mod listening;
 pub mod proto;
+mod registry;
+mod serve;
+mod task;
+mod uplink;
+
+pub use config::{CoapConfig, CommandConfig, IdentityConfig, TimeoutConfig};
+pub use error::BindError;
+pub use identity::{Authenticator, Claim, Secret};
+pub use serve::{CoapDownstream, CoapDownstreamBuilder};

@@ -1,0 +1,218 @@
+//! The downstream itself: put together, served, and spoken to by the core.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use gateway_core::{Delivered, Downlink, Downstream, DownstreamError, ErrorKind, ServeContext};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+
+use crate::carrier::{Carrier, Plain};
+use crate::commands::{self, Answers};
+use crate::config::CoapConfig;
+use crate::error::{BindError, undelivered};
+use crate::identity::Authenticator;
+use crate::proto::Seed;
+use crate::proto::resource::Routes;
+use crate::registry::Registry;
+use crate::task::SocketTask;
+
+/// What the sockets' tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: CoapConfig,
+    pub(crate) routes: Routes,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) answers: Answers,
+}
+
+/// A socket and what it carries, until they are served.
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    carrier: Box<dyn Carrier>,
+}
+
+/// Puts a [`CoapDownstream`] together.
+#[derive(Debug)]
+pub struct CoapDownstreamBuilder {
+    config: CoapConfig,
+    authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+impl CoapDownstreamBuilder {
+    /// Sets who judges requests that come without a session, and gateways that speak for others.
+    /// Default: what the [configuration](crate::IdentityConfig) says, which is without effect then.
+    #[must_use]
+    pub fn with_authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// Checks the settings and opens the sockets. Devices are answered by
+    /// [`serve`](Downstream::serve).
+    ///
+    /// # Errors
+    /// A setting is wrong, or the address cannot be listened on.
+    pub async fn bind(self) -> Result<CoapDownstream, BindError> {
+        let Self {
+            config,
+            authenticator,
+        } = self;
+        config.validate()?;
+        let routes = Routes::new(&config.routes)?;
+        let authenticator = authenticator.unwrap_or_else(|| {
+            if config.identity.trust_any_id {
+                tracing::warn!("Every device's word is taken for its identity");
+            }
+            Arc::new(config.identity.clone())
+        });
+        let refused = |source| BindError::Listen {
+            address: config.listen,
+            source,
+        };
+        let mut address = config.listen;
+        let mut ports = Vec::new();
+        for _ in 0..config.sockets {
+            let socket = open(address, &config).map_err(refused)?;
+            // The first one takes the port that the others share.
+            address = socket.local_addr().map_err(refused)?;
+            let carrier = Box::new(Plain);
+            ports.push(Port { socket, carrier });
+        }
+        Ok(CoapDownstream {
+            shared: Arc::new(Shared {
+                config,
+                routes,
+                authenticator,
+                registry: Arc::default(),
+                answers: Answers::new(random_number()? as u32),
+            }),
+            ports: Mutex::new(Some(ports)),
+            address,
+        })
+    }
+}
+
+fn open(address: SocketAddr, config: &CoapConfig) -> io::Result<UdpSocket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if config.sockets > 1 {
+        #[cfg(unix)]
+        socket.set_reuse_port(true)?;
+        #[cfg(not(unix))]
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system cannot share a port among sockets; set sockets to 1",
+        ));
+    }
+    // The system may have a lower bound, with which one can live.
+    for result in [
+        socket.set_recv_buffer_size(config.socket_buffer),
+        socket.set_send_buffer_size(config.socket_buffer),
+    ] {
+        if let Err(error) = result {
+            tracing::warn!(error = %error, "Socket buffers are smaller than configured");
+        }
+    }
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn random_number() -> Result<u64, BindError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(BindError::Random)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn seed() -> Result<Seed, BindError> {
+    Ok(Seed([random_number()?, random_number()?]))
+}
+
+/// Speaks with devices over CoAP.
+pub struct CoapDownstream {
+    shared: Arc<Shared>,
+    ports: Mutex<Option<Vec<Port>>>,
+    address: SocketAddr,
+}
+
+impl fmt::Debug for CoapDownstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoapDownstream")
+            .field("address", &self.address)
+            .field("listening", &self.listening())
+            .finish_non_exhaustive()
+    }
+}
+
+impl CoapDownstream {
+    /// Starts to put a downstream together.
+    #[must_use]
+    pub fn builder(config: CoapConfig) -> CoapDownstreamBuilder {
+        CoapDownstreamBuilder {
+            config,
+            authenticator: None,
+        }
+    }
+
+    /// Makes a downstream and opens its sockets.
+    ///
+    /// # Errors
+    /// As [`CoapDownstreamBuilder::bind`].
+    pub async fn bind(config: CoapConfig) -> Result<Self, BindError> {
+        Self::builder(config).bind().await
+    }
+
+    /// The address of plain UDP, with the port that was taken.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many devices listen for commands or changes.
+    #[must_use]
+    pub fn listening(&self) -> usize {
+        self.shared.registry.len()
+    }
+}
+
+#[async_trait]
+impl Downstream for CoapDownstream {
+    async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        let ports = self
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let failed = |kind| DownstreamError::new(kind, "serve");
+        let ports =
+            ports.ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
+        tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
+        let mut tasks = JoinSet::new();
+        for Port { socket, carrier } in ports {
+            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+            let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
+            let task = SocketTask::new(shared, ingress, socket, carrier, seed);
+            tasks.spawn(task.run(context.clone()));
+        }
+        let mut result = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(error = %error, "A socket's task panicked: a defect");
+                result = Err(failed(ErrorKind::Other).with_source(error));
+            }
+        }
+        result
+    }
+
+    async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
+        let delivered = commands::deliver(&self.shared, downlink).await;
+        delivered.map_err(undelivered)
+    }
+}
