@@ -56,8 +56,8 @@ pub(super) struct KeyOfTheMoment(Mutex<Option<(String, PskKey)>>);
 
 impl KeyOfTheMoment {
     /// Has the engine at work get this key, if the client names this identity to the engine too.
-    pub(super) fn during<R>(&self, known: Option<(String, PskKey)>, work: impl FnOnce() -> R) -> R {
-        self.set(known);
+    pub(super) fn during<R>(&self, identity: String, key: PskKey, work: impl FnOnce() -> R) -> R {
+        self.set(Some((identity, key)));
         let result = work();
         self.set(None);
         result

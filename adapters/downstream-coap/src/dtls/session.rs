@@ -178,7 +178,7 @@ impl Session {
                 }
             }
             Stage::LookedUp(_, held) if !is_hello => hold(held, datagram),
-            _ => self.work(desk, &[Bytes::copy_from_slice(datagram)])?,
+            _ => self.work(desk, &[datagram])?,
         }
         self.drain(desk);
         Ok(())
@@ -205,14 +205,17 @@ impl Session {
     }
 
     /// Has the engine take datagrams, with the key if it is known and not proved yet.
-    fn work(&mut self, desk: &Desk, datagrams: &[Bytes]) -> Result<(), Refusal> {
+    fn work(&mut self, desk: &Desk, datagrams: &[impl AsRef<[u8]>]) -> Result<(), Refusal> {
         let known = match &self.stage {
             Stage::Proving(identity, entry) => Some((identity.clone(), entry.key.clone())),
             _ => None,
         };
-        let mut put_all = || datagrams.iter().try_for_each(|datagram| self.put(datagram));
+        let mut put_all = || {
+            let mut datagrams = datagrams.iter();
+            datagrams.try_for_each(|datagram| self.put(datagram.as_ref()))
+        };
         match known {
-            Some(known) => desk.engines.keys.during(Some(known), put_all),
+            Some((identity, key)) => desk.engines.keys.during(identity, key, put_all),
             None => put_all(),
         }
     }
