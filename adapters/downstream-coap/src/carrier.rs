@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::DeviceId;
 use tokio::time::Instant;
+
+use crate::dtls::{PskEntry, PskStore, SessionId};
 
 /// Names a peer of one socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PeerKey {
     /// Who sends from this address.
     Address(SocketAddr),
-    /// Who has this session, at whatever address it is now. A number is never used again.
-    Session(u64),
+    /// Who has this session, at whatever address it is now.
+    Session(SessionId),
 }
 
 /// What a carrier makes of a datagram, a message or the time.
@@ -26,6 +30,14 @@ pub(crate) enum Carried {
     Datagram { to: SocketAddr, bytes: Bytes },
     /// The peer's session is over; everything that was known of it is forgotten.
     Closed { peer: PeerKey },
+    /// A client waits until its identity was looked up: [`Carrier::identified`].
+    Identify {
+        session: SessionId,
+        identity: String,
+        store: Arc<dyn PskStore>,
+        /// How long it waits.
+        patience: Duration,
+    },
 }
 
 /// Tells what a carrier knows of a peer.
@@ -53,6 +65,15 @@ pub(crate) trait Carrier: fmt::Debug + Send {
 
     /// Sends a message; one to a peer that is gone is dropped.
     fn send(&mut self, now: Instant, peer: PeerKey, bytes: Bytes, out: &mut VecDeque<Carried>);
+
+    /// Takes what a store says of an identity; `None` if it is unknown or cannot be looked up.
+    fn identified(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        entry: Option<PskEntry>,
+        out: &mut VecDeque<Carried>,
+    );
 
     /// Who a peer is; `None` if it is gone.
     fn sender(&self, peer: PeerKey) -> Option<Sender>;
@@ -89,6 +110,15 @@ impl Carrier for Plain {
         if let PeerKey::Address(to) = peer {
             out.push_back(Carried::Datagram { to, bytes });
         }
+    }
+
+    fn identified(
+        &mut self,
+        _now: Instant,
+        _session: SessionId,
+        _entry: Option<PskEntry>,
+        _out: &mut VecDeque<Carried>,
+    ) {
     }
 
     fn sender(&self, peer: PeerKey) -> Option<Sender> {

@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gateway_core::{ConfigError, DeviceId};
 use serde::Deserialize;
 
+use crate::dtls::DtlsConfig;
 use crate::identity::Secret;
 use crate::proto::EndpointConfig;
 use crate::proto::resource::{RouteConfig, Routes};
@@ -19,7 +21,9 @@ pub struct CoapConfig {
     /// The address of plain UDP; port 0 takes a free one. Default `127.0.0.1:5683`: reached from
     /// this machine only, since nothing is encrypted.
     pub listen: SocketAddr,
-    /// Sockets on that address, each with a task of its own, among which the system spreads the
+    /// DTLS. Default: none.
+    pub dtls: Option<SecureConfig>,
+    /// Sockets on an address, each with a task of its own, among which the system spreads the
     /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
     /// The bounds of [`endpoint`](Self::endpoint) hold for each.
     pub sockets: usize,
@@ -43,6 +47,7 @@ impl Default for CoapConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5683)),
+            dtls: None,
             sockets: 1,
             socket_buffer: 1 << 20,
             identity: IdentityConfig::default(),
@@ -50,6 +55,32 @@ impl Default for CoapConfig {
             endpoint: EndpointConfig::default(),
             commands: CommandConfig::default(),
             timeouts: TimeoutConfig::default(),
+        }
+    }
+}
+
+/// Where to listen for DTLS, and which keys are known. Every field has a default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SecureConfig {
+    /// The address; port 0 takes a free one. Default `0.0.0.0:5684`. All of it is one socket, since
+    /// a session is known at one socket only.
+    pub listen: SocketAddr,
+    /// A JSON file with keys by identity
+    /// ([`StaticPskStore::read_file`](crate::dtls::StaticPskStore::read_file)), read at the start.
+    /// Default: none, so that nobody gets in unless the program brings a store.
+    pub keys_file: Option<PathBuf>,
+    /// Times and bounds of sessions.
+    pub sessions: DtlsConfig,
+}
+
+impl Default for SecureConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5684)),
+            keys_file: None,
+            sessions: DtlsConfig::default(),
         }
     }
 }
@@ -183,6 +214,10 @@ impl CoapConfig {
             let found = format!("is `{path}`");
             let allowed = "a path of at least one segment";
             return Err(ConfigError::new("commands.post_to", found, allowed));
+        }
+        if let Some(dtls) = &self.dtls {
+            let sessions = dtls.sessions.validate();
+            sessions.map_err(|error| error.within("dtls.sessions"))?;
         }
         let endpoint = self.endpoint.validate();
         endpoint.map_err(|error| error.within("endpoint"))?;

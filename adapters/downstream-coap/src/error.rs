@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use gateway_core::{ConfigError, DownstreamError, ErrorKind};
 
+use crate::dtls::PskFileError;
+
 /// Tells why a downstream could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,6 +22,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file of keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] PskFileError),
     /// The system has no random source, without which tokens could be guessed.
     #[error("cannot read the system's random source")]
     Random(#[source] getrandom::Error),

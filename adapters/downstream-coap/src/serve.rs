@@ -13,12 +13,14 @@ use tokio::task::JoinSet;
 
 use crate::carrier::{Carrier, Plain};
 use crate::commands::{self, Answers};
-use crate::config::CoapConfig;
+use crate::config::{CoapConfig, SecureConfig};
+use crate::dtls::{PskStore, StaticPskStore};
 use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
 use crate::proto::Seed;
 use crate::proto::resource::Routes;
 use crate::registry::Registry;
+use crate::secure::Secure;
 use crate::task::SocketTask;
 
 /// What the sockets' tasks share.
@@ -43,9 +45,18 @@ struct Port {
 pub struct CoapDownstreamBuilder {
     config: CoapConfig,
     authenticator: Option<Arc<dyn Authenticator>>,
+    store: Option<Arc<dyn PskStore>>,
 }
 
 impl CoapDownstreamBuilder {
+    /// Sets who knows the keys of DTLS. Default: the [file](crate::SecureConfig::keys_file), which
+    /// is without effect then.
+    #[must_use]
+    pub fn with_psk_store(mut self, store: impl PskStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
     /// Sets who judges requests that come without a session, and gateways that speak for others.
     /// Default: what the [configuration](crate::IdentityConfig) says, which is without effect then.
     #[must_use]
@@ -63,6 +74,7 @@ impl CoapDownstreamBuilder {
         let Self {
             config,
             authenticator,
+            store,
         } = self;
         config.validate()?;
         let routes = Routes::new(&config.routes)?;
@@ -72,18 +84,26 @@ impl CoapDownstreamBuilder {
             }
             Arc::new(config.identity.clone())
         });
-        let refused = |source| BindError::Listen {
-            address: config.listen,
-            source,
-        };
         let mut address = config.listen;
         let mut ports = Vec::new();
         for _ in 0..config.sockets {
-            let socket = open(address, &config).map_err(refused)?;
+            let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
             // The first one takes the port that the others share.
-            address = socket.local_addr().map_err(refused)?;
+            address = taken;
             let carrier = Box::new(Plain);
             ports.push(Port { socket, carrier });
+        }
+        let mut secure_address = None;
+        if let Some(dtls) = &config.dtls {
+            let (socket, taken) = open(dtls.listen, false, config.socket_buffer)?;
+            let store = match store {
+                Some(store) => store,
+                None => Arc::new(keys(dtls)?),
+            };
+            let carrier = Secure::new(dtls.sessions.clone(), store, seed()?)?;
+            let carrier = Box::new(carrier);
+            ports.push(Port { socket, carrier });
+            secure_address = Some(taken);
         }
         Ok(CoapDownstream {
             shared: Arc::new(Shared {
@@ -95,34 +115,56 @@ impl CoapDownstreamBuilder {
             }),
             ports: Mutex::new(Some(ports)),
             address,
+            secure_address,
         })
     }
 }
 
-fn open(address: SocketAddr, config: &CoapConfig) -> io::Result<UdpSocket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    if config.sockets > 1 {
-        #[cfg(unix)]
-        socket.set_reuse_port(true)?;
-        #[cfg(not(unix))]
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this system cannot share a port among sockets; set sockets to 1",
-        ));
+fn keys(config: &SecureConfig) -> Result<StaticPskStore, BindError> {
+    let mut keys = StaticPskStore::new();
+    if let Some(path) = &config.keys_file {
+        keys.read_file(path)?;
     }
-    // The system may have a lower bound, with which one can live.
-    for result in [
-        socket.set_recv_buffer_size(config.socket_buffer),
-        socket.set_send_buffer_size(config.socket_buffer),
-    ] {
-        if let Err(error) = result {
+    Ok(keys)
+}
+
+/// Opens a socket and says where.
+fn open(
+    address: SocketAddr,
+    is_shared: bool,
+    buffer: usize,
+) -> Result<(UdpSocket, SocketAddr), BindError> {
+    let open = || {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if is_shared {
+            share(&socket)?;
+        }
+        // The system may have a lower bound, with which one can live.
+        let received = socket.set_recv_buffer_size(buffer);
+        if let Err(error) = received.and(socket.set_send_buffer_size(buffer)) {
             tracing::warn!(error = %error, "Socket buffers are smaller than configured");
         }
-    }
-    socket.bind(&address.into())?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket.into())
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let taken = socket.local_addr()?;
+        Ok((socket, taken))
+    };
+    open().map_err(|source| BindError::Listen { address, source })
+}
+
+#[cfg(unix)]
+fn share(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(unix))]
+fn share(_socket: &Socket) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system cannot share a port among sockets; set sockets to 1",
+    ))
 }
 
 fn random_number() -> Result<u64, BindError> {
@@ -140,6 +182,7 @@ pub struct CoapDownstream {
     shared: Arc<Shared>,
     ports: Mutex<Option<Vec<Port>>>,
     address: SocketAddr,
+    secure_address: Option<SocketAddr>,
 }
 
 impl fmt::Debug for CoapDownstream {
@@ -158,6 +201,7 @@ impl CoapDownstream {
         CoapDownstreamBuilder {
             config,
             authenticator: None,
+            store: None,
         }
     }
 
@@ -173,6 +217,12 @@ impl CoapDownstream {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of DTLS, with the port that was taken, if DTLS is served.
+    #[must_use]
+    pub fn secure_addr(&self) -> Option<SocketAddr> {
+        self.secure_address
     }
 
     /// How many devices listen for commands or changes.

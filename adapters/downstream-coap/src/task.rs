@@ -14,9 +14,10 @@ use gateway_core::{
 };
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::carrier::{Carried, Carrier, PeerKey};
+use crate::dtls::{PskEntry, PskStore, SessionId};
 use crate::listener::{Exchange, Listeners, Poll};
 use crate::proto::Seed;
 use crate::proto::message::Message;
@@ -51,6 +52,10 @@ pub(crate) enum Done {
         device: DeviceId,
         interest: Interest,
         result: Result<Presence, UpstreamError>,
+    },
+    Identified {
+        session: SessionId,
+        entry: Option<PskEntry>,
     },
 }
 
@@ -221,6 +226,19 @@ impl SocketTask {
                     let clock = self.clock();
                     self.endpoint.forget(clock, peer);
                 }
+                Some(Carried::Identify {
+                    session,
+                    identity,
+                    store,
+                    patience,
+                }) => {
+                    let job = async move {
+                        let found = timeout(patience, find(&*store, &identity)).await;
+                        let entry = found.unwrap_or_default();
+                        Done::Identified { session, entry }
+                    };
+                    self.jobs.push(job.boxed());
+                }
                 None => return,
             }
         }
@@ -234,7 +252,7 @@ impl SocketTask {
         self.endpoint.receive(clock, peer, sender.is_proven, bytes);
     }
 
-    async fn write(&self, to: SocketAddr, bytes: &Bytes) {
+    async fn write(&mut self, to: SocketAddr, bytes: &Bytes) {
         // A full buffer empties at the speed of the network card, so that this wait is short.
         if let Err(error) = self.socket.send_to(bytes, to).await {
             tracing::debug!(error = %error, peer = %to, "Datagram not sent");
@@ -274,6 +292,10 @@ impl SocketTask {
                 interest,
                 result,
             } => self.announced(&device, interest, result),
+            Done::Identified { session, entry } => {
+                let (now, carried) = (self.now, &mut self.carried);
+                self.carrier.identified(now, session, entry, carried);
+            }
         }
     }
 
@@ -317,4 +339,14 @@ impl SocketTask {
         let is_quiet = self.endpoint.stats().pending == 0 && !self.listeners.has_flights();
         is_quiet || self.now >= leave_at
     }
+}
+
+/// Looks an identity up; what cannot be looked up is as good as unknown.
+async fn find(store: &dyn PskStore, identity: &str) -> Option<PskEntry> {
+    let found = store.find(identity).await;
+    found.unwrap_or_else(|error| {
+        let cause = std::error::Error::source(&error);
+        tracing::warn!(error = %error, ?cause, "Identity not looked up");
+        None
+    })
 }
