@@ -96,7 +96,7 @@ impl CoapDownstreamBuilder {
         let mut secure_address = None;
         if let Some(dtls) = &config.dtls {
             let (socket, taken) = open(dtls.listen, false, config.socket_buffer)?;
-            let store = match store {
+            let store: Arc<dyn PskStore> = match store {
                 Some(store) => store,
                 None => Arc::new(keys(dtls)?),
             };
@@ -134,7 +134,7 @@ fn open(
     is_shared: bool,
     buffer: usize,
 ) -> Result<(UdpSocket, SocketAddr), BindError> {
-    let open = || {
+    let open = || -> io::Result<_> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if is_shared {

@@ -1,27 +1,88 @@
-//! A device that speaks CoAP over UDP.
+//! A gateway over a hub in memory, and a device that speaks CoAP over UDP.
+
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::testkit::DeviceEvent;
-use gateway_core::{DeviceId, MessageId, MethodName};
+use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
+use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
+use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
+use gateway_downstream_coap::{CoapConfig, CoapDownstream};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// What every device of a test proves itself with.
-pub const TOKEN: &str = "a token for tests";
+pub(crate) const TOKEN: &str = "a token for tests";
 
 /// Requests on their way; the gateway takes 16 of a peer.
 const WINDOW: usize = 8;
 /// When what is not acknowledged is sent again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+pub(crate) fn device(name: &str) -> DeviceId {
+    DeviceId::new(name).unwrap()
+}
+
+/// A gateway that serves devices with the token.
+pub(crate) struct Running {
+    pub(crate) hub: MemoryUpstream,
+    pub(crate) coap: Arc<CoapDownstream>,
+    pub(crate) gateway: Gateway,
+    shutdown: CancellationToken,
+    run: JoinSet<ShutdownReport>,
+}
+
+impl Running {
+    pub(crate) async fn start(mut config: CoapConfig, devices: &[&str]) -> Self {
+        config.listen.set_port(0);
+        for name in devices {
+            let token = TOKEN.to_owned().into();
+            config.identity.tokens.insert(device(name), token);
+        }
+        let hub = MemoryUpstream::new();
+        let coap = Arc::new(CoapDownstream::bind(config).await.unwrap());
+        let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
+        let policy = SharedAccessPolicy::new("device", key);
+        let gateway = Gateway::builder(hub.clone())
+            .with_credentials(HubPolicyCredentials::new(policy))
+            .with_downstream("coap", coap.clone())
+            .build()
+            .unwrap();
+        let shutdown = CancellationToken::new();
+        let mut run = JoinSet::new();
+        run.spawn({
+            let (gateway, shutdown) = (gateway.clone(), shutdown.clone());
+            async move { gateway.run(shutdown).await.unwrap() }
+        });
+        Self {
+            hub,
+            coap,
+            gateway,
+            shutdown,
+            run,
+        }
+    }
+
+    pub(crate) async fn device(&self, name: &str) -> Device {
+        Device::new(self.coap.local_addr(), &device(name)).await
+    }
+
+    pub(crate) async fn end(mut self) -> ShutdownReport {
+        self.shutdown.cancel();
+        self.run.join_next().await.unwrap().unwrap()
+    }
+}
+
 /// What a request is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Uplink(MessageId),
     Twin,
     Report,
@@ -41,7 +102,7 @@ struct Outstanding {
 
 /// A device on a socket of its own.
 #[derive(Debug)]
-pub struct Device {
+pub(crate) struct Device {
     socket: UdpSocket,
     proof: [String; 2],
     last_id: u16,
@@ -57,7 +118,7 @@ pub struct Device {
 }
 
 impl Device {
-    pub async fn new(gateway: SocketAddr, device: &DeviceId) -> Self {
+    pub(crate) async fn new(gateway: SocketAddr, device: &DeviceId) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(gateway).await.unwrap();
         Self {
@@ -76,7 +137,7 @@ impl Device {
     }
 
     /// Sends a request with the device's proof; waits while there are too many on their way.
-    pub async fn request(&mut self, purpose: Purpose, mut message: Message) -> Token {
+    pub(crate) async fn request(&mut self, purpose: Purpose, mut message: Message) -> Token {
         for part in &self.proof {
             message
                 .options
@@ -91,11 +152,48 @@ impl Device {
         token
     }
 
+    /// Sends a request with the device's proof and waits for its answer.
+    pub(crate) async fn say(&mut self, message: Message) -> Message {
+        self.request(Purpose::Asked, message).await;
+        self.answer().await
+    }
+
+    /// Sends bytes as they are and waits for the next datagram.
+    pub(crate) async fn exchange(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.socket.send(bytes).await.unwrap();
+        let mut buffer = vec![0; 4096];
+        let length = self.socket.recv(&mut buffer).await.unwrap();
+        buffer.truncate(length);
+        buffer
+    }
+
+    /// Waits for a request of the gateway.
+    pub(crate) async fn requested(&mut self) -> Datagram {
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).await.unwrap();
+        Datagram::decode(&buffer[..length]).unwrap()
+    }
+
+    /// Sends a datagram.
+    pub(crate) async fn tell(&mut self, datagram: Datagram) {
+        self.socket.send(&datagram.encode()).await.unwrap();
+    }
+
+    /// The parts of a query that prove who this is.
+    pub(crate) fn proof(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.proof.iter().map(|part| part.clone().into_bytes())
+    }
+
     /// Sends a request as it is and waits for its answer.
-    pub async fn ask(&mut self, message: Message) -> Message {
+    pub(crate) async fn ask(&mut self, message: Message) -> Message {
         self.last_token += 1;
         let message = message.with_token(Token::from(self.last_token));
         self.send(Purpose::Asked, message).await;
+        self.answer().await
+    }
+
+    /// Waits for the answer to what was asked.
+    pub(crate) async fn answer(&mut self) -> Message {
         loop {
             if let Some(answer) = self.answers.pop_front() {
                 return answer;
@@ -105,7 +203,7 @@ impl Device {
     }
 
     /// Observes commands and desired properties, and waits for what becomes of it.
-    pub async fn register(&mut self) {
+    pub(crate) async fn register(&mut self) {
         self.commands = self.observe("c", 0).await;
         self.desired = self.observe("twin/desired", 0).await;
         self.idle().await;
@@ -126,7 +224,7 @@ impl Device {
     }
 
     /// Takes the registrations back.
-    pub async fn deregister(&mut self) {
+    pub(crate) async fn deregister(&mut self) {
         for (token, path) in [(self.commands, "c"), (self.desired, "twin/desired")] {
             let mut message = Message::new(Code::GET)
                 .with_path(path)
@@ -141,7 +239,7 @@ impl Device {
         self.idle().await;
     }
 
-    pub async fn next(&mut self) -> DeviceEvent {
+    pub(crate) async fn next(&mut self) -> DeviceEvent {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return event;
@@ -151,7 +249,7 @@ impl Device {
     }
 
     /// Acknowledges a notification.
-    pub async fn acknowledge(&mut self, id: u16) {
+    pub(crate) async fn acknowledge(&mut self, id: u16) {
         self.acknowledged.insert(id);
         let datagram = Datagram::empty(Kind::Acknowledgement, id);
         self.socket.send(&datagram.encode()).await.unwrap();
