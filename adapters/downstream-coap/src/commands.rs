@@ -211,6 +211,9 @@ mod tests {
         let reply = || MethodReply::new(200, "1");
         assert_eq!(answers.answer(&device, &name, reply()), Answered::Late);
         assert_eq!(answers.answer(&device, &name, reply()), Answered::Unasked);
-        assert_eq!(answers.answer(&device, "no number", reply()), Answered::Unasked);
+        assert_eq!(
+            answers.answer(&device, "no number", reply()),
+            Answered::Unasked
+        );
     }
 }

@@ -191,8 +191,18 @@ impl CoapConfig {
             ("timeouts.command", self.timeouts.command, milli, day),
             ("timeouts.probe", self.timeouts.probe, milli, day),
             ("timeouts.idle", self.timeouts.idle, milli, day),
-            ("timeouts.wait", self.timeouts.wait, Duration::ZERO, lifetime),
-            ("timeouts.farewell", self.timeouts.farewell, Duration::ZERO, day),
+            (
+                "timeouts.wait",
+                self.timeouts.wait,
+                Duration::ZERO,
+                lifetime,
+            ),
+            (
+                "timeouts.farewell",
+                self.timeouts.farewell,
+                Duration::ZERO,
+                day,
+            ),
         ];
         for (key, value, least, most) in times {
             if !(least..=most).contains(&value) {
@@ -241,8 +251,13 @@ mod tests {
 
     #[test]
     fn a_wrong_key_or_value_names_itself() {
-        let error = parse(r#"{"identity": {"token": {}}}"#).unwrap_err().to_string();
-        assert!(error.contains("`token`") && error.contains("`tokens`"), "{error}");
+        let error = parse(r#"{"identity": {"token": {}}}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`token`") && error.contains("`tokens`"),
+            "{error}"
+        );
         for (text, expected) in [
             (r#"{"sockets": 0}"#, "`sockets` is 0; allowed: 1 to 256"),
             (

@@ -124,7 +124,10 @@ pub(crate) fn posted(
             true => 200,
             false => i32::from(code.class()) * 100 + i32::from(code.byte() & 31),
         };
-        return Ok(Brought::Answered(MethodReply::new(status, response.payload)));
+        return Ok(Brought::Answered(MethodReply::new(
+            status,
+            response.payload,
+        )));
     }
     match (code, code.class()) {
         (_, 2) => Ok(Brought::Confirmed),

@@ -90,9 +90,7 @@ impl Authenticator for IdentityConfig {
             Some((_, expected)) => expected.matches(token),
             None => Secret::from(token).matches(token),
         };
-        known
-            .filter(|_| is_right)
-            .map(|(device, _)| device.clone())
+        known.filter(|_| is_right).map(|(device, _)| device.clone())
     }
 
     fn may_speak_for(&self, gateway: &DeviceId, child: &DeviceId) -> bool {
@@ -169,7 +167,12 @@ mod tests {
 
     #[test]
     fn nobody_is_let_in_by_default() {
-        for query in [&[][..], &["$.id=a"], &["$.id=a", "$.token="], &["$.token=x"]] {
+        for query in [
+            &[][..],
+            &["$.id=a"],
+            &["$.id=a", "$.token="],
+            &["$.token=x"],
+        ] {
             assert_eq!(identify("{}", query), None, "{query:?}");
         }
     }
@@ -178,7 +181,11 @@ mod tests {
     fn a_token_proves_its_own_device_only() {
         let config = r#"{"tokens": {"a": "one", "b": "two"}}"#;
         assert_eq!(identify(config, &["$.id=a", "$.token=one"]).unwrap(), "a");
-        for query in [&["$.id=a", "$.token=two"][..], &["$.id=a"], &["$.id=c", "$.token=one"]] {
+        for query in [
+            &["$.id=a", "$.token=two"][..],
+            &["$.id=a"],
+            &["$.id=c", "$.token=one"],
+        ] {
             assert_eq!(identify(config, query), None, "{query:?}");
         }
     }
@@ -214,7 +221,13 @@ mod tests {
         assert_eq!(subject(&gateway, None, &config), Ok(gateway.clone()));
         assert_eq!(subject(&gateway, Some("child"), &config), Ok(child.clone()));
         assert_eq!(subject(&child, Some("child"), &config), Ok(child.clone()));
-        assert_eq!(subject(&child, Some("gateway"), &config), Err(Code::FORBIDDEN));
-        assert_eq!(subject(&gateway, Some("a/b"), &config), Err(Code::BAD_REQUEST));
+        assert_eq!(
+            subject(&child, Some("gateway"), &config),
+            Err(Code::FORBIDDEN)
+        );
+        assert_eq!(
+            subject(&gateway, Some("a/b"), &config),
+            Err(Code::BAD_REQUEST)
+        );
     }
 }

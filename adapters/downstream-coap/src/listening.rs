@@ -32,7 +32,12 @@ impl SocketTask {
         let config = &self.shared.config;
         let claim = || {
             let (registry, orders) = (self.shared.registry.clone(), self.sender.clone());
-            Claim::take(registry, device.clone(), orders, config.commands.max_waiting)
+            Claim::take(
+                registry,
+                device.clone(),
+                orders,
+                config.commands.max_waiting,
+            )
         };
         let listener = self.listeners.enter(device, peer, self.now, claim);
         listener.is_child = is_child;
@@ -419,9 +424,8 @@ impl SocketTask {
         if let NotificationOutcome::Acknowledged { .. } = outcome {
             listener.silent_at = self.now + self.shared.config.timeouts.probe;
         }
-        let is_ours = |(vehicle, _): &mut (Vehicle, Delivery)| {
-            *vehicle == Vehicle::Notification(observation)
-        };
+        let is_ours =
+            |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == Vehicle::Notification(observation);
         let Some((_, delivery)) = listener.flight.take_if(is_ours) else {
             return;
         };

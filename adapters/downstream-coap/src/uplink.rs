@@ -46,7 +46,8 @@ impl SocketTask {
         let speaker = proof.device(&sender, &*shared.authenticator);
         let speaker = speaker.ok_or(Code::UNAUTHORIZED)?;
         let device = subject(&speaker, target.device, &*shared.authenticator)?;
-        if self.is_draining {
+        // An answer that somebody waits for is still welcome.
+        if self.is_draining && target.resource != Resource::CommandResponse {
             return Ok(Some(failed(ErrorKind::Closed, None)));
         }
         let query = match Query::parse(shared.routes.profile(), &proof.rest) {
@@ -65,7 +66,9 @@ impl SocketTask {
             }
             Resource::CommandResponse => {
                 let request = target.request.ok_or(Code::NOT_FOUND)?;
-                Ok(Some(self.command_answered(&device, request, &query, message)))
+                Ok(Some(
+                    self.command_answered(&device, request, &query, message),
+                ))
             }
             Resource::Command if incoming.wants_observation => {
                 self.register(&device, exchange, Topic::Commands, is_child);
@@ -157,13 +160,7 @@ impl SocketTask {
     }
 
     /// The wait for a command that a query asks for.
-    fn poll(
-        &self,
-        exchange: Exchange,
-        code: Code,
-        is_child: bool,
-        query: &Query,
-    ) -> Option<Poll> {
+    fn poll(&self, exchange: Exchange, code: Code, is_child: bool, query: &Query) -> Option<Poll> {
         let wait = query.wait?.min(self.shared.config.timeouts.wait);
         Some(Poll {
             exchange,

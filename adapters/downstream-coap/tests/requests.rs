@@ -73,11 +73,17 @@ async fn a_message_keeps_its_format_and_properties() {
     let message = with_query(with_query(message, "$.cid=c1"), "alarm=yes");
     assert_eq!(client.say(message).await.code, Code::CHANGED);
     let uplink = &running.hub.accepted()[0];
-    assert_eq!(uplink.system.content_type.as_deref(), Some("application/json"));
+    assert_eq!(
+        uplink.system.content_type.as_deref(),
+        Some("application/json")
+    );
     assert_eq!(uplink.system.content_encoding.as_deref(), Some("utf-8"));
     assert_eq!(uplink.system.correlation_id.as_deref(), Some("c1"));
     // The proof is nobody's business.
-    assert_eq!(uplink.properties.iter().collect::<Vec<_>>(), [("alarm", "yes")]);
+    assert_eq!(
+        uplink.properties.iter().collect::<Vec<_>>(),
+        [("alarm", "yes")]
+    );
     running.end().await;
 }
 
@@ -188,7 +194,10 @@ async fn a_wrong_path_method_or_query_is_told() {
     let mut client = running.device("dev1").await;
     for (request, expected) in [
         (post("nowhere", ""), Code::NOT_FOUND),
-        (Message::new(Code::GET).with_path("t"), Code::METHOD_NOT_ALLOWED),
+        (
+            Message::new(Code::GET).with_path("t"),
+            Code::METHOD_NOT_ALLOWED,
+        ),
         (with_query(post("t", ""), "$.x=1"), Code::BAD_REQUEST),
         (post("r/1", ""), Code::NOT_FOUND),
         (
@@ -198,7 +207,9 @@ async fn a_wrong_path_method_or_query_is_told() {
     ] {
         assert_eq!(client.say(request).await.code, expected);
     }
-    client.request(Purpose::Other, post("t", "still here")).await;
+    client
+        .request(Purpose::Other, post("t", "still here"))
+        .await;
     running.hub.wait_accepted(1).await;
     running.end().await;
 }
@@ -233,7 +244,17 @@ async fn libcoap_posts_and_reads() {
         return;
     }
     assert_eq!(running.hub.accepted().len(), 1, "{posted:?}");
-    let large = coap_client(of(&["-B", "30", "-m", "post", "-b", "512", "-e", &large, &url("t")]));
+    let large = coap_client(of(&[
+        "-B",
+        "30",
+        "-m",
+        "post",
+        "-b",
+        "512",
+        "-e",
+        &large,
+        &url("t"),
+    ]));
     let large = large.await;
     assert_eq!(running.hub.accepted().len(), 2, "{large:?}");
     assert_eq!(running.hub.accepted()[1].body.len(), 10_000);

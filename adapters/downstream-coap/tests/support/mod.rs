@@ -11,8 +11,8 @@ use bytes::Bytes;
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
 use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
-use gateway_downstream_coap::{CoapConfig, CoapDownstream};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
+use gateway_downstream_coap::{CoapConfig, CoapDownstream};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -360,7 +360,9 @@ impl Device {
                 return;
             };
             let patch = message.payload;
-            return self.events.push_back(DeviceEvent::Desired { version, patch });
+            return self
+                .events
+                .push_back(DeviceEvent::Desired { version, patch });
         }
         assert_eq!(message.token, self.commands, "nobody asked for {message:?}");
         let path = texts(&message, option::LOCATION_PATH).join("/");
@@ -373,7 +375,9 @@ impl Device {
             _ => {
                 self.acknowledge(id).await;
                 let query = texts(&message, option::LOCATION_QUERY);
-                let mut names = query.iter().filter_map(|part| part.strip_prefix("command="));
+                let mut names = query
+                    .iter()
+                    .filter_map(|part| part.strip_prefix("command="));
                 let name = MethodName::new(names.next().unwrap()).unwrap();
                 let payload = message.payload;
                 self.events.push_back(DeviceEvent::Method {
