@@ -25,6 +25,7 @@
 mod carrier;
 mod commands;
 mod config;
+mod delivering;
 mod downlink;
 pub mod dtls;
 mod error;

@@ -1,18 +1,17 @@
-//! Devices that listen: how they come to the hub's notice, and how it reaches them.
+//! Devices that listen: how they come to the hub's notice.
 
 use futures_util::FutureExt as _;
 use gateway_core::{
-    Announcement, DeviceId, Downlink, ErrorKind, Interest, Presence, SessionEnd, TwinRequest,
-    UpstreamError,
+    Announcement, DeviceId, ErrorKind, Interest, Presence, TwinRequest, UpstreamError,
 };
 
 use crate::carrier::PeerKey;
 use crate::downlink;
-use crate::listener::{Call, Exchange, Observation, Poll, Registration, Topic, Vehicle, Way};
+use crate::listener::{Exchange, Observation, Poll, Registration, Topic};
 use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
-use crate::proto::udp::{CallError, EndReason, NotificationOutcome, NotifyError, Responded};
-use crate::registry::{Brought, Claim, Delivery, Order};
+use crate::proto::udp::{EndReason, NotifyError};
+use crate::registry::Claim;
 use crate::task::{Done, Part, SocketTask};
 
 impl SocketTask {
@@ -226,7 +225,7 @@ impl SocketTask {
     }
 
     /// Forgets a device that listens no more. What is not delivered goes back to the hub.
-    fn leave(&mut self, device: &DeviceId, kind: ErrorKind) {
+    pub(crate) fn leave(&mut self, device: &DeviceId, kind: ErrorKind) {
         let Some(listener) = self.listeners.remove(device) else {
             return;
         };
@@ -252,198 +251,6 @@ impl SocketTask {
         }
     }
 
-    /// Does what the core wants.
-    pub(crate) fn obey(&mut self, order: Order) {
-        match order {
-            Order::Deliver(delivery) => {
-                let device = delivery.downlink.device().clone();
-                match self.listeners.get(&device) {
-                    Some(listener) => {
-                        listener.queue.push_back(delivery);
-                        self.pump(&device);
-                    }
-                    None => delivery.end(Err(ErrorKind::UnknownDevice)),
-                }
-            }
-            Order::End(end) => self.end(&end),
-            Order::Leave { device, number } => {
-                let listener = self.listeners.get(&device);
-                if listener.is_some_and(|listener| listener.claim.number() == number) {
-                    self.leave(&device, ErrorKind::Displaced);
-                }
-            }
-        }
-    }
-
-    /// Tells a device that the hub ended its session: its observations end with an error.
-    fn end(&mut self, end: &SessionEnd) {
-        let Some(listener) = self.listeners.get(&end.device) else {
-            return;
-        };
-        let observations = [listener.commands.take(), listener.desired.take()];
-        let flight = listener.flight.take();
-        let clock = self.clock();
-        if let Some((vehicle, delivery)) = flight {
-            self.stop(vehicle);
-            delivery.end(Err(ErrorKind::Disconnected));
-        }
-        for observation in observations.into_iter().flatten() {
-            self.listeners.ended(observation);
-            let farewell = failed(end.reason, None);
-            if self.endpoint.notify(clock, observation, farewell).is_err() {
-                self.endpoint.end_observation(clock, observation);
-            }
-        }
-        self.leave(&end.device, end.reason);
-    }
-
-    /// Sends a device's next command on its way, if the device is ready for it.
-    pub(crate) fn pump(&mut self, device: &DeviceId) {
-        let (clock, shared) = (self.clock(), self.shared.clone());
-        loop {
-            let Some(listener) = self.listeners.get(device) else {
-                return;
-            };
-            if listener.flight.is_some() {
-                break;
-            }
-            let Some(delivery) = listener.queue.pop_front() else {
-                break;
-            };
-            if delivery.reply.is_closed() || delivery.deadline <= self.now {
-                delivery.end(Err(ErrorKind::TimedOut));
-                continue;
-            }
-            let child = listener.is_child.then_some(device);
-            match listener.way(&delivery.downlink) {
-                Way::Nowhere => delivery.end(Err(ErrorKind::UnknownDevice)),
-                Way::Wait => {
-                    listener.queue.push_front(delivery);
-                    break;
-                }
-                Way::Notify(observation) => {
-                    let message = match &delivery.downlink {
-                        Downlink::Desired(patch) => Ok(downlink::desired(patch)),
-                        _ => downlink::command(&delivery, child, Code::CONTENT, &shared.routes),
-                    };
-                    let message = match message {
-                        Ok(message) => message,
-                        Err(kind) => {
-                            delivery.end(Err(kind));
-                            continue;
-                        }
-                    };
-                    match self.endpoint.notify(clock, observation, message) {
-                        Ok(()) => {
-                            let vehicle = Vehicle::Notification(observation);
-                            listener.flight = Some((vehicle, delivery));
-                        }
-                        Err(NotifyError::Busy) => {
-                            listener.queue.push_front(delivery);
-                            self.listeners.hold(observation.peer, device);
-                            break;
-                        }
-                        Err(_) => delivery.end(Err(ErrorKind::Disconnected)),
-                    }
-                }
-                Way::Answer(poll) => {
-                    let message = downlink::command(&delivery, child, poll.code, &shared.routes);
-                    match message {
-                        Ok(message) => {
-                            listener.poll = None;
-                            self.answer_with(poll, message, delivery);
-                            return self.reconcile(device);
-                        }
-                        Err(kind) => delivery.end(Err(kind)),
-                    }
-                }
-                Way::Post => {
-                    let path = shared.config.commands.post_to.as_deref();
-                    let message = match downlink::post(&delivery, path.unwrap_or_default()) {
-                        Ok(message) => message,
-                        Err(kind) => {
-                            delivery.end(Err(kind));
-                            continue;
-                        }
-                    };
-                    match self.endpoint.request(clock, listener.peer, message, true) {
-                        Ok(call) => {
-                            listener.flight = Some((Vehicle::Call(call), delivery));
-                            self.listeners.calls(call, device);
-                        }
-                        Err(_) => delivery.end(Err(ErrorKind::Throttled)),
-                    }
-                }
-            }
-        }
-        self.listeners.schedule(device);
-    }
-
-    /// Gives a command to a request that waited for one.
-    fn answer_with(&mut self, poll: Poll, message: Message, delivery: Delivery) {
-        match self.respond(poll.exchange, message) {
-            // Whether an answer was acknowledged is between the endpoint and the device.
-            Ok(Responded::Sent) => delivery.end(Ok(Brought::Unconfirmed)),
-            Ok(Responded::Challenged) | Err(_) => delivery.end(Err(ErrorKind::Disconnected)),
-        }
-    }
-
-    /// Takes back what is on its way.
-    fn stop(&mut self, vehicle: Vehicle) {
-        let clock = self.clock();
-        match vehicle {
-            Vehicle::Notification(observation) => {
-                self.endpoint.withdraw_notification(clock, observation);
-            }
-            Vehicle::Call(call) => {
-                self.listeners.called(call);
-                self.endpoint.cancel(clock, call);
-            }
-        }
-    }
-
-    pub(crate) fn on_notified(&mut self, observation: Observation, outcome: NotificationOutcome) {
-        if let Some(device) = self.listeners.observer(observation) {
-            self.notified(&device, observation, outcome);
-            self.pump(&device);
-        }
-        for device in self.listeners.release(observation.peer) {
-            self.pump(&device);
-        }
-    }
-
-    fn notified(
-        &mut self,
-        device: &DeviceId,
-        observation: Observation,
-        outcome: NotificationOutcome,
-    ) {
-        let Some(listener) = self.listeners.get(device) else {
-            return;
-        };
-        if let NotificationOutcome::Acknowledged { .. } = outcome {
-            listener.silent_at = self.now + self.shared.config.timeouts.probe;
-        }
-        let is_ours =
-            |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == Vehicle::Notification(observation);
-        let Some((_, delivery)) = listener.flight.take_if(is_ours) else {
-            return;
-        };
-        match outcome {
-            NotificationOutcome::Acknowledged { is_whole: true } => {
-                delivery.end(Ok(Brought::Confirmed));
-            }
-            // The device may not fetch the rest.
-            NotificationOutcome::Acknowledged { is_whole: false } => {
-                delivery.end(Ok(Brought::Unconfirmed));
-            }
-            NotificationOutcome::TimedOut => delivery.end(Err(ErrorKind::TimedOut)),
-            // The device has registered anew, so that it gets it by the new registration.
-            NotificationOutcome::Withdrawn => listener.queue.push_front(delivery),
-            _ => delivery.end(Err(ErrorKind::Disconnected)),
-        }
-    }
-
     pub(crate) fn on_ended(&mut self, observation: Observation, reason: EndReason) {
         let Some(device) = self.listeners.ended(observation) else {
             return;
@@ -461,45 +268,9 @@ impl SocketTask {
         self.pump(&device);
     }
 
-    pub(crate) fn on_response(&mut self, call: Call, result: Result<Message, CallError>) {
-        let Some(device) = self.listeners.called(call) else {
-            return;
-        };
-        let Some(listener) = self.listeners.get(&device) else {
-            return;
-        };
-        let is_ours = |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == Vehicle::Call(call);
-        if let Some((_, delivery)) = listener.flight.take_if(is_ours) {
-            let outcome = downlink::posted(&delivery, result);
-            delivery.end(outcome);
-        }
-        self.pump(&device);
-    }
-
-    /// Does what the time asks for.
-    pub(crate) fn expire(&mut self, device: &DeviceId) {
-        let now = self.now;
-        let Some(listener) = self.listeners.get(device) else {
-            return;
-        };
-        let is_late = |delivery: &Delivery| delivery.deadline <= now;
-        listener.queue.retain(|delivery| !is_late(delivery));
-        let flight = listener.flight.take_if(|(_, delivery)| is_late(delivery));
-        let is_over = listener.poll.is_some_and(|poll| poll.deadline <= now);
-        if let Some((vehicle, delivery)) = flight {
-            delivery.end(Err(ErrorKind::TimedOut));
-            self.stop(vehicle);
-        }
-        if is_over {
-            self.end_poll(device);
-        }
-        self.probe(device);
-        self.pump(device);
-    }
-
     /// Asks a device that was silent for too long whether it is there: an observer by a notification
     /// that says nothing new. A server that was silent is gone.
-    fn probe(&mut self, device: &DeviceId) {
+    pub(crate) fn probe(&mut self, device: &DeviceId) {
         let (clock, now) = (self.clock(), self.now);
         let Some(listener) = self.listeners.get(device) else {
             return;
