@@ -12,7 +12,7 @@ use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, Symmetr
 use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
 use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
-use gateway_downstream_coap::{CoapConfig, CoapDownstream};
+use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -46,8 +46,12 @@ impl Running {
             let token = TOKEN.to_owned().into();
             config.identity.tokens.insert(device(name), token);
         }
+        Self::start_with(CoapDownstream::builder(config)).await
+    }
+
+    pub(crate) async fn start_with(builder: CoapDownstreamBuilder) -> Self {
         let hub = MemoryUpstream::new();
-        let coap = Arc::new(CoapDownstream::bind(config).await.unwrap());
+        let coap = Arc::new(builder.bind().await.unwrap());
         let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
         let policy = SharedAccessPolicy::new("device", key);
         let gateway = Gateway::builder(hub.clone())
