@@ -154,8 +154,13 @@ impl Session {
 
     /// When [`on_timeout`](Self::on_timeout) is to be called.
     pub(super) fn due(&self) -> Option<Duration> {
-        // An open session sends nothing on its own.
-        self.due.filter(|_| !self.is_open())
+        match self.stage {
+            Stage::Naming(..) | Stage::Proving(..) => self.due,
+            // The client has got the flight that the engine would send again.
+            Stage::LookedUp(..) => None,
+            // It sends nothing on its own.
+            Stage::Open => None,
+        }
     }
 
     /// Takes a datagram. After an error the session is over.
@@ -166,6 +171,10 @@ impl Session {
         datagram: &[u8],
         is_hello: bool,
     ) -> Result<(), Refusal> {
+        if let Stage::LookedUp(_, held) = &mut self.stage {
+            hold(held, datagram);
+            return Ok(());
+        }
         self.tell_time(desk, now)?;
         match &mut self.stage {
             Stage::Naming(reader, held) if !is_hello => {
@@ -177,7 +186,6 @@ impl Session {
                     desk.outcomes.push(Outcome::Identify(identity));
                 }
             }
-            Stage::LookedUp(_, held) if !is_hello => hold(held, datagram),
             _ => self.work(desk, &[datagram])?,
         }
         self.drain(desk);
@@ -197,9 +205,10 @@ impl Session {
         };
         let (identity, mut held) = (std::mem::take(identity), std::mem::take(held));
         self.stage = Stage::Proving(identity, entry);
-        self.tell_time(desk, now)?;
         held.sort_by_key(|datagram| wire::order(datagram));
         self.work(desk, &held)?;
+        // Before, it would send its last flight again.
+        self.tell_time(desk, now)?;
         self.drain(desk);
         Ok(())
     }

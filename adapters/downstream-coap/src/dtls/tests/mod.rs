@@ -289,8 +289,8 @@ fn closing_all_ends_every_session_once_and_tells_the_devices() {
     let mut world = world();
     let sessions = [world.ready(0, address(1)), world.ready(1, address(2))];
     world.table.close_all();
-    world.carry(address(0), Vec::new());
     let ends = std::iter::from_fn(|| world.table.poll_event()).collect::<Vec<_>>();
+    world.carry(address(0), Vec::new());
     assert_eq!(
         ends,
         sessions.map(|session| ended(session, SessionEnd::Closed))
