@@ -39,6 +39,10 @@ impl Delivery {
 }
 
 /// What a socket's task is told to do.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are deliveries, which a box would cost an allocation each"
+)]
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Brings something to a device.
