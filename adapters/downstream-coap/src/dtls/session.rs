@@ -186,7 +186,7 @@ impl Session {
                     desk.outcomes.push(Outcome::Identify(identity));
                 }
             }
-            _ => self.work(desk, &[datagram])?,
+            _ => self.work(desk, datagram)?,
         }
         self.drain(desk);
         Ok(())
@@ -206,26 +206,28 @@ impl Session {
         let (identity, mut held) = (std::mem::take(identity), std::mem::take(held));
         self.stage = Stage::Proving(identity, entry);
         held.sort_by_key(|datagram| wire::order(datagram));
-        self.work(desk, &held)?;
+        for datagram in held {
+            // What is left then is the same flight once more.
+            if !self.is_open() {
+                self.work(desk, &datagram)?;
+                self.drain(desk);
+            }
+        }
         // Before, it would send its last flight again.
         self.tell_time(desk, now)?;
         self.drain(desk);
         Ok(())
     }
 
-    /// Has the engine take datagrams, with the key if it is known and not proved yet.
-    fn work(&mut self, desk: &Desk, datagrams: &[impl AsRef<[u8]>]) -> Result<(), Refusal> {
-        let known = match &self.stage {
-            Stage::Proving(identity, entry) => Some((identity.clone(), entry.key.clone())),
-            _ => None,
-        };
-        let mut put_all = || {
-            let mut datagrams = datagrams.iter();
-            datagrams.try_for_each(|datagram| self.put(datagram.as_ref()))
-        };
-        match known {
-            Some((identity, key)) => desk.engines.keys.during(identity, key, put_all),
-            None => put_all(),
+    /// Has the engine take a datagram, with the key if it is known and not proved yet.
+    fn work(&mut self, desk: &Desk, datagram: &[u8]) -> Result<(), Refusal> {
+        match &self.stage {
+            Stage::Proving(identity, entry) => {
+                let (identity, key) = (identity.clone(), entry.key.clone());
+                let keys = &desk.engines.keys;
+                keys.during(identity, key, || self.put(datagram))
+            }
+            _ => self.put(datagram),
         }
     }
 
