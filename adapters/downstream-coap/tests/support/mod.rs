@@ -171,11 +171,18 @@ impl Device {
         buffer
     }
 
-    /// Waits for a request of the gateway.
+    /// Waits for a message of the gateway.
     pub(crate) async fn requested(&mut self) -> Datagram {
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer).await.unwrap();
         Datagram::decode(&buffer[..length]).unwrap()
+    }
+
+    /// Waits for a notification and gives its code.
+    pub(crate) async fn farewell(&mut self) -> Code {
+        let datagram = self.requested().await;
+        self.acknowledge(datagram.id).await;
+        datagram.message.code
     }
 
     /// Sends a datagram.
