@@ -196,6 +196,8 @@ fn a_new_address_takes_the_devices_session_over_and_nobody_elses() {
         world.table.send(world.now, old, b""),
         Err(DtlsSendError::Gone)
     );
+    let is_told = world.clients[&address(1)].is_closed;
+    assert!(!is_told, "somebody else may be there by now");
     assert_eq!(world.table.address(new), Some(address(3)));
     assert_eq!(world.table.address(other), Some(address(2)));
     assert_eq!(world.table.stats(), stats(2, 0));
