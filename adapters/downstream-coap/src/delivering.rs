@@ -226,16 +226,23 @@ impl SocketTask {
         };
         let is_late = |delivery: &Delivery| delivery.deadline <= now;
         listener.queue.retain(|delivery| !is_late(delivery));
-        let flight = listener.flight.take_if(|(_, delivery)| is_late(delivery));
-        let is_over = listener.poll.is_some_and(|poll| poll.deadline <= now);
-        if let Some((vehicle, delivery)) = flight {
-            delivery.end(Err(ErrorKind::TimedOut));
-            self.stop(vehicle);
-        }
-        if is_over {
+        if listener.poll.is_some_and(|poll| poll.deadline <= now) {
             self.end_poll(device);
         }
         self.probe(device);
-        self.pump(device);
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        let flight = listener.flight.take_if(|(_, delivery)| is_late(delivery));
+        let Some((vehicle, delivery)) = flight else {
+            return self.pump(device);
+        };
+        delivery.end(Err(ErrorKind::TimedOut));
+        self.stop(vehicle);
+        match vehicle {
+            // Its end is told yet, and must not be taken for that of the next one, which goes then.
+            Vehicle::Notification(_) => self.listeners.schedule(device),
+            Vehicle::Call(_) => self.pump(device),
+        }
     }
 }
