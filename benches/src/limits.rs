@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use gateway_upstream_amqp::{BudgetConfig, HubTier};
+use gateway_core::governor::{BudgetConfig, HubTier};
 use hub_simulator::Size;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;

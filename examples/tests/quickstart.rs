@@ -68,6 +68,33 @@ fn nothing_is_lost_when_the_connections_to_the_hub_are_cut() {
 }
 
 #[test]
+fn over_mqtt_each_device_has_a_connection_and_nothing_is_lost_when_all_are_cut() {
+    let (output, report) = quickstart(&[
+        "--upstream",
+        "mqtt",
+        "--devices",
+        "20",
+        "--messages",
+        "50",
+        "--cut",
+        "--commands",
+        "5",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    for (key, expected) in [
+        ("connections", 20),
+        ("accepted", 1000),
+        ("lost", 0),
+        ("out_of_order", 0),
+        ("c2d_completed", 5),
+        ("methods_answered", 5),
+    ] {
+        assert_eq!(report[key], expected, "{key} in {report}");
+    }
+}
+
+#[test]
 fn a_run_that_is_given_up_says_what_is_missing_and_fails() {
     // A message every second: a thousand seconds would be needed.
     let args = [

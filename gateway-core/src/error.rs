@@ -222,6 +222,25 @@ impl ConfigError {
         self
     }
 
+    /// Checks that a value is from `least` to `most`, both allowed.
+    ///
+    /// # Errors
+    /// It is not; one that compares with nothing, such as a NaN, is not either.
+    pub fn check_range<T: PartialOrd + fmt::Display>(
+        key: &str,
+        value: T,
+        least: T,
+        most: T,
+    ) -> Result<(), Self> {
+        match (&least..=&most).contains(&&value) {
+            true => Ok(()),
+            false => {
+                let allowed = format!("{least} to {most}");
+                Err(Self::new(key, format!("is {value}"), allowed))
+            }
+        }
+    }
+
     /// The key, with its section where it has one.
     #[must_use]
     pub fn key(&self) -> &str {

@@ -18,9 +18,11 @@ mod downstream;
 mod error;
 mod explain;
 mod gateway;
+pub mod governor;
 mod id;
 mod ingress;
 pub mod layer;
+mod lock;
 mod message;
 mod router;
 mod session;
@@ -51,5 +53,8 @@ pub use message::{
     Uplink,
 };
 pub use session::SessionStats;
-pub use twin::{PropertyAck, Twin, TwinError, TwinProperties};
+pub use twin::{
+    DesiredChange, DesiredChanges, PropertyAck, Twin, TwinError, TwinProperties, desired_of,
+    version_of,
+};
 pub use upstream::{DeviceIdentity, Interest, Upstream};

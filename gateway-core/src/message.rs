@@ -105,6 +105,21 @@ pub struct Uplink {
     pub properties: Properties,
 }
 
+impl SystemProperties {
+    /// The texts that are there.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts = [
+            &self.correlation_id,
+            &self.content_type,
+            &self.content_encoding,
+            &self.user_id,
+            &self.schema,
+            &self.component,
+        ];
+        texts.into_iter().flatten().map(String::as_str)
+    }
+}
+
 impl Uplink {
     /// Makes an uplink without properties.
     #[must_use]
@@ -116,6 +131,18 @@ impl Uplink {
             system: SystemProperties::default(),
             properties: Properties::new(),
         }
+    }
+
+    /// Counts bytes as hubs do: the body, the id, values of system properties, names and values of the
+    /// others.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let system: usize = self.system.texts().map(str::len).sum();
+        let properties = self.properties.iter();
+        let properties: usize = properties
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        self.body.len() + self.id.as_str().len() + system + properties
     }
 
     /// Sets the application properties.

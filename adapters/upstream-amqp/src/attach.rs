@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_core::DeviceIdentity;
+use gateway_core::governor::Operation;
 use tokio::time::Instant;
 
 use crate::authorize::authorize;
@@ -12,7 +13,6 @@ use crate::connection::Connection;
 use crate::device::{Attached, Device, Link};
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
-use crate::governor::Operation;
 use crate::link::{address, client_properties};
 use crate::pool::{Kind, Pool};
 
@@ -33,7 +33,11 @@ pub(crate) async fn bring_up(
     let identity = device.wish().identity;
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let result = try_up(env, pool, device, &identity, link).await;
-    trial.end(result.as_ref().err());
+    match &result {
+        Ok(()) => trial.end(None),
+        Err(error) if error.blames_device() => trial.end(Some(error.kind())),
+        Err(_) => drop(trial),
+    }
     result.inspect_err(|error| device.note_error(error))
 }
 
@@ -70,7 +74,7 @@ async fn try_up(
             Err(error) => return Err(error),
         }
     };
-    let suspect_until = env.breakers.suspect_until(&device.id);
+    let suspect_until = env.suspect_until(&device.id);
     let lane = match suspect_until {
         None => connection.lane().await?,
         Some(_) => connection.own_lane().await?,
@@ -127,8 +131,7 @@ pub(crate) async fn lose_link(env: &Env, device: &Arc<Device>, link: &mut Link, 
     link.lose();
     device.note_error(error);
     note_throttle(env, Operation::Link, error);
-    let credential = device.wish().identity.credential;
-    env.breakers.detached(&device.id, &credential, error);
+    env.note_detach(device, error);
     env.tell(match error.is_passing() {
         true => Event::LinkLost(device.clone()),
         false => Event::Ended(device.clone(), error.kind()),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
+use gateway_core::governor::{Class, Operation, Priority, Turn};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -12,10 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::attach::note_throttle;
 use crate::connection::Connection;
 use crate::device::Device;
-use crate::door::Turn;
 use crate::env::Env;
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation, Priority};
 use crate::pool::Kind;
 use crate::wheel::Due;
 
@@ -126,9 +125,7 @@ async fn put(
             keeper.hold(device, signed, identity.source.is_some(), ask.renews);
             Ok(())
         }
-        other => Err(AmqpError::Unexpected(format!(
-            "credential {other:?} is not known"
-        ))),
+        _ => Err(AmqpError::NoProof),
     }
 }
 
@@ -143,13 +140,8 @@ pub(crate) async fn put_signed(
     ask: Ask<'_>,
 ) -> Result<Signed, AmqpError> {
     let ttl = env.config.tokens.ttl;
-    let mut order = [(Some(keys.primary()), false), (keys.secondary(), true)];
-    if prefers_secondary.load(Relaxed) {
-        order.reverse();
-    }
     let mut refused = AmqpError::TokenExpired;
-    for (key, is_secondary) in order {
-        let Some(key) = key else { continue };
+    for (key, is_secondary) in keys.in_order(prefers_secondary.load(Relaxed)) {
         let signed = Signed {
             at: Instant::now(),
             life: ttl.saturating_sub(ROUNDING),

@@ -1,11 +1,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gateway_core::governor::{BreakerConfig, BudgetConfig};
 use gateway_core::{Backoff, ConfigError};
 use serde::Deserialize;
 
-use crate::breaker::BreakerConfig;
-use crate::budget::BudgetConfig;
 use crate::commands::CommandConfig;
 use crate::token::TokenConfig;
 
@@ -170,7 +169,7 @@ impl AmqpConfig {
             .devices_per_connection
             .max(pool.devices_per_policy_connection)
             * 6;
-        let ranges: [(&str, u128, u128, u128); 9] = [
+        let ranges: [(&str, u128, u128, u128); 11] = [
             ("port", self.port.into(), 1, 65_535),
             (
                 "pool.devices_per_connection",
@@ -190,6 +189,8 @@ impl AmqpConfig {
                 (links / 65_535 + 1) as u128,
                 1000,
             ),
+            ("pool.own_lane_after", pool.own_lane_after.into(), 1, 1000),
+            ("pool.own_lanes", pool.own_lanes as u128, 1, 1000),
             (
                 "wire.connect_timeout (ms)",
                 wire.connect_timeout.as_millis(),
@@ -217,10 +218,7 @@ impl AmqpConfig {
             ("wire.buffer", wire.buffer as u128, 1024, 16 << 20),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         self.commands.validate()?;
         self.tokens.validate(pool.devices_per_connection)?;
@@ -243,6 +241,13 @@ pub struct PoolConfig {
     /// Sessions on one connection that devices are spread over. Default 16: a fault of the session
     /// ends a sixteenth of a connection's links, and a session costs few KiB.
     pub lanes: usize,
+    /// Refusals and detaches after which a device gets a lane of its own, until its
+    /// [breaker](AmqpConfig::breaker) has forgiven it. Default 2: the first may be the hub's upkeep,
+    /// which meets every device.
+    pub own_lane_after: u32,
+    /// Lanes of misbehaving devices on one connection; more such devices share these. Default 32,
+    /// each costing 20 KiB.
+    pub own_lanes: usize,
     /// The wait between tries to connect. Default 200 ms to 30 s.
     pub reconnect: Backoff,
     /// Devices brought back side by side after a connection was lost. Default 64.
@@ -255,6 +260,8 @@ impl Default for PoolConfig {
             devices_per_connection: 995,
             devices_per_policy_connection: 995,
             lanes: 16,
+            own_lane_after: 2,
+            own_lanes: 32,
             reconnect: Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
                 .unwrap_or_default(),
             recovering: 64,

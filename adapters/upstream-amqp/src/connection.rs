@@ -38,17 +38,19 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// Connects to the hub and opens its token node.
+    ///
+    /// Cancel safe: what was opened is closed.
     pub(crate) async fn open(env: &Arc<Env>) -> Result<Arc<Self>, AmqpError> {
         let (down, close) = (CancellationToken::new(), env.closing.child_token());
+        let unless_opened = close.clone().drop_guard();
         let opened = async {
             let client = open_client(env, &down, &close).await?;
             let cbs = Cbs::open(env, client.begin().await?, down.clone()).await?;
             Ok((client, cbs))
         };
         let opened = timeout(env.config.wire.connect_timeout, opened).await;
-        let (client, cbs) = opened
-            .unwrap_or(Err(AmqpError::Unanswered("the connection")))
-            .inspect_err(|_| close.cancel())?;
+        let (client, cbs) = opened.unwrap_or(Err(AmqpError::Unanswered("the connection")))?;
         let number = env.connection_number();
         tracing::info!(host = env.config.host, number, "Connected to the hub");
         let lanes = (0..env.config.pool.lanes)
@@ -64,7 +66,7 @@ impl Connection {
             next_lane: AtomicUsize::new(0),
             own_lanes: Mutex::default(),
             down,
-            close,
+            close: unless_opened.disarm(),
         });
         let keeper = connection.keeper.clone();
         let renewed = keeper.run(Arc::downgrade(&connection), connection.down.clone());
@@ -106,7 +108,7 @@ impl Connection {
         let mut lanes = self.own_lanes.lock().await;
         let is_live = |lane: &Arc<Lane>| !lane.down.is_cancelled();
         lanes.retain(|lane| lane.upgrade().is_some_and(|lane| is_live(&lane)));
-        if lanes.len() >= self.env.config.breaker.own_lanes {
+        if lanes.len() >= self.env.config.pool.own_lanes {
             let turn = self.next_lane.fetch_add(1, Relaxed) % lanes.len();
             if let Some(lane) = lanes[turn].upgrade() {
                 return Ok(lane);

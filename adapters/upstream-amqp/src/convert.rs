@@ -50,7 +50,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> 
 
 /// Encodes one uplink, or several of one device as a batch, with the format of what it made.
 pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
-    let size = uplinks.iter().map(size).sum();
+    let size = uplinks.iter().map(Uplink::size).sum();
     if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
         return Err(AmqpError::TooLarge(size));
     }
@@ -66,27 +66,6 @@ pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
         put_data(&mut message, &one);
     }
     Ok((message.freeze(), BATCH_FORMAT))
-}
-
-/// What the hub counts, in bytes: the body, values of system properties, names and values of the
-/// others.
-fn size(uplink: &Uplink) -> usize {
-    let system = &uplink.system;
-    let texts = [
-        &system.correlation_id,
-        &system.content_type,
-        &system.content_encoding,
-        &system.user_id,
-        &system.schema,
-        &system.component,
-    ];
-    let system: usize = texts.into_iter().flatten().map(String::len).sum();
-    let application: usize = uplink
-        .properties
-        .iter()
-        .map(|(n, v)| n.len() + v.len())
-        .sum();
-    uplink.body.len() + uplink.id.as_str().len() + system + application
 }
 
 /// Makes a cloud-to-device message of what came on the device's link.

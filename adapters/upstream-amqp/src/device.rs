@@ -3,16 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use gateway_core::governor::{Class, Priority, Turn};
 use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::client::Sender;
 use crate::commands::Commands;
-use crate::door::Turn;
 use crate::env::lock;
 use crate::error::AmqpError;
-use crate::governor::{Class, Priority};
 use crate::keeper::Held;
 use crate::lane::{Lane, Watch};
 use crate::pool::Place;

@@ -3,20 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use gateway_core::ErrorKind;
+use gateway_core::governor::{Breakers, Door, Operation, Progress};
+use gateway_core::{DeviceId, ErrorKind};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::breaker::Breakers;
 use crate::client::LinkId;
 use crate::commands::Counters;
 use crate::config::AmqpConfig;
 use crate::device::Device;
-use crate::door::Door;
-use crate::governor::Operation;
-use crate::progress::Progress;
+use crate::error::AmqpError;
 use crate::transport::Transport;
 
 /// Tells the supervisor what only it can mend.
@@ -79,6 +77,21 @@ impl Env {
             // Names need to differ between processes, not to be secret.
             seed: getrandom::u32().unwrap_or_default(),
         }
+    }
+
+    /// Notes that the hub detached a link of a device, if the device is to blame.
+    pub(crate) fn note_detach(&self, device: &Device, error: &AmqpError) {
+        if error.blames_device() {
+            let credential = device.wish().identity.credential;
+            self.breakers
+                .detached(&device.id, &credential, error.kind());
+        }
+    }
+
+    /// When a device that is to have a lane of its own may go back to the others.
+    pub(crate) fn suspect_until(&self, device: &DeviceId) -> Option<Instant> {
+        self.breakers
+            .suspect_until(device, self.config.pool.own_lane_after)
     }
 
     /// Waits until the hub may be asked for this on behalf of a device.

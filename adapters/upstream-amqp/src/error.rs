@@ -2,6 +2,7 @@
 
 use std::io;
 
+use gateway_core::governor::Held;
 use gateway_core::{CredentialError, ErrorKind, UpstreamError};
 
 use crate::client::{ClientError, OpenError};
@@ -31,14 +32,12 @@ pub(crate) enum AmqpError {
     Token { status: i32, description: String },
     #[error("the hub answered the twin request with {status}: {text}")]
     Twin { status: i32, text: String },
-    #[error("the hub refused or detached the device too often; it is not asked for now")]
-    Held {
-        wait: std::time::Duration,
-        /// Of the last refusal.
-        kind: ErrorKind,
-    },
+    #[error(transparent)]
+    Held(#[from] Held),
     #[error("the device's token has expired")]
     TokenExpired,
+    #[error("the hub wants proof of the device, and its credential is none")]
+    NoProof,
     #[error("the device's credential cannot be had now")]
     Credential(#[source] CredentialError),
     #[error("too many requests of the device wait")]
@@ -68,13 +67,13 @@ impl AmqpError {
             Self::Unanswered(_) => ErrorKind::TimedOut,
             Self::Refused { .. } if self.is_displaced() => ErrorKind::Displaced,
             Self::Refused { condition, .. } => kind_of_condition(condition),
-            Self::Held { kind, .. } => *kind,
+            Self::Held(held) => held.kind,
             Self::Token {
                 status: 404,
                 description,
             } if names_hub(description) => ErrorKind::Disconnected,
             Self::Token { status, .. } | Self::Twin { status, .. } => kind_of_status(*status),
-            Self::TokenExpired => ErrorKind::Unauthorized,
+            Self::TokenExpired | Self::NoProof => ErrorKind::Unauthorized,
             Self::Credential(error) => error.kind(),
             Self::Released | Self::Crowded => ErrorKind::Throttled,
             Self::TooLarge(_) => ErrorKind::TooLarge,
@@ -140,7 +139,7 @@ impl AmqpError {
     pub(crate) fn into_upstream(self, operation: &'static str) -> UpstreamError {
         let error = UpstreamError::new(self.kind(), operation);
         match self {
-            Self::NotYet(wait) | Self::Held { wait, .. } => {
+            Self::NotYet(wait) | Self::Held(Held { wait, .. }) => {
                 error.with_retry_after(wait).with_source(self)
             }
             _ => error.with_source(self),
@@ -294,6 +293,18 @@ mod tests {
         assert!(refused("amqp:internal-error", opens).is_throttle());
         assert!(!refused("amqp:internal-error", "oops").is_throttle());
         assert!(!refused("amqp:resource-limit-exceeded", "quota").is_throttle());
+    }
+
+    #[test]
+    fn a_lost_connection_and_a_throttling_hub_are_nobodys_fault() {
+        let throttled = AmqpError::Token {
+            status: 429,
+            description: String::new(),
+        };
+        for error in [AmqpError::Down, throttled, AmqpError::Unanswered("a token")] {
+            assert!(!error.blames_device(), "{error}");
+        }
+        assert!(AmqpError::Unanswered(LINK).blames_device());
     }
 
     #[test]

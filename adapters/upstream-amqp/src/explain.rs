@@ -24,11 +24,11 @@ impl Env {
             let lane = &attached.lane;
             explanation.connection = Some(lane.connection);
             explanation.lane = Some(LaneExplanation::new(lane.number, lane.is_own));
-            let telemetry = Some(attached.sender.credit());
-            explanation.links = vec![LinkExplanation::new(LinkPurpose::Telemetry, telemetry)];
-            let commands = attached.commands.open().into_iter();
-            let commands = commands.map(|purpose| LinkExplanation::new(purpose, None));
-            explanation.links.extend(commands);
+            let telemetry = (LinkPurpose::Telemetry, attached.sender.id());
+            let links = std::iter::once(telemetry).chain(attached.commands.open());
+            let links =
+                links.map(|(purpose, link)| LinkExplanation::new(purpose, Some(lane.credit(link))));
+            explanation.links = links.collect();
         }
         explanation
     }

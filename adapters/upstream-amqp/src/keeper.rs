@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gateway_core::Credential;
+use gateway_core::credential::Renewals;
+use gateway_core::governor::Turn;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,10 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::{Ask, Signed, renew};
 use crate::connection::Connection;
 use crate::device::Device;
-use crate::door::Turn;
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
-use crate::token::again;
 use crate::wheel::{Due, Entry, Next, Wheel};
 use policy::PolicyToken;
 
@@ -95,7 +95,7 @@ impl Keeper {
         Entry {
             serial: self.env.serial(),
             due: match can_renew {
-                true => signed.at + self.env.config.tokens.some_renewal(signed.life),
+                true => signed.at + self.env.config.tokens.renewals().by_chance(signed.life),
                 false => lapses,
             },
             lapses: can_renew.then_some(lapses),
@@ -228,7 +228,7 @@ impl Keeper {
         let now = Instant::now();
         Entry {
             serial: self.env.serial(),
-            due: now + again(due.lapses.saturating_duration_since(now)),
+            due: now + Renewals::again(due.lapses.saturating_duration_since(now)),
             lapses: Some(due.lapses),
             is_again: true,
         }

@@ -106,6 +106,11 @@ impl Lane {
         }
     }
 
+    /// Messages that may be sent on a link of this lane now.
+    pub(crate) fn credit(&self, link: LinkId) -> u32 {
+        self.session.credit(link)
+    }
+
     /// Has a device told when the hub detaches its telemetry link, until the watch is dropped.
     ///
     /// A link that was detached before is not reported: look at it afterwards.

@@ -7,7 +7,7 @@
 //! and a fault in one ends only its share. What is written gathers into few system calls.
 //!
 //! Lost connections come back by themselves, devices with work first, then the most recently active,
-//! all under one budget of what the hub may be asked for ([`BudgetConfig`]): a throttle answer to one
+//! all under one budget of what the hub may be asked for ([`BudgetConfig`](gateway_core::governor::BudgetConfig)): a throttle answer to one
 //! slows all.
 //!
 //! # Commands
@@ -34,7 +34,7 @@
 //! hub takes ([`TokenConfig`]); a device whose token lapses all the same comes back with a fresh one.
 //!
 //! A device that is refused or detached again and again gets a lane of its own, and is then answered
-//! in the hub's place for a while ([`BreakerConfig`]). One that another client took over ends as
+//! in the hub's place for a while ([`BreakerConfig`](gateway_core::governor::BreakerConfig)). One that another client took over ends as
 //! [`Displaced`](gateway_core::ErrorKind::Displaced) and is not fought over.
 //!
 //! # The client
@@ -52,8 +52,6 @@
 
 mod attach;
 mod authorize;
-mod breaker;
-mod budget;
 mod cbs;
 mod client;
 mod commands;
@@ -61,16 +59,13 @@ mod config;
 mod connection;
 mod convert;
 mod device;
-mod door;
 mod env;
 mod error;
 mod explain;
-mod governor;
 mod keeper;
 mod lane;
 mod link;
 mod pool;
-mod progress;
 mod sections;
 mod supervisor;
 mod token;
@@ -79,8 +74,6 @@ mod twin;
 mod upstream;
 mod wheel;
 
-pub use breaker::BreakerConfig;
-pub use budget::{BudgetConfig, HubTier, Rate};
 pub use commands::CommandConfig;
 pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use token::TokenConfig;

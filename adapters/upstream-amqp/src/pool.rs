@@ -2,16 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
-use gateway_core::{Backoff, Credential};
+use gateway_core::Credential;
+use gateway_core::governor::{Operation, Reach};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::device::Device;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
-use crate::governor::Operation;
 
 /// Devices that can share a connection: those with tokens of their own, and those under one and
 /// the same policy, whose token counts once.
@@ -34,30 +33,7 @@ impl Kind {
 pub(crate) struct Pool {
     env: Arc<Env>,
     slots: Mutex<Vec<Arc<Slot>>>,
-    tries: Mutex<Tries>,
-}
-
-/// One budget for the hub: if it cannot be reached for one, it cannot for the others.
-#[derive(Debug, Default)]
-struct Tries {
-    failures: u32,
-    last_failure: Option<Instant>,
-    not_before: Option<Instant>,
-}
-
-impl Tries {
-    /// Notes a failed try. Those that were under way at the last failure say nothing new.
-    fn fail(&mut self, begun: Instant, reconnect: &Backoff) -> Duration {
-        let now = Instant::now();
-        if self.last_failure.is_none_or(|last| last < begun) {
-            let wait = reconnect.delay(self.failures);
-            self.failures = self.failures.saturating_add(1);
-            self.not_before = Some(now + wait);
-        }
-        self.last_failure = Some(now);
-        self.not_before
-            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
-    }
+    reach: Reach,
 }
 
 #[derive(Debug)]
@@ -99,10 +75,11 @@ impl Drop for Place {
 
 impl Pool {
     pub(crate) fn new(env: Arc<Env>) -> Self {
+        let reach = Reach::new(env.config.pool.reconnect);
         Self {
             env,
             slots: Mutex::default(),
-            tries: Mutex::default(),
+            reach,
         }
     }
 
@@ -166,10 +143,7 @@ impl Place {
                 false => Ok(connection.clone()),
             };
         }
-        let due = lock(&self.pool.tries)
-            .not_before
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        if let Some(wait) = due.filter(|wait| !wait.is_zero()) {
+        if let Some(wait) = self.pool.reach.wait() {
             return Err(AmqpError::NotYet(wait));
         }
         let env = &self.pool.env;
@@ -177,14 +151,14 @@ impl Place {
         let begun = Instant::now();
         match Connection::open(env).await {
             Ok(opened) => {
-                *lock(&self.pool.tries) = Tries::default();
+                self.pool.reach.reached();
                 // A slot gets one connection in its life.
                 drop(self.slot.down.set(opened.down().clone()));
                 *connection = Some(opened.clone());
                 Ok(opened)
             }
             Err(error) => {
-                let wait = lock(&self.pool.tries).fail(begun, &env.config.pool.reconnect);
+                let wait = self.pool.reach.failed(begun);
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(error = %error, source, ?wait, "Cannot reach the hub");
                 Err(error)

@@ -189,9 +189,10 @@ async fn bring_back(
         };
         match tried {
             Ok(()) => return,
-            Err(AmqpError::Held { wait, kind }) if kind.is_retryable() => {
+            Err(AmqpError::Held(hold)) if hold.kind.is_retryable() => {
+                let wait = hold.wait;
                 tracing::info!(device.id = %device.id, ?wait, "Device held back");
-                *link = Link::Held(Instant::now() + wait, kind);
+                *link = Link::Held(Instant::now() + wait, hold.kind);
                 // Its messages are answered meanwhile.
                 drop(link);
                 sleep(wait).await;
@@ -246,7 +247,7 @@ async fn adopt(env: &Env, device: &Device) -> Result<bool, AmqpError> {
 async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     device.set_watched(false);
     let later = Instant::now() + HOME_AGAIN;
-    if let Some(until) = env.breakers.suspect_until(&device.id) {
+    if let Some(until) = env.suspect_until(&device.id) {
         return watch(&env, &device, until.max(later)).await;
     }
     let Ok(mut link) = device.link.try_lock() else {

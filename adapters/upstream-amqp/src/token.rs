@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use gateway_core::ConfigError;
+use gateway_core::credential::Renewals;
 use serde::Deserialize;
 
 /// Says how long the tokens are valid that we sign, and when they are renewed.
 ///
 /// A token is renewed in place, no link is touched. What is renewed on one connection is paced, and
 /// goes by what lapses next; all connections together go by the budget for tokens
-/// ([`BudgetConfig::tokens`](crate::BudgetConfig::tokens)).
+/// ([`BudgetConfig::tokens`](gateway_core::governor::BudgetConfig::tokens)).
 ///
 /// The part of a life that is left when a token is renewed is for a hub whose clock is ahead of ours,
 /// and for further tries: with the defaults a hub may be 11 minutes ahead at no cost, and a renewal may
@@ -49,9 +50,6 @@ impl Default for TokenConfig {
     }
 }
 
-/// The least and the longest wait before a token that could not be renewed is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
-
 impl TokenConfig {
     /// Checks the values that a type cannot, for connections of so many devices with keys.
     pub(crate) fn validate(&self, devices: usize) -> Result<(), ConfigError> {
@@ -66,34 +64,14 @@ impl TokenConfig {
             ("tokens.in_flight", self.in_flight as f64, 2.0, 100.0),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }
 
-    /// How far into such a life a token is renewed; `random` is from 0 to 1.
-    pub(crate) fn renewal(&self, life: Duration, random: f64) -> Duration {
-        life.mul_f64((self.renew_at - self.jitter * random).max(0.0))
-    }
-
-    /// How far into such a life a token is renewed, by chance.
-    pub(crate) fn some_renewal(&self, life: Duration) -> Duration {
-        // Without a random source all go at the latest.
-        let random = getrandom::u32().unwrap_or_default();
-        self.renewal(life, f64::from(random) / f64::from(u32::MAX))
-    }
-}
-
-/// The wait before a token that could not be renewed is tried again, while so much of its life is
-/// left: ever shorter, so that there are tries to the end, and long when there is nothing to lose.
-pub(crate) fn again(left: Duration) -> Duration {
-    let (least, most) = AGAIN;
-    match left.is_zero() {
-        true => most,
-        false => (left / 4).clamp(least, most),
+    /// When in its life a token is renewed.
+    pub(crate) fn renewals(&self) -> Renewals {
+        Renewals::new(self.renew_at, self.jitter)
     }
 }
 
@@ -112,16 +90,5 @@ mod tests {
         config.validate(995).unwrap();
         config.jitter = f64::NAN;
         assert_eq!(config.validate(995).unwrap_err().key(), "tokens.jitter");
-    }
-
-    #[test]
-    fn a_renewal_that_fails_is_tried_again_and_again_while_the_token_lives() {
-        let (mut left, mut tries) = (Duration::from_secs(720), 0);
-        while !left.is_zero() {
-            left = left.saturating_sub(again(left));
-            tries += 1;
-        }
-        assert!((20..100).contains(&tries), "{tries}");
-        assert_eq!(again(left), AGAIN.1);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use gateway_core::governor::{Class, Held, Operation, Priority, Turn};
 use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, TwinReply, TwinRequest,
     Uplink, Upstream, UpstreamError, UpstreamExplanation,
@@ -21,10 +22,8 @@ use crate::commands::{Ask, Commands, Scope};
 use crate::config::AmqpConfig;
 use crate::convert;
 use crate::device::{Attached, Device, Link, Wish};
-use crate::door::Turn;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation, Priority};
 use crate::lane::Lane;
 use crate::pool::{Kind, Pool};
 use crate::supervisor::{Registry, Supervisor, remove};
@@ -72,7 +71,7 @@ pub struct AmqpStats {
     /// ([`CommandConfig::method_timeout`](crate::CommandConfig::method_timeout)), since the start.
     /// An answer that comes later is dropped.
     pub methods_late: u64,
-    /// Requests to the hub that wait for the budget, see [`BudgetConfig`](crate::BudgetConfig).
+    /// Requests to the hub that wait for the budget, see [`BudgetConfig`](gateway_core::governor::BudgetConfig).
     pub waiting: usize,
     /// Devices that the hub refused or detached so often that it is not asked for now.
     pub held: usize,
@@ -127,7 +126,10 @@ impl AmqpUpstream {
         let recovering = self.env.progress.left();
         let by_budget = match recovering {
             0 => Duration::ZERO,
-            devices => self.env.door.forecast(devices),
+            devices => {
+                let operations = [Operation::Token, Operation::Link];
+                self.env.door.forecast(&operations, devices)
+            }
         };
         AmqpStats {
             recovering,
@@ -340,10 +342,10 @@ fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
     match link {
         Link::Up(attached) => Ok(attached),
         Link::Down(_) => Err(AmqpError::Down),
-        Link::Held(until, kind) => Err(AmqpError::Held {
-            wait: until.saturating_duration_since(Instant::now()),
-            kind: *kind,
-        }),
+        Link::Held(until, kind) => {
+            let wait = until.saturating_duration_since(Instant::now());
+            Err(Held::new(wait, *kind).into())
+        }
         Link::Ended => Err(AmqpError::NotAttached),
     }
 }

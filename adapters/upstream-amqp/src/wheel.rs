@@ -285,7 +285,7 @@ mod tests {
                 let mut wheel = Wheel::new(config.per_second, config.in_flight, begun);
                 let mut entry = |serial, put| Entry {
                     serial,
-                    due: put + config.renewal(config.ttl, random()),
+                    due: put + config.renewals().after(config.ttl, random()),
                     lapses: Some(put + config.ttl),
                     is_again: false,
                 };

@@ -110,7 +110,7 @@ async fn a_device_detached_again_and_again_is_answered_at_once_and_comes_back_by
 async fn a_device_that_keeps_being_detached_while_it_sends_costs_only_its_own_lane() {
     let hub = hub().await;
     let mut config = quick(&hub, 10, 20);
-    config.breaker.own_lane_after = 1;
+    config.pool.own_lane_after = 1;
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &with_key(&hub, "neighbour")).await;
     let bad = attach_suspect(&hub, &upstream, "bad").await;
@@ -139,7 +139,7 @@ async fn a_device_that_keeps_being_detached_while_it_sends_costs_only_its_own_la
 async fn a_device_that_is_good_for_a_while_goes_back_to_a_shared_lane() {
     let hub = hub().await;
     let mut config = quick(&hub, 10, 20);
-    config.breaker.own_lane_after = 1;
+    config.pool.own_lane_after = 1;
     config.breaker.forgiven_after = Duration::from_millis(500);
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &with_key(&hub, "neighbour")).await;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{config, device_id, hub, uplink, upstream, with_key};
+use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, Upstream};
-use gateway_upstream_amqp::{AmqpUpstream, Rate};
+use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{HubSimulator, Limits, LinkKind, Size, Tier};
 use tokio::task::JoinSet;
 

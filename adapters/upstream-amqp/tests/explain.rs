@@ -4,7 +4,8 @@ mod common;
 
 use common::{config, hub, uplink, upstream, with_key};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{BreakerState, ErrorKind, LinkPurpose, Upstream};
+use gateway_core::{BreakerState, ErrorKind, Interest, LinkPurpose, Upstream};
+use gateway_upstream_amqp::CommandConfig;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attached_device_has_a_connection_a_lane_a_link_with_credit_and_a_token() {
@@ -32,6 +33,41 @@ async fn an_attached_device_has_a_connection_a_lane_a_link_with_credit_and_a_tok
     assert_eq!(told.in_flight, Some(0));
     assert_eq!(told.breaker, Some(BreakerState::Closed));
     assert_eq!((told.last_error, told.waits_for), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_listens_shows_each_link_and_what_the_hub_may_send_on_it() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let identity = with_key(&hub, "device").with_interest(Interest::ALL);
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, RecordingCallback::new().shared());
+    attached.await.expect("attached");
+    hub.wait_messages("device").await;
+    hub.wait_methods("device").await;
+    hub.wait_desired("device").await;
+
+    // The hub knows of a link before we know that it does.
+    let links = loop {
+        let told = upstream.explain(&device).expect("it is known");
+        if told.links.len() == 4 {
+            break told.links;
+        }
+        tokio::task::yield_now().await;
+    };
+    let credit = CommandConfig::default().credit;
+    for purpose in [
+        LinkPurpose::Messages,
+        LinkPurpose::Methods,
+        LinkPurpose::Twin,
+    ] {
+        let link = links.iter().find(|link| link.purpose == purpose);
+        let link = link.unwrap_or_else(|| panic!("no link for {}", purpose.as_str()));
+        assert!(
+            link.credit.is_some_and(|left| (1..=credit).contains(&left)),
+            "{link:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

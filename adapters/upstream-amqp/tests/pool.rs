@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{config, hub, uplink, upstream, with_key, with_policy};
 use gateway_core::testkit::RecordingCallback;
@@ -10,6 +11,10 @@ use gateway_core::{DeviceIdentity, Upstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use hub_simulator::{HubSimulator, Limits, RecordMode};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn bounded(hub: &HubSimulator, devices: usize) -> AmqpConfig {
     let mut config = config(hub);
@@ -199,4 +204,22 @@ async fn twenty_thousand_devices_need_twenty_one_connections() {
     let mut expected = vec![995; 20];
     expected.push(100);
     assert_eq!(fill(&hub), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_waits_for_any_more_is_closed() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    hub.faults().latency(Duration::from_millis(200));
+    let identity = with_key(&hub, "device");
+    let callback = RecordingCallback::new().shared();
+    let mut attaching = JoinSet::new();
+    let asked = upstream.clone();
+    attaching.spawn(async move { asked.attach(identity, callback).await });
+    // It waits for the hub's word on the session for tokens.
+    hub.wait_until(|stats| stats.connections.iter().any(|one| one.sessions == 1))
+        .await;
+    attaching.shutdown().await;
+    let closed = hub.wait_until(|stats| stats.connections.is_empty());
+    timeout(PATIENCE, closed).await.expect("it is closed");
 }

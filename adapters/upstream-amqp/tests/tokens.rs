@@ -414,3 +414,14 @@ async fn a_disabled_device_ends_and_is_not_tried_for_ever() {
     callback.wait_for(|record| !record.ends.is_empty()).await;
     assert_eq!(upstream.stats().devices, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_word_is_no_proof_to_a_hub() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    hub.add_device("device");
+    let identity = DeviceIdentity::new(device_id("device"), Credential::Vouched);
+    let attached = upstream.attach(identity, RecordingCallback::new().shared());
+    let refused = attached.await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Unauthorized);
+}

@@ -16,11 +16,11 @@ use benches::latency::Latencies;
 use benches::process::{machine_time, metered, resident, rest};
 use benches::report::{Fields, Report};
 use clap::Parser;
+use gateway_core::governor::{BudgetConfig, Rate};
 use gateway_core::{
     Announcement, Delivered, DeviceId, Downlink, Downstream, DownstreamError, ErrorKind, Interest,
     Presence, ServeContext,
 };
-use gateway_upstream_amqp::{BudgetConfig, Rate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -5,6 +5,7 @@
 //! asked of the allocator and not given back, which is the same in every run. *Resident* is what the
 //! system counts: it has what the allocator keeps for later, and what it rounds up.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -15,8 +16,8 @@ use benches::process::{resident, rest};
 use benches::report::{Fields, Report};
 use cap::Cap;
 use clap::Parser;
+use gateway_core::governor::{BudgetConfig, Rate};
 use gateway_core::{Announcement, DeviceId, Ingress, Presence};
-use gateway_upstream_amqp::{BudgetConfig, Rate};
 use mimalloc::MiMalloc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -89,11 +90,11 @@ impl Level {
 }
 
 /// Brings devices online, so many at a time.
-async fn listen(ingress: &Ingress, devices: usize, workers: usize) -> Result<Vec<Presence>> {
+async fn listen(ingress: &Ingress, devices: Range<usize>, workers: usize) -> Result<Vec<Presence>> {
     let turns = Arc::new(Semaphore::new(workers));
     let mut coming = JoinSet::new();
-    let mut online = Vec::with_capacity(devices);
-    for n in 0..devices {
+    let mut online = Vec::with_capacity(devices.len());
+    for n in devices {
         let turn = turns.clone().acquire_owned().await?;
         let (ingress, device) = (ingress.clone(), DeviceId::new(device_name(n))?);
         coming.spawn(async move {
@@ -132,8 +133,8 @@ async fn main() -> Result<()> {
         send(ingress, from..from + count, workers, messages, "m").await
     };
     let listening = |listening| Command::AwaitListening {
-        from: 0,
-        to: devices,
+        from: devices,
+        to: 2 * devices,
         listening,
         methods: true,
     };
@@ -141,15 +142,15 @@ async fn main() -> Result<()> {
     let empty = Level::at_rest(&mut hub).await?;
     let mut again = speak(0, devices, options.messages).await?;
     let attached = Level::at_rest(&mut hub).await?;
-    let online = self::listen(&gateway.ingress, devices, workers).await?;
+    // As many again push the first ones out.
+    again += speak(devices, devices, options.messages).await?;
+    let known = Level::at_rest(&mut hub).await?;
+    let online = self::listen(&gateway.ingress, devices..2 * devices, workers).await?;
     hub.tell(&listening(true)).await?;
     let commands = Level::at_rest(&mut hub).await?;
     drop(online);
     hub.tell(&listening(false)).await?;
     let silent = Level::at_rest(&mut hub).await?;
-    // As many again push the first ones out.
-    again += speak(devices, devices, options.messages).await?;
-    let known = Level::at_rest(&mut hub).await?;
     again += speak(2 * devices, options.churn, 1).await?;
     let churned = Level::at_rest(&mut hub).await?;
 
@@ -174,9 +175,9 @@ async fn main() -> Result<()> {
     Report::new(env!("CARGO_BIN_NAME"), conditions)
         .with_row(empty.row("empty", empty, 0))
         .with_row(attached.row("attached, after traffic", empty, devices))
-        .with_row(commands.row("listening to commands", empty, devices))
-        .with_row(silent.row("listening no more", empty, devices))
-        .with_row(known.row("as many known, detached", silent, devices))
+        .with_row(known.row("as many known, detached", attached, devices))
+        .with_row(commands.row("listening besides", known, devices))
+        .with_row(silent.row("listening no more", known, devices))
         .with_row(churned.row("after churn", known, options.churn))
         .with_results(results)
         .print(options.json);

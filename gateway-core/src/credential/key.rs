@@ -126,6 +126,17 @@ impl KeyPair {
     pub fn secondary(&self) -> Option<&SymmetricKey> {
         self.secondary.as_ref()
     }
+
+    /// The keys in the order in which they are tried, each with whether it is the second: that one
+    /// first if the hub took it last.
+    pub fn in_order(&self, is_second_first: bool) -> impl Iterator<Item = (&SymmetricKey, bool)> {
+        let mut order = [(Some(&self.primary), false), (self.secondary(), true)];
+        if is_second_first {
+            order.reverse();
+        }
+        let order = order.into_iter();
+        order.filter_map(|(key, is_second)| Some((key?, is_second)))
+    }
 }
 
 /// Holds the key of an enrolment group, from which each device's key is derived.

@@ -3,14 +3,16 @@
 mod connection_string;
 mod key;
 mod provider;
+mod renewal;
 mod sas;
 
 pub use connection_string::{ConnectionString, ParseConnectionStringError};
 pub use key::{GroupKey, KeyPair, ParseKeyError, SharedAccessPolicy, SymmetricKey};
 pub use provider::{
     CredentialProvider, CredentialSource, GroupKeyCredentials, HubPolicyCredentials,
-    StaticCredentials,
+    StaticCredentials, VouchedCredentials,
 };
+pub use renewal::Renewals;
 pub use sas::{ParseTokenError, SasToken, sas_resource};
 
 /// Proves a device's identity to the hub.
@@ -25,4 +27,7 @@ pub enum Credential {
     /// A token that somebody else signed, as a rule the device itself: the hub judges it, and the
     /// session ends when the token does, unless there is a newer one by then.
     SasToken(SasToken),
+    /// Nothing of the device's: the gateway vouches for it. For a hub that knows no devices, such as
+    /// a broker; one that does refuses it.
+    Vouched,
 }

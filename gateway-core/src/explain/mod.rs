@@ -91,6 +91,8 @@ pub enum CredentialKind {
     DeviceKey,
     /// A token that the device presented.
     SasToken,
+    /// The gateway's word.
+    Vouched,
 }
 
 impl CredentialKind {
@@ -101,6 +103,7 @@ impl CredentialKind {
             Self::Policy => "hub policy",
             Self::DeviceKey => "device key",
             Self::SasToken => "device's own token",
+            Self::Vouched => "gateway's word",
         }
     }
 }
@@ -111,6 +114,7 @@ impl From<&Credential> for CredentialKind {
             Credential::Policy(_) => Self::Policy,
             Credential::DeviceKey(_) => Self::DeviceKey,
             Credential::SasToken(_) => Self::SasToken,
+            Credential::Vouched => Self::Vouched,
         }
     }
 }

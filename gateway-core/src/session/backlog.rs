@@ -157,23 +157,6 @@ impl Drop for Batch<'_> {
 
 /// What a message takes of a batch, in bytes.
 fn size(uplink: &Uplink) -> usize {
-    let system = &uplink.system;
-    let system = [
-        &system.correlation_id,
-        &system.content_type,
-        &system.content_encoding,
-        &system.user_id,
-        &system.schema,
-        &system.component,
-    ];
-    let system = system.into_iter().flatten().map(String::len);
-    let properties = uplink.properties.iter();
-    let properties = properties.map(|(name, value)| name.len() + value.len());
-    uplink.body.len()
-        + uplink.id.as_str().len()
-        + MESSAGE_OVERHEAD
-        + system
-            .chain(properties)
-            .map(|length| length + PROPERTY_OVERHEAD)
-            .sum::<usize>()
+    let texts = uplink.system.texts().count() + uplink.properties.len();
+    uplink.size() + MESSAGE_OVERHEAD + texts * PROPERTY_OVERHEAD
 }

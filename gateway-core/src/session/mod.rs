@@ -11,12 +11,13 @@ mod table;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::UpstreamError;
 use crate::id::DeviceId;
+use crate::lock::lock;
 use backlog::Backlog;
 pub(crate) use backlog::{Batch, Place};
 pub(crate) use leave::SWEEPS_PER_TTL;
@@ -147,9 +148,4 @@ impl Busy {
             self.0.route.store(route, Relaxed);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What they guard is whole between statements, whoever panicked.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

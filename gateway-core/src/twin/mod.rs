@@ -1,6 +1,7 @@
 //! A device's twin in types: what is desired of it, and what it has reported.
 
 mod acknowledge;
+mod desired;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -12,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::message::{DesiredPatch, TwinReply};
 pub use acknowledge::PropertyAck;
+pub use desired::{DesiredChange, DesiredChanges, desired_of, version_of};
 
 /// Marks an object as a component, under this name with the value `"c"`.
 const COMPONENT_MARKER: &str = "__t";

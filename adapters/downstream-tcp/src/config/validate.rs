@@ -33,10 +33,7 @@ impl TcpConfig {
             ("limits.max_unwritten", limits.max_unwritten, 1024, 16 << 20),
         ];
         for (key, value, least, most) in sizes {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         let day = Duration::from_secs(24 * 3600);
         let times = [

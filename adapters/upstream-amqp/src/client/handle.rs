@@ -87,6 +87,12 @@ impl Session {
         self.0.shared.session(self.0.key, work)
     }
 
+    /// What tells it from every other, for tests.
+    #[cfg(test)]
+    pub(super) fn key(&self) -> SessionKey {
+        self.0.key
+    }
+
     /// Waits for what the hub does to the session or to a sender on it. For one task.
     ///
     /// Cancel safe.
@@ -119,6 +125,11 @@ impl Session {
     ) -> Result<Receiver, ClientError> {
         let link = self.attach(spec, Some(credit)).await?;
         Ok(Receiver { link })
+    }
+
+    /// Messages that may be sent on a link now; none on one that is gone.
+    pub(crate) fn credit(&self, link: LinkId) -> u32 {
+        self.state(|state, _, _| state.credit(link)).unwrap_or(0)
     }
 
     async fn attach(&self, spec: LinkSpec, credit: Option<u32>) -> Result<Link, ClientError> {
@@ -186,6 +197,12 @@ impl Sender {
         self.link.id
     }
 
+    /// The session that it is on, for tests.
+    #[cfg(test)]
+    pub(super) fn session(&self) -> SessionKey {
+        self.link.session.key()
+    }
+
     /// Sends a message once the link has credit and the session and the connection have room.
     ///
     /// Cancel safe: what has been sent of a large message is taken back before the next one.
@@ -234,15 +251,6 @@ impl Sender {
         end.unwrap_or_else(Some)
     }
 
-    /// Messages that the hub takes now.
-    pub(crate) fn credit(&self) -> u32 {
-        let id = self.link.id;
-        self.link
-            .session
-            .state(|state, _, _| state.credit(id))
-            .unwrap_or(0)
-    }
-
     /// Detaches it and waits for the hub's answer.
     ///
     /// Cancel safe: it is detached all the same.
@@ -258,6 +266,10 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
+    pub(crate) fn id(&self) -> LinkId {
+        self.link.id
+    }
+
     /// Waits for the next message.
     ///
     /// Cancel safe.

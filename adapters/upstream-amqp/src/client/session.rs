@@ -837,11 +837,12 @@ impl Session {
         }
     }
 
-    /// The credit of a sender.
+    /// What may be sent on a link now: by us on a sender, by the hub on a receiver.
     pub(super) fn credit(&mut self, id: LinkId) -> u32 {
         match self.link(id).map(|link| &link.kind) {
             Ok(Kind::Sender(outgoing)) => outgoing.credit,
-            _ => 0,
+            Ok(Kind::Receiver(inbox)) => inbox.standing().1,
+            Err(_) => 0,
         }
     }
 }

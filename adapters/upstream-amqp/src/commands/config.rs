@@ -101,10 +101,7 @@ impl CommandConfig {
             ),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use gateway_core::{Interest, LinkPurpose, TwinReply, TwinRequest};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use crate::client::LinkId;
 use crate::env::lock;
 use crate::error::AmqpError;
 
@@ -45,8 +46,8 @@ pub(super) struct State {
     /// Questions that no feed has taken yet.
     pub(super) asks: VecDeque<Ask>,
     pub(super) life: Life,
-    /// Purposes of links that are open.
-    open: Vec<LinkPurpose>,
+    /// Feeds that are open, and the links that they hear the hub on.
+    open: Vec<(LinkPurpose, LinkId)>,
 }
 
 impl State {
@@ -233,16 +234,13 @@ impl Inbox {
     }
 
     /// Notes that the links of a feed are open, until the guard is dropped.
-    pub(crate) fn opened(&self, purpose: LinkPurpose) -> Opened<'_> {
-        self.state().open.push(purpose);
-        Opened {
-            inbox: self,
-            purpose,
-        }
+    pub(crate) fn opened(&self, purpose: LinkPurpose, link: LinkId) -> Opened<'_> {
+        self.state().open.push((purpose, link));
+        Opened { inbox: self, link }
     }
 
-    /// Purposes of links that are open.
-    pub(super) fn open(&self) -> Vec<LinkPurpose> {
+    /// Feeds that are open, and the links that they hear the hub on.
+    pub(super) fn open(&self) -> Vec<(LinkPurpose, LinkId)> {
         self.state().open.clone()
     }
 }
@@ -251,12 +249,12 @@ impl Inbox {
 #[derive(Debug)]
 pub(crate) struct Opened<'a> {
     inbox: &'a Inbox,
-    purpose: LinkPurpose,
+    link: LinkId,
 }
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        let purpose = self.purpose;
-        self.inbox.state().open.retain(|open| *open != purpose);
+        let link = self.link;
+        self.inbox.state().open.retain(|(_, open)| *open != link);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use gateway_core::governor::Class;
 use gateway_core::{Disposition, LinkPurpose};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -13,7 +14,6 @@ use super::{CLOSE_PATIENCE, Site, open};
 use crate::client::{Incoming, Receiver, Verdict};
 use crate::convert;
 use crate::error::AmqpError;
-use crate::governor::Class;
 
 /// How long the hub may take to hear that it is to send nothing more.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some(link) = open(site.inbox.until_deaf(true), opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Messages);
+    let _open = site.inbox.opened(LinkPurpose::Messages, link.id());
     let mut messages = Messages {
         site: &site,
         link,

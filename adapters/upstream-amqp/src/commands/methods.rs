@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fe2o3_amqp_types::messaging::MessageId;
 use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use gateway_core::governor::Class;
 use gateway_core::{LinkPurpose, MethodReply};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -16,7 +17,6 @@ use super::{CLOSE_PATIENCE, Site, open};
 use crate::client::{Incoming, Receiver, Sender};
 use crate::convert;
 use crate::error::AmqpError;
-use crate::governor::Class;
 
 /// Brings methods until they are not wanted any more.
 pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), AmqpError> {
@@ -29,7 +29,7 @@ pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some((calls, answers)) = open(unwanted, opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Methods);
+    let _open = site.inbox.opened(LinkPurpose::Methods, calls.id());
     let mut methods = Methods {
         site: &site,
         calls,

@@ -19,6 +19,7 @@ use std::time::Duration;
 use gateway_core::{Interest, LinkPurpose};
 use tokio::time::{Instant, timeout};
 
+use crate::client::LinkId;
 use crate::device::Device;
 use crate::env::Env;
 use crate::lane::Lane;
@@ -122,8 +123,8 @@ impl Commands {
         inbox.is_some_and(|inbox| inbox.state().life == Life::Ended)
     }
 
-    /// What the device has links open for.
-    pub(crate) fn open(&self) -> Vec<LinkPurpose> {
+    /// What the device has links open for, and the ones that it hears the hub on.
+    pub(crate) fn open(&self) -> Vec<(LinkPurpose, LinkId)> {
         self.inbox
             .as_ref()
             .map(|inbox| inbox.open())

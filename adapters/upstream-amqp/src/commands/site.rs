@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use futures_util::future::BoxFuture;
+use gateway_core::governor::{Class, Operation, Priority, Turn};
 use tokio::time::sleep;
 
 use super::Scope;
 use super::inbox::Inbox;
 use crate::client::{LinkSpec, Receiver, Sender};
 use crate::device::Device;
-use crate::door::Turn;
 use crate::env::Env;
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation, Priority};
 use crate::lane::Lane;
 use crate::link::{address, client_properties};
 

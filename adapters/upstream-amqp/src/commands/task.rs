@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use gateway_core::governor::Operation;
 use gateway_core::{ErrorKind, LinkPurpose};
 use tokio::time::Instant;
 
@@ -12,7 +13,6 @@ use super::{Site, messages, methods};
 use crate::attach::note_throttle;
 use crate::env::Event;
 use crate::error::AmqpError;
-use crate::governor::Operation;
 use crate::twin;
 
 /// How long a feed must have lasted for its failures before to be forgotten.
@@ -163,8 +163,7 @@ impl Task {
         tracing::info!(device.id = %device.id, link = what, error = %error, "Command link lost");
         let kind = error.kind();
         if kind != ErrorKind::Unsupported {
-            let credential = device.wish().identity.credential;
-            env.breakers.detached(&device.id, &credential, &error);
+            env.note_detach(device, &error);
         }
         // Whoever took the device has it; fighting over it would go on for ever.
         if let ErrorKind::Displaced | ErrorKind::Unauthorized | ErrorKind::UnknownDevice = kind {

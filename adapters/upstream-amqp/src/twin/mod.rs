@@ -1,6 +1,5 @@
 //! A device's twin: its questions and their answers, and changes of the desired properties.
 
-mod changes;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,17 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
-use gateway_core::{DesiredPatch, LinkPurpose, TwinReply, TwinRequest};
+use gateway_core::governor::{Class, Operation as Budgeted, Priority, Turn};
+use gateway_core::{
+    DesiredChange, DesiredChanges, DesiredPatch, LinkPurpose, TwinReply, TwinRequest, desired_of,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attach::note_throttle;
 use crate::client::{Receiver, Sender};
 use crate::commands::{Ask, Site, open};
-use crate::door::Turn;
 use crate::error::AmqpError;
-use crate::governor::{Class, Operation as Budgeted, Priority};
-use changes::{Change, Changes};
 use wire::{Answer, Heard, Operation};
 
 /// Serves the twin until nobody asks for it and it is not listened to.
@@ -32,7 +31,7 @@ pub(crate) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
     let Some((answers, requests)) = open(unwanted, opening).await? else {
         return Ok(());
     };
-    let _open = site.inbox.opened(LinkPurpose::Twin);
+    let _open = site.inbox.opened(LinkPurpose::Twin, answers.id());
     let room = site.env.config.commands.credit as usize;
     let twin = Twin {
         answers,
@@ -41,7 +40,7 @@ pub(crate) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), A
         pending: BTreeMap::new(),
         outgoing: VecDeque::new(),
         is_subscribed: false,
-        changes: Changes::new(site.device.desired(), room),
+        changes: DesiredChanges::new(site.device.desired(), room),
         delivering: None,
         fetch: Fetch::Idle,
         failures: 0,
@@ -90,8 +89,8 @@ struct Twin<'a> {
     /// Requests that wait for the hub.
     outgoing: VecDeque<Bytes>,
     is_subscribed: bool,
-    changes: Changes,
-    delivering: Option<BoxFuture<'static, Change>>,
+    changes: DesiredChanges,
+    delivering: Option<BoxFuture<'static, DesiredChange>>,
     fetch: Fetch,
     /// Fetches that failed one after the other.
     failures: u32,
@@ -174,7 +173,7 @@ impl Twin<'_> {
             self.fetch = Fetch::Turn(self.turn());
         }
         if self.delivering.is_none()
-            && let Some(change) = self.changes.next()
+            && let Some(change) = self.changes.pop()
         {
             self.deliver(change);
         }
@@ -251,7 +250,7 @@ impl Twin<'_> {
         match (asker, answer) {
             (Asker::Device { answer: to, reads }, answer) => {
                 let read = match &answer {
-                    Ok(answer) if reads => wire::desired(&answer.body),
+                    Ok(answer) if reads => desired_of(&answer.body),
                     _ => None,
                 };
                 let reply = answer.map(|answer| TwinReply::new(answer.body, answer.version));
@@ -264,7 +263,7 @@ impl Twin<'_> {
                     self.site.device.set_desired(version, false);
                 }
             }
-            (Asker::Fetch, Ok(answer)) => match wire::desired(&answer.body) {
+            (Asker::Fetch, Ok(answer)) => match desired_of(&answer.body) {
                 Some((version, body)) => self.fetched(version, body),
                 None => self.fetch_again(),
             },
@@ -303,7 +302,7 @@ impl Twin<'_> {
         self.fetch = Fetch::Due(Instant::now() + wait);
     }
 
-    fn deliver(&mut self, change: Change) {
+    fn deliver(&mut self, change: DesiredChange) {
         let device = &self.site.device;
         let mut patch = DesiredPatch::new(device.id.clone(), change.version, change.body.clone());
         if change.is_whole {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use fe2o3_amqp_types::messaging::annotations::AnnotationKey;
 use fe2o3_amqp_types::messaging::{Data, Message, MessageAnnotations, MessageId, Properties};
 use fe2o3_amqp_types::primitives::{Binary, Symbol, Value};
+use gateway_core::version_of;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::convert::{self, body};
 use crate::error::AmqpError;
@@ -127,56 +127,9 @@ fn error_text(body: &[u8]) -> String {
     text.chars().take(LONGEST_TEXT).collect()
 }
 
-/// The version of a set of properties.
-fn version_of(properties: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        #[serde(rename = "$version")]
-        version: u64,
-    }
-    let properties = serde_json::from_slice::<Versioned>(properties).ok()?;
-    Some(properties.version)
-}
-
-/// The desired properties of a twin, and their version.
-pub(super) fn desired(twin: &Bytes) -> Option<(u64, Bytes)> {
-    #[derive(Deserialize)]
-    struct Twin<'a> {
-        #[serde(borrow)]
-        desired: &'a RawValue,
-    }
-    let text = serde_json::from_slice::<Twin<'_>>(twin).ok()?.desired.get();
-    let desired = twin.slice_ref(text.as_bytes());
-    Some((version_of(&desired)?, desired))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_desired_half_of_a_twin_is_found_as_it_was_written() {
-        let twin = Bytes::from_static(
-            br#"{"desired": {"a": 1.50, "$version": 7}, "reported": {"$version": 2}}"#,
-        );
-        let (version, body) = desired(&twin).unwrap();
-        assert_eq!(
-            (version, &body[..]),
-            (7, &br#"{"a": 1.50, "$version": 7}"#[..])
-        );
-        for text in [
-            "",
-            "{}",
-            "[]",
-            r#"{"desired":{}}"#,
-            r#"{"desired":{"$version":"x"}}"#,
-        ] {
-            assert!(
-                desired(&Bytes::from_static(text.as_bytes())).is_none(),
-                "{text}"
-            );
-        }
-    }
 
     #[test]
     fn an_errors_text_is_the_hubs_own_and_short() {

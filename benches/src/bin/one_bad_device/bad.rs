@@ -21,8 +21,8 @@ use tokio::time::sleep;
 
 /// Between two tries of a device that does not listen to reason.
 const TRY_PAUSE: Duration = Duration::from_millis(1);
-/// How long a flooded device takes over each command.
-const SLOWNESS: Duration = Duration::from_millis(10);
+/// How long a flooded device takes over each command: what counts is what it cannot take.
+const SLOWNESS: Duration = Duration::from_millis(100);
 /// Links taken or detached a second.
 const LINK_FAULTS: u32 = 100;
 

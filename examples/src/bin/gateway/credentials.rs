@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use gateway_core::credential::{
     ConnectionString, CredentialProvider, GroupKey, GroupKeyCredentials, HubPolicyCredentials,
-    KeyPair, SharedAccessPolicy, StaticCredentials, SymmetricKey,
+    KeyPair, SharedAccessPolicy, StaticCredentials, SymmetricKey, VouchedCredentials,
 };
 use gateway_core::{ConfigError, DeviceId};
 use serde::Deserialize;
 
 use crate::document::Document;
 use crate::secret::{SecretSource, Surroundings};
-use crate::settings::CONNECTION_STRING;
+use crate::settings::HubSection;
 
 const SECONDARY_KEY: &str = "credentials.secondary_key";
 
@@ -43,6 +43,8 @@ enum Kind {
     DeviceKeys,
     /// Each device brings a token of its own.
     DeviceTokens,
+    /// The gateway vouches for every device, to a broker.
+    Vouched,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             Self::GroupKey => "group_key",
             Self::DeviceKeys => "device_keys",
             Self::DeviceTokens => "device_tokens",
+            Self::Vouched => "vouched",
         }
     }
 }
@@ -84,13 +87,29 @@ impl CredentialsConfig {
     pub(crate) fn read(
         self,
         document: &mut Document<'_>,
-        connection: Option<&ConnectionString>,
+        upstream: &HubSection,
         around: &Surroundings<'_>,
     ) -> Option<Credentials> {
+        if let Some(is_broker) = upstream.is_broker
+            && (self.kind == Kind::Vouched) != is_broker
+        {
+            let (whom, allowed) = match is_broker {
+                true => ("a broker asks for no such proof", "vouched"),
+                false => (
+                    "a hub wants proof of each device",
+                    "policy, group_key, device_keys, device_tokens",
+                ),
+            };
+            let problem = format!("is {}, but {whom}; allowed: {allowed}", self.kind.name());
+            document.note("credentials.kind", problem);
+            return None;
+        }
+        let connection = upstream.connection.as_ref();
         match self.kind {
+            Kind::Vouched => Some(Arc::new(VouchedCredentials)),
             Kind::DeviceTokens => Some(Arc::new(StaticCredentials::default())),
             // What is wrong with the connection string is noted already.
-            Kind::Policy if connection.is_none() && document.has(CONNECTION_STRING) => None,
+            Kind::Policy if connection.is_none() && upstream.is_noted(document) => None,
             Kind::Policy => {
                 let policy = noted(document, "credentials.kind", policy(connection))?;
                 let second = read(self.secondary_key, around, symmetric_key);
@@ -140,8 +159,8 @@ fn policy(connection: Option<&ConnectionString>) -> Result<SharedAccessPolicy, S
     match connection.and_then(ConnectionString::policy) {
         Some(policy) => Ok(policy.clone()),
         None => Err(
-            "is policy, which takes the policy of `upstream.amqp.connection_string`, but \
-                     that is missing, wrong, or of a device"
+            "is policy, which takes the policy of the hub's `connection_string`, but that is \
+                     missing, wrong, or of a device"
                 .to_owned(),
         ),
     }

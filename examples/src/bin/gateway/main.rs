@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use clap::Parser;
 use gateway_core::Gateway;
 use gateway_downstream_tcp::TcpDownstream;
-use gateway_upstream_amqp::AmqpUpstream;
 use tokio_util::sync::CancellationToken;
 
 use crate::secret::Surroundings;
@@ -83,7 +82,7 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let Settings {
         log,
         gateway,
-        amqp,
+        hub,
         credentials,
         tcp,
     } = settings;
@@ -98,7 +97,7 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         Ok(_) => {}
         Err(error) => tracing::warn!(error = %error, "The limit of open files cannot be raised"),
     }
-    let upstream = AmqpUpstream::new(amqp).context("section upstream.amqp")?;
+    let upstream = hub.upstream()?;
     let tcp = TcpDownstream::bind(tcp)
         .await
         .context("section downstream.tcp")?;

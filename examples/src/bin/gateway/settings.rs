@@ -1,24 +1,25 @@
 //! What the configuration file says.
 
+mod hub;
+
 use std::path::{Path, PathBuf};
 
-use gateway_core::credential::ConnectionString;
 use gateway_core::{ConfigError, GatewayConfig};
 use gateway_downstream_tcp::TcpConfig;
-use gateway_upstream_amqp::AmqpConfig;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::credentials::{Credentials, CredentialsConfig};
 use crate::document::{Document, Mistake};
-use crate::secret::{SecretSource, Surroundings};
+use crate::secret::Surroundings;
+pub(crate) use hub::{Hub, HubSection};
 
 /// Is a whole configuration, with secrets read and paths made absolute.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) log: LogConfig,
     pub(crate) gateway: GatewayConfig,
-    pub(crate) amqp: AmqpConfig,
+    pub(crate) hub: Hub,
     pub(crate) credentials: Credentials,
     pub(crate) tcp: TcpConfig,
 }
@@ -49,9 +50,6 @@ impl LogConfig {
     }
 }
 
-/// Where the hub's connection string stands.
-pub(crate) const CONNECTION_STRING: &str = "upstream.amqp.connection_string";
-const AMQP: &str = "upstream.amqp";
 const TCP: &str = "downstream.tcp";
 
 impl Settings {
@@ -60,26 +58,26 @@ impl Settings {
         let mut document = Document::parse(text);
         let log = document.section("log", LogConfig::validate);
         let gateway = document.section("gateway", GatewayConfig::validate);
-        let (amqp, connection) = amqp(&mut document, around);
+        let mut upstream = hub::read(&mut document, around);
+        let hub = upstream.hub.take();
         let credentials = document
             .section::<CredentialsConfig>("credentials", CredentialsConfig::validate)
-            .and_then(|config| config.read(&mut document, connection.as_ref(), around));
+            .and_then(|config| config.read(&mut document, &upstream, around));
         let tcp = tcp(&mut document, around);
-        document.leave("upstream", &["amqp"]);
         document.leave("downstream", &["tcp"]);
         document.leave(
             "",
             &["gateway", "upstream", "credentials", "downstream", "log"],
         );
         let mistakes = document.finish();
-        match (log, gateway, amqp, credentials, tcp) {
-            (Some(log), Some(gateway), Some(amqp), Some(credentials), Some(tcp))
+        match (log, gateway, hub, credentials, tcp) {
+            (Some(log), Some(gateway), Some(hub), Some(credentials), Some(tcp))
                 if mistakes.is_empty() =>
             {
                 Ok(Self {
                     log,
                     gateway,
-                    amqp,
+                    hub,
                     credentials,
                     tcp,
                 })
@@ -87,49 +85,6 @@ impl Settings {
             _ => Err(mistakes),
         }
     }
-}
-
-fn amqp(
-    document: &mut Document<'_>,
-    around: &Surroundings<'_>,
-) -> (Option<AmqpConfig>, Option<ConnectionString>) {
-    if !document.has(AMQP) {
-        document.note(AMQP, "is missing; a gateway needs a hub");
-        return (None, None);
-    }
-    let connection = document
-        .take::<SecretSource>(CONNECTION_STRING)
-        .and_then(|source| {
-            let parsed = source.read(around).and_then(|text| {
-                let parsed = text.parse::<ConnectionString>();
-                parsed.map_err(|error| format!("is no connection string: {error}"))
-            });
-            parsed
-                .map_err(|problem| document.note(CONNECTION_STRING, problem))
-                .ok()
-        });
-    // The connection string may name the host; whether it could be read is told already.
-    let host = format!("{AMQP}.host");
-    if document.has(CONNECTION_STRING) && !document.has(&host) {
-        document.set(
-            &host,
-            connection
-                .as_ref()
-                .map_or("unknown", ConnectionString::host_name),
-        );
-    }
-    let mut config = document.section(AMQP, AmqpConfig::validate);
-    if let Some(config) = &mut config {
-        if config.address.is_none() {
-            let address = connection
-                .as_ref()
-                .and_then(ConnectionString::gateway_host_name);
-            config.address = address.map(str::to_owned);
-        }
-        let place = format!("{AMQP}.ca_file");
-        resolve(document, around.directory, &place, config.ca_file.as_mut());
-    }
-    (config, connection)
 }
 
 fn tcp(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<TcpConfig> {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, value_parser};
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use serde::{Deserialize, Serialize};
 
 /// Runs a simulated hub, a gateway and a fleet of TCP devices, and checks what arrived.
 ///
 /// Devices speak JSON lines over TCP to the gateway, a process of its own, which carries them all
-/// over few AMQP connections with TLS to the hub. Everything is on this machine. The run ends by
+/// with TLS to the hub: over few AMQP connections, or one MQTT connection each. Everything is on
+/// this machine. The run ends by
 /// itself; its exit code is 0 if the hub has every message that was acknowledged to a device and
 /// everything was answered.
 #[derive(Debug, Clone, Parser)]
@@ -22,6 +24,9 @@ pub(crate) struct Args {
     /// Messages a second of the whole fleet; 0: as fast as they are acknowledged.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) rate: u32,
+    /// What the gateway speaks to the hub.
+    #[arg(long, value_enum, default_value_t = Upstream::Amqp)]
+    pub(crate) upstream: Upstream,
     /// Cloud-to-device messages, and as many direct methods, spread over the run and over devices
     /// [default: one to each of up to 100 devices].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=100_000))]
@@ -38,6 +43,15 @@ pub(crate) struct Args {
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) part: Option<Part>,
+}
+
+/// A protocol of the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum Upstream {
+    /// Thousands of devices share few connections.
+    Amqp,
+    /// Each device has a connection, as the hub wants it over MQTT.
+    Mqtt,
 }
 
 /// What the program runs as, if not as the whole.

@@ -2,23 +2,30 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use gateway_core::credential::{GroupKey, GroupKeyCredentials};
+use gateway_core::governor::Rate;
 use gateway_core::{DeviceId, ErrorKind, Gateway};
 use gateway_downstream_tcp::proto::{Peer, Refusal, Secret};
 use gateway_downstream_tcp::{Authenticator, TcpConfig, TcpDownstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
+use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
+
+use crate::args::Upstream;
 
 /// What the gateway is told in one line on standard input.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// The hub's name, as in its tokens.
     pub(crate) host: String,
+    /// What the hub is spoken to in.
+    pub(crate) upstream: Upstream,
     /// Where the hub is.
     pub(crate) hub: SocketAddr,
     /// The authority that signed the hub's certificate.
@@ -54,9 +61,6 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
     };
     let setup: Setup = serde_json::from_str(&line).context("the setup is not what it should be")?;
 
-    let hub = AmqpConfig::new(setup.host)
-        .with_address(setup.hub.ip().to_string(), setup.hub.port())
-        .with_ca_pem(setup.ca_pem);
     let mut tcp = TcpConfig::default();
     tcp.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     tcp.limits.max_connections = setup.connections;
@@ -67,7 +71,21 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
         .bind()
         .await?;
     let address = tcp.local_addr();
-    let gateway = Gateway::builder(AmqpUpstream::new(hub)?)
+    let (hub, port) = (setup.hub.ip().to_string(), setup.hub.port());
+    let upstream: Arc<dyn gateway_core::Upstream> = match setup.upstream {
+        Upstream::Amqp => {
+            let config = AmqpConfig::new(setup.host).with_address(hub, port);
+            Arc::new(AmqpUpstream::new(config.with_ca_pem(setup.ca_pem))?)
+        }
+        Upstream::Mqtt => {
+            let config = MqttHubConfig::new(setup.host).with_address(hub, port);
+            let mut config = config.with_ca_pem(setup.ca_pem);
+            // The simulated hub does not throttle.
+            config.budget.connects = Rate::Unlimited;
+            Arc::new(MqttHubUpstream::new(config)?)
+        }
+    };
+    let gateway = Gateway::builder(upstream)
         .with_credentials(GroupKeyCredentials::new(GroupKey::from_base64(
             &setup.group_key,
         )?))

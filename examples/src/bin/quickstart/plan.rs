@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use crate::args::Args;
+use crate::args::{Args, Upstream};
 
 /// Files that the process needs beside a device's: pipes, the runtime's, and some to spare.
 const OTHER_FILES: u64 = 48;
@@ -37,8 +37,13 @@ impl Plan {
     /// Fits what was asked for into the number of files that this process, and the gateway as
     /// well, may have open.
     pub(crate) fn new(args: &Args, file_limit: Option<u64>) -> anyhow::Result<Self> {
-        let other = OTHER_FILES + u64::from(args.devices.div_ceil(DEVICES_PER_CONNECTION));
+        let (shared, each) = match args.upstream {
+            Upstream::Amqp => (args.devices.div_ceil(DEVICES_PER_CONNECTION), 1),
+            Upstream::Mqtt => (0, 2),
+        };
+        let other = OTHER_FILES + u64::from(shared);
         let files = file_limit.map_or(u64::from(u32::MAX), |limit| limit.saturating_sub(other));
+        let files = files / each;
         if files == 0 {
             bail!(
                 "this process may have {} files open, but {other} are needed before the first \
@@ -86,9 +91,9 @@ impl Plan {
         self.commands > 0
     }
 
-    /// The links of one device at the hub: telemetry; messages, and both ways of methods.
-    pub(crate) fn links_per_device(&self) -> usize {
-        if self.listens() { 4 } else { 1 }
+    /// The devices that get commands.
+    pub(crate) fn targets(&self) -> &[u32] {
+        &self.targets
     }
 
     /// The device that gets the nth command.

@@ -9,11 +9,11 @@ use gateway_core::MessageId;
 use hub_simulator::{HubSimulator, Limits, RecordMode};
 use tokio::time::{Instant, timeout};
 
-use crate::args::Args;
+use crate::args::{Args, Upstream};
 use crate::commands;
 use crate::fleet::Fleet;
 use crate::gateway::Setup;
-use crate::plan::Plan;
+use crate::plan::{Plan, device_id};
 use crate::process::{GatewayProcess, Meter};
 use crate::progress::Progress;
 use crate::report::{Report, rounded};
@@ -49,7 +49,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     let secret = MessageId::random().as_str().to_owned();
     let setup = Setup {
         host: hub.host().to_owned(),
-        hub: hub.addr(),
+        upstream: args.upstream,
+        hub: match args.upstream {
+            Upstream::Amqp => hub.addr(),
+            Upstream::Mqtt => hub.mqtts_addr(),
+        },
         ca_pem: hub.ca_pem().unwrap_or_default().to_owned(),
         group_key: hub.group_key(),
         secret: secret.clone(),
@@ -141,16 +145,13 @@ impl Work {
         let (plan, progress) = (&fleet.plan, &fleet.progress);
         progress.all_welcomed(plan.places).await;
         let devices = plan.places as usize;
-        let links = devices * plan.links_per_device();
-        hub.wait_until(|stats| {
-            let open: usize = stats
-                .connections
-                .iter()
-                .map(|connection| connection.links)
-                .sum();
-            stats.attached_devices >= devices && open >= links
-        })
-        .await;
+        hub.wait_until(|stats| stats.attached_devices >= devices)
+            .await;
+        for target in plan.targets() {
+            let device = device_id(*target);
+            hub.wait_messages(&device).await;
+            hub.wait_methods(&device).await;
+        }
 
         let (started, cpu) = (Instant::now(), gateway.cpu());
         self.started = Some(started);

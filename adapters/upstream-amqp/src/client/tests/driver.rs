@@ -177,7 +177,8 @@ impl Running {
         } = self;
         let attach = async {
             let session = connection.begin().await.unwrap();
-            session.attach_sender(spec("sender")).await.unwrap()
+            let sender = session.attach_sender(spec("sender")).await.unwrap();
+            (session, sender)
         };
         let answer = async {
             peer.hear_word().await;
@@ -188,8 +189,8 @@ impl Running {
             peer.say(APART, &attach_answer(asked)).await;
             peer.say(APART, &link_flow(0, FIRST, credit)).await;
         };
-        let (sender, ()) = tokio::join!(attach, answer);
-        while sender.credit() == 0 {
+        let ((session, sender), ()) = tokio::join!(attach, answer);
+        while session.credit(sender.id()) == 0 {
             yield_now().await;
         }
         sender

@@ -79,10 +79,10 @@ fn all_the_window_and_all_the_credit_there_is_are_not_taken_for_none() {
         ..link_flow(0, FIRST, u32::MAX)
     };
     hub.say(APART, &most).unwrap();
-    assert_eq!(sender.credit(), u32::MAX);
+    assert_eq!(session.credit(sender.id()), u32::MAX);
     now(async { drop(sender.send(SMALL, 0).await.unwrap()) });
     hub.say(APART, &most).unwrap();
-    assert_eq!(sender.credit(), u32::MAX - 1);
+    assert_eq!(session.credit(sender.id()), u32::MAX - 1);
     now(async { drop(sender.send(SMALL, 0).await.unwrap()) });
 }
 
@@ -94,7 +94,7 @@ fn less_window_and_less_credit_than_are_used_up_are_none() {
     now(async { drop(sender.send(SMALL, 0).await.unwrap()) });
     now(async { drop(sender.send(SMALL, 0).await.unwrap()) });
     hub.say(APART, &link_flow(0, FIRST, 1)).unwrap();
-    assert_eq!(sender.credit(), 0);
+    assert_eq!(session.credit(sender.id()), 0);
     hub.say(APART, &link_flow(0, FIRST, 3)).unwrap();
     hub.say(APART, &window_flow(FIRST, 1)).unwrap();
     let mut sending = small(sender);
@@ -373,7 +373,7 @@ fn a_drained_sender_says_so() {
     };
     assert_eq!(flow.delivery_count, Some(FIRST.wrapping_add(5)));
     assert_eq!((flow.link_credit, flow.drain), (Some(0), true));
-    assert_eq!(sender.credit(), 0);
+    assert_eq!(session.credit(sender.id()), 0);
 }
 
 #[test]

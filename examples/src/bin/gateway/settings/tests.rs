@@ -1,6 +1,8 @@
 use std::fs;
 
 use gateway_core::Credential;
+use gateway_upstream_amqp::AmqpConfig;
+use gateway_upstream_mqtt::{MqttHubConfig, MqttPoolConfig};
 
 use super::*;
 
@@ -36,6 +38,13 @@ fn read(text: &str) -> Result<Settings, Vec<String>> {
         .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
+fn amqp(settings: Settings) -> AmqpConfig {
+    match settings.hub {
+        Hub::Amqp(config) => config,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn mistakes(text: &str) -> Vec<String> {
     read(text).unwrap_err()
 }
@@ -43,7 +52,7 @@ fn mistakes(text: &str) -> Vec<String> {
 #[test]
 fn a_minimal_file_gives_the_defaults_and_the_host_of_the_connection_string() {
     let settings = read(MINIMAL).unwrap();
-    assert_eq!(settings.amqp, AmqpConfig::new("hub.example"));
+    assert_eq!(settings.hub, Hub::Amqp(AmqpConfig::new("hub.example")));
     assert_eq!(settings.gateway, GatewayConfig::default());
     assert_eq!(settings.log, LogConfig::default());
 }
@@ -61,7 +70,7 @@ fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
         },
     )
     .unwrap();
-    assert_eq!(settings.amqp, AmqpConfig::new("hub.example"));
+    assert_eq!(settings.hub, Hub::Amqp(AmqpConfig::new("hub.example")));
     assert_eq!(settings.gateway, GatewayConfig::default());
     assert_eq!(settings.log, LogConfig::default());
     let (tcp, default) = (settings.tcp, TcpConfig::default());
@@ -70,6 +79,92 @@ fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
         (default.listen, default.limits, default.timeouts)
     );
     assert_eq!(tcp.json_lines, default.json_lines);
+}
+
+/// The file that comes with the program, with this section of an upstream instead of AMQP's.
+fn shown_with(section: &str, credentials: &str) -> String {
+    let text = include_str!("../../../../gateway.toml");
+    let begin = format!("# [{section}]");
+    let amqp =
+        text.find("# The hub, over AMQP").unwrap()..text.find("# Who the devices are").unwrap();
+    let lines = text.lines().skip_while(|line| **line != *begin);
+    let shown: Vec<_> = lines
+        .map_while(|line| line.strip_prefix('#'))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    assert!(!shown.is_empty(), "{section} is not shown");
+    let rest = [
+        &text[..amqp.start],
+        &shown.join("\n"),
+        "\n",
+        &text[amqp.end..],
+    ]
+    .concat();
+    rest.replace(
+        "\nkind = \"policy\"",
+        &format!("\nkind = \"{credentials}\""),
+    )
+}
+
+#[test]
+fn the_other_upstreams_that_the_file_shows_are_valid_and_say_the_defaults() {
+    let text = shown_with("upstream.mqtt.hub", "policy").replace("HUB_CONNECTION_STRING", "HUB");
+    let settings = read(&text).unwrap();
+    assert_eq!(settings.hub, Hub::Mqtt(MqttHubConfig::new("hub.example")));
+
+    let text = shown_with("upstream.mqtt.pooled", "vouched");
+    let settings = read(&text).unwrap();
+    let config = MqttPoolConfig::new("broker.example", "gateway-1");
+    assert_eq!(settings.hub, Hub::Pooled(config));
+}
+
+#[test]
+fn a_broker_asks_for_no_proof_of_devices_and_a_hub_does() {
+    let broker = "[upstream.mqtt.pooled]\nhost = 'broker'\ninstance = 'one'\nuser_name = 'me'\n\
+                  password = { file = 'key' }\n\
+                  [credentials]\nkind = 'vouched'\n[downstream.tcp]\n";
+    let Hub::Pooled(config) = read(broker).unwrap().hub else {
+        panic!("no broker");
+    };
+    assert!(config.password.is_some());
+    let found = mistakes(&broker.replace("vouched", "device_tokens"));
+    let expected = "line 7: `credentials.kind` is device_tokens, but a broker asks for no such proof; \
+                    allowed: vouched";
+    assert_eq!(found, [expected]);
+    let found = mistakes(&MINIMAL.replace("policy", "vouched"));
+    assert!(
+        found[0].contains("a hub wants proof of each device"),
+        "{found:?}"
+    );
+    let found = mistakes(&broker.replace("{ file = 'key' }", "'hidden'"));
+    assert!(
+        found[0].contains("must not stand in this file"),
+        "{found:?}"
+    );
+    assert!(!found[0].contains("hidden"), "{found:?}");
+}
+
+#[test]
+fn a_gateway_has_one_hub() {
+    let found = mistakes(&format!(
+        "{MINIMAL}\n[upstream.mqtt.hub]\nhost = 'hub.example'\n"
+    ));
+    assert_eq!(
+        found,
+        ["line 8: `upstream.mqtt.hub` is a second hub; allowed: one"]
+    );
+    let found = mistakes(&MINIMAL.replace("upstream.amqp", "upstream.mqtt.hubs"));
+    assert!(
+        found
+            .iter()
+            .any(|mistake| mistake.contains("is missing; a gateway needs a hub"))
+    );
+    assert!(
+        found
+            .iter()
+            .any(|mistake| mistake.contains("`upstream.mqtt.hubs` is not known")),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -92,7 +187,7 @@ ca_file = "nowhere.pem"
 [upstream.amqp.pool]
 devices_per_connection = 1001
 lanes = 0
-[upstream.mqtt]
+[upstream.http]
 
 [credentials]
 kind = "group_key"
@@ -135,7 +230,7 @@ filter = "loud=very"
             "`upstream.amqp.pool.devices_per_connection` is 1001; allowed: 1 to 1000",
         ),
         (18, "`upstream.amqp.pool.lanes` is 0; allowed: 1 to 1000"),
-        (19, "`upstream.mqtt` is not known; allowed: amqp"),
+        (19, "`upstream.http` is not known; allowed: amqp, mqtt"),
         (
             23,
             "`credentials.key` is wrong: a secret must not stand in this file; allowed: { env",
@@ -257,8 +352,8 @@ async fn a_second_key_is_read_for_a_policy_a_group_and_each_device() {
 #[test]
 fn relative_paths_begin_at_the_files_directory() {
     let settings = read(&format!("{MINIMAL}\n[upstream.amqp.wire]\nbuffer = 4096\n")).unwrap();
-    assert_eq!(settings.amqp.wire.buffer, 4096);
+    assert_eq!(amqp(settings).wire.buffer, 4096);
     let text = MINIMAL.replace("[credentials]", "ca_file = \"ca.pem\"\n[credentials]");
-    let path = read(&text).unwrap().amqp.ca_file.unwrap();
+    let path = amqp(read(&text).unwrap()).ca_file.unwrap();
     assert!(path.is_absolute() && path.ends_with("ca.pem"));
 }

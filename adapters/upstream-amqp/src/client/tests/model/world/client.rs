@@ -247,7 +247,7 @@ impl World {
             }
             (Job::Attach(name), Came::Sender(Ok(sender))) => {
                 assert!(self.is_attached(&name));
-                self.ids.push((sender.id(), name.clone()));
+                self.ids.push((sender.session(), sender.id(), name.clone()));
                 self.hold(name, Half::Sender(Arc::new(Mutex::new(sender))));
             }
             (Job::Attach(name), Came::Receiver(Ok(receiver))) => {
@@ -292,12 +292,11 @@ impl World {
             (Job::Stop(name), Came::Stopped(Err(error))) => self.is_known(&name, &error),
             (Job::Close, Came::Closed) => {}
             (Job::Watch, Came::Event(session, SessionEvent::Detached(link))) => {
-                // Ids are of a session; and whoever attached it may not have looked yet.
-                let known = self.ids.iter().filter(|(id, _)| *id == link);
-                let mut names = known.map(|(_, name)| name).peekable();
-                let is_known = names.peek().is_some();
-                let is_over = names.any(|name| self.book.over.contains(name));
-                assert!(is_over || !is_known, "{link:?} is not detached");
+                // Whoever attached it may not have looked yet: then its name is not known.
+                let mut ids = self.ids.iter();
+                let known = ids.find(|(on, id, _)| (*on, *id) == (session.key(), link));
+                let is_over = known.is_none_or(|(_, _, name)| self.book.over.contains(name));
+                assert!(is_over, "{link:?} is not detached");
                 self.start(Job::Watch, async move {
                     let event = session.event().await;
                     Came::Event(session, event)

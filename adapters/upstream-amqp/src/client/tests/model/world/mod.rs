@@ -18,6 +18,7 @@ use crate::client::error::ClientError;
 use crate::client::handle::{Delivery, Receiver, Sender, Session};
 use crate::client::link::Delivery as Incoming;
 use crate::client::session::{LinkId, Outcome, SessionEvent};
+use crate::client::state::SessionKey;
 use crate::client::tests::Task;
 use crate::client::tests::hub::Hub;
 
@@ -78,7 +79,7 @@ pub(super) struct World {
     queue: VecDeque<(u16, Vec<u8>)>,
     sessions: Vec<Session>,
     links: Vec<Link>,
-    ids: Vec<(LinkId, String)>,
+    ids: Vec<(SessionKey, LinkId, String)>,
     received: Vec<(String, u32)>,
     /// Links of settled messages that are held.
     held: Vec<String>,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::env::lock;
+use crate::lock::lock;
 
 /// Counts devices that were lost and are not back.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Option<Spell>>);
+pub struct Progress(Mutex<Option<Spell>>);
 
 /// The time from the first loss until nobody is missing.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ struct Spell {
 
 /// Is a device that is not back. Dropped when it is, or is no longer waited for.
 #[derive(Debug)]
-pub(crate) struct Missing<'a>(&'a Progress);
+pub struct Missing<'a>(&'a Progress);
 
 impl Drop for Missing<'_> {
     fn drop(&mut self) {
@@ -37,7 +37,9 @@ impl Drop for Missing<'_> {
 }
 
 impl Progress {
-    pub(crate) fn missing(&self) -> Missing<'_> {
+    /// Counts one more device as lost, until what this gives is dropped.
+    #[must_use]
+    pub fn missing(&self) -> Missing<'_> {
         let mut spell = lock(&self.0);
         let spell = spell.get_or_insert_with(|| Spell {
             begun: Instant::now(),
@@ -48,12 +50,15 @@ impl Progress {
         Missing(self)
     }
 
-    pub(crate) fn left(&self) -> usize {
+    /// Tells how many are missing.
+    #[must_use]
+    pub fn left(&self) -> usize {
         lock(&self.0).as_ref().map_or(0, |spell| spell.left)
     }
 
-    /// When the last will be back at the speed of this spell; none before the first is.
-    pub(crate) fn forecast(&self) -> Option<Duration> {
+    /// Tells when the last will be back at the speed of this spell; none before the first is.
+    #[must_use]
+    pub fn forecast(&self) -> Option<Duration> {
         let spell = lock(&self.0);
         let spell = spell.as_ref().filter(|spell| spell.back > 0)?;
         Some(

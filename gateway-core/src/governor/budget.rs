@@ -1,7 +1,8 @@
 //! How much of the hub's allowance this gateway may use.
 
-use gateway_core::ConfigError;
 use serde::Deserialize;
+
+use crate::error::ConfigError;
 
 /// Says how often something may be done.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -21,7 +22,8 @@ pub enum Rate {
 
 impl Rate {
     /// So often a second, and at once after a pause what comes together in `pause` seconds.
-    const fn limited(per_second: f64, pause: f64) -> Self {
+    #[must_use]
+    pub const fn limited(per_second: f64, pause: f64) -> Self {
         Self::Limited {
             per_second,
             burst: per_second * pause,
@@ -43,6 +45,9 @@ pub enum HubTier {
 }
 
 /// Says how much of the hub's allowance this gateway may use, all connections together.
+///
+/// An upstream asks for what its protocol has: MQTT knows no links, for instance. The defaults are for
+/// few connections that many devices share.
 ///
 /// A hub does not tell its size, so most rates are unlimited by default: it first delays what comes
 /// too fast, then refuses it, and a refusal halves the rate for every device. From there it grows
@@ -116,7 +121,11 @@ impl BudgetConfig {
         }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    /// Checks the values that a type cannot.
+    ///
+    /// # Errors
+    /// Names the first rate out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let rates = [
             ("budget.connects", self.connects),
             ("budget.tokens", self.tokens),

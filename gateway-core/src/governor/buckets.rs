@@ -11,23 +11,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::budget::{BudgetConfig, Rate};
+use super::budget::{BudgetConfig, Rate};
 
-/// What the hub is asked for.
+/// Says what the hub is asked for; each has a rate of its own in the [`BudgetConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Operation {
+pub enum Operation {
+    /// A connection.
     Connect,
+    /// A token put on a connection.
     Token,
     /// A telemetry link.
     Link,
-    /// Links for messages, methods or the twin.
+    /// Links or subscriptions for messages, methods or the twin.
     CommandLink,
+    /// A message.
     Send,
+    /// A twin request.
     Twin,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Connect,
         Self::Token,
         Self::Link,
@@ -36,8 +40,9 @@ impl Operation {
         Self::Twin,
     ];
 
-    /// What is waited for, in words.
-    pub(crate) fn as_str(self) -> &'static str {
+    /// What is waited for, in lower-case words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connection",
             Self::Token => "token",
@@ -49,25 +54,28 @@ impl Operation {
     }
 }
 
-/// Who goes first; the classes in order.
+/// Says who goes first, the classes in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Class {
+pub enum Class {
     /// Keeps a device that is up from being cut off, such as the renewal of a token.
     Standing,
     /// Somebody waits for it.
     Wanted,
+    /// Nobody waits for it.
     Quiet,
 }
 
-/// A place in the queue: by class, then the most recently active device.
+/// Is a wish's rank in the queue: by class, then the most recently active device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Priority {
+pub struct Priority {
     class: Class,
     active: Reverse<u64>,
 }
 
 impl Priority {
-    pub(crate) const fn new(class: Class, active: u64) -> Self {
+    /// Ranks a wish of a device that was last active at `active`, by any count that grows.
+    #[must_use]
+    pub const fn new(class: Class, active: u64) -> Self {
         Self {
             class,
             active: Reverse(active),
@@ -76,7 +84,7 @@ impl Priority {
 }
 
 /// Names whoever waits. Never 0.
-pub(crate) type Ticket = u64;
+pub(super) type Ticket = u64;
 
 /// Every so many that pass, the one that waits longest does.
 const OLDEST_EVERY: u32 = 8;
@@ -217,13 +225,13 @@ impl Bucket {
 
 /// The budget of one hub.
 #[derive(Debug)]
-pub(crate) struct Governor {
+pub(super) struct Governor {
     buckets: [Bucket; 6],
     tickets: Ticket,
 }
 
 impl Governor {
-    pub(crate) fn new(config: &BudgetConfig, now: Instant) -> Self {
+    pub(super) fn new(config: &BudgetConfig, now: Instant) -> Self {
         let bucket = |operation| {
             let rate = match operation {
                 Operation::Connect => config.connects,
@@ -252,7 +260,7 @@ impl Governor {
     }
 
     /// Asks to pass: at once, or with the ticket that it will be called by.
-    pub(crate) fn ask(
+    pub(super) fn ask(
         &mut self,
         operation: Operation,
         priority: Priority,
@@ -269,7 +277,7 @@ impl Governor {
     }
 
     /// Takes back a wish. One that was granted and not used is given to the next.
-    pub(crate) fn leave(&mut self, operation: Operation, ticket: Ticket) {
+    pub(super) fn leave(&mut self, operation: Operation, ticket: Ticket) {
         let bucket = self.bucket(operation);
         if bucket.remove(ticket).is_none() {
             bucket.pace.give_back();
@@ -277,7 +285,7 @@ impl Governor {
     }
 
     /// Notes that somebody waits for it now.
-    pub(crate) fn hurry(&mut self, operation: Operation, ticket: Ticket) {
+    pub(super) fn hurry(&mut self, operation: Operation, ticket: Ticket) {
         let bucket = self.bucket(operation);
         if let Some(priority) = bucket.remove(ticket) {
             let class = priority.class.min(Class::Wanted);
@@ -286,7 +294,7 @@ impl Governor {
     }
 
     /// Names one who may pass now.
-    pub(crate) fn admit(&mut self, operation: Operation, now: Instant) -> Option<Ticket> {
+    pub(super) fn admit(&mut self, operation: Operation, now: Instant) -> Option<Ticket> {
         let bucket = self.bucket(operation);
         bucket.pace.advance(now);
         let may = !bucket.by_age.is_empty() && bucket.pace.take();
@@ -294,39 +302,44 @@ impl Governor {
     }
 
     /// When the next may pass; none if nobody waits.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         let waiting = self.buckets.iter().filter(|b| !b.by_age.is_empty());
         let due = waiting.map(|bucket| bucket.pace.at + bucket.pace.forecast(1));
         due.min()
     }
 
     /// Takes note of a throttle answer.
-    pub(crate) fn throttled(&mut self, operation: Operation, now: Instant) {
+    pub(super) fn throttled(&mut self, operation: Operation, now: Instant) {
         self.bucket(operation).pace.shrink(now);
     }
 
-    pub(crate) fn is_unlimited(&mut self, operation: Operation, now: Instant) -> bool {
+    pub(super) fn is_unlimited(&mut self, operation: Operation, now: Instant) -> bool {
         let bucket = self.bucket(operation);
         bucket.pace.advance(now);
         bucket.pace.rate.is_none() && bucket.by_age.is_empty()
     }
 
-    pub(crate) fn waiting(&self, operation: Operation) -> usize {
+    pub(super) fn waiting(&self, operation: Operation) -> usize {
         self.buckets[operation as usize].by_age.len()
     }
 
     /// The place of one among those that wait for the same, from 1, by priority.
-    pub(crate) fn position(&self, operation: Operation, ticket: Ticket) -> Option<usize> {
+    pub(super) fn position(&self, operation: Operation, ticket: Ticket) -> Option<usize> {
         let bucket = &self.buckets[operation as usize];
         let priority = *bucket.by_age.get(&ticket)?;
         Some(bucket.by_priority.range(..=(priority, ticket)).count())
     }
 
-    /// How long it takes until `devices` have a token and a link.
-    pub(crate) fn forecast(&mut self, devices: usize, now: Instant) -> Duration {
+    /// How long it takes until so many have had each of these.
+    pub(super) fn forecast(
+        &mut self,
+        operations: &[Operation],
+        devices: usize,
+        now: Instant,
+    ) -> Duration {
         let mut longest = Duration::ZERO;
-        for operation in [Operation::Token, Operation::Link] {
-            let bucket = self.bucket(operation);
+        for operation in operations {
+            let bucket = self.bucket(*operation);
             bucket.pace.advance(now);
             longest = longest.max(bucket.pace.forecast(devices.max(bucket.by_age.len())));
         }
@@ -492,7 +505,10 @@ mod tests {
         for _ in 0..1000 {
             assert!(governor.ask(Operation::Token, QUIET, now).is_some());
         }
-        assert_eq!(governor.forecast(1000, now), Duration::from_secs(10));
+        assert_eq!(
+            governor.forecast(&[Operation::Token], 1000, now),
+            Duration::from_secs(10)
+        );
         let passed = second(&mut governor, &mut now);
         assert!((95..=110).contains(&passed), "{passed}");
         now += Duration::from_secs(600);

@@ -1,23 +1,57 @@
-//! Which changes of its desired properties a device was given, and which it missed. Pure.
+//! What a device's desired properties are, which changes of them it was given, and which it missed.
+//! Pure.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-/// A change on its way to the device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
-    /// 0 if the hub did not say it.
-    pub(super) version: u64,
-    pub(super) body: Bytes,
-    /// The body is all desired properties.
-    pub(super) is_whole: bool,
+/// Reads `$version` of a JSON object of properties; none if it has none.
+#[must_use]
+pub fn version_of(properties: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        #[serde(rename = "$version")]
+        version: u64,
+    }
+    let properties = serde_json::from_slice::<Versioned>(properties).ok()?;
+    Some(properties.version)
 }
 
-/// Passes changes on in the order of their versions, each once. Where one is missing, all desired
-/// properties are to be fetched; they come in the place of what was missed.
+/// Finds the desired properties in a twin's JSON, as they were written, with their version; none if
+/// they are not there or have no version.
+#[must_use]
+pub fn desired_of(twin: &Bytes) -> Option<(u64, Bytes)> {
+    #[derive(Deserialize)]
+    struct Twin<'a> {
+        #[serde(borrow)]
+        desired: &'a RawValue,
+    }
+    let text = serde_json::from_slice::<Twin<'_>>(twin).ok()?.desired.get();
+    let desired = twin.slice_ref(text.as_bytes());
+    Some((version_of(&desired)?, desired))
+}
+
+/// Is a change of desired properties on its way to the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DesiredChange {
+    /// The version after it; 0 if the hub did not say it.
+    pub version: u64,
+    /// A JSON object.
+    pub body: Bytes,
+    /// Whether the body is all desired properties.
+    pub is_whole: bool,
+}
+
+/// Passes changes of a device's desired properties on in the order of their versions, each once, for
+/// an [`Upstream`](crate::Upstream) whose hub tells of changes and answers what there is.
+///
+/// Where a change is missing, all desired properties are to be fetched; they come in the place of what
+/// was missed. Nothing is made up for a device that was given nothing yet: it reads its twin itself.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub struct DesiredChanges {
     /// The version of the newest change passed on, or read by the device itself; 0 if none is known.
     passed: u64,
     /// What the hub had when it was first asked, for a device to which nothing was passed on.
@@ -26,14 +60,16 @@ pub(super) struct Changes {
     told: u64,
     /// Something may have been missed: until it is fetched, single changes are of no use.
     is_behind: bool,
-    waiting: VecDeque<Change>,
+    waiting: VecDeque<DesiredChange>,
     /// Changes that may wait; what is beyond is fetched later.
     room: usize,
 }
 
-impl Changes {
-    /// Begins anew with a device that has had changes up to `known`, 0 if none.
-    pub(super) fn new(known: u64, room: usize) -> Self {
+impl DesiredChanges {
+    /// Begins anew with a device that has had changes up to `known`, 0 if none. So many changes may
+    /// wait to be passed on; what is beyond is fetched later.
+    #[must_use]
+    pub fn new(known: u64, room: usize) -> Self {
         Self {
             passed: known,
             base: 0,
@@ -44,25 +80,26 @@ impl Changes {
         }
     }
 
-    /// Takes note that the hub tells of changes from now on: it did not before.
-    pub(super) fn subscribed(&mut self) {
+    /// Takes note that the hub tells of changes from now on, which it did not before.
+    pub fn subscribed(&mut self) {
         self.is_behind = true;
         self.told = 0;
     }
 
     /// Takes note that the hub tells of nothing any more.
-    pub(super) fn unsubscribed(&mut self) {
+    pub fn unsubscribed(&mut self) {
         self.is_behind = false;
         self.waiting.clear();
     }
 
     /// Tells whether all desired properties are to be fetched.
-    pub(super) fn is_behind(&self) -> bool {
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
         self.is_behind
     }
 
     /// Takes a change of which the hub tells.
-    pub(super) fn take(&mut self, version: u64, body: Bytes) {
+    pub fn take(&mut self, version: u64, body: Bytes) {
         self.told = self.told.max(version);
         let is_next = match (self.passed, self.base) {
             // Nothing can be missing yet.
@@ -73,7 +110,7 @@ impl Changes {
         let has_room = self.waiting.len() < self.room;
         if has_room && (is_next || version == 0) {
             self.passed = self.passed.max(version);
-            self.waiting.push_back(Change {
+            self.waiting.push_back(DesiredChange {
                 version,
                 body,
                 is_whole: false,
@@ -83,9 +120,9 @@ impl Changes {
         }
     }
 
-    /// Takes all desired properties. False if they are older than what the hub has told of: they
+    /// Takes all desired properties, as they were fetched. False if they are older than what the hub has told of: they
     /// are to be fetched again.
-    pub(super) fn fetched(&mut self, version: u64, body: Bytes) -> bool {
+    pub fn fetched(&mut self, version: u64, body: Bytes) -> bool {
         if version < self.told {
             return false;
         }
@@ -97,7 +134,7 @@ impl Changes {
             // A lower version is that of a twin that was made anew.
             self.passed = version;
             self.waiting.clear();
-            self.waiting.push_back(Change {
+            self.waiting.push_back(DesiredChange {
                 version,
                 body,
                 is_whole: true,
@@ -107,7 +144,7 @@ impl Changes {
     }
 
     /// Takes note that the device has read its twin itself. True if that brought news.
-    pub(super) fn read(&mut self, version: u64) -> bool {
+    pub fn read(&mut self, version: u64) -> bool {
         let is_newer = version > self.passed;
         if is_newer {
             self.passed = version;
@@ -116,8 +153,9 @@ impl Changes {
         is_newer
     }
 
-    /// The version from which on the device is not to miss anything; 0 if none is known.
-    pub(super) fn known(&self) -> u64 {
+    /// Tells the version from which on the device is not to miss anything; 0 if none is known.
+    #[must_use]
+    pub fn known(&self) -> u64 {
         match self.passed {
             0 => self.base,
             passed => passed,
@@ -125,12 +163,13 @@ impl Changes {
     }
 
     /// Tells whether a change waits to be passed on.
-    pub(super) fn is_waiting(&self) -> bool {
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The next change to pass on.
-    pub(super) fn next(&mut self) -> Option<Change> {
+    /// Takes out the next change to pass on.
+    pub fn pop(&mut self) -> Option<DesiredChange> {
         self.waiting.pop_front()
     }
 }
@@ -141,14 +180,38 @@ mod tests {
 
     use super::*;
 
-    fn versions(changes: &mut Changes) -> Vec<u64> {
-        std::iter::from_fn(|| changes.next())
+    #[test]
+    fn the_desired_half_of_a_twin_is_found_as_it_was_written() {
+        let twin = Bytes::from_static(
+            br#"{"desired": {"a": 1.50, "$version": 7}, "reported": {"$version": 2}}"#,
+        );
+        let (version, body) = desired_of(&twin).unwrap();
+        assert_eq!(
+            (version, &body[..]),
+            (7, &br#"{"a": 1.50, "$version": 7}"#[..])
+        );
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"desired":{}}"#,
+            r#"{"desired":{"$version":"x"}}"#,
+        ] {
+            assert!(
+                desired_of(&Bytes::from_static(text.as_bytes())).is_none(),
+                "{text}"
+            );
+        }
+    }
+
+    fn versions(changes: &mut DesiredChanges) -> Vec<u64> {
+        std::iter::from_fn(|| changes.pop())
             .map(|c| c.version)
             .collect()
     }
 
-    fn taken(known: u64, told: &[u64]) -> Changes {
-        let mut changes = Changes::new(known, 8);
+    fn taken(known: u64, told: &[u64]) -> DesiredChanges {
+        let mut changes = DesiredChanges::new(known, 8);
         told.iter()
             .for_each(|version| changes.take(*version, Bytes::new()));
         changes
@@ -167,7 +230,7 @@ mod tests {
         assert!(changes.is_behind());
         assert_eq!(versions(&mut changes), [4]);
         changes.fetched(7, Bytes::from_static(b"all"));
-        let whole = changes.next().unwrap();
+        let whole = changes.pop().unwrap();
         assert!(whole.is_whole);
         assert_eq!((whole.version, &whole.body[..]), (7, &b"all"[..]));
         changes.take(7, Bytes::new());
@@ -177,7 +240,7 @@ mod tests {
 
     #[test]
     fn nothing_is_made_up_for_a_device_that_was_given_nothing() {
-        let mut changes = Changes::new(0, 8);
+        let mut changes = DesiredChanges::new(0, 8);
         changes.subscribed();
         assert!(changes.fetched(5, Bytes::new()));
         assert!(versions(&mut changes).is_empty());
@@ -188,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_told_behind_the_first_fetch_that_shows_it_passes() {
-        let mut changes = Changes::new(0, 8);
+        let mut changes = DesiredChanges::new(0, 8);
         changes.subscribed();
         changes.fetched(6, Bytes::new());
         changes.take(5, Bytes::new());
@@ -199,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_is_fetched_is_not_believed_if_the_hub_has_told_of_more() {
-        let mut changes = Changes::new(4, 8);
+        let mut changes = DesiredChanges::new(4, 8);
         changes.subscribed();
         changes.take(5, Bytes::new());
         assert!(!changes.fetched(4, Bytes::new()));
@@ -210,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_change_between_the_first_subscription_and_its_fetch_passes() {
-        let mut changes = Changes::new(0, 8);
+        let mut changes = DesiredChanges::new(0, 8);
         changes.subscribed();
         changes.take(6, Bytes::new());
         changes.fetched(6, Bytes::new());
@@ -220,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_twin_made_anew_comes_though_its_version_is_lower() {
-        let mut changes = Changes::new(9, 8);
+        let mut changes = DesiredChanges::new(9, 8);
         changes.subscribed();
         changes.fetched(1, Bytes::new());
         assert_eq!(versions(&mut changes), [1]);
@@ -274,7 +337,7 @@ mod tests {
 
     /// A device with its hub.
     struct Model {
-        changes: Changes,
+        changes: DesiredChanges,
         hub: u64,
         /// The newest version that the device has.
         device: u64,
@@ -284,7 +347,7 @@ mod tests {
 
     impl Model {
         fn deliver(&mut self) -> Result<(), TestCaseError> {
-            let Some(change) = self.changes.next() else {
+            let Some(change) = self.changes.pop() else {
                 return Ok(());
             };
             let (version, device) = (change.version, self.device);
@@ -318,7 +381,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..80),
             room in 1..5usize,
         ) {
-            let mut model = Model { changes: Changes::new(0, room), hub: 1, device: 0, known: 0 };
+            let mut model = Model { changes: DesiredChanges::new(0, room), hub: 1, device: 0, known: 0 };
             model.changes.subscribed();
             for step in steps {
                 match step {
@@ -330,7 +393,7 @@ mod tests {
                     }
                     Step::Deliver => model.deliver()?,
                     Step::Reconnect => {
-                        model.changes = Changes::new(model.known, room);
+                        model.changes = DesiredChanges::new(model.known, room);
                         model.changes.subscribed();
                     }
                     // What is older than what the device has is believed of a new twin only.

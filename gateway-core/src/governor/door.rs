@@ -5,23 +5,26 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use gateway_core::BudgetWait;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::budget::BudgetConfig;
-use crate::env::lock;
-use crate::governor::{Governor, Operation, Priority, Ticket};
+use super::buckets::{Governor, Operation, Priority, Ticket};
+use super::budget::BudgetConfig;
+use crate::explain::BudgetWait;
+use crate::lock::lock;
 
 /// The clock's step: at thousands a second several pass at once.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Where a device stands in the queue, for whoever finds that it should go faster.
+/// Tells where a device stands in the queue, for whoever finds that it should go faster.
 #[derive(Debug, Default)]
-pub(crate) struct Turn(AtomicU64);
+pub struct Turn(AtomicU64);
 
+/// Is what every request to a hub passes: the budget on a clock, one for all devices.
+///
+/// It admits nobody who waits unless somebody [runs](Self::run) it.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub struct Door {
     state: Mutex<State>,
     /// What passes without a look at the state.
     is_open: [AtomicBool; Operation::ALL.len()],
@@ -36,7 +39,9 @@ struct State {
 }
 
 impl Door {
-    pub(crate) fn new(config: &BudgetConfig) -> Self {
+    /// Makes a door with a full budget.
+    #[must_use]
+    pub fn new(config: &BudgetConfig) -> Self {
         let now = Instant::now();
         let mut governor = Governor::new(config, now);
         let is_open = Operation::ALL.map(|op| AtomicBool::new(governor.is_unlimited(op, now)));
@@ -50,8 +55,9 @@ impl Door {
 
     /// Waits until the budget allows one more.
     ///
-    /// Cancel safe: the place in the queue is lost, the budget is not.
-    pub(crate) async fn pass(&self, operation: Operation, priority: Priority, turn: &Turn) {
+    /// # Cancel safety
+    /// Safe: the place in the queue is lost, the budget is not.
+    pub async fn pass(&self, operation: Operation, priority: Priority, turn: &Turn) {
         if self.is_open[operation as usize].load(Relaxed) {
             return;
         }
@@ -82,7 +88,7 @@ impl Door {
     }
 
     /// Lets a device that waits go before those that nobody waits for.
-    pub(crate) fn hurry(&self, turn: &Turn) {
+    pub fn hurry(&self, turn: &Turn) {
         let ticket = turn.0.load(Relaxed);
         if ticket == 0 {
             return;
@@ -93,8 +99,9 @@ impl Door {
         }
     }
 
-    /// What a device waits for, if it does.
-    pub(crate) fn wait_of(&self, turn: &Turn) -> Option<BudgetWait> {
+    /// Tells what a device waits for, if it does.
+    #[must_use]
+    pub fn wait_of(&self, turn: &Turn) -> Option<BudgetWait> {
         let ticket = turn.0.load(Relaxed);
         let state = lock(&self.state);
         let (operation, _) = state.waiting.get(&ticket)?;
@@ -104,7 +111,7 @@ impl Door {
     }
 
     /// Takes note of a throttle answer of the hub.
-    pub(crate) fn throttled(&self, operation: Operation) {
+    pub fn throttled(&self, operation: Operation) {
         lock(&self.state)
             .governor
             .throttled(operation, Instant::now());
@@ -116,18 +123,25 @@ impl Door {
         }
     }
 
-    /// How long it takes by the budget until `devices` have a token and a link.
-    pub(crate) fn forecast(&self, devices: usize) -> Duration {
-        lock(&self.state).governor.forecast(devices, Instant::now())
+    /// How long it takes by the budget until so many devices have had each of these.
+    #[must_use]
+    pub fn forecast(&self, operations: &[Operation], devices: usize) -> Duration {
+        let mut state = lock(&self.state);
+        state.governor.forecast(operations, devices, Instant::now())
     }
 
-    /// Requests that wait for their turn.
-    pub(crate) fn waiting(&self) -> usize {
+    /// Counts the requests that wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
         lock(&self.state).waiting.len()
     }
 
-    /// Calls those whose turn it is. One task and one timer for all who wait, and none for nobody.
-    pub(crate) async fn run(&self) {
+    /// Calls those whose turn it is, for ever. One task and one timer for all who wait, and none for
+    /// nobody.
+    ///
+    /// # Cancel safety
+    /// Safe: those who wait do so until it is run again.
+    pub async fn run(&self) {
         loop {
             let next = self.admit();
             let woken = self.wake.notified();
@@ -182,9 +196,8 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Class, Rate};
     use super::*;
-    use crate::budget::Rate;
-    use crate::governor::Class;
     use std::sync::Arc;
     use tokio::task::JoinSet;
     use tokio::time::timeout;

@@ -1,41 +1,37 @@
 //! Keeps a device that is refused or detached again and again from costing others anything.
 //!
-//! Each refusal or detach is a strike. After some, the device gets a lane of its own; after more
-//! its breaker opens: for a while, longer each time, it is answered at once, then one trial decides.
-//! A device without a strike for a while is as any other.
+//! Each refusal or detach is a strike. After some, the device's breaker opens: for a while, longer each
+//! time, it is answered at once, then one trial decides. A device without a strike for a while is as any
+//! other.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use gateway_core::{Backoff, BreakerState, ConfigError, Credential, DeviceId, ErrorKind};
 use lru::LruCache;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::env::lock;
-use crate::error::AmqpError;
+use crate::backoff::Backoff;
+use crate::credential::Credential;
+use crate::error::{ConfigError, ErrorKind};
+use crate::explain::BreakerState;
+use crate::id::DeviceId;
+use crate::lock::lock;
 
 /// Says what becomes of devices that the hub refuses or detaches again and again.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BreakerConfig {
-    /// Refusals and detaches after which a device gets a lane of its own. Default 2: the first may
-    /// be the hub's upkeep, which meets every device.
-    pub own_lane_after: u32,
     /// Refusals and detaches after which a device is answered at once and the hub not asked.
     /// Default 3.
     pub open_after: u32,
     /// How long the hub is not asked, longer each time. Default 1 s to 60 s.
     pub open: Backoff,
-    /// How long a device must be good for all to be forgotten, and for it to go back to a shared
-    /// lane. Default 60 s.
+    /// How long a device must be good for all to be forgotten. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub forgiven_after: Duration,
-    /// Lanes of misbehaving devices on one connection; more such devices share these. Default 32,
-    /// each costing 20 KiB.
-    pub own_lanes: usize,
     /// Misbehaving devices kept in mind. Default 10,000, about 4 MiB; beyond, the oldest are
     /// forgotten.
     pub devices: usize,
@@ -44,25 +40,21 @@ pub struct BreakerConfig {
 impl Default for BreakerConfig {
     fn default() -> Self {
         Self {
-            own_lane_after: 2,
             open_after: 3,
             open: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).unwrap_or_default(),
             forgiven_after: Duration::from_secs(60),
-            own_lanes: 32,
             devices: 10_000,
         }
     }
 }
 
 impl BreakerConfig {
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let ranges: [(&str, u128, u128, u128); 5] = [
-            (
-                "breaker.own_lane_after",
-                self.own_lane_after.into(),
-                1,
-                1000,
-            ),
+    /// Checks the values that a type cannot.
+    ///
+    /// # Errors
+    /// Names the first value out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ranges: [(&str, u128, u128, u128); 3] = [
             ("breaker.open_after", self.open_after.into(), 1, 1000),
             (
                 "breaker.forgiven_after (ms)",
@@ -70,14 +62,10 @@ impl BreakerConfig {
                 1,
                 86_400_000,
             ),
-            ("breaker.own_lanes", self.own_lanes as u128, 1, 1000),
             ("breaker.devices", self.devices as u128, 1, 1_000_000),
         ];
         for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         Ok(())
     }
@@ -165,15 +153,36 @@ impl Breaker {
     }
 }
 
-/// The breakers of devices with a strike; the others have none.
+/// Tells that a device is answered in the hub's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the hub refused or detached the device too often; it is not asked for now")]
+#[non_exhaustive]
+pub struct Held {
+    /// How long the hub is not asked.
+    pub wait: Duration,
+    /// What kind of refusal the last was.
+    pub kind: ErrorKind,
+}
+
+impl Held {
+    /// Tells that the hub is not asked for so long, after a refusal of this kind.
+    #[must_use]
+    pub const fn new(wait: Duration, kind: ErrorKind) -> Self {
+        Self { wait, kind }
+    }
+}
+
+/// Holds the breakers of devices with a strike; the others have none.
 #[derive(Debug)]
-pub(crate) struct Breakers {
+pub struct Breakers {
     config: BreakerConfig,
     table: Mutex<LruCache<DeviceId, Breaker>>,
 }
 
 impl Breakers {
-    pub(crate) fn new(config: &BreakerConfig) -> Self {
+    /// Makes breakers that are all closed.
+    #[must_use]
+    pub fn new(config: &BreakerConfig) -> Self {
         let devices = NonZeroUsize::new(config.devices).unwrap_or(NonZeroUsize::MIN);
         Self {
             config: config.clone(),
@@ -182,11 +191,14 @@ impl Breakers {
     }
 
     /// Lets a device be tried, or answers in the hub's place.
-    pub(crate) fn enter<'a>(
+    ///
+    /// # Errors
+    /// Its breaker is open. Strikes made with another credential do not count.
+    pub fn enter<'a>(
         &'a self,
         device: &'a DeviceId,
         credential: &'a Credential,
-    ) -> Result<Trial<'a>, AmqpError> {
+    ) -> Result<Trial<'a>, Held> {
         let now = Instant::now();
         let mut table = lock(&self.table);
         if let Some(breaker) = table.get_mut(device) {
@@ -194,7 +206,7 @@ impl Breakers {
                 table.pop(device);
             } else if let Err(wait) = breaker.enter(&self.config, now) {
                 let kind = breaker.kind;
-                return Err(AmqpError::Held { wait, kind });
+                return Err(Held { wait, kind });
             }
         }
         Ok(Trial {
@@ -204,22 +216,14 @@ impl Breakers {
         })
     }
 
-    /// Notes that the hub detached a link of a device, if the device is to blame.
-    pub(crate) fn detached(&self, device: &DeviceId, credential: &Credential, error: &AmqpError) {
-        self.strike(device, credential, error, SAME_DETACH);
+    /// Notes that the hub ended what a device had, and blames the device for it. Several within a
+    /// second are one.
+    pub fn detached(&self, device: &DeviceId, credential: &Credential, kind: ErrorKind) {
+        self.strike(device, credential, kind, SAME_DETACH);
     }
 
     /// Counts against a device what it is to blame for, unless the last was less than `apart` ago.
-    fn strike(
-        &self,
-        device: &DeviceId,
-        credential: &Credential,
-        error: &AmqpError,
-        apart: Duration,
-    ) {
-        if !error.blames_device() {
-            return;
-        }
+    fn strike(&self, device: &DeviceId, credential: &Credential, kind: ErrorKind, apart: Duration) {
         let now = Instant::now();
         let mut table = lock(&self.table);
         let is_known = table.peek(device).is_some_and(|breaker| {
@@ -231,21 +235,24 @@ impl Breakers {
         if let Some(breaker) = table.get_mut(device)
             && (breaker.strikes == 0 || now.saturating_duration_since(breaker.last) >= apart)
         {
-            breaker.strike(&self.config, error.kind(), now);
+            breaker.strike(&self.config, kind, now);
         }
     }
 
-    /// When a device that wants a lane of its own may go back to the others.
-    pub(crate) fn suspect_until(&self, device: &DeviceId) -> Option<Instant> {
+    /// Tells until when a device with at least so many strikes is to be kept apart from the others;
+    /// none if it has fewer, or is forgiven.
+    #[must_use]
+    pub fn suspect_until(&self, device: &DeviceId, strikes: u32) -> Option<Instant> {
         let table = lock(&self.table);
         let breaker = table.peek(device)?;
-        let is_suspect = breaker.strikes >= self.config.own_lane_after
-            && !breaker.is_forgiven(&self.config, Instant::now());
+        let is_suspect =
+            breaker.strikes >= strikes && !breaker.is_forgiven(&self.config, Instant::now());
         is_suspect.then(|| breaker.last + self.config.forgiven_after)
     }
 
     /// Tells whether the hub is asked for a device.
-    pub(crate) fn state(&self, device: &DeviceId) -> BreakerState {
+    #[must_use]
+    pub fn state(&self, device: &DeviceId) -> BreakerState {
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         match lock(&self.table).peek(device).map(|breaker| breaker.state) {
             Some(State::Open { until }) if !left(until).is_zero() => {
@@ -257,28 +264,32 @@ impl Breakers {
     }
 
     /// Counts the devices that the hub is not asked for now.
-    pub(crate) fn open(&self) -> usize {
+    #[must_use]
+    pub fn open(&self) -> usize {
         let (table, now) = (lock(&self.table), Instant::now());
         let is_open = |state| matches!(state, State::Open { until } if until > now);
         table.iter().filter(|(_, b)| is_open(b.state)).count()
     }
 }
 
-/// Is a try of a device. Dropped without a verdict, it leaves the way to another.
+/// Is a try of a device. Dropped without a verdict, it leaves the way to another: so ends a try that
+/// failed by nobody's fault, as when the hub cannot be reached.
 #[derive(Debug)]
-pub(crate) struct Trial<'a> {
+#[must_use = "its end closes the breaker or counts a strike"]
+pub struct Trial<'a> {
     breakers: &'a Breakers,
     device: &'a DeviceId,
     credential: &'a Credential,
 }
 
 impl Trial<'_> {
-    pub(crate) fn end(self, error: Option<&AmqpError>) {
-        match error {
-            Some(error) => {
+    /// Ends it: well, or with a failure of this kind that the device is to blame for.
+    pub fn end(self, failure: Option<ErrorKind>) {
+        match failure {
+            Some(kind) => {
                 let apart = Duration::ZERO;
                 self.breakers
-                    .strike(self.device, self.credential, error, apart);
+                    .strike(self.device, self.credential, kind, apart);
             }
             None => self.change(Breaker::pass),
         }
@@ -300,7 +311,7 @@ impl Drop for Trial<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gateway_core::credential::SymmetricKey;
+    use crate::credential::SymmetricKey;
     use tokio::time::advance;
 
     fn breakers() -> Breakers {
@@ -315,23 +326,17 @@ mod tests {
         Credential::DeviceKey(SymmetricKey::from_base64(text).unwrap().into())
     }
 
-    fn refused() -> AmqpError {
-        AmqpError::Refused {
-            condition: "amqp:not-found".into(),
-            description: String::new(),
-        }
-    }
+    const REFUSED: ErrorKind = ErrorKind::UnknownDevice;
 
     /// Tries and is refused until it is held; counts the tries and gives the wait.
     fn fail(breakers: &Breakers, credential: &Credential) -> (u32, Duration) {
         for tries in 0.. {
             match breakers.enter(&device(), credential) {
-                Ok(trial) => trial.end(Some(&refused())),
-                Err(AmqpError::Held { wait, kind }) => {
-                    assert_eq!(kind, ErrorKind::UnknownDevice);
+                Ok(trial) => trial.end(Some(REFUSED)),
+                Err(Held { wait, kind }) => {
+                    assert_eq!(kind, REFUSED);
                     return (tries, wait);
                 }
-                Err(other) => panic!("{other}"),
             }
         }
         unreachable!("a range without end")
@@ -366,11 +371,11 @@ mod tests {
     async fn a_device_that_was_good_for_a_while_is_as_any_other() {
         let (breakers, key) = (breakers(), key("a2V5"));
         let (_, wait) = fail(&breakers, &key);
-        assert!(breakers.suspect_until(&device()).is_some());
+        assert!(breakers.suspect_until(&device(), 2).is_some());
         advance(wait).await;
         breakers.enter(&device(), &key).unwrap().end(None);
         advance(BreakerConfig::default().forgiven_after).await;
-        assert_eq!(breakers.suspect_until(&device()), None);
+        assert_eq!(breakers.suspect_until(&device(), 2), None);
         assert_eq!(fail(&breakers, &key).0, 3);
     }
 
@@ -385,28 +390,22 @@ mod tests {
     async fn all_links_detached_at_once_are_one_strike() {
         let (breakers, key, id) = (breakers(), key("a2V5"), device());
         for _ in 0..4 {
-            breakers.detached(&id, &key, &refused());
+            breakers.detached(&id, &key, REFUSED);
         }
-        assert_eq!(breakers.suspect_until(&id), None);
+        assert_eq!(breakers.suspect_until(&id, 2), None);
         for _ in 0..2 {
             advance(SAME_DETACH).await;
-            breakers.detached(&id, &key, &refused());
-            assert!(breakers.suspect_until(&id).is_some());
+            breakers.detached(&id, &key, REFUSED);
+            assert!(breakers.suspect_until(&id, 2).is_some());
         }
         assert_eq!(breakers.open(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_and_a_throttling_hub_are_nobodys_fault() {
+    async fn a_try_without_a_verdict_is_nobodys_fault() {
         let (breakers, key, id) = (breakers(), key("a2V5"), device());
-        let throttled = AmqpError::Token {
-            status: 429,
-            description: String::new(),
-        };
-        for error in [AmqpError::Down, throttled, AmqpError::Unanswered("a token")] {
-            for _ in 0..10 {
-                breakers.enter(&id, &key).unwrap().end(Some(&error));
-            }
+        for _ in 0..10 {
+            drop(breakers.enter(&id, &key).unwrap());
         }
         assert_eq!(breakers.open(), 0);
     }

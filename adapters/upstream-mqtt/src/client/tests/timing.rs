@@ -1,0 +1,220 @@
+//! What is due when, by a clock in the test's hands.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::message;
+use crate::client::codec::Outgoing;
+use crate::client::ledger::{Bounds, Kind, Outcome};
+use crate::client::options::Version;
+use crate::client::state::{State, Terms};
+use crate::error::MqttError;
+
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
+const PING: &[u8] = &[0xc0, 0];
+const PONG: &[u8] = &[0xd0, 0];
+
+struct Clocked {
+    state: State,
+    now: Instant,
+}
+
+impl Clocked {
+    fn new(keep_alive: Duration) -> Self {
+        let terms = Terms {
+            version: Version::V4,
+            bounds: Bounds {
+                in_flight: 2,
+                buffer: 1000,
+                queued: 10,
+            },
+            receive: 10,
+            ordered_acks: true,
+            max_incoming: 1000,
+            keep_alive,
+            answer_timeout: PATIENCE,
+        };
+        let now = Instant::now();
+        Self {
+            state: State::new(terms, now),
+            now,
+        }
+    }
+
+    fn publish(&mut self) -> crate::client::ledger::Key {
+        let packet = Outgoing::publish(Version::V4, message(1)).expect("a message");
+        let submitted = self.state.submit_one(Kind::Publish, packet, self.now);
+        submitted.expect("there is room")
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let mut buffer = BytesMut::from(bytes);
+        let heard = self.state.on_bytes(&mut buffer, self.now, &mut Vec::new());
+        heard.expect("nothing wrong is said");
+    }
+
+    fn output(&mut self) -> BytesMut {
+        self.state.take_output(BytesMut::new(), self.now)
+    }
+
+    /// Lets time pass until something is to be done, as a driver does.
+    fn pass(&mut self) -> (Duration, Result<(), MqttError>) {
+        let begun = self.now;
+        loop {
+            self.now = self.state.next_deadline(self.now);
+            let told = self.state.on_time(self.now);
+            if told.is_err() || !self.state.out.is_empty() {
+                return (self.now - begun, told);
+            }
+        }
+    }
+}
+
+#[test]
+fn silence_ends_with_a_ping_before_the_keep_alive_is_over() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    for _ in 0..3 {
+        let (passed, told) = clocked.pass();
+        told.expect("nothing is wrong");
+        assert_eq!(passed, KEEP_ALIVE * 3 / 4);
+        assert_eq!(clocked.output(), PING);
+        clocked.hear(PONG);
+    }
+}
+
+#[test]
+fn a_ping_without_an_answer_ends_the_connection() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.pass().1.expect("nothing is wrong");
+    assert_eq!(clocked.output(), PING);
+    let (passed, told) = clocked.pass();
+    assert_eq!(passed, PATIENCE);
+    assert!(matches!(told, Err(MqttError::Unanswered("a ping"))));
+}
+
+#[test]
+fn an_early_answer_to_a_ping_begins_another_silence() {
+    // A silence shorter than the time for an answer.
+    let keep_alive = PATIENCE / 2;
+    let mut clocked = Clocked::new(keep_alive);
+    for _ in 0..3 {
+        clocked.pass().1.expect("nothing is wrong");
+        assert_eq!(clocked.output(), PING);
+        let deadline = clocked.state.next_deadline(clocked.now);
+        clocked.hear(PONG);
+        assert!(deadline - clocked.now <= keep_alive);
+    }
+}
+
+#[test]
+fn whatever_the_broker_says_is_a_sign_of_life() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.pass().1.expect("nothing is wrong");
+    clocked.output();
+    clocked.now += PATIENCE - Duration::from_secs(1);
+    clocked.hear(&[0x30, 3, 0, 1, b't']);
+    clocked.now += Duration::from_secs(1);
+    clocked.state.on_time(clocked.now).expect("it lives");
+}
+
+#[test]
+fn one_who_only_sends_or_only_hears_asks_for_a_sign_of_life_too() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.now += KEEP_ALIVE / 2;
+    clocked.publish();
+    clocked.output();
+    clocked.now += KEEP_ALIVE / 4;
+    clocked.state.on_time(clocked.now).expect("it lives");
+    assert_eq!(clocked.output(), PING, "nothing was heard");
+
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.now += KEEP_ALIVE / 2;
+    clocked.hear(&[0x30, 3, 0, 1, b't']);
+    clocked.now += KEEP_ALIVE / 4;
+    clocked.state.on_time(clocked.now).expect("it lives");
+    assert_eq!(clocked.output(), PING, "nothing was said");
+}
+
+#[test]
+fn without_keep_alive_nothing_is_due() {
+    let mut clocked = Clocked::new(Duration::ZERO);
+    for _ in 0..10 {
+        clocked.now = clocked.state.next_deadline(clocked.now);
+        clocked
+            .state
+            .on_time(clocked.now)
+            .expect("nothing is wrong");
+        assert!(clocked.output().is_empty());
+    }
+}
+
+#[test]
+fn the_time_for_an_answer_counts_from_the_sending() {
+    let waker = std::task::Waker::noop();
+    let mut clocked = Clocked::new(Duration::ZERO);
+    let first = clocked.publish();
+    clocked.now += Duration::from_secs(20);
+    let second = clocked.publish();
+    // Two are on their way; the third waits, which is no fault of the broker's.
+    let third = clocked.publish();
+    clocked.output();
+    clocked.now += Duration::from_secs(9);
+    clocked.hear(&[0x40, 2, 0, 1]);
+    assert!(clocked.state.poll(first, waker) == std::task::Poll::Ready(Outcome::Acknowledged(0)));
+    let (passed, told) = clocked.pass();
+    assert_eq!(passed, PATIENCE - Duration::from_secs(9));
+    assert!(matches!(told, Err(MqttError::Unanswered("a packet"))));
+    clocked.state.fail();
+    assert!(clocked.state.poll(second, waker) == std::task::Poll::Ready(Outcome::Unanswered));
+    assert!(clocked.state.poll(third, waker) == std::task::Poll::Ready(Outcome::Down));
+}
+
+#[test]
+fn an_answer_out_of_turn_does_not_cover_up_one_that_is_missing() {
+    let mut clocked = Clocked::new(Duration::ZERO);
+    clocked.publish();
+    clocked.now += Duration::from_secs(10);
+    clocked.publish();
+    clocked.output();
+    clocked.hear(&[0x40, 2, 0, 2]);
+    let (passed, told) = clocked.pass();
+    assert_eq!(passed, PATIENCE - Duration::from_secs(10));
+    assert!(told.is_err());
+}
+
+#[test]
+fn what_is_not_listened_to_is_not_the_brokers_fault() {
+    let mut clocked = Clocked::new(KEEP_ALIVE);
+    clocked.publish();
+    clocked.output();
+    let mut buffer = BytesMut::new();
+    for id in 1..=11 {
+        buffer.extend_from_slice(&[0x32, 5, 0, 1, b't', 0, id]);
+    }
+    buffer.extend_from_slice(&[0x40, 2, 0, 1]);
+    let mut arrived = Vec::new();
+    let (state, now) = (&mut clocked.state, clocked.now);
+    let has_room = state.on_bytes(&mut buffer, now, &mut arrived);
+    assert!(!has_room.expect("nothing is wrong") && arrived.len() == 10);
+    // Ten times the patience, and the broker hears of us all the while.
+    let mut pings = 0;
+    while clocked.now < now + PATIENCE * 10 {
+        clocked.now = clocked.state.next_deadline(clocked.now);
+        clocked.state.on_time(clocked.now).expect("we are slow");
+        pings += usize::from(clocked.output() == PING);
+    }
+    assert_eq!(pings, 6);
+    let waker = std::task::Waker::noop();
+    assert!(clocked.state.poll_room(waker, clocked.now).is_pending());
+    let first = arrived.remove(0).arrival.expect("at least once");
+    clocked.state.acknowledge(first);
+    assert!(clocked.state.poll_room(waker, clocked.now).is_ready());
+    clocked.state.on_time(clocked.now).expect("it has its time");
+    let (state, now) = (&mut clocked.state, clocked.now);
+    let heard = state.on_bytes(&mut buffer, now, &mut arrived);
+    heard.expect("nothing is wrong");
+    assert_eq!(arrived.len(), 10);
+}

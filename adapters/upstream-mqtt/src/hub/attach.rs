@@ -1,0 +1,158 @@
+//! How a device comes up: through its breaker and the door, by a connection of its own.
+
+use std::sync::Arc;
+
+use gateway_core::governor::Priority;
+use gateway_core::{Credential, DeviceIdentity, ErrorKind};
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
+
+use super::device::{Device, Link};
+use super::env::Env;
+use super::error::HubError;
+use super::line::Line;
+use super::login::{connect, newer};
+use super::session::Session;
+
+/// Why a connection is replaced by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its token is about to lapse.
+    Token,
+    /// A message was not acknowledged: the hub delivers it again on another connection.
+    Redelivery,
+}
+
+/// Waits until another connection may be opened, and holds the right to it.
+async fn gate<'a>(
+    env: &'a Env,
+    device: &Device,
+    priority: Priority,
+) -> Result<SemaphorePermit<'a>, HubError> {
+    let check = || {
+        env.reach
+            .wait()
+            .map_or(Ok(()), |wait| Err(HubError::NotYet(wait)))
+    };
+    check()?;
+    env.pass_connect(device, priority).await;
+    let permit = env.connecting.acquire().await;
+    let permit = permit.map_err(|_| HubError::Closed)?;
+    // The hub may have been lost meanwhile.
+    check()?;
+    Ok(permit)
+}
+
+/// Brings up a device whose link the caller holds, unless its breaker is open.
+///
+/// Cancel safe: what was opened is closed as it is dropped.
+pub(super) async fn bring_up(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    link: &mut Link,
+) -> Result<(), HubError> {
+    let identity = device.wish().identity;
+    let trial = env.breakers.enter(&device.id, &identity.credential)?;
+    let opened = async {
+        let _permit = gate(env, device, device.priority()).await?;
+        connect(env, device, &identity).await
+    };
+    match opened.await {
+        Ok(line) => {
+            trial.end(None);
+            device.set(link, Link::Up(line.clone()));
+            Session::start(env, device, line);
+            Ok(())
+        }
+        Err(error) => {
+            match error.blames_device() {
+                true => trial.end(Some(error.kind())),
+                false => drop(trial),
+            }
+            device.note_error(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Replaces a device's connection by one with another credential. If the hub refuses that, the device
+/// keeps what it has.
+pub(super) async fn change_credential(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    link: &mut Link,
+) -> Result<(), HubError> {
+    let identity = device.wish().identity;
+    let trial = env.breakers.enter(&device.id, &identity.credential)?;
+    let _permit = gate(env, device, device.priority()).await?;
+    if let Link::Up(old) = &*link {
+        drain(env, old).await;
+    }
+    let replaced = replace(env, device, link, &identity).await;
+    match &replaced {
+        Ok(()) => trial.end(None),
+        Err(error) if error.blames_device() => trial.end(Some(error.kind())),
+        Err(_) => drop(trial),
+    }
+    replaced
+}
+
+/// Opens another connection for a device that is up, in its turn.
+pub(super) async fn renew(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    old: &Line,
+    why: Why,
+    priority: Priority,
+) -> Result<(), HubError> {
+    let _permit = gate(env, device, priority).await?;
+    let mut link = device.link.lock().await;
+    if !matches!(&*link, Link::Up(line) if line.number == old.number) {
+        // Lost, replaced or detached meanwhile.
+        return Ok(());
+    }
+    if !drain(env, old).await && why == Why::Redelivery {
+        return Err(HubError::Unanswered("what is in flight"));
+    }
+    let identity = device.wish().identity;
+    let refused = match (why, &identity.credential) {
+        // Nobody here can sign another.
+        (Why::Token, Credential::SasToken(_)) => HubError::TokenExpired,
+        _ => match replace(env, device, &mut link, &identity).await {
+            Err(error) if error.kind() == ErrorKind::Unauthorized => error,
+            result => return result,
+        },
+    };
+    let Some(credential) = newer(env, &identity).await? else {
+        return Err(refused);
+    };
+    let mut fresh = identity.clone();
+    fresh.credential = credential;
+    replace(env, device, &mut link, &fresh).await?;
+    device.adopt(&identity.credential, fresh.credential);
+    Ok(())
+}
+
+/// Waits until nothing is in flight on a connection. False if it takes too long.
+async fn drain(env: &Env, line: &Line) -> bool {
+    line.work.close();
+    timeout(env.config.reconnect.drain, line.work.wait())
+        .await
+        .is_ok()
+}
+
+/// Opens another connection; the hub closes the first as this one is there. If there is none, the
+/// first stays.
+async fn replace(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    link: &mut Link,
+    identity: &DeviceIdentity,
+) -> Result<(), HubError> {
+    let line = connect(env, device, identity).await?;
+    let old = device.set(link, Link::Up(line));
+    if let Link::Up(old) = old {
+        old.client.abort();
+    }
+    Ok(())
+}

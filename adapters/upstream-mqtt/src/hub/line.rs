@@ -1,0 +1,279 @@
+//! One connection of a device, and what the hub sent on it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+
+use gateway_core::credential::SasToken;
+use gateway_core::governor::Operation;
+use gateway_core::{DeviceIdentity, Interest};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::device::Device;
+use super::env::{Env, lock};
+use super::error::HubError;
+use super::login::{Life, user_name};
+use super::topic::{self, Heard};
+use crate::client::{Client, Inbox, Incoming, Limits, Options, Publish, Version};
+use crate::error::MqttError;
+
+/// Messages, and methods, that wait on one connection. The hub has 50 messages at most for a device.
+const WAITING: usize = 64;
+/// Messages that the hub may send without an acknowledgement of ours, far beyond what it does.
+const RECEIVED: u16 = 1024;
+/// Messages of ours that may wait for their turn: some batches.
+const QUEUED: usize = 10_000;
+
+/// Is open as long as somebody holds it and the hub keeps it.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) number: u64,
+    pub(super) client: Client,
+    pub(super) post: Arc<Post>,
+    pub(super) life: Life,
+    pub(super) opened: Instant,
+    /// Who has something in flight: what replaces this connection waits for them.
+    pub(super) work: TaskTracker,
+    submitted: AtomicU64,
+    accepted: AtomicU64,
+    /// What the hub was asked to tell of.
+    subscribed: Mutex<Interest>,
+    /// Whether the hub was asked for answers about the twin.
+    twin: OnceCell<()>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.client.abort();
+    }
+}
+
+impl Line {
+    /// Opens a connection, up to the hub's CONNACK.
+    ///
+    /// Cancel safe: what was being opened is closed.
+    pub(super) async fn open(
+        env: &Arc<Env>,
+        device: &Arc<Device>,
+        identity: &DeviceIdentity,
+        token: &SasToken,
+        life: Life,
+    ) -> Result<Arc<Self>, HubError> {
+        let post = Arc::new(Post {
+            env: Arc::downgrade(env),
+            device: Arc::downgrade(device),
+            queues: Mutex::default(),
+        });
+        let options = options(env, identity, token);
+        let begun = Instant::now();
+        let client = match Client::connect(&options, post.clone(), &env.tasks).await {
+            Ok(client) => client,
+            Err(error) => return Err(note_failure(env, begun, error)),
+        };
+        env.reach.reached();
+        let number = env.line_number();
+        tracing::info!(device.id = %device.id, number, "Connected to the hub");
+        Ok(Arc::new(Self {
+            number,
+            client,
+            post,
+            life,
+            opened: Instant::now(),
+            work: TaskTracker::new(),
+            submitted: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            subscribed: Mutex::default(),
+            twin: OnceCell::new(),
+        }))
+    }
+
+    /// Publishes in this order. Ok if the hub has acknowledged all.
+    pub(super) async fn publish(&self, mut publishes: Vec<Publish>) -> Result<(), HubError> {
+        let count = publishes.len() as u64;
+        self.submitted.fetch_add(count, Relaxed);
+        match (publishes.pop(), publishes.is_empty()) {
+            (Some(one), true) => self.client.publish(one).await?,
+            (Some(last), false) => {
+                publishes.push(last);
+                self.client.publish_all(publishes).await?;
+            }
+            (None, _) => {}
+        }
+        self.accepted.fetch_add(count, Relaxed);
+        Ok(())
+    }
+
+    /// Tells whether the hub acknowledged all that was published: it did not close the connection for
+    /// any of that.
+    pub(super) fn was_idle(&self) -> bool {
+        self.submitted.load(Relaxed) == self.accepted.load(Relaxed)
+    }
+
+    /// Why it ended.
+    pub(super) fn reason(&self) -> HubError {
+        match self.client.reason().as_deref() {
+            Some(MqttError::Left) => HubError::Dropped,
+            _ => HubError::Down,
+        }
+    }
+
+    /// Asks for answers about the twin, once.
+    pub(super) async fn hear_answers(&self) -> Result<(), HubError> {
+        let filters = [topic::TWIN.to_owned()];
+        let subscribe = || async { self.client.subscribe(&filters).await };
+        self.twin.get_or_try_init(subscribe).await?;
+        Ok(())
+    }
+
+    /// What the hub was asked to tell of.
+    pub(super) fn subscribed(&self) -> Interest {
+        *lock(&self.subscribed)
+    }
+
+    pub(super) fn set_subscribed(&self, interest: Interest) {
+        *lock(&self.subscribed) = interest;
+    }
+}
+
+fn options(env: &Env, identity: &DeviceIdentity, token: &SasToken) -> Options {
+    let (config, wire) = (&env.config, &env.config.wire);
+    Options {
+        host: config.name().to_owned(),
+        address: config.address.clone(),
+        port: config.port(),
+        transport: env.transport.clone(),
+        version: Version::V4,
+        client_id: identity.device.as_str().to_owned(),
+        user_name: Some(user_name(&config.host, identity)),
+        password: Some(token.secret_text().to_owned()),
+        // The hub keeps the device's messages and subscriptions between its connections.
+        clean_start: false,
+        session_expiry: None,
+        keep_alive: wire.keep_alive,
+        will: None,
+        ordered_acks: true,
+        limits: Limits {
+            connect_timeout: wire.connect_timeout,
+            answer_timeout: wire.answer_timeout,
+            in_flight: wire.in_flight,
+            max_packet: wire.max_packet,
+            buffer: wire.buffer,
+            receive: RECEIVED,
+            queued: QUEUED,
+        },
+    }
+}
+
+/// Takes note of what a failed try says about the hub.
+fn note_failure(env: &Env, begun: Instant, error: MqttError) -> HubError {
+    let error = HubError::from(error);
+    if error.is_throttle() {
+        env.door.throttled(Operation::Connect);
+    }
+    match error.is_unreachable() {
+        true => {
+            let wait = env.reach.failed(begun);
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(error = %error, source, ?wait, "Cannot reach the hub");
+        }
+        false => env.reach.reached(),
+    }
+    error
+}
+
+/// Is where the hub's messages and calls wait for the device's task.
+#[derive(Debug)]
+pub(super) struct Post {
+    env: Weak<Env>,
+    device: Weak<Device>,
+    queues: Mutex<Queues>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    messages: VecDeque<Arrived>,
+    methods: VecDeque<Arrived>,
+}
+
+/// Something with the time at which it came.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) at: Instant,
+    pub(super) incoming: Incoming,
+}
+
+impl Post {
+    /// Takes out the next message.
+    pub(super) fn message(&self) -> Option<Arrived> {
+        lock(&self.queues).messages.pop_front()
+    }
+
+    /// Takes out the next method.
+    pub(super) fn method(&self) -> Option<Arrived> {
+        lock(&self.queues).methods.pop_front()
+    }
+
+    fn push(&self, device: &Device, incoming: Incoming, is_message: bool) {
+        let arrived = Arrived {
+            at: Instant::now(),
+            incoming,
+        };
+        let has_room = {
+            let mut queues = lock(&self.queues);
+            let queue = match is_message {
+                true => &mut queues.messages,
+                false => &mut queues.methods,
+            };
+            let has_room = queue.len() < WAITING;
+            if has_room {
+                queue.push_back(arrived);
+            }
+            has_room
+        };
+        if has_room {
+            return device.changed.notify_one();
+        }
+        tracing::warn!(device.id = %device.id, "Command dropped: too many wait");
+        if let Some(env) = self.env.upgrade() {
+            env.counters.dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Inbox for Post {
+    fn on_publish(&self, incoming: Incoming) {
+        let Some(device) = self.device.upgrade() else {
+            return;
+        };
+        match topic::read(&incoming.topic) {
+            // Acknowledged when it is settled.
+            Some(Heard::Message { .. }) => self.push(&device, incoming, true),
+            Some(Heard::Method { .. }) => self.push(&device, incoming, false),
+            Some(Heard::Twin {
+                status,
+                request,
+                version,
+            }) => {
+                let Incoming {
+                    payload, receipt, ..
+                } = incoming;
+                receipt.acknowledge();
+                device.asks.answered(request, status, version, payload);
+            }
+            Some(Heard::Desired { version }) => {
+                let Incoming {
+                    payload, receipt, ..
+                } = incoming;
+                receipt.acknowledge();
+                device.desired.told(version, payload);
+                device.changed.notify_one();
+            }
+            None => {
+                tracing::warn!(device.id = %device.id, topic = incoming.topic, "Unknown topic");
+                incoming.receipt.acknowledge();
+            }
+        }
+    }
+}

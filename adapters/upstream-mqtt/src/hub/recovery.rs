@@ -1,0 +1,111 @@
+//! How a lost device comes back, or why it does not.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gateway_core::{Credential, ErrorKind, SessionEnd};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::attach::bring_up;
+use super::device::{Device, Link};
+use super::env::Env;
+use super::error::HubError;
+use super::line::Line;
+use super::login::newer;
+
+/// Newer credentials that a device is tried with before its session is ended.
+const NEWER: usize = 3;
+/// A hub that refuses a token which lapses so soon means that: its clock is not ours.
+const ABOUT_TO_LAPSE: Duration = Duration::from_secs(60);
+
+/// Tries until the device is back, or the hub says that it will not be. Until then its uplinks wait
+/// for its link, but while its breaker is open they are answered.
+pub(super) async fn bring_back(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    mut link: OwnedMutexGuard<Link>,
+) -> Result<Arc<Line>, SessionEnd> {
+    let mut newer = 0;
+    let mut failures = 0;
+    loop {
+        let error = match bring_up(env, device, &mut link).await {
+            Ok(()) => match link.line() {
+                Ok(line) => return Ok(line.clone()),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        if let HubError::Held(held) = &error
+            && held.kind.is_retryable()
+        {
+            let until = Instant::now() + held.wait;
+            tracing::info!(device.id = %device.id, wait = ?held.wait, "Device held back");
+            device.set(&mut link, Link::Held(until, held.kind));
+            drop(link);
+            sleep_until(until).await;
+            link = device.link.clone().lock_owned().await;
+            if let Link::Up(line) = &*link {
+                return Ok(line.clone());
+            }
+            continue;
+        }
+        let error = match error.kind() {
+            ErrorKind::Unauthorized if newer < NEWER => match adopt_newer(env, device).await {
+                Ok(true) => {
+                    newer += 1;
+                    continue;
+                }
+                Ok(false) => error,
+                Err(unknown) => unknown,
+            },
+            _ => error,
+        };
+        if error.is_passing() {
+            let wait = env.config.reconnect.backoff.delay(failures);
+            failures += 1;
+            let wait = match error {
+                HubError::NotYet(due) => wait.max(due),
+                _ => wait,
+            };
+            tracing::debug!(device.id = %device.id, error = %error, ?wait, "Not back yet");
+            sleep(wait).await;
+            continue;
+        }
+        tracing::warn!(device.id = %device.id, error = %error, "Device did not come back");
+        device.set(&mut link, Link::Ended);
+        return Err(notice(device, error.kind()));
+    }
+}
+
+/// Takes a newer credential for a device, if there is one.
+async fn adopt_newer(env: &Env, device: &Device) -> Result<bool, HubError> {
+    let identity = device.wish().identity;
+    let newer = newer(env, &identity).await?;
+    Ok(newer.is_some_and(|newer| {
+        device.adopt(&identity.credential, newer);
+        true
+    }))
+}
+
+/// Tells whether the token that the device presented lapses within this time.
+pub(super) fn has_lapsed(device: &Device, within: Duration) -> bool {
+    match device.wish().identity.credential {
+        Credential::SasToken(token) => token.expires() <= SystemTime::now() + within,
+        _ => false,
+    }
+}
+
+fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
+    let id = device.id.clone();
+    let identity = device.wish().identity;
+    let is_presented = matches!(identity.credential, Credential::SasToken(_));
+    match reason {
+        ErrorKind::Unauthorized if has_lapsed(device, ABOUT_TO_LAPSE) => SessionEnd::expired(id),
+        ErrorKind::Unauthorized if is_presented && identity.source.is_none() => {
+            SessionEnd::new(id, reason)
+                .with_detail("the hub refuses the device's token; it must present a new one")
+        }
+        _ => SessionEnd::new(id, reason),
+    }
+}

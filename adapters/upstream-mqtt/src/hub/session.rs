@@ -1,0 +1,433 @@
+//! The task of one device: it hands on what the hub sends, renews the connection, and brings it back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use gateway_core::credential::Renewals;
+use gateway_core::governor::{Class, Priority};
+use gateway_core::{DesiredChange, DesiredPatch, ErrorKind, Interest, SessionEnd};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::attach::{Why, renew};
+use super::commands::{self, Verdict};
+use super::device::{Device, Link};
+use super::env::Env;
+use super::error::HubError;
+use super::line::Line;
+use super::recovery::{bring_back, has_lapsed};
+use super::takeover::Takeovers;
+use super::{topic, twin};
+
+/// The wait before an expiry is looked at again that our clock does not agree with.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
+
+/// What a job of the device came to.
+#[derive(Debug)]
+enum Done {
+    Fetch,
+    Replaced(Why, Result<(), HubError>),
+}
+
+/// What serving a connection came to.
+#[derive(Debug)]
+enum Turn {
+    /// Nobody wants the device any more.
+    Leave,
+    Lost,
+    Replaced(Arc<Line>),
+    Expired,
+}
+
+pub(super) struct Session {
+    env: Arc<Env>,
+    device: Arc<Device>,
+    line: Arc<Line>,
+    /// Whether the hub was told on this connection what the device wants to hear.
+    is_aligned: bool,
+    /// What it was told last, as it remembers itself; none if that was before this task.
+    told: Option<Interest>,
+    /// Messages that the device has on this connection.
+    messages: JoinSet<Verdict>,
+    /// What goes on over all connections: methods, the change that the device is given, and the rest.
+    methods: JoinSet<()>,
+    delivering: JoinSet<()>,
+    jobs: JoinSet<Done>,
+    is_fetching: bool,
+    is_replacing: bool,
+    /// When the token is to be renewed.
+    renewal: Option<Instant>,
+    /// When the session ends with the device's own token.
+    expiry: Option<Instant>,
+    /// When the connection is replaced for a message that was not acknowledged.
+    redelivery: Option<Instant>,
+    /// Messages not acknowledged one after the other.
+    abandoned: u32,
+    takeovers: Takeovers,
+}
+
+impl Session {
+    /// Starts the task of a device that has come up, unless it has one.
+    pub(super) fn start(env: &Arc<Env>, device: &Arc<Device>, line: Arc<Line>) {
+        if !device.claim_session() {
+            return;
+        }
+        let mut session = Self {
+            env: env.clone(),
+            device: device.clone(),
+            line: line.clone(),
+            is_aligned: false,
+            told: None,
+            messages: JoinSet::new(),
+            methods: JoinSet::new(),
+            delivering: JoinSet::new(),
+            jobs: JoinSet::new(),
+            is_fetching: false,
+            is_replacing: false,
+            renewal: None,
+            expiry: None,
+            redelivery: None,
+            abandoned: 0,
+            takeovers: Takeovers::default(),
+        };
+        session.adopt(line);
+        env.tasks.spawn(session.run());
+    }
+
+    async fn run(mut self) {
+        let (closing, gone) = (self.env.closing.clone(), self.device.gone.clone());
+        loop {
+            let turn = tokio::select! {
+                biased;
+                () = closing.cancelled() => Turn::Leave,
+                () = gone.cancelled() => Turn::Leave,
+                turn = self.serve() => turn,
+            };
+            match turn {
+                Turn::Leave => break,
+                Turn::Replaced(line) => self.adopt(line),
+                Turn::Expired => {
+                    if let Some(notice) = self.expired().await {
+                        return self.end(notice).await;
+                    }
+                    self.expiry = Some(Instant::now() + CLOCKS_DIFFER);
+                }
+                Turn::Lost => {
+                    // Its callbacks' verdicts are about nothing now: the hub delivers anew.
+                    self.messages = JoinSet::new();
+                    self.device.asks.lose();
+                    let recovered = tokio::select! {
+                        biased;
+                        () = closing.cancelled() => break,
+                        // Whoever detaches it waits for its link.
+                        () = gone.cancelled() => break,
+                        recovered = Box::pin(self.recover()) => recovered,
+                    };
+                    match recovered {
+                        Ok(line) => self.adopt(line),
+                        Err(notice) => return self.end(notice).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on with another connection.
+    fn adopt(&mut self, line: Arc<Line>) {
+        self.messages = JoinSet::new();
+        self.is_aligned = false;
+        self.redelivery = None;
+        self.renewal = line.life.renewal;
+        self.expiry = line.life.is_presented.then_some(line.life.lapses);
+        self.line = line;
+    }
+
+    /// Serves the connection until it is lost, replaced or not wanted any more.
+    async fn serve(&mut self) -> Turn {
+        loop {
+            if let Some(line) = self.newer() {
+                return Turn::Replaced(line);
+            }
+            Box::pin(self.align()).await;
+            self.hand_on();
+            let (renewal, expiry) = (self.due(), self.expiry);
+            tokio::select! {
+                biased;
+                () = self.line.client.down().cancelled() => {
+                    return self.newer().map_or(Turn::Lost, Turn::Replaced);
+                }
+                Some(verdict) = self.messages.join_next() => {
+                    // A callback that panicked has not taken its message.
+                    self.settled(verdict.unwrap_or(Verdict::Abandoned));
+                }
+                Some(_) = self.methods.join_next() => {}
+                Some(_) = self.delivering.join_next() => {}
+                Some(Ok(done)) = self.jobs.join_next() => self.done(done),
+                () = self.device.changed.notified() => {}
+                () = until(renewal) => self.replace(),
+                () = until(expiry) => return Turn::Expired,
+            }
+        }
+    }
+
+    /// The connection that took the place of this one, if one did.
+    fn newer(&self) -> Option<Arc<Line>> {
+        let line = self.device.line();
+        line.filter(|line| line.number != self.line.number)
+    }
+
+    /// Has the hub tell what the device wants to hear, and nothing else.
+    async fn align(&mut self) {
+        let wanted = self.device.interest().or(self.env.config.commands.always);
+        // The hub remembers subscriptions from before, but not all: those that are wanted are said anew.
+        let (known, before) = match (self.is_aligned, self.line.client.is_session_present()) {
+            (true, _) => (self.line.subscribed(), self.line.subscribed()),
+            (false, true) => (Interest::NONE, self.told.unwrap_or(Interest::ALL)),
+            (false, false) => (Interest::NONE, Interest::NONE),
+        };
+        if self.is_aligned && known == wanted {
+            return;
+        }
+        let surplus = topic::filters(&self.device.id, without(before, wanted));
+        let missing = topic::filters(&self.device.id, without(wanted, known));
+        let (client, desired) = (&self.line.client, &self.device.desired);
+        let is_new = wanted.desired && !known.desired;
+        if !wanted.desired {
+            desired.unsubscribed();
+        }
+        let told = async {
+            if !surplus.is_empty() {
+                client.unsubscribe(&surplus).await?;
+            }
+            if is_new {
+                desired.subscribing();
+            }
+            if !missing.is_empty() {
+                client.subscribe(&missing).await?;
+            }
+            Ok::<_, crate::error::MqttError>(())
+        };
+        if let Err(error) = told.await {
+            // A hub that cannot, as one of the basic tier, closes the connection.
+            tracing::info!(device.id = %self.device.id, error = %error, "Not subscribed");
+        }
+        if is_new {
+            desired.subscribed();
+        }
+        self.line.set_subscribed(wanted);
+        (self.told, self.is_aligned) = (Some(wanted), true);
+    }
+
+    /// Begins what waits, as much of it as may be on its way.
+    fn hand_on(&mut self) {
+        let credit = self.env.config.commands.credit;
+        while self.messages.len() < credit
+            && let Some(arrived) = self.line.post.message()
+        {
+            let (env, device) = (self.env.clone(), self.device.clone());
+            let work = self.line.work.token();
+            self.messages
+                .spawn(commands::message(env, device, arrived, work));
+        }
+        while self.methods.len() < credit
+            && let Some(arrived) = self.line.post.method()
+        {
+            let method = commands::method(self.env.clone(), self.device.clone(), arrived);
+            self.methods.spawn(method);
+        }
+        if self.delivering.is_empty()
+            && let Some(change) = self.device.desired.pop()
+        {
+            self.delivering.spawn(deliver(self.device.clone(), change));
+        }
+        if !self.is_fetching && self.device.desired.is_behind() {
+            self.is_fetching = true;
+            let fetching = twin::fetch(self.env.clone(), self.device.clone());
+            self.jobs.spawn(async move {
+                fetching.await;
+                Done::Fetch
+            });
+        }
+    }
+
+    fn settled(&mut self, verdict: Verdict) {
+        let counters = &self.env.counters;
+        match verdict {
+            Verdict::Taken => self.abandoned = 0,
+            Verdict::Rejected => {
+                counters.rejected.fetch_add(1, Relaxed);
+            }
+            Verdict::Abandoned => {
+                counters.abandoned.fetch_add(1, Relaxed);
+                let wait = self.env.config.commands.abandon.delay(self.abandoned);
+                self.abandoned = self.abandoned.saturating_add(1);
+                self.redelivery.get_or_insert(Instant::now() + wait);
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Fetch => self.is_fetching = false,
+            Done::Replaced(why, result) => {
+                self.is_replacing = false;
+                match result {
+                    Ok(()) => {
+                        self.env.counters.replaced.fetch_add(1, Relaxed);
+                    }
+                    Err(error) => self.not_replaced(why, &error),
+                }
+            }
+        }
+    }
+
+    /// Tries again later. Even a refusal ends nobody's session before the hub does.
+    fn not_replaced(&mut self, why: Why, error: &HubError) {
+        let (now, id) = (Instant::now(), &self.device.id);
+        match error.is_passing() {
+            true => tracing::debug!(device.id = %id, error = %error, ?why, "Not reconnected yet"),
+            false => tracing::info!(device.id = %id, error = %error, ?why, "Not reconnected"),
+        }
+        match why {
+            Why::Token => {
+                let left = self.line.life.lapses.saturating_duration_since(now);
+                self.renewal = Some(now + Renewals::again(left));
+            }
+            Why::Redelivery => {
+                let wait = self.env.config.commands.abandon.delay(self.abandoned);
+                self.redelivery = Some(now + wait);
+            }
+        }
+    }
+
+    /// When the connection is to be replaced; none while it is being.
+    fn due(&self) -> Option<Instant> {
+        let due = [self.renewal, self.redelivery].into_iter().flatten().min();
+        due.filter(|_| !self.is_replacing)
+    }
+
+    /// Begins to replace the connection, which is served meanwhile.
+    fn replace(&mut self) {
+        let now = Instant::now();
+        let why = match self.renewal {
+            Some(renewal) if renewal <= now => Why::Token,
+            _ => Why::Redelivery,
+        };
+        let priority = match why {
+            Why::Token => self.urgency(),
+            Why::Redelivery => self.device.rank(Class::Quiet),
+        };
+        self.is_replacing = true;
+        let (env, device, line) = (self.env.clone(), self.device.clone(), self.line.clone());
+        self.jobs.spawn(async move {
+            let replaced = renew(&env, &device, &line, why, priority).await;
+            Done::Replaced(why, replaced)
+        });
+    }
+
+    /// The sooner a token lapses the sooner it is renewed.
+    fn urgency(&self) -> Priority {
+        let left = self
+            .line
+            .life
+            .lapses
+            .saturating_duration_since(Instant::now());
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let at = since_epoch.unwrap_or_default().saturating_add(left);
+        Priority::new(Class::Standing, u64::MAX - at.as_millis() as u64)
+    }
+
+    /// The end of a session whose token has lapsed; none if our clock does not agree.
+    async fn expired(&self) -> Option<SessionEnd> {
+        let mut link = self.device.link.lock().await;
+        let is_current = matches!(&*link, Link::Up(line) if line.number == self.line.number);
+        if !is_current || !has_lapsed(&self.device, Duration::ZERO) {
+            return None;
+        }
+        self.device.set(&mut link, Link::Ended);
+        Some(SessionEnd::expired(self.device.id.clone()))
+    }
+
+    /// Brings the device back. An error is the end of its session.
+    async fn recover(&mut self) -> Result<Arc<Line>, SessionEnd> {
+        let device = self.device.clone();
+        let mut link = device.link.clone().lock_owned().await;
+        if let Link::Up(line) = &*link
+            && line.number != self.line.number
+        {
+            return Ok(line.clone());
+        }
+        let reason = self.line.reason();
+        device.note_error(&reason);
+        device.set(&mut link, Link::Down);
+        tracing::info!(
+            device.id = %device.id, number = self.line.number, reason = %reason,
+            "Connection to the hub lost"
+        );
+        if matches!(reason, HubError::Dropped) && self.is_displaced() {
+            device.note_error(&HubError::Displaced);
+            device.set(&mut link, Link::Ended);
+            return Err(SessionEnd::new(device.id.clone(), ErrorKind::Displaced));
+        }
+        let env = self.env.clone();
+        let _missing = env.progress.missing();
+        bring_back(&env, &device, link).await
+    }
+
+    /// Takes note that the hub closed the connection. True if the device is another client's.
+    fn is_displaced(&mut self) -> bool {
+        let (env, device) = (&self.env, &self.device);
+        if env.closings.note(&device.id) {
+            return false;
+        }
+        let (age, was_idle) = (self.line.opened.elapsed(), self.line.was_idle());
+        let credential = device.wish().identity.credential;
+        let kind = HubError::Dropped.kind();
+        env.breakers.detached(&device.id, &credential, kind);
+        self.takeovers.closed(&env.config.reconnect, age, was_idle)
+    }
+
+    /// Ends the device's session, as the hub has done, and tells whoever attached it.
+    async fn end(self, notice: SessionEnd) {
+        let Self {
+            env, device, line, ..
+        } = self;
+        device.gone.cancel();
+        line.client.disconnect(Duration::ZERO).await;
+        if !env.remove(&device) {
+            // Detached or attached anew since: nobody waits for this end.
+            return;
+        }
+        tracing::info!(
+            device.id = %device.id,
+            reason = %notice.reason,
+            detail = notice.detail,
+            "The hub ended a device's session"
+        );
+        device.wish().callback.on_end(notice).await;
+    }
+}
+
+/// What is in the first and not in the second.
+fn without(first: Interest, second: Interest) -> Interest {
+    Interest::NONE
+        .with_messages(first.messages && !second.messages)
+        .with_methods(first.methods && !second.methods)
+        .with_desired(first.desired && !second.desired)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn deliver(device: Arc<Device>, change: DesiredChange) {
+    let mut patch = DesiredPatch::new(device.id.clone(), change.version, change.body);
+    if change.is_whole {
+        patch = patch.whole();
+    }
+    device.callback().on_desired(patch).await;
+}

@@ -1,0 +1,307 @@
+//! What one connection is to hear, and what the broker has granted of it.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Mutex;
+
+use tokio::sync::Notify;
+
+use super::device::lock;
+
+/// Filters in one packet: Mosquitto and AWS IoT aside, brokers take thousands; AWS IoT takes 8 but
+/// answers more with a refusal, upon which fewer are asked for.
+const BATCH: usize = 200;
+
+#[derive(Debug, Default)]
+struct Filter {
+    /// How many devices want it.
+    wanted: usize,
+    is_granted: bool,
+    /// Why the broker does not give it.
+    refusal: Option<String>,
+}
+
+/// Is what is to be told to the broker next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) subscribe: Vec<String>,
+    pub(super) unsubscribe: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    filters: HashMap<String, Filter>,
+    /// Filters to look at.
+    changed: Vec<String>,
+}
+
+/// The filters of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    state: Mutex<State>,
+    /// Told when there is something to do.
+    pub(super) work: Notify,
+    granted: Notify,
+}
+
+impl Filters {
+    /// Wants a filter once more.
+    pub(super) fn want(&self, filter: String) {
+        let mut state = lock(&self.state);
+        let entry = state.filters.entry(filter.clone()).or_default();
+        entry.wanted += 1;
+        if entry.wanted == 1 || entry.refusal.is_some() {
+            state.changed.push(filter);
+            self.work.notify_one();
+        }
+    }
+
+    /// Wants a filter once less.
+    pub(super) fn unwant(&self, filter: &str) {
+        let mut state = lock(&self.state);
+        let Some(entry) = state.filters.get_mut(filter) else {
+            return;
+        };
+        entry.wanted = entry.wanted.saturating_sub(1);
+        if entry.wanted == 0 {
+            state.changed.push(filter.to_owned());
+            self.work.notify_one();
+        }
+    }
+
+    /// Looks at all anew: the connection is another.
+    pub(super) fn reset(&self) {
+        let mut state = lock(&self.state);
+        state.filters.retain(|_, filter| filter.wanted > 0);
+        for filter in state.filters.values_mut() {
+            (filter.is_granted, filter.refusal) = (false, None);
+        }
+        state.changed = state.filters.keys().cloned().collect();
+    }
+
+    /// Takes the next that the broker is to be told.
+    pub(super) fn take(&self) -> Option<Work> {
+        let mut state = lock(&self.state);
+        let mut work = Work::default();
+        while work.subscribe.len().max(work.unsubscribe.len()) < BATCH {
+            let Some(name) = state.changed.pop() else {
+                break;
+            };
+            let Some(filter) = state.filters.get(&name) else {
+                continue;
+            };
+            let list = match (filter.wanted > 0, filter.is_granted) {
+                (true, false) => &mut work.subscribe,
+                (false, true) => &mut work.unsubscribe,
+                (true, true) => continue,
+                (false, false) => {
+                    state.filters.remove(&name);
+                    continue;
+                }
+            };
+            // What changed twice is looked at once.
+            if !list.contains(&name) {
+                list.push(name);
+            }
+        }
+        (work != Work::default()).then_some(work)
+    }
+
+    /// Notes that the broker gives these. One that nobody wants any more by now is given back.
+    pub(super) fn grant(&self, names: &[String]) {
+        let mut state = lock(&self.state);
+        for name in names {
+            if let Some(filter) = state.filters.get_mut(name) {
+                (filter.is_granted, filter.refusal) = (true, None);
+                if filter.wanted == 0 {
+                    state.changed.push(name.clone());
+                    self.work.notify_one();
+                }
+            }
+        }
+        self.granted.notify_waiters();
+    }
+
+    /// Notes that the broker does not give one.
+    pub(super) fn refuse(&self, name: &str, reason: String) {
+        if let Some(filter) = lock(&self.state).filters.get_mut(name) {
+            filter.refusal = Some(reason);
+        }
+        self.granted.notify_waiters();
+    }
+
+    /// Notes that these are gone. One that somebody wants again by now is asked for again.
+    pub(super) fn end(&self, names: &[String]) {
+        let mut state = lock(&self.state);
+        for name in names {
+            if let Some(filter) = state.filters.get_mut(name) {
+                filter.is_granted = false;
+                state.changed.push(name.clone());
+                self.work.notify_one();
+            }
+        }
+    }
+
+    /// Asks again for what was refused. False if nothing was.
+    pub(super) fn retry(&self) -> bool {
+        let mut state = lock(&self.state);
+        let State { filters, changed } = &mut *state;
+        let before = changed.len();
+        for (name, filter) in filters {
+            if filter.refusal.is_some() {
+                changed.push(name.clone());
+            }
+        }
+        changed.len() > before
+    }
+
+    pub(super) fn has_refusals(&self) -> bool {
+        let state = lock(&self.state);
+        state
+            .filters
+            .values()
+            .any(|filter| filter.refusal.is_some())
+    }
+
+    /// Whether the broker gives it; its refusal, if it said so.
+    pub(super) fn standing(&self, name: &str) -> (bool, Option<String>) {
+        let state = lock(&self.state);
+        let filter = state.filters.get(name);
+        filter.map_or((false, None), |filter| {
+            (filter.is_granted, filter.refusal.clone())
+        })
+    }
+
+    /// Waits until the broker gives it, or does not.
+    ///
+    /// # Errors
+    /// The broker's refusal.
+    ///
+    /// Cancel safe.
+    pub(super) async fn granted(&self, name: &str) -> Result<(), String> {
+        loop {
+            // Made before the look, so that what happens in between is not missed.
+            let changed = self.granted.notified();
+            match self.standing(name) {
+                (true, _) => return Ok(()),
+                (false, Some(refusal)) => return Err(refusal),
+                (false, None) => changed.await,
+            }
+        }
+    }
+
+    /// Forgets what is granted: the connection is gone.
+    pub(super) fn lose(&self) {
+        for filter in lock(&self.state).filters.values_mut() {
+            filter.is_granted = false;
+        }
+    }
+
+    /// How many the broker gives.
+    pub(super) fn count(&self) -> usize {
+        let state = lock(&self.state);
+        state.filters.values().filter(|f| f.is_granted).count()
+    }
+}
+
+/// Halves of a list that the broker refused as a whole.
+pub(super) fn halves(mut names: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let second = names.split_off(names.len() / 2);
+    (mem::take(&mut names), second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn work(subscribe: &[&str], unsubscribe: &[&str]) -> Option<Work> {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Some(Work {
+            subscribe: owned(subscribe),
+            unsubscribe: owned(unsubscribe),
+        })
+    }
+
+    #[test]
+    fn a_filter_is_told_once_however_many_want_it() {
+        let filters = Filters::default();
+        filters.want("a".to_owned());
+        filters.want("a".to_owned());
+        assert_eq!(filters.take(), work(&["a"], &[]));
+        filters.grant(&["a".to_owned()]);
+        filters.unwant("a");
+        assert_eq!(filters.take(), None);
+        filters.unwant("a");
+        assert_eq!(filters.take(), work(&[], &["a"]));
+        filters.end(&["a".to_owned()]);
+        assert_eq!((filters.take(), filters.count()), (None, 0));
+    }
+
+    #[test]
+    fn what_was_refused_is_asked_for_again_when_told_to() {
+        let filters = Filters::default();
+        filters.want("a".to_owned());
+        filters.take();
+        filters.refuse("a", "no".to_owned());
+        assert_eq!(filters.take(), None);
+        assert_eq!(filters.standing("a"), (false, Some("no".to_owned())));
+        assert!(filters.retry());
+        assert_eq!(filters.take(), work(&["a"], &[]));
+    }
+
+    proptest! {
+        /// Whatever is wanted, granted and lost in whatever order, in the end the broker gives what
+        /// is wanted, and nothing else.
+        #[test]
+        fn the_broker_ends_up_giving_what_is_wanted(
+            steps in prop::collection::vec((0..6_u8, 0..4_u8), 0..200),
+        ) {
+            let filters = Filters::default();
+            let mut wanted = BTreeMap::<String, usize>::new();
+            let mut broker = BTreeSet::<String>::new();
+            let mut open: Option<Work> = None;
+            let settle = |open: &mut Option<Work>, broker: &mut BTreeSet<String>| {
+                if let Some(work) = open.take() {
+                    broker.extend(work.subscribe.iter().cloned());
+                    broker.retain(|name| !work.unsubscribe.contains(name));
+                    filters.grant(&work.subscribe);
+                    filters.end(&work.unsubscribe);
+                }
+            };
+            for (step, name) in steps {
+                let name = name.to_string();
+                match step {
+                    0 | 1 => {
+                        *wanted.entry(name.clone()).or_default() += 1;
+                        filters.want(name);
+                    }
+                    2 => {
+                        if let Some(count) = wanted.get_mut(&name).filter(|count| **count > 0) {
+                            *count -= 1;
+                            filters.unwant(&name);
+                        }
+                    }
+                    3 => {
+                        if open.is_none() {
+                            open = filters.take();
+                        }
+                    }
+                    4 => settle(&mut open, &mut broker),
+                    _ => {
+                        (open, broker) = (None, BTreeSet::new());
+                        filters.reset();
+                    }
+                }
+            }
+            settle(&mut open, &mut broker);
+            while let Some(work) = filters.take() {
+                open = Some(work);
+                settle(&mut open, &mut broker);
+            }
+            let wanted = wanted.into_iter().filter(|(_, count)| *count > 0);
+            prop_assert_eq!(broker, wanted.map(|(name, _)| name).collect::<BTreeSet<_>>());
+        }
+    }
+}

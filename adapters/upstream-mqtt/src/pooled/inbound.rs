@@ -1,0 +1,131 @@
+//! What comes from the broker, sorted at once: nothing here waits.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+use gateway_core::DeviceId;
+use tokio_util::sync::CancellationToken;
+
+use super::config::MqttSubscriptions;
+use super::convert::{self, Inward};
+use super::pool::Pool;
+use super::queues::{Job, Order};
+use super::topics::Kind;
+use super::{messages, methods, twin};
+use crate::client::{Inbox, Incoming, Publish, Receipt};
+
+/// Takes what comes on one connection, for as long as it lasts.
+#[derive(Debug)]
+pub(super) struct LineInbox {
+    pool: Weak<Pool>,
+    lost: CancellationToken,
+}
+
+impl LineInbox {
+    pub(super) fn new(pool: &Arc<Pool>, lost: CancellationToken) -> Self {
+        Self {
+            pool: Arc::downgrade(pool),
+            lost,
+        }
+    }
+}
+
+impl Inbox for LineInbox {
+    fn on_publish(&self, incoming: Incoming) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.sort(incoming, &self.lost);
+        }
+    }
+}
+
+/// A command on its way to a device.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) device: DeviceId,
+    pub(super) topic: String,
+    pub(super) inward: Inward,
+    pub(super) retain: bool,
+    pub(super) duplicate: bool,
+    pub(super) receipt: Receipt,
+    /// The connection that it came on is lost: the broker gives it again.
+    pub(super) lost: CancellationToken,
+}
+
+impl Pool {
+    fn sort(self: &Arc<Self>, incoming: Incoming, lost: &CancellationToken) {
+        let Incoming {
+            topic,
+            payload,
+            retain,
+            duplicate,
+            properties,
+            receipt,
+        } = incoming;
+        let handover = self.config.commands.handover.as_str();
+        let handed = topic
+            .strip_prefix(handover)
+            .and_then(|rest| rest.strip_prefix('/'));
+        let meant = handed.unwrap_or(&topic);
+        let Some((kind, captures)) = self.topics.read(meant) else {
+            return self.unreadable(meant, "it is no topic of ours", receipt);
+        };
+        if kind == Kind::TwinResponse {
+            match convert::inward(self.encoding, captures, &payload, properties) {
+                Ok(inward) => self.asked.answer(inward),
+                Err(error) => tracing::warn!(error, count = 1, "Unreadable answer dropped"),
+            }
+            return receipt.acknowledge();
+        }
+        let device = captures.device.as_deref().map(DeviceId::new);
+        let Some(Ok(device)) = device else {
+            return self.unreadable(meant, "it names no device", receipt);
+        };
+        let hears_all = self.config.commands.subscriptions == MqttSubscriptions::Wildcard;
+        if hears_all && self.find(&device).is_none() {
+            // Another gateway's: it hears it too, unless the group gave it to us alone.
+            if !self.config.commands.hands_over() || kind == Kind::Desired || handed.is_some() {
+                return receipt.acknowledge();
+            }
+            self.counters.handed_over.fetch_add(1, Relaxed);
+            let publish = Publish {
+                topic: format!("{handover}/{topic}"),
+                payload,
+                retain: false,
+                properties,
+            };
+            return self.chore(0, publish, move || receipt.acknowledge());
+        }
+        let inward = match convert::inward(self.encoding, captures, &payload, properties) {
+            Ok(inward) => inward,
+            Err(error) => return self.unreadable(meant, &error, receipt),
+        };
+        let command = Command {
+            device,
+            topic: meant.to_owned(),
+            inward,
+            retain,
+            duplicate,
+            receipt,
+            lost: lost.clone(),
+        };
+        match kind {
+            Kind::Message => messages::take(self, command),
+            Kind::Method => methods::take(self, command),
+            Kind::Desired | Kind::TwinResponse => twin::take(self, command),
+        }
+    }
+
+    /// Acknowledges what will not become readable.
+    fn unreadable(&self, topic: &str, reason: &str, receipt: Receipt) {
+        self.counters.unreadable.fetch_add(1, Relaxed);
+        tracing::warn!(topic = ?topic, reason, count = 1, "Unreadable command dropped");
+        receipt.acknowledge();
+    }
+
+    /// Has a job done in its device's turn.
+    pub(super) fn enqueue(&self, device: &DeviceId, order: Order, job: Job) {
+        if let Some(worker) = self.queues.push(device, order, job) {
+            self.spawn(worker.run());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Messages to devices (C2D).
+//!
+//! MQTT has no word for "not now" and none for "never": a message is acknowledged or it is not, and
+//! one that is not comes again only after the connection is lost. So it is kept here instead,
+//! unacknowledged, and tried again, and what is refused in the end is acknowledged and told to
+//! whoever reads the dead letters.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures_util::future::BoxFuture;
+use gateway_core::{CloudMessage, Disposition};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::convert;
+use super::inbound::Command;
+use super::pool::Pool;
+use super::queues::{Admission, Order};
+use super::template::{Template, Values};
+
+pub(super) fn take(pool: &Arc<Pool>, command: Command) {
+    let device = command.device.clone();
+    let (arrived, pool_too) = (Instant::now(), pool.clone());
+    let job = move |admission| match admission {
+        Admission::Admitted => {
+            let work: BoxFuture<'static, ()> = Box::pin(async move {
+                let lost = command.lost.clone();
+                tokio::select! {
+                    biased;
+                    // Not acknowledged: the broker gives it again.
+                    () = lost.cancelled() => {}
+                    () = deliver(pool_too, command, arrived) => {}
+                }
+            });
+            Some(work)
+        }
+        Admission::Refused => {
+            refuse(&pool_too, command, "too many commands wait for the device");
+            None
+        }
+    };
+    pool.enqueue(&device, Order::Alongside, Box::new(job));
+}
+
+/// Delivers a message until it is settled, or its time is over.
+async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
+    let commands = &pool.config.commands;
+    let keep = command
+        .inward
+        .expires_in
+        .map_or(commands.keep, |left| left.min(commands.keep));
+    let until = arrived + keep;
+    // The broker does not say how often it has given a message before.
+    let mut deliveries = u32::from(command.duplicate);
+    for failures in 0.. {
+        let verdict = match pool.listener(&command.device, |interest| interest.messages) {
+            None => Disposition::Abandon,
+            Some(callback) => {
+                let deadline = until.min(Instant::now() + commands.verdict_timeout);
+                let message = message(&command, deadline, deliveries);
+                deliveries = deliveries.saturating_add(1);
+                let verdict = timeout_at(deadline, callback.on_message(message)).await;
+                verdict.unwrap_or_else(|_| {
+                    pool.counters.lapsed.fetch_add(1, Relaxed);
+                    Disposition::Abandon
+                })
+            }
+        };
+        match verdict {
+            Disposition::Complete => return command.receipt.acknowledge(),
+            Disposition::Reject => return refuse(&pool, command, "the device refused it"),
+            Disposition::Abandon => {
+                let wait = commands.retry.delay(failures);
+                if Instant::now() + wait >= until {
+                    let reason = "it could not be delivered in time";
+                    return refuse(&pool, command, reason);
+                }
+                sleep(wait).await;
+            }
+        }
+    }
+}
+
+fn message(command: &Command, deadline: Instant, deliveries: u32) -> CloudMessage {
+    let inward = &command.inward;
+    let device = command.device.clone();
+    let mut message = CloudMessage::new(device, inward.body.clone(), deadline);
+    message.id.clone_from(&inward.id);
+    message.system = inward.system.clone();
+    message.properties = inward.properties.clone();
+    message.delivery_count = deliveries;
+    message
+}
+
+/// Acknowledges a message that will not be delivered, once whoever reads the dead letters has it.
+fn refuse(pool: &Arc<Pool>, command: Command, reason: &str) {
+    pool.counters.refused.fetch_add(1, Relaxed);
+    let device = &command.device;
+    tracing::warn!(device.id = %device, reason, count = 1, "Message to a device refused");
+    let values = Values {
+        device: Some(device),
+        ..Values::default()
+    };
+    let letter = |topics: &Template| {
+        let topic = topics.write(&values)?;
+        convert::dead_letter(
+            topic,
+            pool.encoding,
+            &command.topic,
+            &command.inward,
+            reason,
+        )
+    };
+    let Some(Ok(publish)) = pool.topics.dead_letters.as_ref().map(letter) else {
+        return command.receipt.acknowledge();
+    };
+    let receipt = command.receipt;
+    pool.chore(pool.place(&command.device), publish, move || {
+        receipt.acknowledge()
+    });
+}

@@ -1,0 +1,207 @@
+//! Methods called on devices.
+//!
+//! A request is acknowledged when its answer has reached the broker. If the connection is lost
+//! meanwhile, the broker gives the request again: it is then the same call, which is not made twice
+//! while it runs.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use gateway_core::{CorrelationId, DeviceId, MethodCall, MethodName, MethodReply};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::convert::{self, ReturnAddress};
+use super::device::lock;
+use super::inbound::Command;
+use super::pool::Pool;
+use super::queues::{Admission, Order};
+use crate::client::Receipt;
+use crate::error::MqttError;
+
+/// The wait before an answer that the broker did not take now is offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(100);
+
+/// Names a call: its device, and what its caller tells the answer by.
+type Name = (DeviceId, Bytes);
+
+/// The calls that run, each with what is to be acknowledged for it.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    running: Mutex<HashMap<Name, Receipt>>,
+    serial: AtomicU64,
+}
+
+impl Calls {
+    /// Notes that a call begins; false if it runs already, and this is the broker's second try. A
+    /// caller that tells two calls by the same gets two answers that it cannot tell apart.
+    fn begin(&self, name: &mut Name, is_duplicate: bool, receipt: Receipt) -> bool {
+        let mut running = lock(&self.running);
+        if !is_duplicate && running.contains_key(name) {
+            name.1 = self.serial().into();
+        }
+        running.insert(name.clone(), receipt).is_none()
+    }
+
+    fn end(&self, name: &Name) -> Option<Receipt> {
+        lock(&self.running).remove(name)
+    }
+
+    /// A name for a call whose caller gave none that can be told.
+    fn serial(&self) -> String {
+        format!("call-{}", self.serial.fetch_add(1, Relaxed))
+    }
+}
+
+/// A call on its way.
+struct Call {
+    name: Name,
+    to: ReturnAddress,
+    /// None if the request cannot be called.
+    call: Option<MethodCall>,
+}
+
+/// Forgets a call whose work is dropped.
+struct Running {
+    pool: Arc<Pool>,
+    name: Name,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Dropped without acknowledgement, if it is still there.
+        drop(self.pool.calls.end(&self.name));
+    }
+}
+
+pub(super) fn take(pool: &Arc<Pool>, command: Command) {
+    let Command {
+        device,
+        mut inward,
+        duplicate,
+        receipt,
+        ..
+    } = command;
+    let to = ReturnAddress::of(device.clone(), &mut inward);
+    let limit = pool.config.commands.method_timeout;
+    let deadline = Instant::now() + inward.expires_in.map_or(limit, |left| left.min(limit));
+    let request = to.request.clone().unwrap_or_else(|| pool.calls.serial());
+    let told_by = match (&to.correlation, &to.request) {
+        (Some(correlation), _) => correlation.clone(),
+        (None, _) => Bytes::from(request.clone()),
+    };
+    let name = inward.method.as_deref().map(MethodName::new);
+    let id = CorrelationId::new(&request).or_else(|_| CorrelationId::new(pool.calls.serial()));
+    let call = match (name, id) {
+        (Some(Ok(name)), Ok(id)) => Some(MethodCall::new(
+            device.clone(),
+            id,
+            name,
+            inward.body,
+            deadline,
+        )),
+        _ => None,
+    };
+    let mut name = (device.clone(), told_by);
+    if !pool.calls.begin(&mut name, duplicate, receipt) {
+        return;
+    }
+    let call = Call { name, to, call };
+    let running = Running {
+        pool: pool.clone(),
+        name: call.name.clone(),
+    };
+    let job = move |admission| match admission {
+        Admission::Admitted => {
+            let work: BoxFuture<'static, ()> = Box::pin(run(running, call, deadline));
+            Some(work)
+        }
+        Admission::Refused => {
+            refuse(&running, &call);
+            None
+        }
+    };
+    pool.enqueue(&device, Order::Alongside, Box::new(job));
+}
+
+/// Answers a call for which there is no room.
+fn refuse(running: &Running, call: &Call) {
+    let Running { pool, name } = running;
+    let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
+    let reply = convert::reply(
+        pool.topics.responses.as_ref(),
+        pool.encoding,
+        &call.to,
+        &refusal,
+    );
+    let Some(receipt) = pool.calls.end(name) else {
+        return;
+    };
+    match reply {
+        Ok(reply) => pool.chore(pool.place(&name.0), reply, move || receipt.acknowledge()),
+        Err(_) => receipt.acknowledge(),
+    }
+}
+
+async fn run(running: Running, call: Call, deadline: Instant) {
+    let Running { pool, name } = &running;
+    let device = &name.0;
+    let reply = answer(pool, call.call, deadline, device).await;
+    let reply = convert::reply(
+        pool.topics.responses.as_ref(),
+        pool.encoding,
+        &call.to,
+        &reply,
+    );
+    let told = match reply {
+        Ok(reply) => {
+            let line = &pool.lines[pool.place(device)];
+            let offer = async {
+                loop {
+                    let client = line.up().await?;
+                    match client.publish(reply.clone()).await {
+                        Err(error) if error.is_passing() => sleep(OFFER_AGAIN).await,
+                        told => return told,
+                    }
+                }
+            };
+            let patience = Instant::now() + pool.config.wire.answer_timeout;
+            let told = timeout_at(patience, offer).await;
+            told.unwrap_or(Err(MqttError::Unanswered("a method's answer")))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        tracing::warn!(device.id = %device, error = %error, count = 1, "Method's answer lost");
+        if error.is_passing() {
+            // The broker gives the request again.
+            return;
+        }
+    }
+    if let Some(receipt) = pool.calls.end(name) {
+        receipt.acknowledge();
+    }
+}
+
+/// What the device says, or the gateway in its place.
+async fn answer(
+    pool: &Pool,
+    call: Option<MethodCall>,
+    deadline: Instant,
+    device: &DeviceId,
+) -> MethodReply {
+    let Some(call) = call else {
+        return MethodReply::new(400, r#"{"error":"invalid method request"}"#);
+    };
+    let Some(callback) = pool.listener(device, |interest| interest.methods) else {
+        return MethodReply::new(404, r#"{"error":"unknown_device"}"#);
+    };
+    let reply = timeout_at(deadline, callback.on_method(call)).await;
+    reply.unwrap_or_else(|_| {
+        pool.counters.late.fetch_add(1, Relaxed);
+        MethodReply::new(504, r#"{"error":"timed_out"}"#)
+    })
+}

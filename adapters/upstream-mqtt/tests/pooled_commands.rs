@@ -1,0 +1,491 @@
+//! Commands over a broker: settled here as far as MQTT can, shared by gateways, answered.
+
+#[path = "common/broker.rs"]
+mod broker;
+#[path = "common/cloud.rs"]
+mod cloud;
+#[path = "common/pooled.rs"]
+mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::testkit::RecordingCallback;
+use gateway_core::{
+    DeviceId, Disposition, ErrorKind, Interest, MethodReply, TwinRequest, Upstream,
+};
+use gateway_upstream_mqtt::{MqttPoolConfig, MqttPoolUpstream, MqttSubscriptions};
+
+use broker::Mosquitto;
+use cloud::{Cloud, Message};
+use proxy::Proxy;
+
+/// Broker, proxy and cloud; none where there is no broker to test against.
+struct Site {
+    broker: Mosquitto,
+    proxy: Proxy,
+    cloud: Cloud,
+}
+
+impl Site {
+    async fn new() -> Option<Self> {
+        let broker = Mosquitto::start_with(common::OPEN).await?;
+        let proxy = Proxy::start(broker.port()).await;
+        let filters = ["cloud/#", "devices/+/dead", "gateways/+/status"];
+        let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, |_| vec![]).await;
+        Some(Self {
+            broker,
+            proxy,
+            cloud,
+        })
+    }
+
+    fn config(&self, instance: &str) -> MqttPoolConfig {
+        let mut config = common::config(self.proxy.port(), instance);
+        config.topics.dead_letters = "devices/{device_id}/dead".to_owned();
+        config
+    }
+
+    async fn command(&self, device: &str, id: &str) {
+        let mut command = Message::new(format!("devices/{device}/commands"), id.to_owned());
+        command.user = vec![("$message_id".to_owned(), id.to_owned())];
+        self.cloud.publish(command).await;
+    }
+
+    async fn call(&self, device: &str, method: &str, id: &str) {
+        let mut call = Message::new(format!("devices/{device}/methods/{method}"), id.to_owned());
+        call.response_topic = Some("cloud/answers".to_owned());
+        call.correlation = Some(id.to_owned().into());
+        self.cloud.publish(call).await;
+    }
+
+    async fn answer(&self, id: &str) -> (String, Bytes) {
+        let is_it = |m: &Message| m.correlation.as_deref() == Some(id.as_bytes());
+        let answer = self.cloud.find(is_it).await;
+        (
+            answer.user("$status").expect("a status").to_owned(),
+            answer.payload,
+        )
+    }
+
+    async fn subscribed(&self, filters: &[&str]) {
+        for filter in filters {
+            self.proxy.wait(|state| state.is_subscribed(filter)).await;
+        }
+    }
+}
+
+async fn attach(upstream: &MqttPoolUpstream, name: &str, interest: Interest) -> RecordingCallback {
+    let callback = RecordingCallback::new();
+    let identity = common::identity(name).with_interest(interest);
+    upstream
+        .attach(identity, callback.shared())
+        .await
+        .expect("attached");
+    callback
+}
+
+fn ids(callback: &RecordingCallback) -> Vec<String> {
+    let messages = callback.record().messages.into_iter();
+    messages.map(|message| message.id.expect("an id")).collect()
+}
+
+const MESSAGES: Interest = Interest::NONE.with_messages(true);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_message_is_tried_again_and_acknowledged_only_then() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let upstream = common::upstream(site.config("gw"));
+    let callback = attach(&upstream, "dev", MESSAGES).await;
+    site.subscribed(&["devices/dev/commands"]).await;
+    callback.settle_next([Disposition::Abandon, Disposition::Abandon]);
+    site.command("dev", "wake-up").await;
+    callback.wait_for(|record| record.messages.len() >= 2).await;
+    site.proxy.wait(|state| state.given("wake-up").1).await;
+    let record = callback.record();
+    let counts: Vec<_> = record.messages.iter().map(|m| m.delivery_count).collect();
+    assert_eq!(counts, [0, 1, 2]);
+    assert_eq!(site.proxy.look(|state| state.given("wake-up").0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_message_goes_to_the_dead_letters_before_it_is_acknowledged() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw");
+    config.commands.keep = Duration::from_millis(200);
+    let upstream = common::upstream(config);
+    let refuser = attach(&upstream, "refuser", MESSAGES).await;
+    let sleeper = attach(&upstream, "sleeper", MESSAGES).await;
+    site.subscribed(&["devices/refuser/commands", "devices/sleeper/commands"])
+        .await;
+    refuser.settle_next([Disposition::Reject]);
+    sleeper.hold();
+    for name in ["refuser", "sleeper"] {
+        site.command(name, &format!("for-{name}")).await;
+        let topic = format!("devices/{name}/dead");
+        let letter = site.cloud.find(|message| message.topic == topic).await;
+        assert_eq!(letter.payload, format!("for-{name}"));
+        assert_eq!(
+            letter.user("$message_id"),
+            Some(format!("for-{name}").as_str())
+        );
+        assert_eq!(
+            letter.user("$topic"),
+            Some(format!("devices/{name}/commands").as_str())
+        );
+        assert!(letter.user("$reason").is_some());
+        site.proxy
+            .wait(|state| state.given(&format!("for-{name}")).1)
+            .await;
+    }
+    assert_eq!(upstream.stats().messages_refused, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_to_one_slow_device_is_bounded_and_stalls_nobody() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    // All on one connection, whose window at the broker is 20.
+    let mut config = site.config("gw").with_connections(1);
+    config.commands.per_device = 4;
+    config.commands.patience = Duration::from_millis(100);
+    let upstream = common::upstream(config);
+    let slow = attach(&upstream, "slow", MESSAGES).await;
+    let quick = attach(&upstream, "quick", MESSAGES).await;
+    site.subscribed(&["devices/slow/commands", "devices/quick/commands"])
+        .await;
+    slow.hold();
+    for n in 0..30 {
+        site.command("slow", &format!("slow-{n:02}")).await;
+        site.command("quick", &format!("quick-{n:02}")).await;
+    }
+    let quick = quick.wait_for(|record| record.messages.len() == 30).await;
+    let order: Vec<_> = quick
+        .messages
+        .iter()
+        .map(|m| m.id.clone().expect("an id"))
+        .collect();
+    assert!(order.is_sorted(), "{order:?}");
+    site.proxy.wait(|state| state.given("quick-29").1).await;
+    let is_dead = |m: &&Message| m.topic == "devices/slow/dead";
+    site.cloud
+        .wait(|heard| heard.messages.iter().filter(is_dead).count() == 26)
+        .await;
+    assert_eq!(ids(&slow), ["slow-00", "slow-01", "slow-02", "slow-03"]);
+    assert!(!site.proxy.look(|state| state.given("slow-00").1));
+    slow.release();
+    site.proxy.wait(|state| state.given("slow-03").1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_of_a_group_share_the_commands_of_a_device_that_both_have() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let gateway = |name: &str| {
+        let mut config = site.config(name);
+        config.commands.group = Some("all".to_owned());
+        common::upstream(config)
+    };
+    let (one, other) = (gateway("gw-1"), gateway("gw-2"));
+    let first = attach(&one, "dev", MESSAGES).await;
+    let second = attach(&other, "dev", MESSAGES).await;
+    site.proxy
+        .wait(|state| {
+            state.subscriptions() >= 2 && state.is_subscribed("$share/all/devices/dev/commands")
+        })
+        .await;
+    for n in 0..40 {
+        site.command("dev", &format!("shared-{n:02}")).await;
+    }
+    for n in 0..40 {
+        site.proxy
+            .wait(|state| state.given(&format!("shared-{n:02}")).1)
+            .await;
+    }
+    let (first, second) = (ids(&first), ids(&second));
+    assert!(
+        !first.is_empty() && !second.is_empty(),
+        "{} and {}",
+        first.len(),
+        second.len()
+    );
+    let all: BTreeSet<_> = first.iter().chain(&second).collect();
+    assert_eq!((all.len(), first.len() + second.len()), (40, 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_over_all_devices_hands_over_what_is_anothers() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let gateway = |name: &str| {
+        let mut config = site.config(name);
+        config.commands.group = Some("all".to_owned());
+        config.commands.subscriptions = MqttSubscriptions::Wildcard;
+        common::upstream(config)
+    };
+    let (one, other) = (gateway("gw-1"), gateway("gw-2"));
+    let both = Interest::COMMANDS;
+    let left = attach(&one, "left", both).await;
+    let right = attach(&other, "right", both).await;
+    // Three filters each: messages, methods, handover.
+    site.proxy.wait(|state| state.subscriptions() >= 6).await;
+    // Not by turns, as brokers choose the gateway.
+    for name in ["left", "right"] {
+        for n in 0..20 {
+            site.command(name, &format!("{name}-{n:02}")).await;
+            site.call(name, "echo", &format!("{name}-call-{n:02}"))
+                .await;
+        }
+    }
+    for (name, callback) in [("left", &left), ("right", &right)] {
+        let record = callback
+            .wait_for(|record| record.messages.len() >= 20 && record.methods.len() >= 20)
+            .await;
+        let got: BTreeSet<_> = record
+            .messages
+            .iter()
+            .filter_map(|m| m.id.clone())
+            .collect();
+        let sent: BTreeSet<_> = (0..20).map(|n| format!("{name}-{n:02}")).collect();
+        assert_eq!((got, record.messages.len()), (sent, 20));
+        for n in 0..20 {
+            let id = format!("{name}-call-{n:02}");
+            assert_eq!(
+                site.answer(&id).await,
+                ("200".to_owned(), Bytes::from(id.clone()))
+            );
+        }
+    }
+    assert!(one.stats().handed_over + other.stats().handed_over > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_is_answered_in_the_place_of_a_device_that_cannot() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw").with_connections(1);
+    config.commands.subscriptions = MqttSubscriptions::Wildcard;
+    config.commands.method_timeout = Duration::from_millis(300);
+    config.commands.per_device = 2;
+    config.commands.patience = Duration::from_millis(50);
+    let upstream = common::upstream(config);
+    let quick = attach(&upstream, "quick", Interest::COMMANDS).await;
+    let slow = attach(&upstream, "slow", Interest::COMMANDS).await;
+    attach(&upstream, "deaf", MESSAGES).await;
+    site.subscribed(&["devices/+/methods/+", "devices/+/commands"])
+        .await;
+    quick.reply_with(MethodReply::new(207, "{}"));
+    slow.hold();
+    site.call("quick", "reboot", "good").await;
+    assert_eq!(
+        site.answer("good").await,
+        ("207".to_owned(), Bytes::from_static(b"{}"))
+    );
+    site.call("quick", "re boot", "bad").await;
+    assert_eq!(site.answer("bad").await.0, "400");
+    site.call("deaf", "reboot", "deaf").await;
+    assert_eq!(site.answer("deaf").await.0, "404");
+    for id in ["late-1", "late-2", "late-3"] {
+        site.call("slow", "reboot", id).await;
+    }
+    assert_eq!(site.answer("late-3").await.0, "429");
+    assert_eq!(site.answer("late-1").await.0, "504");
+    assert_eq!(site.answer("late-2").await.0, "504");
+    assert_eq!(upstream.stats().methods_late, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_connection_is_lost_runs_once_and_is_answered() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let upstream = common::upstream(site.config("gw"));
+    let callback = attach(&upstream, "dev", Interest::COMMANDS).await;
+    site.subscribed(&["devices/dev/methods/+"]).await;
+    callback.hold();
+    site.call("dev", "reboot", "once").await;
+    callback.wait_for(|record| record.methods.len() == 1).await;
+    site.proxy.cut();
+    // The broker gives the request again.
+    site.proxy.wait(|state| state.given("once").0 == 2).await;
+    callback.release();
+    assert_eq!(site.answer("once").await.0, "200");
+    site.proxy.wait(|state| state.given("once").1).await;
+    assert_eq!(callback.record().methods.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_sent_while_the_gateway_is_away_arrive_when_it_is_back() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let first = common::upstream(site.config("gw"));
+    attach(&first, "dev", MESSAGES).await;
+    site.subscribed(&["devices/dev/commands"]).await;
+    first.close(Duration::from_secs(10)).await.expect("closed");
+    for n in 0..5 {
+        site.command("dev", &format!("away-{n}")).await;
+    }
+    let second = common::upstream(site.config("gw"));
+    let callback = attach(&second, "dev", MESSAGES).await;
+    callback.wait_for(|record| record.messages.len() >= 5).await;
+    for n in 0..5 {
+        site.proxy
+            .wait(|state| state.given(&format!("away-{n}")).1)
+            .await;
+    }
+    let got: BTreeSet<_> = ids(&callback).into_iter().collect();
+    assert_eq!(got.len(), 5, "{got:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_own_state_is_retained_with_a_last_will_behind_it() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let states = |name: &'static str, count: usize| {
+        let cloud = &site.cloud;
+        async move {
+            let topic = format!("gateways/{name}/status");
+            let of = |messages: &[Message]| -> Vec<String> {
+                let messages = messages.iter().filter(|m| m.topic == topic);
+                let states = messages.map(|m| {
+                    let state: serde_json::Value = serde_json::from_slice(&m.payload).unwrap();
+                    assert_eq!(state["instance"], name);
+                    state["state"].as_str().unwrap().to_owned()
+                });
+                states.collect()
+            };
+            cloud.wait(|heard| of(&heard.messages).len() >= count).await;
+            cloud.look(|heard| of(&heard.messages))
+        }
+    };
+    let closed = common::upstream(site.config("closed"));
+    attach(&closed, "a", Interest::NONE).await;
+    assert_eq!(states("closed", 1).await, ["online"]);
+    closed.close(Duration::from_secs(10)).await.expect("closed");
+    assert_eq!(states("closed", 2).await, ["online", "offline"]);
+    let lost = common::upstream(site.config("lost"));
+    attach(&lost, "b", Interest::NONE).await;
+    assert_eq!(states("lost", 1).await, ["online"]);
+    drop(lost);
+    assert_eq!(states("lost", 2).await, ["online", "offline"]);
+    let filters = ["gateways/+/status"];
+    let late = Cloud::start("late", site.broker.port(), true, None, &filters, |_| vec![]).await;
+    let retained = late.find(|m| m.topic == "gateways/closed/status").await;
+    assert!(retained.retain && retained.payload.ends_with(b"\"offline\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_desired_properties_are_whole_and_old_ones_are_not_given_again() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw");
+    config.topics.desired = "devices/{device_id}/desired".to_owned();
+    let upstream = common::upstream(config);
+    let desired = |version: u64, retain: bool| {
+        let body = format!(r#"{{"interval":{version},"$version":{version}}}"#);
+        let mut message = Message::new("devices/dev/desired", body);
+        message.retain = retain;
+        message
+    };
+    site.cloud.publish(desired(3, true)).await;
+    let callback = attach(&upstream, "dev", Interest::NONE.with_desired(true)).await;
+    callback.wait_for(|record| record.patches.len() == 1).await;
+    for version in [3, 2, 4] {
+        site.cloud.publish(desired(version, false)).await;
+    }
+    let record = callback.wait_for(|record| record.patches.len() >= 2).await;
+    let patches = record
+        .patches
+        .iter()
+        .map(|patch| (patch.version, patch.is_whole));
+    assert_eq!(patches.collect::<Vec<_>>(), [(3, true), (4, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twins_are_unsupported_unless_configured_and_a_silent_service_times_out() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let upstream = common::upstream(site.config("plain"));
+    attach(&upstream, "dev", Interest::NONE).await;
+    let device: DeviceId = common::device("dev");
+    let patch = TwinRequest::PatchReported(Bytes::from_static(b"{}"));
+    for request in [TwinRequest::Get, patch.clone()] {
+        let refused = upstream.twin(&device, request).await;
+        assert_eq!(common::kind(refused), ErrorKind::Unsupported);
+    }
+    let mut config = site.config("state");
+    config.topics.reported = "cloud/{device_id}/reported".to_owned();
+    config.topics.reported_is_retained = true;
+    let state: Arc<MqttPoolUpstream> = common::upstream(config.clone());
+    attach(&state, "dev", Interest::NONE).await;
+    state
+        .twin(&device, patch.clone())
+        .await
+        .expect("the broker has it");
+    site.cloud
+        .find(|m| m.topic == "cloud/dev/reported" && m.payload == "{}")
+        .await;
+    config.instance = "service".to_owned();
+    config.topics.twin_get = "cloud/{device_id}/get".to_owned();
+    config.topics.twin_response = "answers/{instance_id}".to_owned();
+    config.wire.answer_timeout = Duration::from_millis(300);
+    let service = common::upstream(config);
+    attach(&service, "dev", Interest::NONE).await;
+    let silent = service.twin(&device, TwinRequest::Get).await;
+    assert_eq!(common::kind(silent), ErrorKind::TimedOut);
+    assert_eq!(
+        service.stats().losses,
+        0,
+        "a silent service is not a silent broker"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_missed_while_the_broker_kept_no_session_come_as_a_whole() {
+    let Some(broker) = Mosquitto::start_with(common::OPEN).await else {
+        return;
+    };
+    let proxy = Proxy::start(broker.port()).await;
+    let twins = cloud::Twins::default();
+    let service = twins.clone();
+    let answer = move |message: &Message| service.answer(message);
+    let filters = ["devices/+/twin/get"];
+    let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, answer).await;
+    let mut config = common::config(proxy.port(), "gw");
+    config.topics.desired = "devices/{device_id}/twin/desired".to_owned();
+    config.topics.twin_get = "devices/{device_id}/twin/get".to_owned();
+    config.topics.twin_response = "answers/{instance_id}".to_owned();
+    config.wire.session_expiry = Duration::ZERO;
+    let upstream = common::upstream(config);
+    let callback = attach(&upstream, "dev", Interest::NONE.with_desired(true)).await;
+    let topic = "devices/dev/twin/desired";
+    proxy.wait(|state| state.is_subscribed(topic)).await;
+    let patch = twins.patch_desired("dev", r#"{"a":1}"#);
+    cloud.publish(Message::new(topic, patch.to_string())).await;
+    callback.wait_for(|record| record.patches.len() == 1).await;
+    // Made while nobody hears it.
+    twins.patch_desired("dev", r#"{"b":2}"#);
+    proxy.cut();
+    let record = callback.wait_for(|record| record.patches.len() == 2).await;
+    let whole = &record.patches[1];
+    assert!(whole.is_whole && !record.patches[0].is_whole);
+    assert_eq!(whole.version, 2);
+    let body: serde_json::Value = serde_json::from_slice(&whole.body).expect("JSON");
+    assert_eq!((&body["a"], &body["b"]), (&1.into(), &2.into()));
+}

@@ -1,0 +1,183 @@
+//! The one hub that the file names, in one of three dialects.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use gateway_core::credential::ConnectionString;
+use gateway_core::{ConfigError, Upstream};
+use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
+use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream, MqttPoolConfig, MqttPoolUpstream};
+use serde::de::DeserializeOwned;
+
+use super::resolve;
+use crate::document::Document;
+use crate::secret::{SecretSource, Surroundings};
+
+const AMQP: &str = "upstream.amqp";
+const MQTT: &str = "upstream.mqtt";
+const MQTT_HUB: &str = "upstream.mqtt.hub";
+const MQTT_POOLED: &str = "upstream.mqtt.pooled";
+const ALL: [&str; 3] = [AMQP, MQTT_HUB, MQTT_POOLED];
+
+/// Is a hub, and what is spoken to it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Hub {
+    Amqp(AmqpConfig),
+    /// Azure IoT Hub's own dialect of MQTT.
+    Mqtt(MqttHubConfig),
+    /// Any broker.
+    Pooled(MqttPoolConfig),
+}
+
+/// Is what the file says of its hub, as far as it could be read.
+#[derive(Debug, Default)]
+pub(crate) struct HubSection {
+    pub(crate) hub: Option<Hub>,
+    /// Where its connection string stands, if it may have one.
+    connection_key: Option<String>,
+    pub(crate) connection: Option<ConnectionString>,
+    /// Whether it asks for no proof of devices; none if there is no hub, or more than one.
+    pub(crate) is_broker: Option<bool>,
+}
+
+impl HubSection {
+    /// Whether what is wrong with the hub, or with its connection string, is noted already.
+    pub(crate) fn is_noted(&self, document: &Document<'_>) -> bool {
+        let key = self.connection_key.as_deref();
+        self.is_broker.is_none() || key.is_some_and(|key| document.has(key))
+    }
+}
+
+impl Hub {
+    /// Makes the upstream to it.
+    pub(crate) fn upstream(self) -> anyhow::Result<Arc<dyn Upstream>> {
+        Ok(match self {
+            Self::Amqp(config) => Arc::new(AmqpUpstream::new(config).context(AMQP)?),
+            Self::Mqtt(config) => Arc::new(MqttHubUpstream::new(config).context(MQTT_HUB)?),
+            Self::Pooled(config) => Arc::new(MqttPoolUpstream::new(config).context(MQTT_POOLED)?),
+        })
+    }
+}
+
+/// Reads the section of the hub; what is wrong is noted.
+pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> HubSection {
+    let named: Vec<_> = ALL.into_iter().filter(|key| document.has(key)).collect();
+    let section = match named[..] {
+        [] => {
+            let problem = format!("is missing; a gateway needs a hub: {}", ALL.join(", "));
+            document.note(AMQP, problem);
+            HubSection::default()
+        }
+        [AMQP] => azure(document, around, AMQP, AmqpConfig::validate, |config| {
+            (&mut config.address, &mut config.ca_file)
+        })
+        .map(Hub::Amqp),
+        [MQTT_HUB] => azure(
+            document,
+            around,
+            MQTT_HUB,
+            MqttHubConfig::validate,
+            |config| (&mut config.address, &mut config.ca_file),
+        )
+        .map(Hub::Mqtt),
+        [_] => HubSection {
+            hub: pooled(document, around).map(Hub::Pooled),
+            is_broker: Some(true),
+            ..HubSection::default()
+        },
+        [_, second, ..] => {
+            document.note(second, "is a second hub; allowed: one");
+            HubSection::default()
+        }
+    };
+    if named.len() <= 1 {
+        document.leave(MQTT, &["hub", "pooled"]);
+        document.leave("upstream", &["amqp", "mqtt"]);
+    }
+    section
+}
+
+impl<T> HubOf<T> {
+    fn map(self, hub: impl FnOnce(T) -> Hub) -> HubSection {
+        HubSection {
+            hub: self.config.map(hub),
+            connection_key: Some(self.connection_key),
+            connection: self.connection,
+            is_broker: Some(false),
+        }
+    }
+}
+
+/// A hub with a connection string.
+struct HubOf<T> {
+    config: Option<T>,
+    connection_key: String,
+    connection: Option<ConnectionString>,
+}
+
+fn azure<T: DeserializeOwned>(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    section: &str,
+    validate: impl Fn(&T) -> Result<(), ConfigError>,
+    parts: impl Fn(&mut T) -> (&mut Option<String>, &mut Option<PathBuf>),
+) -> HubOf<T> {
+    let connection_key = format!("{section}.connection_string");
+    let connection = secret(document, around, &connection_key, |text| {
+        let parsed = text.parse::<ConnectionString>();
+        parsed.map_err(|error| format!("is no connection string: {error}"))
+    });
+    // The connection string may name the host; whether it could be read is told already.
+    let host = format!("{section}.host");
+    if document.has(&connection_key) && !document.has(&host) {
+        let name = connection.as_ref().map(ConnectionString::host_name);
+        document.set(&host, name.unwrap_or("unknown"));
+    }
+    let mut config = document.section(section, validate);
+    if let Some(config) = &mut config {
+        let (address, ca_file) = parts(config);
+        if address.is_none() {
+            let named = connection
+                .as_ref()
+                .and_then(ConnectionString::gateway_host_name);
+            *address = named.map(str::to_owned);
+        }
+        let key = format!("{section}.ca_file");
+        resolve(document, around.directory, &key, ca_file.as_mut());
+    }
+    HubOf {
+        config,
+        connection_key,
+        connection,
+    }
+}
+
+fn pooled(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<MqttPoolConfig> {
+    let key = format!("{MQTT_POOLED}.password");
+    if let Some(password) = secret(document, around, &key, |text| Ok(text.to_owned())) {
+        document.set(&key, &password);
+    }
+    let mut config = document.section(MQTT_POOLED, MqttPoolConfig::validate)?;
+    for (key, path) in [
+        ("ca_file", &mut config.ca_file),
+        ("certificate_file", &mut config.certificate_file),
+        ("key_file", &mut config.key_file),
+    ] {
+        let key = format!("{MQTT_POOLED}.{key}");
+        resolve(document, around.directory, &key, path.as_mut());
+    }
+    Some(config)
+}
+
+/// Reads the secret that a key names, if it is there; what is wrong is noted.
+fn secret<T>(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    key: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let source = document.take::<SecretSource>(key)?;
+    let read = source.read(around).and_then(|text| parse(&text));
+    read.map_err(|problem| document.note(key, problem)).ok()
+}
