@@ -17,7 +17,7 @@ use std::time::Duration;
 use gateway_core::Upstream;
 use gateway_core::testkit::RecordingCallback;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use broker::Mosquitto;
 use cloud::{Cloud, Message};
@@ -37,7 +37,6 @@ async fn killing_the_broker_loses_nothing_that_was_acknowledged() {
         .ok()
         .map(|text| text.parse().expect("a number"));
     let per_device = count.unwrap_or(5_000_usize) / DEVICES;
-    let total = per_device * DEVICES;
     let lines = format!(
         "{}max_inflight_messages 0\npersistence true\npersistence_location {{dir}}/\nautosave_interval 0\n",
         common::OPEN
@@ -52,6 +51,7 @@ async fn killing_the_broker_loses_nothing_that_was_acknowledged() {
     let proxy = Proxy::start(broker.port()).await;
     let upstream = common::upstream(common::config(proxy.port(), "gw").with_connections(8));
     let acknowledged = Arc::new(AtomicUsize::new(0));
+    let kills = Arc::new(AtomicUsize::new(0));
     let mut devices = JoinSet::new();
     for n in 0..DEVICES {
         let identity = common::identity(&format!("dev-{n:03}"));
@@ -59,21 +59,31 @@ async fn killing_the_broker_loses_nothing_that_was_acknowledged() {
         let callback = RecordingCallback::new().shared();
         upstream.attach(identity, callback).await.expect("attached");
         let (upstream, acknowledged) = (upstream.clone(), acknowledged.clone());
+        let kills = kills.clone();
         devices.spawn(async move {
-            for n in 0..per_device {
-                let message = common::uplink(&device, format!("{n:06}"));
+            let mut sent = 0;
+            // On until all kills were: each finds messages on their way.
+            while sent < per_device || kills.load(Relaxed) < KILLS {
+                let message = common::uplink(&device, format!("{sent:06}"));
                 while let Err(error) = upstream.send(&message).await {
                     assert!(error.is_retryable(), "{error}");
                     sleep(Duration::from_millis(20)).await;
                 }
                 acknowledged.fetch_add(1, Relaxed);
+                sent += 1;
             }
+            (format!("devices/{device}/telemetry"), sent)
         });
     }
     for kill in 1..=KILLS {
-        while acknowledged.load(Relaxed) < kill * total / (KILLS + 1) {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let due = kill * per_device * DEVICES / (KILLS + 1);
+        let reached = async {
+            while acknowledged.load(Relaxed) < due {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let reached = timeout(Duration::from_secs(120), reached).await;
+        reached.expect("devices send on");
         // Accepted, and the gateway never hears of it.
         proxy.lose_acks(DEVICES / 10);
         proxy.wait(|state| state.acks_left() == 0).await;
@@ -87,10 +97,10 @@ async fn killing_the_broker_loses_nothing_that_was_acknowledged() {
         proxy.cut();
         proxy.release();
         broker.restart().await;
+        kills.store(kill, Relaxed);
     }
-    while let Some(sent) = devices.join_next().await {
-        sent.expect("a device sends all");
-    }
+    let sent: HashMap<String, usize> = devices.join_all().await.into_iter().collect();
+    let total: usize = sent.values().sum();
     let accepted = proxy.look(|state| state.accepted);
     cloud.wait(|heard| heard.messages.len() >= accepted).await;
     let messages: Vec<Message> = cloud.look(|heard| heard.messages.clone());
@@ -107,8 +117,7 @@ async fn killing_the_broker_loses_nothing_that_was_acknowledged() {
         assert!(number <= *expected, "{} came after {expected}", number);
         *expected = (*expected).max(number + 1);
     }
-    assert_eq!(next.len(), DEVICES);
-    assert!(next.values().all(|next| *next == per_device));
+    assert_eq!(next, sent, "each device's messages came, up to the last");
     assert!(
         duplicates >= KILLS,
         "acknowledgements were lost, so messages came twice"

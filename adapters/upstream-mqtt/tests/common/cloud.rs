@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// A message, whichever the version.
 #[derive(Debug, Clone, Default)]
@@ -112,6 +112,8 @@ pub(crate) struct Cloud {
 
 /// The wait before the foreign client, which has none, tries again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// The longest that anything takes on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(120);
 const MOST: usize = 4 << 20;
 
 impl Cloud {
@@ -159,17 +161,13 @@ impl Cloud {
         for filter in filters {
             client.subscribe(filter).await;
         }
-        let mut changes = heard.subscribe();
-        drop(
-            changes
-                .wait_for(|heard| heard.granted >= filters.len())
-                .await,
-        );
-        Self {
+        let cloud = Self {
             client,
             heard,
             _task: task,
-        }
+        };
+        cloud.wait(|heard| heard.granted >= filters.len()).await;
+        cloud
     }
 
     pub(crate) async fn publish(&self, message: Message) {
@@ -180,17 +178,19 @@ impl Cloud {
         look(&self.heard.borrow())
     }
 
+    /// Waits for what is to be heard; what never comes fails the test.
     pub(crate) async fn wait(&self, wanted: impl FnMut(&Heard) -> bool) {
         let mut changes = self.heard.subscribe();
-        drop(changes.wait_for(wanted).await);
+        let came = timeout(PATIENCE, changes.wait_for(wanted)).await.is_ok();
+        let heard = self.look(|heard| heard.messages.len());
+        assert!(came, "after {PATIENCE:?}: {heard} messages were heard");
     }
 
     /// Waits for a message, among those that came before as well.
     pub(crate) async fn find(&self, wanted: impl Fn(&Message) -> bool) -> Message {
         let mut changes = self.heard.subscribe();
-        let heard = changes
-            .wait_for(|heard| heard.messages.iter().any(&wanted))
-            .await;
+        let heard = changes.wait_for(|heard| heard.messages.iter().any(&wanted));
+        let heard = timeout(PATIENCE, heard).await.expect("it comes in time");
         let heard = heard.expect("the cloud hears");
         let mut messages = heard.messages.iter();
         messages

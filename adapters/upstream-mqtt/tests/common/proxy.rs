@@ -8,13 +8,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 const PUBLISH: u8 = 3;
@@ -25,6 +26,8 @@ const UNSUBSCRIBE: u8 = 10;
 const UNSUBACK: u8 = 11;
 /// Packets that wait for a socket. A test sends fewer.
 const QUEUE: usize = 1 << 16;
+/// The longest that anything takes on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A message from the broker to the gateway.
 #[derive(Debug, Clone)]
@@ -45,7 +48,7 @@ pub(crate) struct State {
     /// What is subscribed to on each connection that is open.
     filters: HashMap<u64, BTreeSet<String>>,
     asked: HashMap<(u64, u16), Vec<String>>,
-    held: Vec<(mpsc::Sender<Bytes>, Bytes)>,
+    held: Vec<(u64, mpsc::Sender<Bytes>, Bytes)>,
     telemetry: BTreeSet<(u64, u16)>,
     is_holding: bool,
     acks_to_lose: usize,
@@ -78,6 +81,26 @@ impl State {
 
     pub(crate) fn subscriptions(&self) -> usize {
         self.filters.values().map(BTreeSet::len).sum()
+    }
+
+    fn summary(&self) -> String {
+        let State {
+            connects,
+            accepted,
+            given,
+            held,
+            telemetry,
+            acks_to_lose,
+            ..
+        } = self;
+        format!(
+            "{} connections came, {accepted} messages were accepted, {} given; {} are held, {} \
+             unanswered, {acks_to_lose} acknowledgements still to lose",
+            connects.len(),
+            given.len(),
+            held.len(),
+            telemetry.len(),
+        )
     }
 
     /// Messages to the gateway that have this text in them: how many, and whether one was
@@ -123,9 +146,11 @@ impl Proxy {
         look(&self.state.borrow())
     }
 
+    /// Waits for a state; a state that never comes fails the test and is shown.
     pub(crate) async fn wait(&self, wanted: impl FnMut(&State) -> bool) {
         let mut changes = self.state.subscribe();
-        drop(changes.wait_for(wanted).await);
+        let came = timeout(PATIENCE, changes.wait_for(wanted)).await.is_ok();
+        assert!(came, "after {PATIENCE:?}: {}", self.look(State::summary));
     }
 
     /// Keeps messages of devices from the broker from now on.
@@ -137,7 +162,7 @@ impl Proxy {
     pub(crate) fn release(&self) {
         self.state.send_modify(|state| {
             state.is_holding = false;
-            for (to, packet) in std::mem::take(&mut state.held) {
+            for (_, to, packet) in std::mem::take(&mut state.held) {
                 // A connection that is gone needs nothing.
                 drop(to.try_send(packet));
             }
@@ -160,7 +185,6 @@ impl Proxy {
         self.state.send_modify(|state| {
             std::mem::take(&mut state.cut).cancel();
             state.held.clear();
-            state.telemetry.clear();
             state.filters.clear();
         });
     }
@@ -241,14 +265,20 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
         }
     };
     tokio::select! {
+        biased;
         () = cut.cancelled() => {}
         () = read_up => {}
         () = read_down => {}
         () = write_up => {}
         () = write_down => {}
     }
+    // Only now is it known that no more comes of it.
     state.send_modify(|state| {
         state.filters.remove(&number);
+        state.held.retain(|(connection, ..)| *connection != number);
+        state
+            .telemetry
+            .retain(|(connection, _)| *connection != number);
     });
 }
 
@@ -276,7 +306,7 @@ impl Connection {
                     }
                     state.telemetry.insert((self.number, id));
                     if state.is_holding {
-                        return state.held.push((self.up.clone(), packet));
+                        return state.held.push((self.number, self.up.clone(), packet));
                     }
                 }
                 PUBACK => {
