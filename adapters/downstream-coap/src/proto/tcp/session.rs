@@ -355,9 +355,9 @@ impl Session {
         let (config, random) = (&self.config, &self.random);
         let mut wanted = Wanted::of(&message, None, random);
         if !options.has(option::BLOCK1)
-            && let Some(answer) = self.bodies.find(&wanted, now, &config.blocks)
+            && let Some(found) = self.bodies.find(&wanted, now, &config.blocks)
         {
-            return self.reply(token, answer);
+            return self.reply(token, found.answer);
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
@@ -457,7 +457,10 @@ impl Session {
         let mut blocks = self.config.blocks.clone();
         blocks.size = self.block_size(response.payload.len());
         let tools = (&self.block_bytes, &self.random);
-        self.bodies.respond(response, wanted, now, &blocks, tools)
+        let (response, _) = self
+            .bodies
+            .respond(response, (wanted, None), now, &blocks, tools);
+        response
     }
 
     /// Bytes of a body that go at once.
