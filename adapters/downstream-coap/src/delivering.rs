@@ -2,15 +2,16 @@
 
 use gateway_core::{DeviceId, Downlink, ErrorKind, SessionEnd};
 
+use crate::devices::Devices;
 use crate::downlink;
+use crate::layer::MessageLayer;
 use crate::listener::{Call, Observation, Poll, Vehicle, Way};
 use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
 use crate::proto::udp::{CallError, NotificationOutcome, NotifyError, Responded};
 use crate::registry::{Brought, Delivery, Order};
-use crate::task::SocketTask;
 
-impl SocketTask {
+impl<L: MessageLayer> Devices<L> {
     /// Does what the core wants.
     pub(crate) fn obey(&mut self, order: Order) {
         match order {
@@ -125,7 +126,7 @@ impl SocketTask {
                             continue;
                         }
                     };
-                    match self.endpoint.request(clock, listener.peer, message, true) {
+                    match self.endpoint.request(clock, listener.peer, message) {
                         Ok(call) => {
                             listener.flight = Some((Vehicle::Call(call), delivery));
                             self.listeners.calls(call, device);

@@ -6,15 +6,16 @@ use gateway_core::{
 };
 
 use crate::carrier::PeerKey;
+use crate::devices::{Devices, Done, Part};
 use crate::downlink;
+use crate::layer::MessageLayer;
 use crate::listener::{Exchange, Observation, Poll, Registration, Topic};
 use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
 use crate::proto::udp::{EndReason, NotifyError};
 use crate::registry::Claim;
-use crate::task::{Done, Part, SocketTask};
 
-impl SocketTask {
+impl<L: MessageLayer> Devices<L> {
     /// Notes that a device was heard; one that is a server listens from now on.
     pub(crate) fn heard(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool) {
         let is_server = self.shared.config.commands.post_to.is_some();

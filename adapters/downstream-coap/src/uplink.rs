@@ -8,23 +8,24 @@ use gateway_core::{
     UpstreamError,
 };
 
-use crate::carrier::PeerKey;
+use crate::carrier::Sender;
 use crate::commands::Answered;
+use crate::devices::{Devices, Done, Part};
 use crate::downlink;
 use crate::identity::{Proof, subject};
+use crate::layer::{MessageLayer, Request};
 use crate::listener::{Exchange, Poll, Topic};
 use crate::proto::message::{Code, Message, option};
 use crate::proto::resource::{Query, Resource, content_of, failed, settled};
-use crate::proto::udp::Incoming;
-use crate::task::{Done, Part, SocketTask};
 
 /// Formats that a JSON object comes in: JSON, JSON merge patch.
 const JSON_FORMATS: [u32; 2] = [50, 52];
 
-impl SocketTask {
-    pub(crate) fn on_request(&mut self, incoming: Incoming<PeerKey>) {
-        let exchange = incoming.exchange;
-        match self.handle(incoming) {
+impl<L: MessageLayer> Devices<L> {
+    /// Takes a request of a peer that is known by this much.
+    pub(crate) fn on_request(&mut self, request: Request, sender: &Sender) {
+        let exchange = request.exchange;
+        match self.handle(request, sender) {
             Ok(Some(answer)) => self.answer(exchange, answer),
             // It comes later.
             Ok(None) => {}
@@ -32,7 +33,7 @@ impl SocketTask {
         }
     }
 
-    fn handle(&mut self, incoming: Incoming<PeerKey>) -> Result<Option<Message>, Code> {
+    fn handle(&mut self, incoming: Request, sender: &Sender) -> Result<Option<Message>, Code> {
         let (shared, exchange) = (self.shared.clone(), incoming.exchange);
         let message = &incoming.message;
         let path = message.path().ok_or(Code::BAD_REQUEST)?;
@@ -41,9 +42,7 @@ impl SocketTask {
         if target.resource == Resource::WellKnown {
             return Ok(Some(shared.routes.links(&proof.rest)));
         }
-        let sender = self.carrier.sender(exchange.peer);
-        let sender = sender.ok_or(Code::UNAUTHORIZED)?;
-        let speaker = proof.device(&sender, &*shared.authenticator);
+        let speaker = proof.device(sender, &*shared.authenticator);
         let speaker = speaker.ok_or(Code::UNAUTHORIZED)?;
         let device = subject(&speaker, target.device, &*shared.authenticator)?;
         // An answer that somebody waits for is still welcome.
@@ -113,7 +112,7 @@ impl SocketTask {
     /// Sends a message on its way to the hub.
     fn uplink(
         &mut self,
-        incoming: &Incoming<PeerKey>,
+        incoming: &Request,
         speaker: &DeviceId,
         device: DeviceId,
         query: Query,
@@ -252,13 +251,12 @@ impl SocketTask {
 }
 
 /// The id of a message that brought none: the same when the device sends it again, to this process
-/// or the next. Message ids come round, so that the body counts too.
-fn stable_id(incoming: &Incoming<PeerKey>, speaker: &DeviceId) -> MessageId {
-    let Incoming {
-        message,
-        message_id,
-        ..
-    } = incoming;
+/// or the next. Message ids come round, so that the body counts too. Where there are no message ids
+/// nothing is known to be sent again, and each message is another.
+fn stable_id(incoming: &Request, speaker: &DeviceId) -> MessageId {
+    let (message, Some(message_id)) = (&incoming.message, incoming.message_id) else {
+        return MessageId::random();
+    };
     let mut hasher = DefaultHasher::new();
     speaker.hash(&mut hasher);
     message.options.get(option::URI_PATH).hash(&mut hasher);
