@@ -162,7 +162,11 @@ impl SocketTask {
                 self.carrier.send(now, peer, bytes, carried);
             }
             match self.carried.pop_front() {
-                Some(Carried::Message { peer, bytes }) => self.take(peer, &bytes),
+                Some(Carried::Message {
+                    peer,
+                    sender,
+                    bytes,
+                }) => self.take(peer, &sender, &bytes),
                 Some(Carried::Datagram { to, bytes }) => self.write(to, &bytes).await,
                 Some(Carried::Closed { peer }) => {
                     let clock = self.devices.clock();
@@ -185,14 +189,11 @@ impl SocketTask {
         }
     }
 
-    fn take(&mut self, peer: PeerKey, bytes: &[u8]) {
-        let Some(sender) = self.carrier.sender(peer) else {
-            return;
-        };
+    fn take(&mut self, peer: PeerKey, sender: &Sender, bytes: &[u8]) {
         let clock = self.devices.clock();
         let endpoint = &mut self.devices.endpoint;
         endpoint.receive(clock, peer, sender.is_proven, bytes);
-        self.act(Some(&sender));
+        self.act(Some(sender));
     }
 
     async fn write(&mut self, to: SocketAddr, bytes: &Bytes) {
@@ -216,6 +217,10 @@ impl SocketTask {
                     observation,
                     outcome,
                 } => self.devices.on_notified(observation, outcome),
+                Event::AnswerFetched { exchange } => self.devices.on_answer_fetched(exchange),
+                Event::NotificationFetched { observation } => {
+                    self.devices.on_notification_fetched(observation);
+                }
                 Event::Ended {
                     observation,
                     reason,

@@ -344,11 +344,16 @@ impl DtlsTable {
                 }
                 Outcome::Open(entry) => self.open(now, id, entry.device),
                 Outcome::Message(bytes) => {
-                    if let Some(entry) = self.sessions.get_mut(&id) {
+                    if let Some(entry) = self.sessions.get_mut(&id)
+                        && let Some(device) = entry.device.clone()
+                    {
                         entry.since = now;
-                        let session = id;
-                        self.events
-                            .push_back(DtlsEvent::Datagram { session, bytes });
+                        self.events.push_back(DtlsEvent::Datagram {
+                            session: id,
+                            device,
+                            from: address,
+                            bytes,
+                        });
                     }
                 }
                 Outcome::Closed => self.end(id, SessionEnd::Closed),
