@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use gateway_core::{ConfigError, DownstreamError, ErrorKind};
 
@@ -25,6 +26,14 @@ pub enum BindError {
     /// The file of keys cannot be used.
     #[error(transparent)]
     Keys(#[from] PskFileError),
+    /// The file of tokens cannot be used.
+    #[error("cannot use {path:?} as tokens by device")]
+    Tokens {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; it does not repeat tokens.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The system has no random source, without which tokens could be guessed.
     #[error("cannot read the system's random source")]
     Random(#[source] getrandom::Error),
