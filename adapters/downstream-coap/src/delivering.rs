@@ -183,13 +183,7 @@ impl<L: MessageLayer> Devices<L> {
 
     /// Gives a command to a request that waited for one. The device is expected to ask again, for
     /// what has come meanwhile.
-    fn answer_with(
-        &mut self,
-        device: &DeviceId,
-        poll: Poll,
-        message: Message,
-        delivery: Delivery,
-    ) {
+    fn answer_with(&mut self, device: &DeviceId, poll: Poll, message: Message, delivery: Delivery) {
         let responded = self.respond(poll.exchange, message);
         let expected_until = self.now + self.shared.config.timeouts.command;
         let Some(listener) = self.listeners.get(device) else {
@@ -202,9 +196,8 @@ impl<L: MessageLayer> Devices<L> {
                 listener.flight = Some((Vehicle::Answer(poll.exchange), delivery));
                 self.listeners.fetches(poll.exchange, device);
             }
-            Ok(Responded::Challenged) | Err(_) => {
-                return delivery.end(Err(ErrorKind::Disconnected));
-            }
+            Ok(Responded::Challenged) => listener.queue.push_front(delivery),
+            Err(_) => return delivery.end(Err(ErrorKind::Disconnected)),
         }
         if let Some(listener) = self.listeners.get(device) {
             listener.expected_until = Some(expected_until);

@@ -95,10 +95,8 @@ impl Listener {
     /// What it wants to hear.
     pub(crate) fn interest(&self) -> Interest {
         let registers = |topic| self.registrations.iter().any(|one| one.topic == topic);
-        let hears_commands = self.commands.is_some()
-            || self.polls()
-            || self.is_server
-            || registers(Topic::Commands);
+        let hears_commands =
+            self.commands.is_some() || self.polls() || self.is_server || registers(Topic::Commands);
         let hears_changes = self.desired.is_some() || registers(Topic::Desired);
         Interest::NONE
             .with_messages(hears_commands)
@@ -142,7 +140,10 @@ impl Listener {
 
     /// The next delivery that has not to wait, with its way.
     pub(crate) fn next_delivery(&mut self) -> Option<(Delivery, Way)> {
-        let ways = self.queue.iter().map(|delivery| self.way(&delivery.downlink));
+        let ways = self
+            .queue
+            .iter()
+            .map(|delivery| self.way(&delivery.downlink));
         let mut ways = ways.enumerate();
         let (at, way) = ways.find(|(_, way)| !matches!(way, Way::Wait))?;
         Some((self.queue.remove(at)?, way))

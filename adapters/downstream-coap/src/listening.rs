@@ -25,10 +25,7 @@ impl<L: MessageLayer> Devices<L> {
             return;
         }
         self.enter(device, peer, is_child, false);
-        if let Some(listener) = self.listeners.get(device)
-            && is_server
-        {
-            listener.is_server = true;
+        if is_server {
             self.reconcile(device);
         }
     }
@@ -47,6 +44,10 @@ impl<L: MessageLayer> Devices<L> {
             return;
         };
         listener.is_child = is_child;
+        listener.is_server |= config.commands.post_to.is_some();
+        if has_asked {
+            listener.claim.hold(true);
+        }
         let observes = listener.commands.is_some() || listener.desired.is_some();
         let patience = match listener.is_server && !observes {
             true => config.timeouts.idle,

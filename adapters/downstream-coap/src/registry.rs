@@ -111,7 +111,11 @@ impl Claim {
             is_lost: AtomicBool::new(false),
         });
         let mut seats = registry.lock();
-        if !is_firm && seats.get(&device).is_some_and(|seat| seat.is_firm.load(Relaxed)) {
+        if !is_firm
+            && seats
+                .get(&device)
+                .is_some_and(|seat| seat.is_firm.load(Relaxed))
+        {
             return None;
         }
         let older = seats.insert(device.clone(), seat.clone());

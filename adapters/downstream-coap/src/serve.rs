@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::carrier::{Carrier, Plain};
+use crate::carrier::{Carrier, PeerKey, Plain};
 use crate::commands::{self, Answers};
 use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
@@ -19,6 +19,7 @@ use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
 use crate::proto::Seed;
 use crate::proto::resource::Routes;
+use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
 use crate::registry::Registry;
 use crate::secure::Secure;
 use crate::task::SocketTask;
@@ -36,8 +37,9 @@ pub(crate) struct Shared {
 /// A socket and what it carries, until they are served.
 #[derive(Debug)]
 struct Port {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     carrier: Box<dyn Carrier>,
+    endpoint: Endpoint<PeerKey>,
 }
 
 /// Puts a [`CoapDownstream`] together.
@@ -88,13 +90,19 @@ impl CoapDownstreamBuilder {
             }
         };
         let mut address = config.listen;
+        let mut endpoint = config.endpoint.clone();
+        let endpoints = config.sockets + usize::from(config.dtls.is_some());
+        endpoint.limits = endpoint.limits.divided(endpoints);
         let mut ports = Vec::new();
         for _ in 0..config.sockets {
             let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
             // The first one takes the port that the others share.
             address = taken;
-            let carrier = Box::new(Plain);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(Plain),
+                endpoint: Endpoint::new(endpoint.clone(), seed()?),
+            });
         }
         let mut secure_address = None;
         if let Some(dtls) = &config.dtls {
@@ -104,8 +112,11 @@ impl CoapDownstreamBuilder {
                 None => Arc::new(keys(dtls)?),
             };
             let carrier = Secure::new(dtls.sessions.clone(), store, seed()?)?;
-            let carrier = Box::new(carrier);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(carrier),
+                endpoint: Endpoint::new(endpoint, seed()?),
+            });
             secure_address = Some(taken);
         }
         Ok(CoapDownstream {
@@ -116,6 +127,7 @@ impl CoapDownstreamBuilder {
                 registry: Arc::default(),
                 answers: Answers::new(random_number()? as u32),
             }),
+            gauges: ports.iter().map(|port| port.endpoint.gauge()).collect(),
             ports: Mutex::new(Some(ports)),
             address,
             secure_address,
@@ -184,6 +196,7 @@ fn seed() -> Result<Seed, BindError> {
 pub struct CoapDownstream {
     shared: Arc<Shared>,
     ports: Mutex<Option<Vec<Port>>>,
+    gauges: Vec<EndpointGauge>,
     address: SocketAddr,
     secure_address: Option<SocketAddr>,
 }
@@ -233,6 +246,12 @@ impl CoapDownstream {
     pub fn listening(&self) -> usize {
         self.shared.registry.len()
     }
+
+    /// Counts what is known of the peers at all sockets of datagrams.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.gauges.iter().map(EndpointGauge::read).sum()
+    }
 }
 
 #[async_trait]
@@ -248,10 +267,18 @@ impl Downstream for CoapDownstream {
             ports.ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
         tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
         let mut tasks = JoinSet::new();
-        for Port { socket, carrier } in ports {
-            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+        // While one is open all are: what devices send would come to another one of the port else,
+        // where nobody knows what it answers.
+        let mut open = Vec::new();
+        for port in ports {
+            let Port {
+                socket,
+                carrier,
+                endpoint,
+            } = port;
+            open.push(socket.clone());
             let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
-            let task = SocketTask::new(shared, ingress, socket, carrier, seed);
+            let task = SocketTask::new(shared, ingress, socket, carrier, endpoint);
             tasks.spawn(task.run(context.clone()));
         }
         let mut result = Ok(());
