@@ -17,10 +17,11 @@ use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
 use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
-use crate::proto::Seed;
 use crate::proto::resource::Routes;
+use crate::proto::{Budget, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
+use crate::stream::Door;
 use crate::task::SocketTask;
 
 /// What the sockets' tasks share.
@@ -38,6 +39,13 @@ pub(crate) struct Shared {
 struct Port {
     socket: UdpSocket,
     carrier: Box<dyn Carrier>,
+}
+
+/// What is served, once.
+#[derive(Debug)]
+struct Entrances {
+    ports: Vec<Port>,
+    doors: Vec<Door>,
 }
 
 /// Puts a [`CoapDownstream`] together.
@@ -105,6 +113,13 @@ impl CoapDownstreamBuilder {
             ports.push(Port { socket, carrier });
             secure_address = Some(taken);
         }
+        let tcp = config.tcp.as_ref().map(Door::tcp).transpose()?;
+        let tls = config.tls.as_ref().map(Door::tls).transpose()?;
+        let (tcp_address, tls_address) = (
+            tcp.as_ref().map(Door::address),
+            tls.as_ref().map(Door::address),
+        );
+        let doors = tcp.into_iter().chain(tls).collect();
         Ok(CoapDownstream {
             shared: Arc::new(Shared {
                 config,
@@ -113,9 +128,11 @@ impl CoapDownstreamBuilder {
                 registry: Arc::default(),
                 answers: Answers::new(random_number()? as u32),
             }),
-            ports: Mutex::new(Some(ports)),
+            entrances: Mutex::new(Some(Entrances { ports, doors })),
             address,
             secure_address,
+            tcp_address,
+            tls_address,
         })
     }
 }
@@ -180,9 +197,11 @@ fn seed() -> Result<Seed, BindError> {
 /// Speaks with devices over CoAP.
 pub struct CoapDownstream {
     shared: Arc<Shared>,
-    ports: Mutex<Option<Vec<Port>>>,
+    entrances: Mutex<Option<Entrances>>,
     address: SocketAddr,
     secure_address: Option<SocketAddr>,
+    tcp_address: Option<SocketAddr>,
+    tls_address: Option<SocketAddr>,
 }
 
 impl fmt::Debug for CoapDownstream {
@@ -225,6 +244,18 @@ impl CoapDownstream {
         self.secure_address
     }
 
+    /// The address of TCP, with the port that was taken, if TCP is served.
+    #[must_use]
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.tcp_address
+    }
+
+    /// The address of TLS, with the port that was taken, if TLS is served.
+    #[must_use]
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
     /// How many devices listen for commands or changes.
     #[must_use]
     pub fn listening(&self) -> usize {
@@ -235,14 +266,14 @@ impl CoapDownstream {
 #[async_trait]
 impl Downstream for CoapDownstream {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
-        let ports = self
-            .ports
+        let entrances = self
+            .entrances
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let failed = |kind| DownstreamError::new(kind, "serve");
-        let ports =
-            ports.ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
+        let Entrances { ports, doors } = entrances
+            .ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
         tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
         let mut tasks = JoinSet::new();
         for Port { socket, carrier } in ports {
@@ -250,6 +281,12 @@ impl Downstream for CoapDownstream {
             let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
             let task = SocketTask::new(shared, ingress, socket, carrier, seed);
             tasks.spawn(task.run(context.clone()));
+        }
+        let block_bytes = Budget::new(self.shared.config.endpoint.limits.max_block_bytes);
+        for door in doors {
+            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+            let (shared, bytes) = (self.shared.clone(), block_bytes.clone());
+            tasks.spawn(door.serve(shared, context.clone(), bytes, seed));
         }
         let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {
