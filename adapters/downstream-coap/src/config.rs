@@ -106,6 +106,8 @@ pub struct IdentityConfig {
     /// Tokens by device, which come in the query as `$.id=<device>&$.token=<token>`, in clear.
     /// Default: none.
     pub tokens: HashMap<DeviceId, Secret>,
+    /// A JSON file with one object of tokens by device, read at the start. Default: none.
+    pub tokens_file: Option<PathBuf>,
     /// Whether `$.id=<device>` is enough: for networks where nobody else can send. Default: no.
     pub trust_any_id: bool,
     /// The devices that a gateway may speak for, by the gateway's id. Default: none, each speaks for
@@ -221,7 +223,8 @@ impl CoapConfig {
             }
         }
         let identity = &self.identity;
-        if identity.trust_any_id && !identity.tokens.is_empty() {
+        let has_tokens = !identity.tokens.is_empty() || identity.tokens_file.is_some();
+        if identity.trust_any_id && has_tokens {
             return Err(ConfigError::new(
                 "identity.trust_any_id",
                 "is true, so that the tokens would protect nothing",
@@ -284,6 +287,11 @@ mod tests {
             (
                 r#"{"connections": {"max": 0}}"#,
                 "`connections.max` is 0; allowed: 1 to 1000000",
+            ),
+            (
+                r#"{"identity": {"trust_any_id": true, "tokens_file": "tokens.json"}}"#,
+                "`identity.trust_any_id` is true, so that the tokens would protect nothing; \
+                 allowed: false, or no tokens",
             ),
             (
                 r#"{"endpoint": {"transmission": {"nstart": 0}}}"#,

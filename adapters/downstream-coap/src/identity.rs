@@ -1,5 +1,6 @@
 //! Who speaks, and for whom.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -9,6 +10,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::carrier::Sender;
 use crate::config::IdentityConfig;
+use crate::error::BindError;
 use crate::proto::message::Code;
 
 /// Begins the query parameter with the device's id.
@@ -72,6 +74,25 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// Tells whether a device, known by a session or by [`identify`](Self::identify), may speak for
     /// another.
     fn may_speak_for(&self, gateway: &DeviceId, child: &DeviceId) -> bool;
+}
+
+impl IdentityConfig {
+    /// Takes the tokens of the file in.
+    pub(crate) fn with_file(mut self) -> Result<Self, BindError> {
+        let Some(path) = &self.tokens_file else {
+            return Ok(self);
+        };
+        const PURPOSE: &str = "tokens by device";
+        let text = std::fs::read(path).map_err(|error| BindError::file(path, PURPOSE, error))?;
+        let tokens = serde_json::from_slice::<HashMap<DeviceId, Secret>>(&text)
+            // serde_json repeats values in its messages; the place must do.
+            .map_err(|error| {
+                let place = format!("line {}, column {}", error.line(), error.column());
+                BindError::file(path, PURPOSE, place)
+            })?;
+        self.tokens.extend(tokens);
+        Ok(self)
+    }
 }
 
 impl Authenticator for IdentityConfig {
@@ -152,6 +173,8 @@ pub(crate) fn subject(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn identify(config: &str, query: &[&str]) -> Option<String> {
@@ -188,6 +211,24 @@ mod tests {
         ] {
             assert_eq!(identify(config, query), None, "{query:?}");
         }
+    }
+
+    #[test]
+    fn tokens_of_a_file_count_and_a_wrong_file_is_told_of_without_them() {
+        let read = |text: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            let config = IdentityConfig {
+                tokens_file: Some(file.path().to_owned()),
+                ..IdentityConfig::default()
+            };
+            config.with_file()
+        };
+        let token = &read(r#"{"a": "one"}"#).unwrap().tokens[&DeviceId::new("a").unwrap()];
+        assert!(token.matches("one"));
+        let error = read(r#"{"a": ["one"]}"#).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.starts_with("line 1") && !source.contains("one"));
     }
 
     #[test]

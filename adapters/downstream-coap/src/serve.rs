@@ -86,12 +86,15 @@ impl CoapDownstreamBuilder {
         } = self;
         config.validate()?;
         let routes = Routes::new(&config.routes)?;
-        let authenticator = authenticator.unwrap_or_else(|| {
-            if config.identity.trust_any_id {
-                tracing::warn!("Every device's word is taken for its identity");
+        let authenticator = match authenticator {
+            Some(authenticator) => authenticator,
+            None => {
+                if config.identity.trust_any_id {
+                    tracing::warn!("Every device's word is taken for its identity");
+                }
+                Arc::new(config.identity.clone().with_file()?)
             }
-            Arc::new(config.identity.clone())
-        });
+        };
         let mut address = config.listen;
         let mut ports = Vec::new();
         for _ in 0..config.sockets {

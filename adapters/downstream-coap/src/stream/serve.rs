@@ -187,9 +187,10 @@ impl Server {
             return;
         }
         let endpoint = &self.shared.config.endpoint;
-        let mut config = StreamConfig::default();
-        config.blocks = endpoint.blocks.clone();
-        config.limits = endpoint.limits.clone();
+        let config = StreamConfig {
+            blocks: endpoint.blocks.clone(),
+            limits: endpoint.limits.clone(),
+        };
         let seed = Seed([self.random.next(), self.random.next()]);
         let newcomer = Newcomer {
             deadline: Instant::now() + bounds.hello,
