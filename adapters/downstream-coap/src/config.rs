@@ -12,6 +12,7 @@ use crate::dtls::DtlsConfig;
 use crate::identity::Secret;
 use crate::proto::EndpointConfig;
 use crate::proto::resource::{RouteConfig, Routes};
+use crate::stream::{ConnectionConfig, TcpConfig, TlsConfig};
 
 /// Where to listen, whom to let in, and how much of everything. Every field has a default.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +24,12 @@ pub struct CoapConfig {
     pub listen: SocketAddr,
     /// DTLS. Default: none.
     pub dtls: Option<SecureConfig>,
+    /// CoAP over TCP (RFC 8323). Default: none.
+    pub tcp: Option<TcpConfig>,
+    /// CoAP over TLS (RFC 8323). Default: none.
+    pub tls: Option<TlsConfig>,
+    /// Bounds of connections over TCP and TLS.
+    pub connections: ConnectionConfig,
     /// Sockets on an address, each with a task of its own, among which the system spreads the
     /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
     /// They share the bounds of [`endpoint`](Self::endpoint). What a device asks for at one of them
@@ -50,6 +57,9 @@ impl Default for CoapConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5683)),
             dtls: None,
+            tcp: None,
+            tls: None,
+            connections: ConnectionConfig::default(),
             sockets: 1,
             socket_buffer: 1 << 20,
             identity: IdentityConfig::default(),
@@ -240,6 +250,8 @@ impl CoapConfig {
             let sessions = dtls.sessions.validate();
             sessions.map_err(|error| error.within("dtls.sessions"))?;
         }
+        let connections = self.connections.validate();
+        connections.map_err(|error| error.within("connections"))?;
         let endpoint = self.endpoint.validate();
         endpoint.map_err(|error| error.within("endpoint"))?;
         let routes = Routes::new(&self.routes).map(drop);
@@ -279,6 +291,10 @@ mod tests {
                 r#"{"identity": {"trust_any_id": true, "tokens": {"dev1": "x"}}}"#,
                 "`identity.trust_any_id` is true, so that the tokens would protect nothing; \
                  allowed: false, or no tokens",
+            ),
+            (
+                r#"{"connections": {"max": 0}}"#,
+                "`connections.max` is 0; allowed: 1 to 1000000",
             ),
             (
                 r#"{"identity": {"trust_any_id": true, "tokens_file": "tokens.json"}}"#,

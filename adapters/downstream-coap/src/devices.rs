@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use gateway_core::{DeviceId, Ingress, Interest, Presence, Settlement, TwinReply, UpstreamError};
+use gateway_core::{
+    DeviceId, ErrorKind, Ingress, Interest, Presence, Settlement, TwinReply, UpstreamError,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -162,6 +164,13 @@ impl<L: MessageLayer> Devices<L> {
             Err(error) => {
                 tracing::debug!(peer = ?exchange.peer, error = %error, "Answer went to nobody");
             }
+        }
+    }
+
+    /// Forgets every device that listens: the way to them is gone.
+    pub(crate) fn leave_all(&mut self, kind: ErrorKind) {
+        for device in self.listeners.names() {
+            self.leave(&device, kind);
         }
     }
 

@@ -270,6 +270,15 @@ impl Listeners {
         self.held.remove(&peer).unwrap_or_default()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// The devices that listen.
+    pub(crate) fn names(&self) -> Vec<DeviceId> {
+        self.devices.keys().cloned().collect()
+    }
+
     /// The devices with polls, which are answered when the gateway stops.
     pub(crate) fn polling(&self) -> Vec<DeviceId> {
         let polling = self.devices.iter();

@@ -17,11 +17,12 @@ use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
 use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
-use crate::proto::Seed;
 use crate::proto::resource::Routes;
 use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
+use crate::proto::{Budget, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
+use crate::stream::Door;
 use crate::task::SocketTask;
 
 /// What the sockets' tasks share.
@@ -40,6 +41,13 @@ struct Port {
     socket: Arc<UdpSocket>,
     carrier: Box<dyn Carrier>,
     endpoint: Endpoint<PeerKey>,
+}
+
+/// What is served, once.
+#[derive(Debug)]
+struct Entrances {
+    ports: Vec<Port>,
+    doors: Vec<Door>,
 }
 
 /// Puts a [`CoapDownstream`] together.
@@ -119,6 +127,13 @@ impl CoapDownstreamBuilder {
             });
             secure_address = Some(taken);
         }
+        let tcp = config.tcp.as_ref().map(Door::tcp).transpose()?;
+        let tls = config.tls.as_ref().map(Door::tls).transpose()?;
+        let (tcp_address, tls_address) = (
+            tcp.as_ref().map(Door::address),
+            tls.as_ref().map(Door::address),
+        );
+        let doors = tcp.into_iter().chain(tls).collect();
         Ok(CoapDownstream {
             shared: Arc::new(Shared {
                 config,
@@ -128,9 +143,11 @@ impl CoapDownstreamBuilder {
                 answers: Answers::new(random_number()? as u32),
             }),
             gauges: ports.iter().map(|port| port.endpoint.gauge()).collect(),
-            ports: Mutex::new(Some(ports)),
+            entrances: Mutex::new(Some(Entrances { ports, doors })),
             address,
             secure_address,
+            tcp_address,
+            tls_address,
         })
     }
 }
@@ -195,10 +212,12 @@ fn seed() -> Result<Seed, BindError> {
 /// Speaks with devices over CoAP.
 pub struct CoapDownstream {
     shared: Arc<Shared>,
-    ports: Mutex<Option<Vec<Port>>>,
+    entrances: Mutex<Option<Entrances>>,
     gauges: Vec<EndpointGauge>,
     address: SocketAddr,
     secure_address: Option<SocketAddr>,
+    tcp_address: Option<SocketAddr>,
+    tls_address: Option<SocketAddr>,
 }
 
 impl fmt::Debug for CoapDownstream {
@@ -241,6 +260,18 @@ impl CoapDownstream {
         self.secure_address
     }
 
+    /// The address of TCP, with the port that was taken, if TCP is served.
+    #[must_use]
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.tcp_address
+    }
+
+    /// The address of TLS, with the port that was taken, if TLS is served.
+    #[must_use]
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
     /// How many devices listen for commands or changes.
     #[must_use]
     pub fn listening(&self) -> usize {
@@ -257,14 +288,14 @@ impl CoapDownstream {
 #[async_trait]
 impl Downstream for CoapDownstream {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
-        let ports = self
-            .ports
+        let entrances = self
+            .entrances
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let failed = |kind| DownstreamError::new(kind, "serve");
-        let ports =
-            ports.ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
+        let Entrances { ports, doors } = entrances
+            .ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
         tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
         let mut tasks = JoinSet::new();
         // While one is open all are: what devices send would come to another one of the port else,
@@ -280,6 +311,12 @@ impl Downstream for CoapDownstream {
             let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
             let task = SocketTask::new(shared, ingress, socket, carrier, endpoint);
             tasks.spawn(task.run(context.clone()));
+        }
+        let block_bytes = Budget::new(self.shared.config.endpoint.limits.max_block_bytes);
+        for door in doors {
+            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+            let (shared, bytes) = (self.shared.clone(), block_bytes.clone());
+            tasks.spawn(door.serve(shared, context.clone(), bytes, seed));
         }
         let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {

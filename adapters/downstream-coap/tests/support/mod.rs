@@ -1,8 +1,9 @@
-//! A gateway over a hub in memory, and a device that speaks CoAP over UDP.
+//! A gateway over a hub in memory, and devices that speak CoAP over UDP and over streams.
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod session;
+pub(crate) mod stream;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -15,7 +16,8 @@ use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
 use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder};
-use tokio::net::UdpSocket;
+use stream::StreamDevice;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +88,12 @@ impl Running {
 
     pub(crate) async fn device(&self, name: &str) -> Device {
         Device::new(self.coap.local_addr(), &device(name)).await
+    }
+
+    /// A device on a TCP connection.
+    pub(crate) async fn stream_device(&self, name: &str) -> StreamDevice {
+        let stream = TcpStream::connect(self.coap.tcp_addr().unwrap()).await;
+        StreamDevice::new(stream.unwrap(), &device(name)).await
     }
 
     pub(crate) async fn end(mut self) -> ShutdownReport {

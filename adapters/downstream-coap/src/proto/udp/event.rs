@@ -11,7 +11,7 @@ macro_rules! ids {
         pub struct $name<P> {
             /// The peer concerned.
             pub peer: P,
-            pub(super) serial: u64,
+            pub(crate) serial: u64,
         }
     )*};
 }
