@@ -12,6 +12,7 @@ use crate::dtls::DtlsConfig;
 use crate::identity::Secret;
 use crate::proto::EndpointConfig;
 use crate::proto::resource::{RouteConfig, Routes};
+use crate::stream::{ConnectionConfig, TcpConfig, TlsConfig};
 
 /// Where to listen, whom to let in, and how much of everything. Every field has a default.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,9 +24,17 @@ pub struct CoapConfig {
     pub listen: SocketAddr,
     /// DTLS. Default: none.
     pub dtls: Option<SecureConfig>,
+    /// CoAP over TCP (RFC 8323). Default: none.
+    pub tcp: Option<TcpConfig>,
+    /// CoAP over TLS (RFC 8323). Default: none.
+    pub tls: Option<TlsConfig>,
+    /// Bounds of connections over TCP and TLS.
+    pub connections: ConnectionConfig,
     /// Sockets on an address, each with a task of its own, among which the system spreads the
     /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
-    /// The bounds of [`endpoint`](Self::endpoint) hold for each.
+    /// They share the bounds of [`endpoint`](Self::endpoint). What a device asks for at one of them
+    /// ends what it has asked for at another: with several, it has to observe and to wait for
+    /// commands from one port.
     pub sockets: usize,
     /// Bytes that the system keeps for a socket until they are read, and until they are sent.
     /// Default 1 MiB: some 4,000 small datagrams, since devices that woke at the same time send at
@@ -48,6 +57,9 @@ impl Default for CoapConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5683)),
             dtls: None,
+            tcp: None,
+            tls: None,
+            connections: ConnectionConfig::default(),
             sockets: 1,
             socket_buffer: 1 << 20,
             identity: IdentityConfig::default(),
@@ -106,6 +118,11 @@ pub struct IdentityConfig {
 }
 
 /// How commands reach devices.
+///
+/// A command is done when the device has acknowledged the notification with it, or its own server has
+/// answered. What nobody can know counts as sent: an answer that the device waited for, and what is
+/// larger than a block once the last one was asked for. What is not fetched whole in time goes back
+/// to the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -135,7 +152,8 @@ impl Default for CommandConfig {
 #[non_exhaustive]
 pub struct TimeoutConfig {
     /// Until a device confirms a command or a change, but never past the command's own deadline; a
-    /// method has the time that its caller gave it. Default 45 s, within the hub's lock of 60 s: four
+    /// method has the time that its caller gave it. As long, a device that waited for a command in an
+    /// answer is expected to wait anew, and further commands wait for it. Default 45 s, within the hub's lock of 60 s: four
     /// of the five times that a notification is sent by default.
     #[serde(with = "humantime_serde")]
     pub command: Duration,
@@ -232,6 +250,8 @@ impl CoapConfig {
             let sessions = dtls.sessions.validate();
             sessions.map_err(|error| error.within("dtls.sessions"))?;
         }
+        let connections = self.connections.validate();
+        connections.map_err(|error| error.within("connections"))?;
         let endpoint = self.endpoint.validate();
         endpoint.map_err(|error| error.within("endpoint"))?;
         let routes = Routes::new(&self.routes).map(drop);
@@ -271,6 +291,10 @@ mod tests {
                 r#"{"identity": {"trust_any_id": true, "tokens": {"dev1": "x"}}}"#,
                 "`identity.trust_any_id` is true, so that the tokens would protect nothing; \
                  allowed: false, or no tokens",
+            ),
+            (
+                r#"{"connections": {"max": 0}}"#,
+                "`connections.max` is 0; allowed: 1 to 1000000",
             ),
             (
                 r#"{"identity": {"trust_any_id": true, "tokens_file": "tokens.json"}}"#,

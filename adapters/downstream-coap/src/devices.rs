@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use gateway_core::{DeviceId, Ingress, Interest, Presence, Settlement, TwinReply, UpstreamError};
+use gateway_core::{
+    DeviceId, ErrorKind, Ingress, Interest, Presence, Settlement, TwinReply, UpstreamError,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -155,13 +157,20 @@ impl<L: MessageLayer> Devices<L> {
     /// Answers a request whose sender may have gone, which makes no difference.
     pub(crate) fn answer(&mut self, exchange: Exchange, message: Message) {
         match self.respond(exchange, message) {
-            Ok(Responded::Sent) => {}
+            Ok(Responded::Sent | Responded::Begun) => {}
             Ok(Responded::Challenged) => {
                 tracing::debug!(peer = ?exchange.peer, "Peer asked to show that it receives");
             }
             Err(error) => {
                 tracing::debug!(peer = ?exchange.peer, error = %error, "Answer went to nobody");
             }
+        }
+    }
+
+    /// Forgets every device that listens: the way to them is gone.
+    pub(crate) fn leave_all(&mut self, kind: ErrorKind) {
+        for device in self.listeners.names() {
+            self.leave(&device, kind);
         }
     }
 

@@ -82,15 +82,13 @@ impl IdentityConfig {
         let Some(path) = &self.tokens_file else {
             return Ok(self);
         };
-        let fault = |source: Box<dyn std::error::Error + Send + Sync>| BindError::Tokens {
-            path: path.clone(),
-            source,
-        };
-        let text = std::fs::read(path).map_err(|error| fault(error.into()))?;
+        const PURPOSE: &str = "tokens by device";
+        let text = std::fs::read(path).map_err(|error| BindError::file(path, PURPOSE, error))?;
         let tokens = serde_json::from_slice::<HashMap<DeviceId, Secret>>(&text)
             // serde_json repeats values in its messages; the place must do.
             .map_err(|error| {
-                fault(format!("line {}, column {}", error.line(), error.column()).into())
+                let place = format!("line {}, column {}", error.line(), error.column());
+                BindError::file(path, PURPOSE, place)
             })?;
         self.tokens.extend(tokens);
         Ok(self)

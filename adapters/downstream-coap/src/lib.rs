@@ -2,7 +2,8 @@
 //!
 //! Devices post telemetry and events, observe commands and desired properties, and report
 //! properties, by paths that are configuration. Everything that the protocol has to remember is in
-//! [`proto`], without IO and without a clock; around it is one task a socket.
+//! [`proto`], without IO and without a clock; around it is one task a socket, and over TCP and TLS
+//! one a connection.
 //!
 //! ```no_run
 //! # use gateway_core::{Gateway, Upstream, credential::StaticCredentials};
@@ -38,6 +39,7 @@ pub mod proto;
 mod registry;
 mod secure;
 mod serve;
+mod stream;
 mod task;
 mod uplink;
 
@@ -45,3 +47,4 @@ pub use config::{CoapConfig, CommandConfig, IdentityConfig, SecureConfig, Timeou
 pub use error::BindError;
 pub use identity::{Authenticator, Claim, Secret};
 pub use serve::{CoapDownstream, CoapDownstreamBuilder};
+pub use stream::{ConnectionConfig, TcpConfig, TlsConfig};

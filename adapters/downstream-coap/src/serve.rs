@@ -11,16 +11,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::carrier::{Carrier, Plain};
+use crate::carrier::{Carrier, PeerKey, Plain};
 use crate::commands::{self, Answers};
 use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
 use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
-use crate::proto::Seed;
 use crate::proto::resource::Routes;
+use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
+use crate::proto::{Budget, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
+use crate::stream::Door;
 use crate::task::SocketTask;
 
 /// What the sockets' tasks share.
@@ -36,8 +38,16 @@ pub(crate) struct Shared {
 /// A socket and what it carries, until they are served.
 #[derive(Debug)]
 struct Port {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     carrier: Box<dyn Carrier>,
+    endpoint: Endpoint<PeerKey>,
+}
+
+/// What is served, once.
+#[derive(Debug)]
+struct Entrances {
+    ports: Vec<Port>,
+    doors: Vec<Door>,
 }
 
 /// Puts a [`CoapDownstream`] together.
@@ -88,13 +98,19 @@ impl CoapDownstreamBuilder {
             }
         };
         let mut address = config.listen;
+        let mut endpoint = config.endpoint.clone();
+        let endpoints = config.sockets + usize::from(config.dtls.is_some());
+        endpoint.limits = endpoint.limits.divided(endpoints);
         let mut ports = Vec::new();
         for _ in 0..config.sockets {
             let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
             // The first one takes the port that the others share.
             address = taken;
-            let carrier = Box::new(Plain);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(Plain),
+                endpoint: Endpoint::new(endpoint.clone(), seed()?),
+            });
         }
         let mut secure_address = None;
         if let Some(dtls) = &config.dtls {
@@ -104,10 +120,20 @@ impl CoapDownstreamBuilder {
                 None => Arc::new(keys(dtls)?),
             };
             let carrier = Secure::new(dtls.sessions.clone(), store, seed()?)?;
-            let carrier = Box::new(carrier);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(carrier),
+                endpoint: Endpoint::new(endpoint, seed()?),
+            });
             secure_address = Some(taken);
         }
+        let tcp = config.tcp.as_ref().map(Door::tcp).transpose()?;
+        let tls = config.tls.as_ref().map(Door::tls).transpose()?;
+        let (tcp_address, tls_address) = (
+            tcp.as_ref().map(Door::address),
+            tls.as_ref().map(Door::address),
+        );
+        let doors = tcp.into_iter().chain(tls).collect();
         Ok(CoapDownstream {
             shared: Arc::new(Shared {
                 config,
@@ -116,9 +142,12 @@ impl CoapDownstreamBuilder {
                 registry: Arc::default(),
                 answers: Answers::new(random_number()? as u32),
             }),
-            ports: Mutex::new(Some(ports)),
+            gauges: ports.iter().map(|port| port.endpoint.gauge()).collect(),
+            entrances: Mutex::new(Some(Entrances { ports, doors })),
             address,
             secure_address,
+            tcp_address,
+            tls_address,
         })
     }
 }
@@ -183,9 +212,12 @@ fn seed() -> Result<Seed, BindError> {
 /// Speaks with devices over CoAP.
 pub struct CoapDownstream {
     shared: Arc<Shared>,
-    ports: Mutex<Option<Vec<Port>>>,
+    entrances: Mutex<Option<Entrances>>,
+    gauges: Vec<EndpointGauge>,
     address: SocketAddr,
     secure_address: Option<SocketAddr>,
+    tcp_address: Option<SocketAddr>,
+    tls_address: Option<SocketAddr>,
 }
 
 impl fmt::Debug for CoapDownstream {
@@ -228,31 +260,63 @@ impl CoapDownstream {
         self.secure_address
     }
 
+    /// The address of TCP, with the port that was taken, if TCP is served.
+    #[must_use]
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.tcp_address
+    }
+
+    /// The address of TLS, with the port that was taken, if TLS is served.
+    #[must_use]
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
     /// How many devices listen for commands or changes.
     #[must_use]
     pub fn listening(&self) -> usize {
         self.shared.registry.len()
+    }
+
+    /// Counts what is known of the peers at all sockets of datagrams.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.gauges.iter().map(EndpointGauge::read).sum()
     }
 }
 
 #[async_trait]
 impl Downstream for CoapDownstream {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
-        let ports = self
-            .ports
+        let entrances = self
+            .entrances
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let failed = |kind| DownstreamError::new(kind, "serve");
-        let ports =
-            ports.ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
+        let Entrances { ports, doors } = entrances
+            .ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
         tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
         let mut tasks = JoinSet::new();
-        for Port { socket, carrier } in ports {
-            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+        // While one is open all are: what devices send would come to another one of the port else,
+        // where nobody knows what it answers.
+        let mut open = Vec::new();
+        for port in ports {
+            let Port {
+                socket,
+                carrier,
+                endpoint,
+            } = port;
+            open.push(socket.clone());
             let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
-            let task = SocketTask::new(shared, ingress, socket, carrier, seed);
+            let task = SocketTask::new(shared, ingress, socket, carrier, endpoint);
             tasks.spawn(task.run(context.clone()));
+        }
+        let block_bytes = Budget::new(self.shared.config.endpoint.limits.max_block_bytes);
+        for door in doors {
+            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+            let (shared, bytes) = (self.shared.clone(), block_bytes.clone());
+            tasks.spawn(door.serve(shared, context.clone(), bytes, seed));
         }
         let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {

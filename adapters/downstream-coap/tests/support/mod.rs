@@ -1,6 +1,9 @@
-//! A gateway over a hub in memory, and a device that speaks CoAP over UDP.
+//! A gateway over a hub in memory, and devices that speak CoAP over UDP and over streams.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+
+pub(crate) mod session;
+pub(crate) mod stream;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -13,9 +16,10 @@ use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
 use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder};
-use tokio::net::UdpSocket;
+use stream::StreamDevice;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// What every device of a test proves itself with.
@@ -25,6 +29,14 @@ pub(crate) const TOKEN: &str = "a token for tests";
 const WINDOW: usize = 8;
 /// When what is not acknowledged is sent again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a device waits in vain before its test fails.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Gives a test no more time than that.
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let result = timeout(LIMIT, work).await;
+    result.expect("what the test waits for does not happen")
+}
 
 pub(crate) fn device(name: &str) -> DeviceId {
     DeviceId::new(name).unwrap()
@@ -78,6 +90,12 @@ impl Running {
         Device::new(self.coap.local_addr(), &device(name)).await
     }
 
+    /// A device on a TCP connection.
+    pub(crate) async fn stream_device(&self, name: &str) -> StreamDevice {
+        let stream = TcpStream::connect(self.coap.tcp_addr().unwrap()).await;
+        StreamDevice::new(stream.unwrap(), &device(name)).await
+    }
+
     pub(crate) async fn end(mut self) -> ShutdownReport {
         self.shutdown.cancel();
         self.run.join_next().await.unwrap().unwrap()
@@ -117,6 +135,7 @@ pub(crate) struct Device {
     /// Messages of the gateway that were seen, and those that were acknowledged.
     seen: HashSet<u16>,
     acknowledged: HashSet<u16>,
+    heard_at: Instant,
     events: VecDeque<DeviceEvent>,
     answers: VecDeque<Message>,
 }
@@ -135,6 +154,7 @@ impl Device {
             desired: Token::EMPTY,
             seen: HashSet::new(),
             acknowledged: HashSet::new(),
+            heard_at: Instant::now(),
             events: VecDeque::new(),
             answers: VecDeque::new(),
         }
@@ -288,10 +308,12 @@ impl Device {
         let mut buffer = [0; 4096];
         match timeout(PATIENCE, self.socket.recv(&mut buffer)).await {
             Ok(length) => {
+                self.heard_at = Instant::now();
                 let datagram = Datagram::decode(&buffer[..length.unwrap()]).unwrap();
                 self.on_datagram(datagram).await;
             }
             Err(_) => {
+                assert!(self.heard_at.elapsed() < LIMIT, "the gateway is silent");
                 for outstanding in self.outstanding.values() {
                     if !outstanding.is_acknowledged {
                         let (id, message) = (outstanding.id, outstanding.message.clone());

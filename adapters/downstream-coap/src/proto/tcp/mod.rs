@@ -4,11 +4,13 @@
 //! [`Session::take_output`] gives, act on what [`Session::poll_event`] gives. The stream does what
 //! message ids and retransmission are for elsewhere; how long to wait for whom is the caller's.
 
+mod event;
 mod frame;
 mod session;
 
 #[cfg(test)]
 mod tests;
 
+pub use event::{Closed, Event, RequestError};
 pub use frame::{FrameError, FrameReader, write_frame};
-pub use session::{Closed, Event, RequestError, Session, StreamConfig};
+pub use session::{Session, StreamConfig};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::frame::{FrameReader, write_frame};
-use crate::proto::block::{Assemblies, Bodies, Step, Taken, Transfer, Wanted};
+use super::event::{Closed, Event, RequestError};
+use super::frame::{FrameError, FrameReader, write_frame};
+use crate::proto::block::{Assemblies, Block, Bodies, Step, Taken, Transfer, Wanted};
 use crate::proto::budget::Budget;
 use crate::proto::config::{BlockConfig, LimitConfig};
 use crate::proto::message::{Code, Message, Options, Token, option};
@@ -31,54 +32,6 @@ pub struct StreamConfig {
     pub blocks: BlockConfig,
     /// Bounds of requests, both ways.
     pub limits: LimitConfig,
-}
-
-/// Tells what happened on a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A request is whole and waits for [`Session::respond`].
-    Request {
-        /// Names it for its answer.
-        exchange: u64,
-        /// The request; options that are not understood are gone.
-        message: Message,
-    },
-    /// A request of ours has its response; `None` if that makes no sense.
-    Response {
-        /// Which.
-        call: u64,
-        /// The response.
-        response: Option<Message>,
-    },
-    /// The peer is there: it answered our ping.
-    Pong,
-    /// The peer wants the connection to end: answer what is open, then close it.
-    Released,
-}
-
-/// Says why a connection is over. What is in the output is still to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Closed {
-    /// The peer does not keep to the protocol; it was told so.
-    #[error("the peer does not speak CoAP over TCP as it should: {0}")]
-    Protocol(&'static str),
-    /// The peer aborted the connection.
-    #[error("the peer aborted the connection")]
-    Aborted,
-}
-
-/// Says why a request or notification cannot be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// There are as many on their way as are allowed.
-    #[error("too many requests are on their way; try again when one has ended")]
-    Busy,
-    /// The exchange or observation is over.
-    #[error("nobody waits for this any more")]
-    Gone,
 }
 
 #[derive(Debug)]
@@ -169,8 +122,8 @@ impl Session {
                 Ok(Some(message)) => self.on_message(now, message),
                 Ok(None) => return Ok(()),
                 Err(error) => self.abort(match error {
-                    super::FrameError::TooLarge(_) => "a message is too large",
-                    super::FrameError::Malformed => "a message is malformed",
+                    FrameError::TooLarge(_) => "a message is too large",
+                    FrameError::Malformed => "a message is malformed",
                 }),
             }
         }
@@ -178,7 +131,13 @@ impl Session {
 
     /// Takes what is to be written.
     pub fn take_output(&mut self) -> BytesMut {
-        self.output.split()
+        std::mem::take(&mut self.output)
+    }
+
+    /// Bytes that [`take_output`](Self::take_output) would give.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.output.len()
     }
 
     /// The next thing that happened.
@@ -213,7 +172,8 @@ impl Session {
         self.answer(now, exchange, response, true)
     }
 
-    /// Sends a notification, which nothing acknowledges. An error ends the observation.
+    /// Sends a notification and tells whether that was all of it: else the peer fetches the rest.
+    /// Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
     ///
     /// # Errors
     /// `Gone`: the observation is over.
@@ -222,7 +182,7 @@ impl Session {
         now: Duration,
         observation: u64,
         mut message: Message,
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         let mut observers = self.observers.iter();
         let at = observers.position(|observer| observer.observation == observation);
         let at = at.ok_or(RequestError::Gone)?;
@@ -236,7 +196,14 @@ impl Session {
         self.count_notification(&mut message.options);
         let message = self.cut(now, message, &wanted).with_token(token);
         self.write(&message);
-        Ok(())
+        let block = Block::read(&message.options, option::BLOCK2);
+        Ok(block.is_none_or(|block| !block.more))
+    }
+
+    /// Ends an observation without telling the peer.
+    pub fn end_observation(&mut self, observation: u64) {
+        let is_other = |observer: &Observer| observer.observation != observation;
+        self.observers.retain(is_other);
     }
 
     /// Sends a request; [`Event::Response`] brings the response, which may never come.
@@ -268,9 +235,18 @@ impl Session {
         self.calls.retain(|one| one.call != call);
     }
 
-    /// Asks whether the peer is there.
-    pub fn ping(&mut self) {
-        self.write(&Message::new(Code::PING));
+    /// Asks whether the peer is there, and has taken what was sent so far: [`Event::Pong`] brings
+    /// the token back (section 5.4).
+    pub fn ping(&mut self) -> Token {
+        let token = self.next_token();
+        self.write(&Message::new(Code::PING).with_token(token));
+        token
+    }
+
+    /// Tells whether the peer has said its settings.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        self.has_settings
     }
 
     /// Says that the connection is to end when what is open is done.
@@ -337,7 +313,10 @@ impl Session {
                 }
                 self.write(&pong);
             }
-            Code::PONG => self.events.push_back(Event::Pong),
+            Code::PONG => {
+                let token = message.token;
+                self.events.push_back(Event::Pong { token });
+            }
             Code::RELEASE => self.events.push_back(Event::Released),
             _ => {}
         }
@@ -355,9 +334,9 @@ impl Session {
         let (config, random) = (&self.config, &self.random);
         let mut wanted = Wanted::of(&message, None, random);
         if !options.has(option::BLOCK1)
-            && let Some(answer) = self.bodies.find(&wanted, now, &config.blocks)
+            && let Some(found) = self.bodies.find(&wanted, now, &config.blocks)
         {
-            return self.reply(token, answer);
+            return self.reply(token, found.answer);
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
@@ -376,7 +355,7 @@ impl Session {
         let observe = message.options.uint(option::OBSERVE);
         let observe = observe.filter(|_| message.code.is_safe());
         if observe == Some(1) {
-            self.observers.retain(|observer| observer.token != token);
+            self.end_same(token, &wanted);
         }
         self.serials += 1;
         let exchange = self.serials;
@@ -386,7 +365,11 @@ impl Session {
             wanted,
             wants_observation: observe == Some(0),
         });
-        self.events.push_back(Event::Request { exchange, message });
+        self.events.push_back(Event::Request {
+            exchange,
+            message,
+            wants_observation: observe == Some(0),
+        });
     }
 
     fn on_response(&mut self, mut response: Message) {
@@ -408,11 +391,29 @@ impl Session {
     }
 
     fn send_call(&mut self, at: usize, message: Message) {
-        self.serials += 1;
-        // A stream's peer is who it is: a count is as good as a random number.
-        let token = Token::from(self.serials as u32);
+        let token = self.next_token();
         self.calls[at].token = token;
         self.write(&message.with_token(token));
+    }
+
+    /// A token of our own. A stream's peer is who it is: a count is as good as a random number.
+    fn next_token(&mut self) -> Token {
+        self.serials += 1;
+        Token::from(self.serials as u32)
+    }
+
+    /// Ends the observation that a registration or deregistration means: that of its token, or of
+    /// the same resource, as of a device that has lost its token.
+    fn end_same(&mut self, token: Token, wanted: &Wanted) {
+        let (observers, events) = (&mut self.observers, &mut self.events);
+        observers.retain(|observer| {
+            let is_meant = observer.token == token || observer.wanted.is_same(wanted);
+            if is_meant {
+                let observation = observer.observation;
+                events.push_back(Event::Ended { observation });
+            }
+            !is_meant
+        });
     }
 
     fn answer(
@@ -425,14 +426,15 @@ impl Session {
         let mut list = self.pending.iter();
         let at = list.position(|pending| pending.exchange == exchange);
         let pending = self.pending.remove(at.ok_or(RequestError::Gone)?);
+        let registers = observe && pending.wants_observation && response.code.is_success();
+        if registers {
+            self.end_same(pending.token, &pending.wanted);
+        }
         let has_room = self.observers.len() < self.config.limits.max_observations_per_peer;
-        let registers = observe && pending.wants_observation && has_room;
         response.options.remove(option::OBSERVE);
         let mut observation = None;
-        if registers && response.code.is_success() {
+        if registers && has_room {
             self.count_notification(&mut response.options);
-            self.observers
-                .retain(|observer| observer.token != pending.token);
             self.observers.push(Observer {
                 observation: exchange,
                 token: pending.token,
@@ -457,7 +459,10 @@ impl Session {
         let mut blocks = self.config.blocks.clone();
         blocks.size = self.block_size(response.payload.len());
         let tools = (&self.block_bytes, &self.random);
-        self.bodies.respond(response, wanted, now, &blocks, tools)
+        let (response, _) = self
+            .bodies
+            .respond(response, (wanted, None), now, &blocks, tools);
+        response
     }
 
     /// Bytes of a body that go at once.

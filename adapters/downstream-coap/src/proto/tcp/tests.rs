@@ -113,7 +113,7 @@ proptest! {
             let mut bytes = client.take_output();
             server.receive(NOW, &mut bytes).unwrap();
             for event in events(&mut server) {
-                let Event::Request { exchange, message } = event else {
+                let Event::Request { exchange, message, .. } = event else {
                     panic!("{event:?}");
                 };
                 handled += 1;
@@ -262,6 +262,8 @@ fn an_observation_lasts_until_the_device_ends_it_or_an_error_does() {
         .unwrap();
     assert_eq!(said(&mut session).len(), 2);
     hear(&mut session, &[get(1)]).unwrap();
+    let ended = Event::Ended { observation: first };
+    assert_eq!(session.poll_event(), Some(ended));
     let news = || Message::new(Code::CONTENT);
     assert_eq!(session.notify(NOW, first, news()), Err(RequestError::Gone));
     events(&mut session);
@@ -278,4 +280,40 @@ fn a_message_that_is_too_large_ends_the_connection_before_it_has_come() {
     let mut input = BytesMut::from(&[0xf0, 1, 0, 0, 0][..]);
     assert!(session.receive(NOW, &mut input).is_err());
     assert_eq!(said(&mut session)[0].code, Code::ABORT);
+}
+
+#[test]
+fn a_pong_brings_the_token_of_its_ping() {
+    let mut session = greeted();
+    let tokens = [session.ping(), session.ping()];
+    assert_ne!(tokens[0], tokens[1]);
+    for (ping, token) in said(&mut session).into_iter().zip(tokens) {
+        assert_eq!((ping.code, ping.token), (Code::PING, token));
+        hear(&mut session, &[Message::new(Code::PONG).with_token(token)]).unwrap();
+        assert_eq!(events(&mut session), vec![Event::Pong { token }]);
+    }
+}
+
+#[test]
+fn a_registration_for_the_same_under_another_token_replaces_the_one_before() {
+    let mut session = greeted();
+    let mut observations = Vec::new();
+    for number in [1, 2] {
+        let get = Message::new(Code::GET).with_path("c");
+        let get = get
+            .with_uint(option::OBSERVE, 0)
+            .with_token(Token::from(number));
+        hear(&mut session, &[get]).unwrap();
+        let Some(Event::Request { exchange, .. }) = events(&mut session).pop() else {
+            panic!("no request");
+        };
+        let content = Message::new(Code::CONTENT);
+        let observation = session.observe(NOW, exchange, content).unwrap();
+        observations.push(observation.unwrap());
+    }
+    let observation = observations[0];
+    assert_eq!(events(&mut session), vec![Event::Ended { observation }]);
+    let mut notify = |which| session.notify(NOW, which, Message::new(Code::CONTENT));
+    assert_eq!(notify(observation), Err(RequestError::Gone));
+    assert_eq!(notify(observations[1]), Ok(true));
 }
