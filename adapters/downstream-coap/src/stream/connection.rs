@@ -177,7 +177,7 @@ impl Connection {
 
     /// Acts on everything that happened.
     fn act(&mut self) {
-        let devices = &mut self.devices;
+        let (devices, mut is_released) = (&mut self.devices, false);
         while let Some(event) = devices.endpoint.poll_event() {
             match event {
                 StreamEvent::Request(request) => devices.on_request(request, &self.sender),
@@ -190,11 +190,11 @@ impl Connection {
                     observation,
                     reason,
                 } => devices.on_ended(observation, reason),
-                StreamEvent::Released => self.end = Some(End::Closed("released by the device")),
+                StreamEvent::Released => is_released = true,
             }
         }
-        if self.end.is_some() && !self.devices.listeners.is_empty() {
-            self.give_up();
+        if is_released {
+            self.end(End::Closed("released by the device"));
         }
     }
 
@@ -215,10 +215,6 @@ impl Connection {
         if self.end.is_none() || matches!(end, End::Lost(_)) {
             self.end = Some(end);
         }
-        self.give_up();
-    }
-
-    fn give_up(&mut self) {
         self.devices.drain();
         self.devices.leave_all(ErrorKind::Disconnected);
     }

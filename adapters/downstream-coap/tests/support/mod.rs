@@ -29,6 +29,14 @@ const WINDOW: usize = 8;
 /// When what is not acknowledged is sent again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Longer than any test.
+const BOUND: Duration = Duration::from_secs(120);
+
+/// Sees to it that a test ends.
+pub(crate) async fn within<T>(test: impl Future<Output = T>) -> T {
+    timeout(BOUND, test).await.expect("the test takes too long")
+}
+
 pub(crate) fn device(name: &str) -> DeviceId {
     DeviceId::new(name).unwrap()
 }
