@@ -4,15 +4,14 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::testkit::DeviceEvent;
 use gateway_core::{CloudMessage, Disposition, ErrorKind, Interest, MessageId};
 use gateway_downstream_coap::proto::message::{Code, Message, Token, option};
-use gateway_downstream_coap::{BindError, CoapConfig, CoapDownstream, TcpConfig, TlsConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use gateway_downstream_coap::{BindError, CoapConfig, CoapDownstream, TcpConfig};
+use support::pki::Pki;
 use support::stream::StreamDevice;
 use support::{Purpose, Running, device, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -293,71 +292,42 @@ async fn a_device_is_asked_whether_it_is_there_and_stays_if_it_is() {
     within(test).await;
 }
 
-/// A certificate authority and a server's certificate, in files.
-struct Pki(tempfile::TempDir);
+fn secure(pki: &Pki) -> CoapConfig {
+    let mut config = config();
+    config.tls = Some(pki.config());
+    config
+}
 
-impl Pki {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &root).unwrap();
-        for (file, text) in [
-            ("ca.pem", root.pem()),
-            ("cert.pem", certificate.pem()),
-            ("key.pem", key.serialize_pem()),
-        ] {
-            std::fs::write(directory.path().join(file), text).unwrap();
-        }
-        Self(directory)
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.0.path().join(file)
-    }
-
-    fn config(&self) -> CoapConfig {
-        let mut tls = TlsConfig::new(self.path("cert.pem"), self.path("key.pem"));
-        tls.listen = "127.0.0.1:0".parse().unwrap();
-        let mut config = config();
-        config.tls = Some(tls);
-        config
-    }
-
-    /// Connects as one that speaks this protocol.
-    fn connector(&self, protocol: Option<&[u8]>) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_file(self.path("ca.pem")).unwrap();
-        roots.add(root).unwrap();
-        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-        TlsConnector::from(Arc::new(client))
-    }
+/// Connects as one that speaks this protocol.
+fn connector(pki: &Pki, protocol: Option<&[u8]>) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_file(pki.path("ca.pem")).unwrap();
+    roots.add(root).unwrap();
+    let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+    TlsConnector::from(Arc::new(client))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_devices_post_whether_they_name_the_protocol_or_not() {
     let test = async {
         let pki = Pki::new();
-        let running = Running::start(pki.config(), &["dev1"]).await;
+        let running = Running::start(secure(&pki), &["dev1"]).await;
         let address = running.coap.tls_addr().unwrap();
         let name = || ServerName::try_from("localhost").unwrap();
         for protocol in [Some(&b"coap"[..]), None] {
             let stream = TcpStream::connect(address).await.unwrap();
-            let stream = pki.connector(protocol).connect(name(), stream).await;
+            let stream = connector(&pki, protocol).connect(name(), stream).await;
             let mut client = StreamDevice::new(stream.unwrap(), &device("dev1")).await;
             let body = vec![b'x'; 20_000];
             assert_eq!(client.say(post("t", body)).await.code, Code::CHANGED);
         }
         let stream = TcpStream::connect(address).await.unwrap();
-        let other = pki.connector(Some(b"http/1.1")).connect(name(), stream);
+        let other = connector(&pki, Some(b"http/1.1")).connect(name(), stream);
         assert!(other.await.is_err());
         assert_eq!(running.hub.accepted().len(), 2);
         running.end().await;
@@ -369,7 +339,7 @@ async fn over_tls_devices_post_whether_they_name_the_protocol_or_not() {
 async fn who_does_not_finish_the_handshake_is_closed_out() {
     let test = async {
         let pki = Pki::new();
-        let mut config = pki.config();
+        let mut config = secure(&pki);
         config.connections.hello = SHORT;
         let running = Running::start(config, &["dev1"]).await;
         let address = running.coap.tls_addr().unwrap();
@@ -383,7 +353,7 @@ async fn who_does_not_finish_the_handshake_is_closed_out() {
 #[tokio::test]
 async fn files_that_cannot_be_used_are_named() {
     let pki = Pki::new();
-    let mut config = pki.config();
+    let mut config = secure(&pki);
     config.listen.set_port(0);
     let refused = |config: CoapConfig| async { CoapDownstream::bind(config).await.unwrap_err() };
     let mut absent = config.clone();

@@ -240,7 +240,7 @@ impl Connection {
         match self.clocks.due(bounds) {
             Some((at, due)) if at <= now => match due {
                 Due::Ping => {
-                    self.devices.endpoint.session().ping();
+                    self.devices.endpoint.ask();
                     self.clocks.asked(now);
                 }
                 Due::Hello => self.end(End::Closed("no settings came")),

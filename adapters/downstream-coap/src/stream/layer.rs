@@ -35,12 +35,13 @@ pub(super) enum StreamEvent {
     Released,
 }
 
-/// A notification that waits for the pong behind it.
+/// A notification that waits for a pong.
 #[derive(Debug)]
 struct Unconfirmed {
     observation: u64,
-    ping: Token,
     is_whole: bool,
+    /// The ping went behind it.
+    is_asked: bool,
 }
 
 /// A session with one peer, whose pings confirm notifications.
@@ -48,6 +49,9 @@ struct Unconfirmed {
 pub(super) struct StreamLayer {
     session: Session,
     peer: PeerKey,
+    /// The ping that is not answered. There is one at a time, since not every peer says which ping
+    /// it answers: libcoap 4.3.1 leaves the token out.
+    ping: Option<Token>,
     /// Oldest first; one for each observation.
     unconfirmed: VecDeque<Unconfirmed>,
     events: VecDeque<StreamEvent>,
@@ -58,6 +62,7 @@ impl StreamLayer {
         Self {
             session,
             peer,
+            ping: None,
             unconfirmed: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -109,13 +114,24 @@ impl StreamLayer {
         }
     }
 
-    /// The peer has what was sent before this ping, earlier pings too.
-    fn confirm(&mut self, ping: Token) {
-        let mut unconfirmed = self.unconfirmed.iter();
-        let Some(at) = unconfirmed.position(|one| one.ping == ping) else {
+    /// Asks the peer whether it is there, and has what was sent so far.
+    pub(super) fn ask(&mut self) {
+        if self.ping.is_none() {
+            self.ping = Some(self.session.ping());
+            for one in &mut self.unconfirmed {
+                one.is_asked = true;
+            }
+        }
+    }
+
+    /// The peer has what was sent before the ping.
+    fn confirm(&mut self, token: Token) {
+        let is_answer = |ping: &mut Token| *ping == token || token == Token::EMPTY;
+        if self.ping.take_if(is_answer).is_none() {
             return;
-        };
-        for one in self.unconfirmed.drain(..=at) {
+        }
+        let asked = self.unconfirmed.partition_point(|one| one.is_asked);
+        for one in self.unconfirmed.drain(..asked) {
             let is_whole = one.is_whole;
             self.events.push_back(StreamEvent::Notified {
                 observation: ObservationId {
@@ -124,6 +140,9 @@ impl StreamLayer {
                 },
                 outcome: NotificationOutcome::Acknowledged { is_whole },
             });
+        }
+        if !self.unconfirmed.is_empty() {
+            self.ask();
         }
     }
 
@@ -188,9 +207,10 @@ impl MessageLayer for StreamLayer {
         let is_whole = notified.map_err(|_| NotifyError::Gone)?;
         self.unconfirmed.push_back(Unconfirmed {
             observation: serial,
-            ping: self.session.ping(),
             is_whole,
+            is_asked: false,
         });
+        self.ask();
         Ok(())
     }
 
