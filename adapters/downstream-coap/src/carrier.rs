@@ -24,8 +24,12 @@ pub(crate) enum PeerKey {
 /// What a carrier makes of a datagram, a message or the time.
 #[derive(Debug)]
 pub(crate) enum Carried {
-    /// A CoAP message of a peer.
-    Message { peer: PeerKey, bytes: Bytes },
+    /// A CoAP message of a peer, which may be gone by now.
+    Message {
+        peer: PeerKey,
+        sender: Sender,
+        bytes: Bytes,
+    },
     /// A datagram to be sent as it is.
     Datagram { to: SocketAddr, bytes: Bytes },
     /// The peer's session is over; everything that was known of it is forgotten.
@@ -40,7 +44,7 @@ pub(crate) enum Carried {
     },
 }
 
-/// Tells what a carrier knows of a peer.
+/// Tells what a carrier knows of a message's sender.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
     /// Where it sends from.
@@ -75,9 +79,6 @@ pub(crate) trait Carrier: fmt::Debug + Send {
         out: &mut VecDeque<Carried>,
     );
 
-    /// Who a peer is; `None` if it is gone.
-    fn sender(&self, peer: PeerKey) -> Option<Sender>;
-
     /// When [`on_timeout`](Self::on_timeout) is to be called next.
     fn next_timeout(&self) -> Option<Instant>;
 
@@ -102,6 +103,11 @@ impl Carrier for Plain {
     ) {
         out.push_back(Carried::Message {
             peer: PeerKey::Address(source),
+            sender: Sender {
+                address: source,
+                device: None,
+                is_proven: false,
+            },
             bytes: Bytes::copy_from_slice(bytes),
         });
     }
@@ -119,17 +125,6 @@ impl Carrier for Plain {
         _entry: Option<PskEntry>,
         _out: &mut VecDeque<Carried>,
     ) {
-    }
-
-    fn sender(&self, peer: PeerKey) -> Option<Sender> {
-        match peer {
-            PeerKey::Address(address) => Some(Sender {
-                address,
-                device: None,
-                is_proven: false,
-            }),
-            PeerKey::Session(_) => None,
-        }
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -115,6 +115,11 @@ impl Answers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells whether nobody waits for an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     fn expect(&self, device: &DeviceId) -> Expected<'_> {
         let (sender, receiver) = oneshot::channel();
         let mut table = self.lock();

@@ -32,7 +32,9 @@ pub struct CoapConfig {
     pub connections: ConnectionConfig,
     /// Sockets on an address, each with a task of its own, among which the system spreads the
     /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
-    /// The bounds of [`endpoint`](Self::endpoint) hold for each.
+    /// They share the bounds of [`endpoint`](Self::endpoint). What a device asks for at one of them
+    /// ends what it has asked for at another: with several, it has to observe and to wait for
+    /// commands from one port.
     pub sockets: usize,
     /// Bytes that the system keeps for a socket until they are read, and until they are sent.
     /// Default 1 MiB: some 4,000 small datagrams, since devices that woke at the same time send at
@@ -116,6 +118,11 @@ pub struct IdentityConfig {
 }
 
 /// How commands reach devices.
+///
+/// A command is done when the device has acknowledged the notification with it, or its own server has
+/// answered. What nobody can know counts as sent: an answer that the device waited for, and what is
+/// larger than a block once the last one was asked for. What is not fetched whole in time goes back
+/// to the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -145,7 +152,8 @@ impl Default for CommandConfig {
 #[non_exhaustive]
 pub struct TimeoutConfig {
     /// Until a device confirms a command or a change, but never past the command's own deadline; a
-    /// method has the time that its caller gave it. Default 45 s, within the hub's lock of 60 s: four
+    /// method has the time that its caller gave it. As long, a device that waited for a command in an
+    /// answer is expected to wait anew, and further commands wait for it. Default 45 s, within the hub's lock of 60 s: four
     /// of the five times that a notification is sent by default.
     #[serde(with = "humantime_serde")]
     pub command: Duration,

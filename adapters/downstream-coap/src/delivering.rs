@@ -1,11 +1,12 @@
 //! How commands and changes reach devices that listen.
 
 use gateway_core::{DeviceId, Downlink, ErrorKind, SessionEnd};
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::devices::Devices;
 use crate::downlink;
 use crate::layer::MessageLayer;
-use crate::listener::{Call, Observation, Poll, Vehicle, Way};
+use crate::listener::{Call, Exchange, Observation, Poll, Vehicle, Way};
 use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
 use crate::proto::udp::{CallError, NotificationOutcome, NotifyError, Responded};
@@ -17,28 +18,60 @@ impl<L: MessageLayer> Devices<L> {
         match order {
             Order::Deliver(delivery) => {
                 let device = delivery.downlink.device().clone();
+                self.give_way(&device);
                 match self.listeners.get(&device) {
                     Some(listener) => {
                         listener.queue.push_back(delivery);
                         self.pump(&device);
                     }
-                    None => delivery.end(Err(ErrorKind::UnknownDevice)),
+                    None => self.pass_on(&device, Order::Deliver(delivery)),
                 }
             }
-            Order::End(end) => self.end(&end),
-            Order::Leave { device, number } => {
-                let listener = self.listeners.get(&device);
-                if listener.is_some_and(|listener| listener.claim.number() == number) {
-                    self.leave(&device, ErrorKind::Displaced);
-                }
-            }
+            Order::End(end) => self.end(end),
+            Order::Leave(device) => self.give_way(&device),
+        }
+    }
+
+    /// Leaves a device to the task that speaks with it by now, if that is another one, with all that
+    /// is not delivered.
+    pub(crate) fn give_way(&mut self, device: &DeviceId) {
+        let listener = self.listeners.get(device);
+        let Some(listener) = listener.filter(|listener| listener.claim.is_lost()) else {
+            return;
+        };
+        let flight = listener.flight.take();
+        let mut undelivered = std::mem::take(&mut listener.queue);
+        if let Some((vehicle, delivery)) = flight {
+            self.stop(vehicle);
+            undelivered.push_front(delivery);
+        }
+        self.leave(device, ErrorKind::Displaced);
+        for delivery in undelivered {
+            self.pass_on(device, Order::Deliver(delivery));
+        }
+    }
+
+    /// Passes an order on to the task that speaks with the device, if there is one.
+    fn pass_on(&self, device: &DeviceId, order: Order) {
+        let (order, kind) = match self.shared.registry.find(device) {
+            Some(seat) => match seat.orders.try_send(order) {
+                Ok(()) => return,
+                Err(TrySendError::Full(order)) => (order, ErrorKind::Throttled),
+                Err(TrySendError::Closed(order)) => (order, ErrorKind::UnknownDevice),
+            },
+            None => (order, ErrorKind::UnknownDevice),
+        };
+        if let Order::Deliver(delivery) = order {
+            delivery.end(Err(kind));
         }
     }
 
     /// Tells a device that the hub ended its session: its observations end with an error.
-    fn end(&mut self, end: &SessionEnd) {
+    fn end(&mut self, end: SessionEnd) {
+        self.give_way(&end.device);
         let Some(listener) = self.listeners.get(&end.device) else {
-            return;
+            let device = end.device.clone();
+            return self.pass_on(&device, Order::End(end));
         };
         let observations = [listener.commands.take(), listener.desired.take()];
         let flight = listener.flight.take();
@@ -64,10 +97,19 @@ impl<L: MessageLayer> Devices<L> {
             let Some(listener) = self.listeners.get(device) else {
                 return;
             };
+            let is_done = |(vehicle, delivery): &mut (Vehicle, Delivery)| {
+                // Who has answered a method does not need the rest of it.
+                matches!(vehicle, Vehicle::Rest(_) | Vehicle::Answer(_))
+                    && delivery.reply.is_closed()
+            };
+            if let Some((vehicle, _)) = listener.flight.take_if(is_done) {
+                self.stop(vehicle);
+                continue;
+            }
             if listener.flight.is_some() {
                 break;
             }
-            let Some(delivery) = listener.queue.pop_front() else {
+            let Some((delivery, way)) = listener.next_delivery() else {
                 break;
             };
             if delivery.reply.is_closed() || delivery.deadline <= self.now {
@@ -75,7 +117,7 @@ impl<L: MessageLayer> Devices<L> {
                 continue;
             }
             let child = listener.is_child.then_some(device);
-            match listener.way(&delivery.downlink) {
+            match way {
                 Way::Nowhere => delivery.end(Err(ErrorKind::UnknownDevice)),
                 Way::Wait => {
                     listener.queue.push_front(delivery);
@@ -111,7 +153,7 @@ impl<L: MessageLayer> Devices<L> {
                     match message {
                         Ok(message) => {
                             listener.poll = None;
-                            self.answer_with(poll, message, delivery);
+                            self.answer_with(device, poll, message, delivery);
                             return self.reconcile(device);
                         }
                         Err(kind) => delivery.end(Err(kind)),
@@ -139,13 +181,28 @@ impl<L: MessageLayer> Devices<L> {
         self.listeners.schedule(device);
     }
 
-    /// Gives a command to a request that waited for one.
-    fn answer_with(&mut self, poll: Poll, message: Message, delivery: Delivery) {
-        match self.respond(poll.exchange, message) {
+    /// Gives a command to a request that waited for one. The device is expected to ask again, for
+    /// what has come meanwhile.
+    fn answer_with(&mut self, device: &DeviceId, poll: Poll, message: Message, delivery: Delivery) {
+        let responded = self.respond(poll.exchange, message);
+        let expected_until = self.now + self.shared.config.timeouts.command;
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        match responded {
             // Whether an answer was acknowledged is between the endpoint and the device.
             Ok(Responded::Sent) => delivery.end(Ok(Brought::Unconfirmed)),
-            Ok(Responded::Challenged) | Err(_) => delivery.end(Err(ErrorKind::Disconnected)),
+            Ok(Responded::Begun) => {
+                listener.flight = Some((Vehicle::Answer(poll.exchange), delivery));
+                self.listeners.fetches(poll.exchange, device);
+            }
+            Ok(Responded::Challenged) => listener.queue.push_front(delivery),
+            Err(_) => return delivery.end(Err(ErrorKind::Disconnected)),
         }
+        if let Some(listener) = self.listeners.get(device) {
+            listener.expected_until = Some(expected_until);
+        }
+        self.listeners.schedule(device);
     }
 
     /// Takes back what is on its way.
@@ -155,6 +212,9 @@ impl<L: MessageLayer> Devices<L> {
             Vehicle::Notification(observation) => {
                 self.endpoint.withdraw_notification(clock, observation);
             }
+            // The device has acknowledged it.
+            Vehicle::Rest(_) => {}
+            Vehicle::Answer(exchange) => drop(self.listeners.fetched(exchange)),
             Vehicle::Call(call) => {
                 self.listeners.called(call);
                 self.endpoint.cancel(clock, call);
@@ -193,14 +253,37 @@ impl<L: MessageLayer> Devices<L> {
             NotificationOutcome::Acknowledged { is_whole: true } => {
                 delivery.end(Ok(Brought::Confirmed));
             }
-            // The device may not fetch the rest.
             NotificationOutcome::Acknowledged { is_whole: false } => {
-                delivery.end(Ok(Brought::Unconfirmed));
+                listener.flight = Some((Vehicle::Rest(observation), delivery));
             }
             NotificationOutcome::TimedOut => delivery.end(Err(ErrorKind::TimedOut)),
             // The device has registered anew, so that it gets it by the new registration.
             NotificationOutcome::Withdrawn => listener.queue.push_front(delivery),
             _ => delivery.end(Err(ErrorKind::Disconnected)),
+        }
+    }
+
+    /// Takes it that the device has asked for the last block of a notification. Whether that has
+    /// arrived nobody can tell.
+    pub(crate) fn on_notification_fetched(&mut self, observation: Observation) {
+        if let Some(device) = self.listeners.observer(observation) {
+            self.fetched(&device, Vehicle::Rest(observation));
+        }
+    }
+
+    /// Takes it that the device has asked for the last block of an answer.
+    pub(crate) fn on_answer_fetched(&mut self, exchange: Exchange) {
+        if let Some(device) = self.listeners.fetched(exchange) {
+            self.fetched(&device, Vehicle::Answer(exchange));
+        }
+    }
+
+    fn fetched(&mut self, device: &DeviceId, by: Vehicle) {
+        let is_it = |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == by;
+        let listener = self.listeners.get(device);
+        if let Some((_, delivery)) = listener.and_then(|listener| listener.flight.take_if(is_it)) {
+            delivery.end(Ok(Brought::Unconfirmed));
+            self.pump(device);
         }
     }
 
@@ -222,12 +305,15 @@ impl<L: MessageLayer> Devices<L> {
     /// Does what the time asks for.
     pub(crate) fn expire(&mut self, device: &DeviceId) {
         let now = self.now;
+        self.give_way(device);
         let Some(listener) = self.listeners.get(device) else {
             return;
         };
         let is_late = |delivery: &Delivery| delivery.deadline <= now;
         listener.queue.retain(|delivery| !is_late(delivery));
-        if listener.poll.is_some_and(|poll| poll.deadline <= now) {
+        let is_over = |poll: Poll| poll.deadline <= now;
+        if listener.poll.is_some_and(is_over) || listener.expected_until.is_some_and(|at| at <= now)
+        {
             self.end_poll(device);
         }
         self.probe(device);
@@ -243,7 +329,7 @@ impl<L: MessageLayer> Devices<L> {
         match vehicle {
             // Its end is told yet, and must not be taken for that of the next one, which goes then.
             Vehicle::Notification(_) => self.listeners.schedule(device),
-            Vehicle::Call(_) => self.pump(device),
+            Vehicle::Rest(_) | Vehicle::Answer(_) | Vehicle::Call(_) => self.pump(device),
         }
     }
 }

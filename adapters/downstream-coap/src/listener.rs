@@ -1,5 +1,6 @@
 //! What one socket's task knows of a device that listens.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use gateway_core::{DeviceId, Downlink, Interest, Presence};
@@ -45,6 +46,10 @@ pub(crate) struct Poll {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Vehicle {
     Notification(Observation),
+    /// The device has the first block of a notification, and may fetch the others.
+    Rest(Observation),
+    /// The device may fetch the other blocks of an answer that it waited for.
+    Answer(Exchange),
     Call(Call),
 }
 
@@ -70,6 +75,8 @@ pub(crate) struct Listener {
     pub(crate) commands: Option<Observation>,
     pub(crate) desired: Option<Observation>,
     pub(crate) poll: Option<Poll>,
+    /// Its last poll was answered, and until then it is expected to ask again.
+    pub(crate) expected_until: Option<Instant>,
     /// Commands are posted to its own server.
     pub(crate) is_server: bool,
     pub(crate) registrations: Vec<Registration>,
@@ -88,15 +95,23 @@ impl Listener {
     /// What it wants to hear.
     pub(crate) fn interest(&self) -> Interest {
         let registers = |topic| self.registrations.iter().any(|one| one.topic == topic);
-        let hears_commands = self.commands.is_some()
-            || self.poll.is_some()
-            || self.is_server
-            || registers(Topic::Commands);
+        let hears_commands =
+            self.commands.is_some() || self.polls() || self.is_server || registers(Topic::Commands);
         let hears_changes = self.desired.is_some() || registers(Topic::Desired);
         Interest::NONE
             .with_messages(hears_commands)
             .with_methods(hears_commands)
             .with_desired(hears_changes)
+    }
+
+    fn polls(&self) -> bool {
+        self.poll.is_some() || self.expected_until.is_some()
+    }
+
+    /// Tells whether it wants to hear something that it has asked for.
+    pub(crate) fn has_asked(&self) -> bool {
+        let observes = self.commands.is_some() || self.desired.is_some();
+        observes || self.polls() || !self.registrations.is_empty()
     }
 
     /// How a downlink may reach it now.
@@ -111,6 +126,7 @@ impl Listener {
             (None, Some(poll)) if topic == Topic::Commands => Way::Answer(poll),
             _ if topic == Topic::Commands && self.is_server => Way::Post,
             _ if is_coming => Way::Wait,
+            _ if topic == Topic::Commands && self.polls() => Way::Wait,
             _ => Way::Nowhere,
         }
     }
@@ -122,6 +138,17 @@ impl Listener {
         }
     }
 
+    /// The next delivery that has not to wait, with its way.
+    pub(crate) fn next_delivery(&mut self) -> Option<(Delivery, Way)> {
+        let ways = self
+            .queue
+            .iter()
+            .map(|delivery| self.way(&delivery.downlink));
+        let mut ways = ways.enumerate();
+        let (at, way) = ways.find(|(_, way)| !matches!(way, Way::Wait))?;
+        Some((self.queue.remove(at)?, way))
+    }
+
     /// When there is something to do for it next.
     fn due(&self) -> Option<Instant> {
         let observes = self.commands.is_some() || self.desired.is_some();
@@ -129,6 +156,7 @@ impl Listener {
             self.flight.as_ref().map(|(_, delivery)| delivery.deadline),
             self.queue.iter().map(|delivery| delivery.deadline).min(),
             self.poll.map(|poll| poll.deadline),
+            self.expected_until,
             (observes || self.is_server).then_some(self.silent_at),
         ];
         times.into_iter().flatten().min()
@@ -141,6 +169,8 @@ pub(crate) struct Listeners {
     devices: HashMap<DeviceId, Listener>,
     observers: HashMap<Observation, DeviceId>,
     callees: HashMap<Call, DeviceId>,
+    /// Who fetches the rest of an answer.
+    fetchers: HashMap<Exchange, DeviceId>,
     timers: BTreeSet<(Instant, DeviceId)>,
     /// Devices for which their peer had another notification on its way.
     held: HashMap<PeerKey, VecDeque<DeviceId>>,
@@ -151,35 +181,38 @@ impl Listeners {
         self.devices.get_mut(device)
     }
 
-    /// The device's entry, made if there is none.
+    /// The device's entry, made if there is none and it can be claimed.
     pub(crate) fn enter(
         &mut self,
         device: &DeviceId,
         peer: PeerKey,
         silent_at: Instant,
-        claim: impl FnOnce() -> Claim,
-    ) -> &mut Listener {
-        let listener = self.devices.entry(device.clone());
-        let listener = listener.or_insert_with(|| Listener {
-            peer,
-            is_child: false,
-            claim: claim(),
-            commands: None,
-            desired: None,
-            poll: None,
-            is_server: false,
-            registrations: Vec::new(),
-            presence: None,
-            announced: Interest::NONE,
-            is_announcing: false,
-            queue: VecDeque::new(),
-            flight: None,
-            silent_at,
-            scheduled: None,
-        });
+        claim: impl FnOnce() -> Option<Claim>,
+    ) -> Option<&mut Listener> {
+        let listener = match self.devices.entry(device.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Listener {
+                peer,
+                is_child: false,
+                claim: claim()?,
+                commands: None,
+                desired: None,
+                poll: None,
+                expected_until: None,
+                is_server: false,
+                registrations: Vec::new(),
+                presence: None,
+                announced: Interest::NONE,
+                is_announcing: false,
+                queue: VecDeque::new(),
+                flight: None,
+                silent_at,
+                scheduled: None,
+            }),
+        };
         listener.peer = peer;
         listener.silent_at = silent_at;
-        listener
+        Some(listener)
     }
 
     pub(crate) fn remove(&mut self, device: &DeviceId) -> Option<Listener> {
@@ -215,6 +248,15 @@ impl Listeners {
         self.callees.remove(&call)
     }
 
+    pub(crate) fn fetches(&mut self, exchange: Exchange, device: &DeviceId) {
+        self.fetchers.insert(exchange, device.clone());
+    }
+
+    /// Forgets an answer of which the rest was to be fetched, and says by whom.
+    pub(crate) fn fetched(&mut self, exchange: Exchange) -> Option<DeviceId> {
+        self.fetchers.remove(&exchange)
+    }
+
     /// Notes that a device has to wait until its peer has acknowledged something else.
     pub(crate) fn hold(&mut self, peer: PeerKey, device: &DeviceId) {
         let held = self.held.entry(peer).or_default();
@@ -240,7 +282,7 @@ impl Listeners {
     /// The devices with polls, which are answered when the gateway stops.
     pub(crate) fn polling(&self) -> Vec<DeviceId> {
         let polling = self.devices.iter();
-        let polling = polling.filter(|(_, listener)| listener.poll.is_some());
+        let polling = polling.filter(|(_, listener)| listener.polls());
         polling.map(|(device, _)| device.clone()).collect()
     }
 

@@ -9,39 +9,45 @@ use crate::carrier::PeerKey;
 use crate::devices::{Devices, Done, Part};
 use crate::downlink;
 use crate::layer::MessageLayer;
-use crate::listener::{Exchange, Observation, Poll, Registration, Topic};
+use crate::listener::{Exchange, Observation, Poll, Registration, Topic, Vehicle};
 use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
 use crate::proto::udp::{EndReason, NotifyError};
 use crate::registry::Claim;
 
 impl<L: MessageLayer> Devices<L> {
-    /// Notes that a device was heard; one that is a server listens from now on.
+    /// Notes that a device was heard; one that is a server listens from now on, unless it does so
+    /// elsewhere.
     pub(crate) fn heard(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool) {
+        self.give_way(device);
         let is_server = self.shared.config.commands.post_to.is_some();
         if !is_server && self.listeners.get(device).is_none() {
             return;
         }
-        self.enter(device, peer, is_child, is_server);
+        self.enter(device, peer, is_child, false);
         if is_server {
             self.reconcile(device);
         }
     }
 
-    fn enter(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool, is_server: bool) {
+    /// Makes the device one that listens here; what it has asked for outweighs that it was heard.
+    fn enter(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool, has_asked: bool) {
+        self.give_way(device);
         let config = &self.shared.config;
         let claim = || {
             let (registry, orders) = (self.shared.registry.clone(), self.sender.clone());
-            Claim::take(
-                registry,
-                device.clone(),
-                orders,
-                config.commands.max_waiting,
-            )
+            let max_waiting = config.commands.max_waiting;
+            Claim::take(registry, device.clone(), orders, max_waiting, has_asked)
         };
-        let listener = self.listeners.enter(device, peer, self.now, claim);
+        let entered = self.listeners.enter(device, peer, self.now, claim);
+        let Some(listener) = entered else {
+            return;
+        };
         listener.is_child = is_child;
-        listener.is_server |= is_server;
+        listener.is_server |= config.commands.post_to.is_some();
+        if has_asked {
+            listener.claim.hold(true);
+        }
         let observes = listener.commands.is_some() || listener.desired.is_some();
         let patience = match listener.is_server && !observes {
             true => config.timeouts.idle,
@@ -59,7 +65,7 @@ impl<L: MessageLayer> Devices<L> {
         topic: Topic,
         is_child: bool,
     ) {
-        self.enter(device, exchange.peer, is_child, false);
+        self.enter(device, exchange.peer, is_child, true);
         if let Some(listener) = self.listeners.get(device) {
             listener.registrations.push(Registration {
                 exchange,
@@ -72,9 +78,18 @@ impl<L: MessageLayer> Devices<L> {
 
     /// Has a request wait for a command. One that waited already has waited long enough.
     pub(crate) fn listen_once(&mut self, device: &DeviceId, poll: Poll) {
-        self.enter(device, poll.exchange.peer, poll.is_child, false);
-        let listener = self.listeners.get(device);
-        let older = listener.and_then(|listener| listener.poll.replace(poll));
+        self.enter(device, poll.exchange.peer, poll.is_child, true);
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        listener.expected_until = None;
+        let older = listener.poll.replace(poll);
+        let is_answer = |(vehicle, _): &mut (Vehicle, _)| matches!(vehicle, Vehicle::Answer(_));
+        // It does not want the rest of what it was given before, so that it gets it anew.
+        if let Some((vehicle, delivery)) = listener.flight.take_if(is_answer) {
+            listener.queue.push_front(delivery);
+            self.stop(vehicle);
+        }
         if let Some(older) = older {
             self.answer(older.exchange, Message::new(older.code));
         }
@@ -84,11 +99,18 @@ impl<L: MessageLayer> Devices<L> {
 
     /// Answers a request that waited for a command in vain.
     pub(crate) fn end_poll(&mut self, device: &DeviceId) {
-        let listener = self.listeners.get(device);
-        if let Some(poll) = listener.and_then(|listener| listener.poll.take()) {
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        let poll = listener.poll.take();
+        listener.expected_until = match (&poll, self.is_draining) {
+            (Some(_), false) => Some(self.now + self.shared.config.timeouts.command),
+            _ => None,
+        };
+        if let Some(poll) = poll {
             self.answer(poll.exchange, Message::new(poll.code));
-            self.reconcile(device);
         }
+        self.reconcile(device);
     }
 
     /// Sees to it that the hub knows what the device wants to hear.
@@ -99,6 +121,7 @@ impl<L: MessageLayer> Devices<L> {
         if listener.is_announcing {
             return;
         }
+        listener.claim.hold(listener.has_asked());
         let interest = listener.interest();
         if interest == Interest::NONE {
             return self.leave(device, ErrorKind::UnknownDevice);
@@ -259,6 +282,10 @@ impl<L: MessageLayer> Devices<L> {
         let Some(listener) = self.listeners.get(&device) else {
             return;
         };
+        let is_rest = |(vehicle, _): &mut (Vehicle, _)| *vehicle == Vehicle::Rest(observation);
+        if let Some((_, delivery)) = listener.flight.take_if(is_rest) {
+            listener.queue.push_front(delivery);
+        }
         let is_it = |one: &mut Observation| *one == observation;
         for topic in [Topic::Commands, Topic::Desired] {
             if listener.observation(topic).take_if(is_it).is_some() {

@@ -1,7 +1,7 @@
 //! Which socket's task speaks with a device.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gateway_core::{DeviceId, Downlink, ErrorKind, MethodReply, SessionEnd};
@@ -49,32 +49,31 @@ pub(crate) enum Order {
     Deliver(Delivery),
     /// The hub ended a device's session.
     End(SessionEnd),
-    /// The device speaks with another socket now.
-    Leave { device: DeviceId, number: u64 },
+    /// Another task may have claimed the device.
+    Leave(DeviceId),
 }
 
 /// Where a device's commands go.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Seat {
-    number: u64,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) places: Arc<Semaphore>,
+    /// The device has asked for something there; else it was only heard.
+    is_firm: AtomicBool,
+    is_lost: AtomicBool,
 }
 
 /// The devices that listen, each at one socket.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
-    seats: Mutex<HashMap<DeviceId, Seat>>,
-    numbers: AtomicU64,
-}
+pub(crate) struct Registry(Mutex<HashMap<DeviceId, Arc<Seat>>>);
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Seat>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceId, Arc<Seat>>> {
         // The map is whole between statements, whoever panicked.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn find(&self, device: &DeviceId) -> Option<Seat> {
+    pub(crate) fn find(&self, device: &DeviceId) -> Option<Arc<Seat>> {
         self.lock().get(device).cloned()
     }
 
@@ -84,52 +83,72 @@ impl Registry {
 }
 
 /// A task's claim to speak with a device; dropped, it is given up.
+///
+/// A device may come to more than one task: from several ports, with and without a session, or
+/// because its address has changed. The task at which it last asked for something has it, be that an
+/// observation or a wait; a task that has merely heard it does not take it from there.
 #[derive(Debug)]
 pub(crate) struct Claim {
     registry: Arc<Registry>,
     device: DeviceId,
-    number: u64,
+    seat: Arc<Seat>,
 }
 
 impl Claim {
-    /// Speaks with the device from now on; the task that did is told.
+    /// Speaks with the device from now on, unless the device was merely heard here and has asked for
+    /// something elsewhere. The task that did is told.
     pub(crate) fn take(
         registry: Arc<Registry>,
         device: DeviceId,
         orders: mpsc::Sender<Order>,
         max_waiting: usize,
-    ) -> Self {
-        let number = registry.numbers.fetch_add(1, Relaxed);
-        let seat = Seat {
-            number,
+        is_firm: bool,
+    ) -> Option<Self> {
+        let seat = Arc::new(Seat {
             orders,
             places: Arc::new(Semaphore::new(max_waiting)),
-        };
-        let older = registry.lock().insert(device.clone(), seat);
-        if let Some(older) = older {
-            let order = Order::Leave {
-                device: device.clone(),
-                number: older.number,
-            };
-            // A task with that much to do finds out at the next probe.
-            drop(older.orders.try_send(order));
+            is_firm: AtomicBool::new(is_firm),
+            is_lost: AtomicBool::new(false),
+        });
+        let mut seats = registry.lock();
+        if !is_firm
+            && seats
+                .get(&device)
+                .is_some_and(|seat| seat.is_firm.load(Relaxed))
+        {
+            return None;
         }
-        Self {
+        let older = seats.insert(device.clone(), seat.clone());
+        if let Some(older) = &older {
+            older.is_lost.store(true, Relaxed);
+        }
+        drop(seats);
+        if let Some(older) = older {
+            // A task with that much to do finds out when it looks at the device next.
+            drop(older.orders.try_send(Order::Leave(device.clone())));
+        }
+        Some(Self {
             registry,
             device,
-            number,
-        }
+            seat,
+        })
     }
 
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    /// Says whether the device has asked for something here, and still wants it.
+    pub(crate) fn hold(&self, is_firm: bool) {
+        self.seat.is_firm.store(is_firm, Relaxed);
+    }
+
+    /// Tells whether another task speaks with the device by now.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.seat.is_lost.load(Relaxed)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut seats = self.registry.lock();
-        let is_ours = |seat: &Seat| seat.number == self.number;
+        let is_ours = |seat: &Arc<Seat>| Arc::ptr_eq(seat, &self.seat);
         if seats.get(&self.device).is_some_and(is_ours) {
             seats.remove(&self.device);
         }
@@ -140,23 +159,42 @@ impl Drop for Claim {
 mod tests {
     use super::*;
 
+    struct Bench(Arc<Registry>, DeviceId);
+
+    impl Bench {
+        fn new() -> Self {
+            Self(Arc::default(), DeviceId::new("dev1").unwrap())
+        }
+
+        fn claim(&self, is_firm: bool) -> (Option<Claim>, mpsc::Receiver<Order>) {
+            let (orders, told) = mpsc::channel(1);
+            let claim = Claim::take(self.0.clone(), self.1.clone(), orders, 1, is_firm);
+            (claim, told)
+        }
+    }
+
     #[test]
     fn the_claim_taken_last_stands_and_the_one_before_is_told() {
-        let registry = Arc::new(Registry::default());
-        let device = DeviceId::new("dev1").unwrap();
-        let claim = |orders| Claim::take(registry.clone(), device.clone(), orders, 1);
-        let (older_orders, mut told) = mpsc::channel(1);
-        let (newer_orders, mut untold) = mpsc::channel(1);
-        let older = claim(older_orders);
-        let newer = claim(newer_orders);
-        let Ok(Order::Leave { number, .. }) = told.try_recv() else {
-            panic!("the older one was not told");
-        };
-        assert_eq!(number, older.number());
+        let bench = Bench::new();
+        let (older, mut told) = bench.claim(true);
+        let (newer, mut untold) = bench.claim(true);
+        let (older, newer) = (older.unwrap(), newer.unwrap());
+        assert!(matches!(told.try_recv(), Ok(Order::Leave(_))));
+        assert!(older.is_lost() && !newer.is_lost());
         drop(older);
-        assert_eq!(registry.find(&device).unwrap().number, newer.number());
+        assert!(Arc::ptr_eq(&bench.0.find(&bench.1).unwrap(), &newer.seat));
         assert!(untold.try_recv().is_err());
         drop(newer);
-        assert_eq!(registry.len(), 0);
+        assert_eq!(bench.0.len(), 0);
+    }
+
+    #[test]
+    fn who_has_merely_heard_a_device_leaves_it_to_whom_it_has_asked() {
+        let bench = Bench::new();
+        let asked = bench.claim(true).0.unwrap();
+        assert!(bench.claim(false).0.is_none());
+        asked.hold(false);
+        assert!(bench.claim(false).0.is_some());
+        assert!(asked.is_lost());
     }
 }

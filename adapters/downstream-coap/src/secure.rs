@@ -53,10 +53,20 @@ impl Secure {
                 DtlsEvent::Ready { device, .. } => {
                     tracing::info!(device.id = %device, "Device has a session");
                 }
-                DtlsEvent::Datagram { session, bytes } => {
-                    let peer = PeerKey::Session(session);
-                    out.push_back(Carried::Message { peer, bytes });
-                }
+                DtlsEvent::Datagram {
+                    session,
+                    device,
+                    from,
+                    bytes,
+                } => out.push_back(Carried::Message {
+                    peer: PeerKey::Session(session),
+                    sender: Sender {
+                        address: from,
+                        device: Some(device),
+                        is_proven: true,
+                    },
+                    bytes,
+                }),
                 DtlsEvent::Ended { session, reason } => {
                     tracing::debug!(?session, ?reason, "Session ended");
                     let peer = PeerKey::Session(session);
@@ -109,17 +119,6 @@ impl Carrier for Secure {
     ) {
         self.table.identified(self.clock(now), session, entry);
         self.collect(out);
-    }
-
-    fn sender(&self, peer: PeerKey) -> Option<Sender> {
-        let PeerKey::Session(session) = peer else {
-            return None;
-        };
-        Some(Sender {
-            address: self.table.address(session)?,
-            device: Some(self.table.device(session)?.clone()),
-            is_proven: true,
-        })
     }
 
     fn next_timeout(&self) -> Option<Instant> {

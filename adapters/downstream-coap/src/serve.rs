@@ -11,13 +11,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::carrier::{Carrier, Plain};
+use crate::carrier::{Carrier, PeerKey, Plain};
 use crate::commands::{self, Answers};
 use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
 use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
 use crate::proto::resource::Routes;
+use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
 use crate::proto::{Budget, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
@@ -37,8 +38,9 @@ pub(crate) struct Shared {
 /// A socket and what it carries, until they are served.
 #[derive(Debug)]
 struct Port {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     carrier: Box<dyn Carrier>,
+    endpoint: Endpoint<PeerKey>,
 }
 
 /// What is served, once.
@@ -96,13 +98,19 @@ impl CoapDownstreamBuilder {
             }
         };
         let mut address = config.listen;
+        let mut endpoint = config.endpoint.clone();
+        let endpoints = config.sockets + usize::from(config.dtls.is_some());
+        endpoint.limits = endpoint.limits.divided(endpoints);
         let mut ports = Vec::new();
         for _ in 0..config.sockets {
             let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
             // The first one takes the port that the others share.
             address = taken;
-            let carrier = Box::new(Plain);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(Plain),
+                endpoint: Endpoint::new(endpoint.clone(), seed()?),
+            });
         }
         let mut secure_address = None;
         if let Some(dtls) = &config.dtls {
@@ -112,8 +120,11 @@ impl CoapDownstreamBuilder {
                 None => Arc::new(keys(dtls)?),
             };
             let carrier = Secure::new(dtls.sessions.clone(), store, seed()?)?;
-            let carrier = Box::new(carrier);
-            ports.push(Port { socket, carrier });
+            ports.push(Port {
+                socket: Arc::new(socket),
+                carrier: Box::new(carrier),
+                endpoint: Endpoint::new(endpoint, seed()?),
+            });
             secure_address = Some(taken);
         }
         let tcp = config.tcp.as_ref().map(Door::tcp).transpose()?;
@@ -131,6 +142,7 @@ impl CoapDownstreamBuilder {
                 registry: Arc::default(),
                 answers: Answers::new(random_number()? as u32),
             }),
+            gauges: ports.iter().map(|port| port.endpoint.gauge()).collect(),
             entrances: Mutex::new(Some(Entrances { ports, doors })),
             address,
             secure_address,
@@ -201,6 +213,7 @@ fn seed() -> Result<Seed, BindError> {
 pub struct CoapDownstream {
     shared: Arc<Shared>,
     entrances: Mutex<Option<Entrances>>,
+    gauges: Vec<EndpointGauge>,
     address: SocketAddr,
     secure_address: Option<SocketAddr>,
     tcp_address: Option<SocketAddr>,
@@ -264,6 +277,12 @@ impl CoapDownstream {
     pub fn listening(&self) -> usize {
         self.shared.registry.len()
     }
+
+    /// Counts what is known of the peers at all sockets of datagrams.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.gauges.iter().map(EndpointGauge::read).sum()
+    }
 }
 
 #[async_trait]
@@ -279,10 +298,18 @@ impl Downstream for CoapDownstream {
             .ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
         tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
         let mut tasks = JoinSet::new();
-        for Port { socket, carrier } in ports {
-            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+        // While one is open all are: what devices send would come to another one of the port else,
+        // where nobody knows what it answers.
+        let mut open = Vec::new();
+        for port in ports {
+            let Port {
+                socket,
+                carrier,
+                endpoint,
+            } = port;
+            open.push(socket.clone());
             let (shared, ingress) = (self.shared.clone(), context.ingress.clone());
-            let task = SocketTask::new(shared, ingress, socket, carrier, seed);
+            let task = SocketTask::new(shared, ingress, socket, carrier, endpoint);
             tasks.spawn(task.run(context.clone()));
         }
         let block_bytes = Budget::new(self.shared.config.endpoint.limits.max_block_bytes);

@@ -16,7 +16,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::carrier::{Carried, Carrier, PeerKey, Sender};
 use crate::devices::Devices;
 use crate::dtls::{PskEntry, PskStore, SessionId};
-use crate::proto::Seed;
 use crate::proto::udp::{Endpoint, Event};
 use crate::registry::Order;
 use crate::serve::Shared;
@@ -36,7 +35,7 @@ pub(crate) struct SocketTask {
     carrier: Box<dyn Carrier>,
     lookups: FuturesUnordered<BoxFuture<'static, Lookup>>,
     orders: mpsc::Receiver<Order>,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     buffer: Vec<u8>,
     carried: VecDeque<Carried>,
     /// When a task that drains ends, whatever is not acknowledged.
@@ -47,11 +46,10 @@ impl SocketTask {
     pub(crate) fn new(
         shared: Arc<Shared>,
         ingress: Ingress,
-        socket: UdpSocket,
+        socket: Arc<UdpSocket>,
         carrier: Box<dyn Carrier>,
-        seed: Seed,
+        endpoint: Endpoint<PeerKey>,
     ) -> Self {
-        let endpoint = Endpoint::new(shared.config.endpoint.clone(), seed);
         let (devices, orders) = Devices::new(shared, ingress, endpoint);
         Self {
             devices,
@@ -162,7 +160,11 @@ impl SocketTask {
                 self.carrier.send(now, peer, bytes, carried);
             }
             match self.carried.pop_front() {
-                Some(Carried::Message { peer, bytes }) => self.take(peer, &bytes),
+                Some(Carried::Message {
+                    peer,
+                    sender,
+                    bytes,
+                }) => self.take(peer, &sender, &bytes),
                 Some(Carried::Datagram { to, bytes }) => self.write(to, &bytes).await,
                 Some(Carried::Closed { peer }) => {
                     let clock = self.devices.clock();
@@ -185,14 +187,11 @@ impl SocketTask {
         }
     }
 
-    fn take(&mut self, peer: PeerKey, bytes: &[u8]) {
-        let Some(sender) = self.carrier.sender(peer) else {
-            return;
-        };
+    fn take(&mut self, peer: PeerKey, sender: &Sender, bytes: &[u8]) {
         let clock = self.devices.clock();
         let endpoint = &mut self.devices.endpoint;
         endpoint.receive(clock, peer, sender.is_proven, bytes);
-        self.act(Some(&sender));
+        self.act(Some(sender));
     }
 
     async fn write(&mut self, to: SocketAddr, bytes: &Bytes) {
@@ -216,6 +215,10 @@ impl SocketTask {
                     observation,
                     outcome,
                 } => self.devices.on_notified(observation, outcome),
+                Event::AnswerFetched { exchange } => self.devices.on_answer_fetched(exchange),
+                Event::NotificationFetched { observation } => {
+                    self.devices.on_notification_fetched(observation);
+                }
                 Event::Ended {
                     observation,
                     reason,
@@ -232,7 +235,9 @@ impl SocketTask {
         }
         let farewell = devices.shared.config.timeouts.farewell;
         let leave_at = *self.leave_at.get_or_insert(devices.now + farewell);
-        let is_quiet = devices.endpoint.stats().pending == 0 && !devices.listeners.has_flights();
+        let is_quiet = devices.endpoint.stats().pending == 0
+            && !devices.listeners.has_flights()
+            && devices.shared.answers.is_idle();
         is_quiet || devices.now >= leave_at
     }
 }

@@ -12,7 +12,7 @@ use gateway_core::{
 };
 use gateway_downstream_coap::{CoapConfig, TcpConfig};
 use support::peers::{aiocoap, beside};
-use support::{Running, TOKEN, device, within};
+use support::{Running, TOKEN, device, in_time};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(100);
@@ -60,7 +60,7 @@ async fn ten_kilobytes_arrive_whole() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn ten_kilobytes_are_read_whole() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn messages_are_observed_and_complete() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,7 @@ async fn methods_are_answered() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,5 +162,5 @@ async fn an_answer_that_takes_its_time_comes_apart() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }

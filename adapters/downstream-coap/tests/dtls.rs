@@ -80,7 +80,7 @@ impl Server {
                     self.table.identified(now, session, entry);
                 }
                 DtlsEvent::Ready { .. } => self.ready += 1,
-                DtlsEvent::Datagram { session, bytes } => {
+                DtlsEvent::Datagram { session, bytes, .. } => {
                     self.endpoint.receive(now, session, true, &bytes);
                 }
                 DtlsEvent::Ended { session, .. } => self.endpoint.forget(now, session),

@@ -13,7 +13,7 @@ use gateway_downstream_coap::dtls::{PskEntry, PskKey, StaticPskStore};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, SecureConfig, TcpConfig};
 use support::peers::{Printed, beside, libcoap};
 use support::pki::Pki;
-use support::{Running, TOKEN, device, within};
+use support::{Running, TOKEN, device, in_time};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(100);
@@ -151,7 +151,7 @@ async fn ten_kilobytes_arrive_whole_and_in_blocks() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn ten_kilobytes_are_read_whole() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +204,7 @@ async fn a_message_is_observed_and_completes() {
         join_all(observers).await;
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +234,7 @@ async fn an_answer_that_takes_its_time_comes_apart() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +259,7 @@ async fn who_has_the_wrong_key_or_token_gets_nowhere() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,5 +279,5 @@ async fn the_resources_are_listed() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }

@@ -131,7 +131,9 @@ async fn a_device_that_waits_gets_its_command_in_the_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_without_a_command_ends_with_a_plain_answer() {
-    let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+    let mut config = CoapConfig::default();
+    config.timeouts.command = Duration::from_secs(1);
+    let running = Running::start(config, &["dev1"]).await;
     let mut client = running.device("dev1").await;
     let answer = client.say(with_query(post("t", "1"), "$.ttd=1")).await;
     assert_eq!(answer.code, Code::CHANGED);

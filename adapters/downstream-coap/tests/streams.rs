@@ -13,7 +13,7 @@ use gateway_downstream_coap::proto::message::{Code, Message, Token, option};
 use gateway_downstream_coap::{BindError, CoapConfig, CoapDownstream, TcpConfig};
 use support::pki::Pki;
 use support::stream::StreamDevice;
-use support::{Purpose, Running, device, within};
+use support::{Purpose, Running, device, in_time};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -74,7 +74,7 @@ async fn who_does_not_begin_is_closed_out_and_so_is_who_does_not_finish() {
         closed(&mut slow).await;
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn beyond_the_bound_connections_are_closed_until_others_end() {
         }
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +122,7 @@ async fn a_device_that_reads_nothing_is_cut_off_and_others_are_served() {
         tokio::join!(flood, work);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn a_large_body_comes_whole_or_in_blocks() {
         assert_eq!(ids.len(), 3);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,68 @@ async fn a_message_completes_by_the_pong_behind_it_and_not_without() {
         assert_eq!(settled, Some(Disposition::Complete));
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
+}
+
+/// Registers for commands and skips what comes before the first of them.
+async fn observe(running: &Running, client: &mut StreamDevice) {
+    let get = Message::new(Code::GET).with_path("c");
+    let first = client.say(get.with_uint(option::OBSERVE, 0)).await;
+    assert_eq!(first.code, Code::CONTENT);
+    let (name, interest) = (device("dev1"), Interest::COMMANDS);
+    running.hub.wait_listening(&name, interest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pong_counts_though_it_does_not_say_which_ping_it_answers() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        let mut client = running.stream_device("dev1").await;
+        observe(&running, &mut client).await;
+        let take = async {
+            assert_eq!(client.hear().await.unwrap().payload, "go");
+            assert_eq!(client.hear().await.unwrap().code, Code::PING);
+            assert!(client.tell(&Message::new(Code::PONG)).await);
+        };
+        let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", "go")), take);
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_in_blocks_completes_with_the_last_of_them() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        let mut client = running.stream_device("dev1").await;
+        observe(&running, &mut client).await;
+        // More than the device takes at a time, since it has not said that it takes more.
+        let body: Vec<_> = (0..2500).map(|at| at as u8).collect();
+        let name = device("dev1");
+        let large = CloudMessage::new(name, body.clone(), Instant::now() + LONG);
+        let hub = running.hub.clone();
+        let mut sending = std::pin::pin!(hub.send_message(large));
+        let block = |number: u32| {
+            let get = Message::new(Code::GET).with_path("c");
+            get.with_uint(option::BLOCK2, number << 4 | 6)
+        };
+        let begin = async {
+            let first = client.hear().await.unwrap();
+            assert_eq!(first.options.uint(option::BLOCK2), Some(1 << 3 | 6));
+            assert_eq!(client.hear().await.unwrap().code, Code::PING);
+            [first.payload, client.say(block(1)).await.payload].concat()
+        };
+        let begun = tokio::select! {
+            begun = begin => begun,
+            settled = &mut sending => panic!("{settled:?} before the last block"),
+        };
+        let (last, settled) = tokio::join!(client.say(block(2)), sending);
+        assert_eq!([&begun[..], &last.payload].concat(), body);
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +268,7 @@ async fn a_released_connection_gets_what_is_open_and_ends() {
         assert_eq!(client.next().await, DeviceEvent::Closed);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +295,7 @@ async fn a_session_that_the_hub_ends_ends_the_connection() {
         assert_eq!(running.coap.listening(), 0);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +327,7 @@ async fn a_connection_outlives_a_child_that_moves_away_from_it() {
         assert_eq!(running.coap.listening(), 1);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,7 +350,7 @@ async fn a_device_is_asked_whether_it_is_there_and_stays_if_it_is() {
         assert_eq!(client.say(post("t", "1")).await.code, Code::CHANGED);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 fn secure(pki: &Pki) -> CoapConfig {
@@ -332,7 +393,7 @@ async fn over_tls_devices_post_whether_they_name_the_protocol_or_not() {
         assert_eq!(running.hub.accepted().len(), 2);
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,7 +408,7 @@ async fn who_does_not_finish_the_handshake_is_closed_out() {
         closed(&mut silent).await;
         running.end().await;
     };
-    within(test).await;
+    in_time(test).await;
 }
 
 #[tokio::test]

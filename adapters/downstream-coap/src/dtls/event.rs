@@ -37,10 +37,14 @@ pub enum DtlsEvent {
         /// The device.
         device: DeviceId,
     },
-    /// A message came in a session.
+    /// A message came in a session, which may have [ended](Self::Ended) behind it.
     Datagram {
         /// The session.
         session: SessionId,
+        /// Whose it is.
+        device: DeviceId,
+        /// The address that it came from.
+        from: SocketAddr,
         /// What the device sent.
         bytes: Bytes,
     },

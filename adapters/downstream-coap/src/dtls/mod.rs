@@ -15,6 +15,7 @@ mod config;
 mod cookie;
 mod engine;
 mod event;
+mod roster;
 mod session;
 mod store;
 mod table;

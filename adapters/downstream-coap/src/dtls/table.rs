@@ -1,24 +1,21 @@
 //! All sessions of one socket.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::{ConfigError, DeviceId};
-use lru::LruCache;
 
 use super::config::DtlsConfig;
 use super::cookie::Cookies;
 use super::engine::Engines;
 use super::event::{DtlsEvent, DtlsSendError, DtlsTransmit, Refusal, SessionEnd, SessionId};
+use super::roster::Roster;
 use super::session::{Desk, Outcome, Session};
 use super::store::PskEntry;
 use super::wire::{self, Alert, Arrival, Hello, VERIFY_REQUEST_LENGTH};
 use crate::proto::Seed;
-
-/// The least wait for a timer, so that no engine can have the time stand still.
-const TICK: Duration = Duration::from_millis(1);
 
 /// Is the DTLS-PSK server of one socket, for any number of devices.
 ///
@@ -40,34 +37,9 @@ pub struct DtlsTable {
     config: DtlsConfig,
     cookies: Cookies,
     desk: Desk,
-    serial: u64,
-    /// In the order in which they began.
-    handshakes: LruCache<SessionId, Entry>,
-    /// In the order in which they were last heard of.
-    sessions: LruCache<SessionId, Entry>,
-    places: HashMap<SocketAddr, Place>,
-    devices: HashMap<DeviceId, SessionId>,
-    timers: BTreeSet<(Duration, SessionId)>,
+    roster: Roster,
     transmits: VecDeque<DtlsTransmit>,
     events: VecDeque<DtlsEvent>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    session: Session,
-    address: SocketAddr,
-    /// Once it has proved to be one.
-    device: Option<DeviceId>,
-    /// When the handshake began, then when the device was last heard of.
-    since: Duration,
-    scheduled: Option<Duration>,
-}
-
-/// What is known of an address.
-#[derive(Debug, Default)]
-struct Place {
-    handshake: Option<SessionId>,
-    session: Option<SessionId>,
 }
 
 /// Counts what a table holds.
@@ -94,12 +66,7 @@ impl DtlsTable {
         Ok(Self {
             cookies: Cookies::new(seed),
             desk: Desk::new(engines, config.max_datagram),
-            serial: 0,
-            handshakes: LruCache::unbounded(),
-            sessions: LruCache::unbounded(),
-            places: HashMap::new(),
-            devices: HashMap::new(),
-            timers: BTreeSet::new(),
+            roster: Roster::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             config,
@@ -114,14 +81,13 @@ impl DtlsTable {
         let Some(arrival) = wire::classify(datagram) else {
             return;
         };
-        let place = self.places.get(&from);
-        let (handshake, session) =
-            place.map_or((None, None), |place| (place.handshake, place.session));
+        let place = self.roster.place(from);
+        let (handshake, session) = (place.handshake, place.session);
         let (id, is_hello) = match arrival {
             Arrival::Hello(hello) => {
                 let known = [handshake, session].into_iter().flatten();
                 let began = |id: &SessionId| {
-                    let entry = self.entry(*id);
+                    let entry = self.roster.get(*id);
                     entry.is_some_and(|entry| entry.session.began_with(&hello))
                 };
                 match known.into_iter().find(began) {
@@ -162,30 +128,20 @@ impl DtlsTable {
                 return self.refuse(from, None, reason);
             }
         };
-        let earlier = self.places.get(&from).and_then(|place| place.handshake);
-        let is_full = self.handshakes.len() >= self.config.max_handshakes;
-        let oldest = || self.handshakes.peek_lru().map(|(id, _)| *id);
-        if let Some(displaced) = earlier.or_else(|| oldest().filter(|_| is_full)) {
+        let earlier = self.roster.place(from).handshake;
+        let is_full = self.roster.handshakes() >= self.config.max_handshakes;
+        let oldest = || self.roster.oldest_handshake().filter(|_| is_full);
+        if let Some(displaced) = earlier.or_else(oldest) {
             self.remove_handshake(displaced, Refusal::Displaced);
         }
-        self.serial += 1;
-        let id = SessionId(self.serial);
-        let entry = Entry {
-            session,
-            address: from,
-            device: None,
-            since: now,
-            scheduled: None,
-        };
-        self.handshakes.put(id, entry);
-        self.places.entry(from).or_default().handshake = Some(id);
+        let id = self.roster.begin(now, from, session);
         self.settle(now, id, Ok(()));
     }
 
     /// Takes what a store says of the identity that [`DtlsEvent::Identify`] told; `None` if it is
     /// unknown or cannot be looked up. Without effect if the client has given up meanwhile.
     pub fn identified(&mut self, now: Duration, session: SessionId, entry: Option<PskEntry>) {
-        if !self.handshakes.contains(&session) {
+        if !self.roster.has_handshake(session) {
             return;
         }
         self.with(now, session, |session, desk| match entry {
@@ -204,7 +160,7 @@ impl DtlsTable {
         session: SessionId,
         message: &[u8],
     ) -> Result<(), DtlsSendError> {
-        if !self.sessions.contains(&session) {
+        if self.roster.session(session).is_none() {
             return Err(DtlsSendError::Gone);
         }
         self.with(now, session, |session, desk| session.send(desk, message));
@@ -218,24 +174,20 @@ impl DtlsTable {
 
     /// Closes all sessions and gives all handshakes up: the socket is about to be closed.
     pub fn close_all(&mut self) {
-        while let Some((id, _)) = self.handshakes.peek_lru() {
-            self.remove_handshake(*id, Refusal::Displaced);
+        while let Some(id) = self.roster.oldest_handshake() {
+            self.remove_handshake(id, Refusal::Displaced);
         }
-        while let Some((id, _)) = self.sessions.peek_lru() {
-            self.end(*id, SessionEnd::Closed);
+        while let Some(id) = self.roster.most_silent() {
+            self.end(id, SessionEnd::Closed);
         }
     }
 
     /// Does what the time asks for: sends again, gives up, closes.
     pub fn on_timeout(&mut self, now: Duration) {
-        while let Some(&(due, id)) = self.timers.first()
-            && due <= now
-        {
-            self.timers.pop_first();
-            let Some(entry) = self.entry_mut(id) else {
+        while let Some(id) = self.roster.due(now) {
+            let Some(entry) = self.roster.get(id) else {
                 continue;
             };
-            entry.scheduled = None;
             let (since, is_open) = (entry.since, entry.session.is_open());
             if is_open && since + self.config.idle_timeout <= now {
                 self.end(id, SessionEnd::Idle);
@@ -253,7 +205,7 @@ impl DtlsTable {
     /// When [`on_timeout`](Self::on_timeout) is to be called next; it may be early.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Duration> {
-        self.timers.first().map(|(due, _)| *due)
+        self.roster.next_timeout()
     }
 
     /// The next datagram to be sent.
@@ -269,40 +221,27 @@ impl DtlsTable {
     /// The device of a session; `None` if the session is over, or not ready yet.
     #[must_use]
     pub fn device(&self, session: SessionId) -> Option<&DeviceId> {
-        self.sessions.peek(&session)?.device.as_ref()
+        self.roster.session(session)?.device.as_ref()
     }
 
     /// The address of a session; `None` if it is over, or not ready yet.
     #[must_use]
     pub fn address(&self, session: SessionId) -> Option<SocketAddr> {
-        Some(self.sessions.peek(&session)?.address)
+        Some(self.roster.session(session)?.address)
     }
 
     /// The session of a device.
     #[must_use]
     pub fn session(&self, device: &DeviceId) -> Option<SessionId> {
-        self.devices.get(device).copied()
+        self.roster.session_of(device)
     }
 
     /// Counts what is held.
     #[must_use]
     pub fn stats(&self) -> DtlsStats {
         DtlsStats {
-            sessions: self.sessions.len(),
-            handshakes: self.handshakes.len(),
-        }
-    }
-
-    fn entry(&self, id: SessionId) -> Option<&Entry> {
-        self.sessions
-            .peek(&id)
-            .or_else(|| self.handshakes.peek(&id))
-    }
-
-    fn entry_mut(&mut self, id: SessionId) -> Option<&mut Entry> {
-        match self.sessions.peek_mut(&id) {
-            Some(entry) => Some(entry),
-            None => self.handshakes.peek_mut(&id),
+            sessions: self.roster.sessions(),
+            handshakes: self.roster.handshakes(),
         }
     }
 
@@ -317,11 +256,7 @@ impl DtlsTable {
         id: SessionId,
         act: impl FnOnce(&mut Session, &mut Desk) -> Result<(), Refusal>,
     ) {
-        let entry = match self.sessions.peek_mut(&id) {
-            Some(entry) => Some(entry),
-            None => self.handshakes.peek_mut(&id),
-        };
-        if let Some(entry) = entry {
+        if let Some(entry) = self.roster.get_mut(id) {
             let result = act(&mut entry.session, &mut self.desk);
             self.settle(now, id, result);
         }
@@ -332,7 +267,7 @@ impl DtlsTable {
         let mut outcomes = std::mem::take(&mut self.desk.outcomes);
         for outcome in outcomes.drain(..) {
             // A session that has ended on the way has nothing more to say.
-            let Some(address) = self.entry(id).map(|entry| entry.address) else {
+            let Some(address) = self.roster.get(id).map(|entry| entry.address) else {
                 break;
             };
             match outcome {
@@ -344,11 +279,14 @@ impl DtlsTable {
                 }
                 Outcome::Open(entry) => self.open(now, id, entry.device),
                 Outcome::Message(bytes) => {
-                    if let Some(entry) = self.sessions.get_mut(&id) {
-                        entry.since = now;
-                        let session = id;
-                        self.events
-                            .push_back(DtlsEvent::Datagram { session, bytes });
+                    let entry = self.roster.heard(now, id);
+                    if let Some(device) = entry.and_then(|entry| entry.device.clone()) {
+                        self.events.push_back(DtlsEvent::Datagram {
+                            session: id,
+                            device,
+                            from: address,
+                            bytes,
+                        });
                     }
                 }
                 Outcome::Closed => self.end(id, SessionEnd::Closed),
@@ -357,40 +295,34 @@ impl DtlsTable {
         // Its memory serves the next.
         self.desk.outcomes = outcomes;
         match result {
-            Ok(()) => self.schedule(now, id),
-            Err(_) if self.sessions.contains(&id) => self.end(id, SessionEnd::Failed),
+            Ok(()) => self.roster.schedule(now, id, &self.config),
+            Err(_) if self.roster.session(id).is_some() => self.end(id, SessionEnd::Failed),
             Err(reason) => self.remove_handshake(id, reason),
         }
     }
 
     /// Makes a handshake a session, in the place of those that it replaces.
     fn open(&mut self, now: Duration, id: SessionId, device: DeviceId) {
-        let Some(mut entry) = self.handshakes.pop(&id) else {
+        let Some(entry) = self.roster.remove_handshake(id) else {
             return;
         };
-        entry.device = Some(device.clone());
-        entry.since = now;
-        let place = self.places.entry(entry.address).or_default();
-        place.handshake = None;
-        let at_address = place.session;
-        let of_device = self.devices.get(&device).copied();
+        let at_address = self.roster.place(entry.address).session;
+        let of_device = self.roster.session_of(&device);
         for replaced in [at_address, of_device].into_iter().flatten() {
             self.end(replaced, SessionEnd::Replaced);
         }
-        if self.sessions.len() >= self.config.max_sessions
-            && let Some((&silent, _)) = self.sessions.peek_lru()
+        if self.roster.sessions() >= self.config.max_sessions
+            && let Some(silent) = self.roster.most_silent()
         {
             self.end(silent, SessionEnd::Evicted);
         }
-        self.places.entry(entry.address).or_default().session = Some(id);
-        self.devices.insert(device.clone(), id);
-        self.sessions.put(id, entry);
+        self.roster.open(now, id, entry, device.clone());
         let session = id;
         self.events.push_back(DtlsEvent::Ready { session, device });
     }
 
     fn end(&mut self, id: SessionId, reason: SessionEnd) {
-        let Some(mut entry) = self.sessions.pop(&id) else {
+        let Some(mut entry) = self.roster.remove_session(id) else {
             return;
         };
         // Whoever is at a replaced session's address has a newer one, or is somebody else.
@@ -402,23 +334,15 @@ impl DtlsTable {
                 }
             }
         }
-        if let Some(device) = &entry.device
-            && self.devices.get(device) == Some(&id)
-        {
-            self.devices.remove(device);
-        }
-        self.leave(id, &entry);
         let session = id;
         self.events.push_back(DtlsEvent::Ended { session, reason });
     }
 
     fn remove_handshake(&mut self, id: SessionId, reason: Refusal) {
-        let Some(entry) = self.handshakes.pop(&id) else {
-            return;
-        };
-        self.leave(id, &entry);
-        let identity = entry.session.identity().map(str::to_owned);
-        self.refuse(entry.address, identity, reason);
+        if let Some(entry) = self.roster.remove_handshake(id) {
+            let identity = entry.session.identity().map(str::to_owned);
+            self.refuse(entry.address, identity, reason);
+        }
     }
 
     fn refuse(&mut self, from: SocketAddr, identity: Option<String>, reason: Refusal) {
@@ -436,45 +360,5 @@ impl DtlsTable {
             identity,
             reason,
         });
-    }
-
-    /// Takes a session out of its address and the timers.
-    fn leave(&mut self, id: SessionId, entry: &Entry) {
-        if let Some(due) = entry.scheduled {
-            self.timers.remove(&(due, id));
-        }
-        if let Some(place) = self.places.get_mut(&entry.address) {
-            for named in [&mut place.handshake, &mut place.session] {
-                if *named == Some(id) {
-                    *named = None;
-                }
-            }
-            if place.handshake.is_none() && place.session.is_none() {
-                self.places.remove(&entry.address);
-            }
-        }
-    }
-
-    /// Sees that the time is heard of when a session needs it. A timer that is too early is left:
-    /// that costs less than moving it at every message.
-    fn schedule(&mut self, now: Duration, id: SessionId) {
-        let (idle, patience) = (self.config.idle_timeout, self.config.handshake_timeout);
-        let Some(entry) = self.entry_mut(id) else {
-            return;
-        };
-        let limit = match entry.session.is_open() {
-            true => entry.since + idle,
-            false => entry.since + patience,
-        };
-        let due = entry.session.due().map_or(limit, |due| due.min(limit));
-        let due = due.max(now + TICK);
-        let scheduled = entry.scheduled;
-        if scheduled.is_none_or(|scheduled| due < scheduled) {
-            entry.scheduled = Some(due);
-            if let Some(earlier) = scheduled {
-                self.timers.remove(&(earlier, id));
-            }
-            self.timers.insert((due, id));
-        }
     }
 }

@@ -18,6 +18,11 @@ impl Budget {
         Self { used, limit }
     }
 
+    /// Makes one that only counts.
+    pub(crate) fn unbounded() -> Self {
+        Self::new(usize::MAX)
+    }
+
     /// How many units are taken.
     #[must_use]
     pub fn used(&self) -> usize {
@@ -27,6 +32,13 @@ impl Budget {
     /// Tells whether more than half is taken.
     pub(crate) fn is_scarce(&self) -> bool {
         self.used() > self.limit / 2
+    }
+
+    /// A share of one unit, or of none if all are taken.
+    pub(crate) fn share_of_one(&self) -> Share {
+        let mut share = self.share();
+        share.take(1);
+        share
     }
 
     /// A share of it with nothing in it yet.

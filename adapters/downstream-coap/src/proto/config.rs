@@ -94,7 +94,8 @@ impl Default for BlockConfig {
     }
 }
 
-/// Bounds of memory and work.
+/// Bounds of memory and work. Those that are not of one peer are divided equally among the sockets
+/// of a downstream, DTLS's included, so that a flood at one takes nothing from the others.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -138,6 +139,22 @@ impl Default for LimitConfig {
             max_observations_per_peer: 8,
             max_block_bytes: 16 << 20,
             retry_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl LimitConfig {
+    /// The share of one of so many endpoints, of everything that is not a bound of one peer; of each
+    /// at least one unit, if there is any.
+    #[must_use]
+    pub fn divided(&self, endpoints: usize) -> Self {
+        let part = |limit: usize| limit.div_ceil(endpoints.max(1));
+        Self {
+            max_remembered: part(self.max_remembered),
+            max_pending: part(self.max_pending),
+            max_observations: part(self.max_observations),
+            max_block_bytes: part(self.max_block_bytes),
+            ..self.clone()
         }
     }
 }
@@ -280,6 +297,23 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         EndpointConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn a_share_of_the_limits_is_of_the_whole_and_not_of_a_peer() {
+        let limits = LimitConfig::default();
+        let part = limits.divided(3);
+        assert_eq!(part.max_observations, 33_334);
+        assert_eq!(part.max_block_bytes, (16 << 20) / 3 + 1);
+        assert_eq!(part.max_pending_per_peer, limits.max_pending_per_peer);
+        assert_eq!(limits.divided(1), limits);
+        let bare = LimitConfig {
+            max_block_bytes: 0,
+            max_pending: 1,
+            ..limits
+        };
+        let part = bare.divided(8);
+        assert_eq!((part.max_block_bytes, part.max_pending), (0, 1));
     }
 
     #[test]

@@ -186,6 +186,10 @@ impl Connection {
                     observation,
                     outcome,
                 } => devices.on_notified(observation, outcome),
+                StreamEvent::AnswerFetched { exchange } => devices.on_answer_fetched(exchange),
+                StreamEvent::NotificationFetched { observation } => {
+                    devices.on_notification_fetched(observation);
+                }
                 StreamEvent::Ended {
                     observation,
                     reason,
@@ -201,7 +205,7 @@ impl Connection {
     /// Does what the core wants. A connection whose last device listens elsewhere now, or was ended
     /// by the hub, is over.
     fn obey(&mut self, order: Order) {
-        let is_farewell = matches!(order, Order::Leave { .. } | Order::End(_));
+        let is_farewell = matches!(order, Order::Leave(_) | Order::End(_));
         self.devices.obey(order);
         if is_farewell && self.devices.listeners.is_empty() {
             self.end(End::Released(
@@ -263,8 +267,9 @@ impl Connection {
         }
         let farewell = devices.shared.config.timeouts.farewell;
         let leave_at = *self.leave_at.get_or_insert(devices.now + farewell);
-        let is_quiet =
-            devices.endpoint.session().pending() == 0 && !devices.listeners.has_flights();
+        let is_quiet = devices.endpoint.session().pending() == 0
+            && !devices.listeners.has_flights()
+            && devices.shared.answers.is_idle();
         is_quiet || devices.now >= leave_at
     }
 }

@@ -27,6 +27,14 @@ pub(super) enum StreamEvent {
         observation: Observation,
         outcome: NotificationOutcome,
     },
+    /// The peer has asked for the last block of an answer.
+    AnswerFetched {
+        exchange: Exchange,
+    },
+    /// The peer has asked for the last block of a notification.
+    NotificationFetched {
+        observation: Observation,
+    },
     Ended {
         observation: Observation,
         reason: EndReason,
@@ -106,6 +114,23 @@ impl StreamLayer {
                 call: CallId { peer, serial },
                 result: response.ok_or(CallError::Malformed),
             }),
+            Event::AnswerFetched { exchange: serial } => {
+                let exchange = ExchangeId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::AnswerFetched { exchange });
+            }
+            Event::NotificationFetched {
+                observation: serial,
+            } => {
+                // Who asks for the rest has the beginning, and may say so before its pong.
+                self.settle(
+                    serial,
+                    NotificationOutcome::Acknowledged { is_whole: false },
+                );
+                let observation = ObservationId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::NotificationFetched { observation });
+            }
             Event::Pong { token } => self.confirm(token),
             Event::Ended {
                 observation: serial,
@@ -147,7 +172,7 @@ impl StreamLayer {
     }
 
     fn ended(&mut self, serial: u64, reason: EndReason) {
-        self.withdraw(serial);
+        self.settle(serial, NotificationOutcome::Withdrawn);
         let peer = self.peer;
         let observation = ObservationId { peer, serial };
         self.events.push_back(StreamEvent::Ended {
@@ -156,14 +181,15 @@ impl StreamLayer {
         });
     }
 
-    fn withdraw(&mut self, serial: u64) {
+    /// Ends the wait for a pong behind an observation's notification, if there is one.
+    fn settle(&mut self, serial: u64, outcome: NotificationOutcome) {
         let mut unconfirmed = self.unconfirmed.iter();
         if let Some(at) = unconfirmed.position(|one| one.observation == serial) {
             self.unconfirmed.remove(at);
             let peer = self.peer;
             self.events.push_back(StreamEvent::Notified {
                 observation: ObservationId { peer, serial },
-                outcome: NotificationOutcome::Withdrawn,
+                outcome,
             });
         }
     }
@@ -176,9 +202,11 @@ impl MessageLayer for StreamLayer {
         exchange: Exchange,
         response: Message,
     ) -> Result<Responded, RespondError> {
-        let responded = self.session.respond(now, exchange.serial, response);
-        responded.map_err(|_| RespondError::Gone)?;
-        Ok(Responded::Sent)
+        match self.session.respond(now, exchange.serial, response) {
+            Ok(true) => Ok(Responded::Sent),
+            Ok(false) => Ok(Responded::Begun),
+            Err(_) => Err(RespondError::Gone),
+        }
     }
 
     fn observe(
@@ -215,7 +243,7 @@ impl MessageLayer for StreamLayer {
     }
 
     fn withdraw_notification(&mut self, _now: Duration, observation: Observation) {
-        self.withdraw(observation.serial);
+        self.settle(observation.serial, NotificationOutcome::Withdrawn);
     }
 
     fn end_observation(&mut self, _now: Duration, observation: Observation) {

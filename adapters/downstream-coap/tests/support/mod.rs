@@ -4,6 +4,7 @@
 
 pub(crate) mod peers;
 pub(crate) mod pki;
+pub(crate) mod session;
 pub(crate) mod stream;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,7 +21,7 @@ use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder}
 use stream::StreamDevice;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// What every device of a test proves itself with.
@@ -30,13 +31,13 @@ pub(crate) const TOKEN: &str = "a token for tests";
 const WINDOW: usize = 8;
 /// When what is not acknowledged is sent again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a device waits in vain before its test fails.
+const LIMIT: Duration = Duration::from_secs(120);
 
-/// Longer than any test.
-const BOUND: Duration = Duration::from_secs(120);
-
-/// Sees to it that a test ends.
-pub(crate) async fn within<T>(test: impl Future<Output = T>) -> T {
-    timeout(BOUND, test).await.expect("the test takes too long")
+/// Gives a test no more time than that.
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let result = timeout(LIMIT, work).await;
+    result.expect("what the test waits for does not happen")
 }
 
 pub(crate) fn device(name: &str) -> DeviceId {
@@ -136,6 +137,7 @@ pub(crate) struct Device {
     /// Messages of the gateway that were seen, and those that were acknowledged.
     seen: HashSet<u16>,
     acknowledged: HashSet<u16>,
+    heard_at: Instant,
     events: VecDeque<DeviceEvent>,
     answers: VecDeque<Message>,
 }
@@ -154,6 +156,7 @@ impl Device {
             desired: Token::EMPTY,
             seen: HashSet::new(),
             acknowledged: HashSet::new(),
+            heard_at: Instant::now(),
             events: VecDeque::new(),
             answers: VecDeque::new(),
         }
@@ -307,10 +310,12 @@ impl Device {
         let mut buffer = [0; 4096];
         match timeout(PATIENCE, self.socket.recv(&mut buffer)).await {
             Ok(length) => {
+                self.heard_at = Instant::now();
                 let datagram = Datagram::decode(&buffer[..length.unwrap()]).unwrap();
                 self.on_datagram(datagram).await;
             }
             Err(_) => {
+                assert!(self.heard_at.elapsed() < LIMIT, "the gateway is silent");
                 for outstanding in self.outstanding.values() {
                     if !outstanding.is_acknowledged {
                         let (id, message) = (outstanding.id, outstanding.message.clone());

@@ -43,11 +43,7 @@ fn a_device_with_its_key_is_ready_and_messages_go_both_ways() {
     assert_eq!(world.table.address(session), Some(at));
     assert_eq!(world.table.stats(), stats(1, 0));
     world.say(at, b"up");
-    let bytes = b"up"[..].into();
-    assert_eq!(
-        world.events.last(),
-        Some(&DtlsEvent::Datagram { session, bytes })
-    );
+    assert_eq!(world.heard(), Some((session, &b"up"[..])));
     world.table.send(world.now, session, b"down").unwrap();
     world.carry(at, Vec::new());
     assert_eq!(world.clients[&at].received, [b"down"]);
@@ -211,12 +207,7 @@ fn another_device_at_a_known_address_takes_the_address_over() {
     assert!(world.events.contains(&ended(first, SessionEnd::Replaced)));
     assert_eq!(world.table.stats(), stats(1, 0));
     world.say(address(1), b"hello");
-    let bytes = b"hello"[..].into();
-    let session = second;
-    assert_eq!(
-        world.events.last(),
-        Some(&DtlsEvent::Datagram { session, bytes })
-    );
+    assert_eq!(world.heard(), Some((second, &b"hello"[..])));
 }
 
 #[test]
@@ -229,11 +220,7 @@ fn a_session_serves_until_the_next_one_at_its_address_is_proved() {
     assert_eq!(world.table.stats(), stats(1, 1));
     while world.table.poll_transmit().is_some() {}
     world.say(at, b"still here");
-    let bytes = b"still here"[..].into();
-    assert_eq!(
-        world.events.last(),
-        Some(&DtlsEvent::Datagram { session, bytes })
-    );
+    assert_eq!(world.heard(), Some((session, &b"still here"[..])));
     // The same device, restarted.
     let new = world.ready(0, at);
     assert_ne!(new, session);
@@ -308,11 +295,7 @@ fn a_datagram_that_is_too_large_is_dropped() {
     let session = world.ready(0, address(1));
     world.say(address(1), &[1; 2000]);
     world.say(address(1), b"small");
-    let bytes = b"small"[..].into();
-    assert_eq!(
-        world.events.last(),
-        Some(&DtlsEvent::Datagram { session, bytes })
-    );
+    assert_eq!(world.heard(), Some((session, &b"small"[..])));
     let messages = world
         .events
         .iter()

@@ -169,6 +169,14 @@ impl World {
         }
     }
 
+    /// The message that was the last to happen.
+    pub(super) fn heard(&self) -> Option<(SessionId, &[u8])> {
+        match self.events.last()? {
+            DtlsEvent::Datagram { session, bytes, .. } => Some((*session, bytes)),
+            _ => None,
+        }
+    }
+
     pub(super) fn say(&mut self, at: SocketAddr, message: &[u8]) {
         let sent = self.clients.get_mut(&at).unwrap().say(message);
         self.carry(at, sent);

@@ -9,7 +9,7 @@ mod value;
 mod tests;
 
 pub(crate) use assembly::{Assemblies, Taken, unavailable};
-pub(crate) use serving::{Bodies, Wanted};
+pub(crate) use serving::{Bodies, Found, Source, Wanted};
 pub(crate) use transfer::{Step, Transfer};
 pub use value::Block;
 

@@ -15,10 +15,21 @@ use crate::proto::random::Random;
 #[derive(Debug, Default)]
 pub(crate) struct Bodies(Vec<Body>);
 
+/// What a body is the answer to, by its serial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Exchange(u64),
+    Observation(u64),
+}
+
 #[derive(Debug)]
 struct Body {
     name: u64,
+    /// `None` where nobody is told when it was fetched.
+    source: Option<Source>,
     response: Message,
+    /// Bytes that the peer has asked for, without a gap.
+    fetched: usize,
     forget_at: Duration,
     /// The bytes of the body.
     _share: Share,
@@ -65,6 +76,16 @@ impl Wanted {
     }
 }
 
+/// What a request for a later block gets.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) answer: Message,
+    /// Of which body the block is, if somebody is to be told.
+    pub(crate) source: Option<Source>,
+    /// The peer has now asked for all of it.
+    pub(crate) is_last: bool,
+}
+
 impl Bodies {
     /// Answers a request for a later block without asking the handler; `None` if it has to be asked.
     pub(crate) fn find(
@@ -72,26 +93,41 @@ impl Bodies {
         wanted: &Wanted,
         now: Duration,
         config: &BlockConfig,
-    ) -> Option<Message> {
+    ) -> Option<Found> {
         let block = wanted.block.filter(|block| block.number > 0)?;
         let Some(body) = self.0.iter_mut().find(|body| body.name == wanted.name) else {
             // What changes something is not done again for a block.
-            return (!wanted.is_safe).then(|| Message::new(Code::INCOMPLETE));
+            return (!wanted.is_safe).then(|| Found {
+                answer: Message::new(Code::INCOMPLETE),
+                source: None,
+                is_last: false,
+            });
         };
         body.forget_at = now + config.timeout;
-        Some(slice(&body.response, block, wanted, config))
+        let (length, before) = (body.response.payload.len(), body.fetched);
+        let answer = slice(&body.response, block, wanted, config);
+        let start = block.at_most(Block::exponent_of(config.size)).offset();
+        if start <= before {
+            body.fetched = before.max(start + answer.payload.len());
+        }
+        Some(Found {
+            answer,
+            source: body.source,
+            is_last: before < length && body.fetched == length,
+        })
     }
 
     /// Makes the response to be sent: the whole, one block of it, or that nothing has changed.
-    /// The rest of a body is kept until it is fetched, if there is room.
+    /// The rest of a body is kept until it is fetched, if there is room. Tells whether there is a
+    /// rest.
     pub(crate) fn respond(
         &mut self,
         mut response: Message,
-        wanted: &Wanted,
+        (wanted, source): (&Wanted, Option<Source>),
         now: Duration,
         config: &BlockConfig,
         (bytes, random): (&Budget, &Random),
-    ) -> Message {
+    ) -> (Message, bool) {
         if let Some(block) = wanted.block1 {
             block.write(&mut response.options, option::BLOCK1);
         }
@@ -100,8 +136,10 @@ impl Bodies {
             response.code = Code::VALID;
             response.payload = Bytes::new();
             response.options.remove(option::CONTENT_FORMAT);
-            return response;
+            return (response, false);
         }
+        // A body that was not fetched whole is old now.
+        self.0.retain(|body| body.name != wanted.name);
         let asked = wanted.block.unwrap_or(Block::new(0, Block::LARGEST));
         let most = match wanted.block {
             Some(block) if block.exponent != Block::MANY => block.size().min(config.size),
@@ -113,28 +151,30 @@ impl Bodies {
                 let said = Block::new(0, block.exponent.min(Block::exponent_of(config.size)));
                 said.write(&mut response.options, option::BLOCK2);
             }
-            return response;
+            return (response, false);
         }
         if !response.options.has(option::ETAG) {
             let etag = random.sign(&response.payload).to_be_bytes();
             response.options.add(option::ETAG, etag.to_vec());
         }
-        self.0.retain(|body| body.name != wanted.name);
+        let answer = slice(&response, asked, wanted, config);
+        let has_rest = asked.number == 0;
         if let Some(share) = hold(bytes, &response.payload) {
             if self.0.len() >= config.max_per_peer {
                 self.0.remove(0);
             }
-            let mut kept = response.clone();
-            kept.options.remove(option::BLOCK1);
-            kept.options.remove(option::OBSERVE);
+            response.options.remove(option::BLOCK1);
+            response.options.remove(option::OBSERVE);
             self.0.push(Body {
                 name: wanted.name,
-                response: kept,
+                source,
+                response,
+                fetched: if has_rest { answer.payload.len() } else { 0 },
                 forget_at: now + config.timeout,
                 _share: share,
             });
         }
-        slice(&response, asked, wanted, config)
+        (answer, has_rest)
     }
 
     /// Forgets what was not asked for in time.

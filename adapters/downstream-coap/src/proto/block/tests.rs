@@ -45,9 +45,9 @@ impl Server {
     fn answer(&mut self, request: Message) -> Message {
         let mut wanted = Wanted::of(&request, None, &self.random);
         if !request.options.has(option::BLOCK1)
-            && let Some(answer) = self.bodies.find(&wanted, NOW, &self.config)
+            && let Some(found) = self.bodies.find(&wanted, NOW, &self.config)
         {
-            return answer;
+            return found.answer;
         }
         let settings = (&self.config, &self.limits);
         let tools = (&self.bytes, &self.random);
@@ -60,8 +60,11 @@ impl Server {
                 let mut body = request.payload.to_vec();
                 body.reverse();
                 let response = Message::new(Code::CHANGED).with_payload(body);
-                self.bodies
-                    .respond(response, &wanted, NOW, &self.config, tools)
+                let wanted = (&wanted, None);
+                let answer = self
+                    .bodies
+                    .respond(response, wanted, NOW, &self.config, tools);
+                answer.0
             }
         }
     }
@@ -230,14 +233,14 @@ fn any_block_of_an_answer_can_be_asked_for_and_what_has_not_changed_is_not_sent_
     };
     let mut ask = |request: Message| {
         let wanted = Wanted::of(&request, None, &random);
-        if let Some(answer) = server.bodies.find(&wanted, NOW, &server.config) {
-            return answer;
+        if let Some(found) = server.bodies.find(&wanted, NOW, &server.config) {
+            return found.answer;
         }
         let whole = Message::new(Code::CONTENT).with_payload(body(100));
         let tools = (&server.bytes, &random);
-        server
-            .bodies
-            .respond(whole, &wanted, NOW, &server.config, tools)
+        let wanted = (&wanted, None);
+        let bodies = &mut server.bodies;
+        bodies.respond(whole, wanted, NOW, &server.config, tools).0
     };
     let first = ask(get(0, 6));
     let block = Block::read(&first.options, option::BLOCK2).unwrap();
@@ -260,9 +263,9 @@ fn any_block_of_an_answer_can_be_asked_for_and_what_has_not_changed_is_not_sent_
         .with_option(option::ETAG, etag)
         .with_payload(body(100));
     let tools = (&server.bytes, &random);
-    let answer = server
-        .bodies
-        .respond(same, &wanted, NOW, &server.config, tools);
+    let bodies = &mut server.bodies;
+    let (answer, has_rest) = bodies.respond(same, (&wanted, None), NOW, &server.config, tools);
+    assert!(!has_rest);
     assert_eq!(answer.code, Code::VALID);
     assert!(answer.payload.is_empty());
 }

@@ -20,6 +20,7 @@ pub(super) struct Shared<P> {
     pub(super) random: Random,
     pub(super) out: VecDeque<Transmit<P>>,
     pub(super) events: VecDeque<Event<P>>,
+    pub(super) peers: Budget,
     pub(super) remembered: Budget,
     pub(super) pending: Budget,
     pub(super) observations: Budget,
@@ -34,6 +35,8 @@ impl<P> Shared<P> {
     pub(super) fn new(config: EndpointConfig, random: Random) -> Self {
         let limits = &config.limits;
         Self {
+            // Each takes a unit of those remembered.
+            peers: Budget::unbounded(),
             remembered: Budget::new(limits.max_remembered),
             pending: Budget::new(limits.max_pending),
             observations: Budget::new(limits.max_observations),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::Hash;
+use std::iter::Sum;
 use std::time::Duration;
 
 use super::context::{Context, Shared};
@@ -13,6 +14,7 @@ use super::event::{
 use super::memory::Print;
 use super::peer::Peer;
 use crate::proto::block::unavailable;
+use crate::proto::budget::Budget;
 use crate::proto::config::EndpointConfig;
 use crate::proto::message::{Code, Datagram, Fault, Kind, Message};
 use crate::proto::random::{Random, Seed};
@@ -36,6 +38,30 @@ pub struct Endpoint<P> {
     timers: BTreeSet<(Duration, P)>,
 }
 
+/// Reads what an endpoint holds, from any thread and after its end.
+#[derive(Debug, Clone)]
+pub struct EndpointGauge {
+    peers: Budget,
+    remembered: Budget,
+    pending: Budget,
+    observations: Budget,
+    block_bytes: Budget,
+}
+
+impl EndpointGauge {
+    /// Counts what is held.
+    #[must_use]
+    pub fn read(&self) -> EndpointStats {
+        EndpointStats {
+            peers: self.peers.used(),
+            remembered: self.remembered.used(),
+            pending: self.pending.used(),
+            observations: self.observations.used(),
+            block_bytes: self.block_bytes.used(),
+        }
+    }
+}
+
 /// Counts what an endpoint holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,6 +76,18 @@ pub struct EndpointStats {
     pub observations: usize,
     /// Bytes of bodies that are not whole, or not fetched whole.
     pub block_bytes: usize,
+}
+
+impl Sum for EndpointStats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            peers: sum.peers + one.peers,
+            remembered: sum.remembered + one.remembered,
+            pending: sum.pending + one.pending,
+            observations: sum.observations + one.observations,
+            block_bytes: sum.block_bytes + one.block_bytes,
+        })
+    }
 }
 
 impl<P: PeerName> Endpoint<P> {
@@ -242,12 +280,19 @@ impl<P: PeerName> Endpoint<P> {
     /// Counts what is held.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        EndpointStats {
-            peers: self.peers.len(),
-            remembered: self.shared.remembered.used(),
-            pending: self.shared.pending.used(),
-            observations: self.shared.observations.used(),
-            block_bytes: self.shared.block_bytes.used(),
+        self.gauge().read()
+    }
+
+    /// What reads the counts where the endpoint itself cannot be asked.
+    #[must_use]
+    pub fn gauge(&self) -> EndpointGauge {
+        let shared = &self.shared;
+        EndpointGauge {
+            peers: shared.peers.clone(),
+            remembered: shared.remembered.clone(),
+            pending: shared.pending.clone(),
+            observations: shared.observations.clone(),
+            block_bytes: shared.block_bytes.clone(),
         }
     }
 

@@ -55,6 +55,18 @@ pub enum Event<P> {
         /// How it ended.
         outcome: NotificationOutcome,
     },
+    /// The peer has asked for the last block of an answer of which it got the first one
+    /// ([`Responded::Begun`]). There is no event if it does not.
+    AnswerFetched {
+        /// What was answered.
+        exchange: ExchangeId<P>,
+    },
+    /// The peer has asked for the last block of a notification of which it got the first one;
+    /// behind the end of that. There is no event if it does not.
+    NotificationFetched {
+        /// Of which observation.
+        observation: ObservationId<P>,
+    },
     /// An observation is over; behind the end of its last notification.
     Ended {
         /// Which.
@@ -111,7 +123,8 @@ pub enum CallError {
 pub enum NotificationOutcome {
     /// The peer has what was in the datagram.
     Acknowledged {
-        /// Whether that was all. Else the peer fetches the rest, and may not.
+        /// Whether that was all. Else [`Event::NotificationFetched`] tells when the peer has fetched
+        /// the rest, which it may not.
         is_whole: bool,
     },
     /// The peer does not want it; the observation ends.
@@ -146,6 +159,9 @@ pub enum EndReason {
 pub enum Responded {
     /// It is on its way, or the peer did not want it.
     Sent,
+    /// Its first block is on its way; [`Event::AnswerFetched`] tells when the peer has fetched the
+    /// rest, which it may not.
+    Begun,
     /// The peer was asked to show by Echo that it receives at its address, since the response is too
     /// large for one that has not; it will ask anew. A request that changed something is done then.
     Challenged,

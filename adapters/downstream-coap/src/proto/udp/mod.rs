@@ -19,7 +19,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use endpoint::{Endpoint, EndpointStats, PeerName};
+pub use endpoint::{Endpoint, EndpointGauge, EndpointStats, PeerName};
 pub use event::{
     CallError, CallId, EndReason, Event, ExchangeId, Incoming, NotificationOutcome, NotifyError,
     ObservationId, RespondError, Responded, Transmit,

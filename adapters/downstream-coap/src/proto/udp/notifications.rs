@@ -8,6 +8,7 @@ use super::observers::Observer;
 use super::outbox::{Letter, Purpose};
 use super::peer::Peer;
 use super::server::Pending;
+use crate::proto::block::Source;
 use crate::proto::message::{Datagram, Kind, Message, option};
 
 impl Peer {
@@ -50,15 +51,13 @@ impl Peer {
         observer.is_over = !message.code.is_success();
         let (token, wanted) = (observer.token, observer.wanted.clone());
         message.options.set_uint(option::OBSERVE, cx.sequence());
-        let length = message.payload.len();
         let shared = &mut *cx.shared;
         let tools = (&shared.block_bytes, &shared.random);
         let blocks = &shared.config.blocks;
-        let message = self
-            .bodies
-            .respond(message, &wanted, cx.now, blocks, tools)
-            .with_token(token);
-        let is_whole = message.payload.len() == length;
+        let wanted = (&wanted, Some(Source::Observation(observation)));
+        let (message, has_rest) = self.bodies.respond(message, wanted, cx.now, blocks, tools);
+        let message = message.with_token(token);
+        let is_whole = !has_rest;
         let id = self.fresh_id(cx);
         let kind = Kind::Confirmable;
         self.outbox.push(Letter {
@@ -100,6 +99,23 @@ impl Peer {
         self.end(cx, observation, reason);
     }
 
+    /// Notes that the peer has asked for a block behind the first of a notification, and so has that
+    /// one, whatever became of its acknowledgement.
+    pub(super) fn on_continued<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, serial: u64) {
+        if self.observers.notifying != Some(serial) {
+            return;
+        }
+        self.drop_notification(serial);
+        let outcome = NotificationOutcome::Acknowledged { is_whole: false };
+        self.on_notified(cx, serial, outcome);
+    }
+
+    fn drop_notification(&mut self, serial: u64) {
+        self.outbox.withdraw(|purpose| {
+            matches!(purpose, Purpose::Notification { observation, .. } if observation == serial)
+        });
+    }
+
     /// Takes back the notification of an observation that is on its way.
     pub(super) fn withdraw_notification<P: Copy + Hash>(
         &mut self,
@@ -109,9 +125,7 @@ impl Peer {
         if self.observers.notifying != Some(serial) {
             return;
         }
-        self.outbox.withdraw(|purpose| {
-            matches!(purpose, Purpose::Notification { observation, .. } if observation == serial)
-        });
+        self.drop_notification(serial);
         self.on_notified(cx, serial, NotificationOutcome::Withdrawn);
         self.flush(cx);
     }

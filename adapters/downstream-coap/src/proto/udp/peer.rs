@@ -39,6 +39,7 @@ pub(super) struct Peer {
     pub(super) observers: Observers,
     pub(super) assemblies: Assemblies,
     pub(super) bodies: Bodies,
+    _peer_share: Share,
     /// The peer itself, its pending requests and its memory.
     remembered: Share,
     pub(super) pending_share: Share,
@@ -61,6 +62,7 @@ impl Peer {
             observers: Observers::default(),
             assemblies: Assemblies::default(),
             bodies: Bodies::default(),
+            _peer_share: cx.shared.peers.share_of_one(),
             remembered: cx.shared.remembered.share(),
             pending_share: cx.shared.pending.share(),
             observation_share: cx.shared.observations.share(),

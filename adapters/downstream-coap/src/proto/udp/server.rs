@@ -4,11 +4,13 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::context::Context;
-use super::event::{EndReason, Event, ExchangeId, Incoming, RespondError, Responded};
+use super::event::{
+    EndReason, Event, ExchangeId, Incoming, ObservationId, RespondError, Responded,
+};
 use super::memory::{Print, Reply};
 use super::outbox::{Letter, Purpose};
 use super::peer::Peer;
-use crate::proto::block::{Block, Taken, Wanted, unavailable};
+use crate::proto::block::{Block, Found, Source, Taken, Wanted, unavailable};
 use crate::proto::config::EchoPolicy;
 use crate::proto::message::{Code, Datagram, Kind, Message, Token, option};
 
@@ -49,6 +51,8 @@ impl Pending {
 enum Verdict {
     Handle(Message),
     Answer(Message),
+    /// A block of a body that was answered with before.
+    Block(Found),
     Ignore,
 }
 
@@ -81,9 +85,10 @@ impl Peer {
             Verdict::Answer(answer) => {
                 // Nothing was done, so it makes no difference if the peer is asked for Echo instead.
                 return match self.answer(cx, &pending, answer) {
-                    Responded::Sent | Responded::Challenged => {}
+                    Responded::Sent | Responded::Begun | Responded::Challenged => {}
                 };
             }
+            Verdict::Block(found) => return self.go_on(cx, &pending, found),
             Verdict::Ignore => return,
         };
         let exchange = ExchangeId {
@@ -167,9 +172,9 @@ impl Peer {
         let config = &shared.config;
         pending.wanted = Wanted::of(&message, None, &shared.random);
         if blocks[0].is_none()
-            && let Some(answer) = self.bodies.find(&pending.wanted, cx.now, &config.blocks)
+            && let Some(found) = self.bodies.find(&pending.wanted, cx.now, &config.blocks)
         {
-            return Verdict::Answer(answer);
+            return Verdict::Block(found);
         }
         if !blocks[0].is_some_and(|block| block.more) {
             if self.unfinished() >= config.limits.max_pending_per_peer {
@@ -234,8 +239,12 @@ impl Peer {
         let tools = (&shared.block_bytes, &shared.random);
         let blocks = &shared.config.blocks;
         let bodies = &mut self.bodies;
-        let answer = bodies.respond(response, &pending.wanted, cx.now, blocks, tools);
-        let responded = self.answer(cx, &pending, answer);
+        let wanted = (&pending.wanted, Some(Source::Exchange(serial)));
+        let (answer, has_rest) = bodies.respond(response, wanted, cx.now, blocks, tools);
+        let mut responded = self.answer(cx, &pending, answer);
+        if has_rest && responded == Responded::Sent {
+            responded = Responded::Begun;
+        }
         self.flush(cx);
         Ok((responded, observation))
     }
@@ -288,6 +297,27 @@ impl Peer {
             _ => self.send(cx, bytes),
         }
         responded
+    }
+
+    /// Answers with a block, and tells what that says of the blocks before and of the whole.
+    fn go_on<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, pending: &Pending, found: Found) {
+        if let Some(Source::Observation(serial)) = found.source {
+            self.on_continued(cx, serial);
+        }
+        let responded = self.answer(cx, pending, found.answer);
+        if !found.is_last || responded != Responded::Sent {
+            return;
+        }
+        let peer = cx.peer;
+        match found.source {
+            Some(Source::Exchange(serial)) => cx.tell(Event::AnswerFetched {
+                exchange: ExchangeId { peer, serial },
+            }),
+            Some(Source::Observation(serial)) => cx.tell(Event::NotificationFetched {
+                observation: ObservationId { peer, serial },
+            }),
+            None => {}
+        }
     }
 
     /// Requests that wait for an answer, and answers that wait for their acknowledgement: a device

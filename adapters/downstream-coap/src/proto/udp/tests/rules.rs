@@ -357,7 +357,8 @@ fn a_body_in_blocks_is_one_request_and_a_large_answer_is_fetched() {
     Block::new(1, 6).write(&mut rest.options, option::BLOCK2);
     bench.hear(1, &confirmable(3, rest));
     assert_eq!(bench.only().message.payload.len(), 476);
-    assert!(bench.told().is_empty());
+    let exchange = incoming.exchange;
+    assert_eq!(bench.told(), [Event::AnswerFetched { exchange }]);
     assert!(bench.endpoint.stats().block_bytes > 0);
     bench.assert_nothing_stays();
 }
@@ -372,5 +373,30 @@ fn a_cancelled_request_tells_nothing_and_its_answer_is_reset() {
     bench.hear(1, &confirmable(5, late));
     assert_eq!(bench.only(), Datagram::empty(Kind::Reset, 5));
     assert!(bench.told().is_empty());
+    bench.assert_nothing_stays();
+}
+
+#[test]
+fn an_answer_in_blocks_says_when_its_last_one_was_asked_for() {
+    let mut bench = bench();
+    let get = |id, number| {
+        let mut message = Message::new(Code::GET).with_path("c").with_token(token(1));
+        if number > 0 {
+            Block::new(number, 6).write(&mut message.options, option::BLOCK2);
+        }
+        confirmable(id, message)
+    };
+    bench.hear(1, &get(1, 0));
+    let exchange = bench.request().exchange;
+    let large = Message::new(Code::CONTENT).with_payload(vec![7; 2000]);
+    let responded = bench.endpoint.respond(bench.now, exchange, large);
+    assert_eq!(responded, Ok(Responded::Begun));
+    bench.said();
+    bench.hear(1, &get(2, 1));
+    assert_eq!(bench.only().message.payload.len(), 976);
+    assert_eq!(bench.told(), [Event::AnswerFetched { exchange }]);
+    bench.hear(1, &get(2, 1));
+    bench.only();
+    assert!(bench.told().is_empty(), "a duplicate tells nothing");
     bench.assert_nothing_stays();
 }
