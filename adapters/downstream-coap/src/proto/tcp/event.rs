@@ -22,6 +22,18 @@ pub enum Event {
         /// The response.
         response: Option<Message>,
     },
+    /// The peer has asked for the last block of an answer of which it got the first one. There is no
+    /// event if it does not.
+    AnswerFetched {
+        /// What was answered.
+        exchange: u64,
+    },
+    /// The peer has asked for the last block of a notification of which it got the first one. There
+    /// is no event if it does not.
+    NotificationFetched {
+        /// Of which observation.
+        observation: u64,
+    },
     /// The peer answered our ping, and so has taken everything that was sent before it.
     Pong {
         /// The token of the ping.

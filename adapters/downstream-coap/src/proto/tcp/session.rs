@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::event::{Closed, Event, RequestError};
 use super::frame::{FrameError, FrameReader, write_frame};
-use crate::proto::block::{Assemblies, Block, Bodies, Step, Taken, Transfer, Wanted};
+use crate::proto::block::{Assemblies, Bodies, Found, Source, Step, Taken, Transfer, Wanted};
 use crate::proto::budget::Budget;
 use crate::proto::config::{BlockConfig, LimitConfig};
 use crate::proto::message::{Code, Message, Options, Token, option};
@@ -145,7 +145,8 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Answers a request.
+    /// Answers a request and tells whether that was all of it: else [`Event::AnswerFetched`] tells
+    /// when the peer has fetched the rest.
     ///
     /// # Errors
     /// `Gone`: it was answered before.
@@ -154,8 +155,9 @@ impl Session {
         now: Duration,
         exchange: u64,
         response: Message,
-    ) -> Result<(), RequestError> {
-        self.answer(now, exchange, response, false).map(drop)
+    ) -> Result<bool, RequestError> {
+        let answered = self.answer(now, exchange, response, false);
+        answered.map(|(is_whole, _)| is_whole)
     }
 
     /// Answers a request and registers the observation that it wants; its number. `None` if it was
@@ -169,11 +171,12 @@ impl Session {
         exchange: u64,
         response: Message,
     ) -> Result<Option<u64>, RequestError> {
-        self.answer(now, exchange, response, true)
+        let answered = self.answer(now, exchange, response, true);
+        answered.map(|(_, observation)| observation)
     }
 
-    /// Sends a notification and tells whether that was all of it: else the peer fetches the rest.
-    /// Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
+    /// Sends a notification and tells whether that was all of it: else
+    /// [`Event::NotificationFetched`] tells when the peer has fetched the rest. Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
     ///
     /// # Errors
     /// `Gone`: the observation is over.
@@ -194,10 +197,10 @@ impl Session {
             self.observers.remove(at);
         }
         self.count_notification(&mut message.options);
-        let message = self.cut(now, message, &wanted).with_token(token);
-        self.write(&message);
-        let block = Block::read(&message.options, option::BLOCK2);
-        Ok(block.is_none_or(|block| !block.more))
+        let source = Source::Observation(observation);
+        let (message, has_rest) = self.cut(now, message, (&wanted, source));
+        self.reply(token, message);
+        Ok(!has_rest)
     }
 
     /// Ends an observation without telling the peer.
@@ -336,7 +339,7 @@ impl Session {
         if !options.has(option::BLOCK1)
             && let Some(found) = self.bodies.find(&wanted, now, &config.blocks)
         {
-            return self.reply(token, found.answer);
+            return self.give(token, found);
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
@@ -422,7 +425,7 @@ impl Session {
         exchange: u64,
         mut response: Message,
         observe: bool,
-    ) -> Result<Option<u64>, RequestError> {
+    ) -> Result<(bool, Option<u64>), RequestError> {
         let mut list = self.pending.iter();
         let at = list.position(|pending| pending.exchange == exchange);
         let pending = self.pending.remove(at.ok_or(RequestError::Gone)?);
@@ -442,9 +445,10 @@ impl Session {
             });
             observation = Some(exchange);
         }
-        let response = self.cut(now, response, &pending.wanted);
+        let source = Source::Exchange(exchange);
+        let (response, has_rest) = self.cut(now, response, (&pending.wanted, source));
         self.reply(pending.token, response);
-        Ok(observation)
+        Ok((!has_rest, observation))
     }
 
     /// Sets the number of a notification. The stream keeps their order, and it may be anything
@@ -454,15 +458,29 @@ impl Session {
         options.set_uint(option::OBSERVE, self.notifications);
     }
 
-    /// Cuts a response that is larger than what the peer takes.
-    fn cut(&mut self, now: Duration, response: Message, wanted: &Wanted) -> Message {
+    /// Gives the peer a later block.
+    fn give(&mut self, token: Token, found: Found) {
+        self.reply(token, found.answer);
+        let event = match found.source.filter(|_| found.is_last) {
+            Some(Source::Exchange(exchange)) => Event::AnswerFetched { exchange },
+            Some(Source::Observation(observation)) => Event::NotificationFetched { observation },
+            None => return,
+        };
+        self.events.push_back(event);
+    }
+
+    /// Cuts a response that is larger than what the peer takes, and tells whether there is a rest.
+    fn cut(
+        &mut self,
+        now: Duration,
+        response: Message,
+        (wanted, source): (&Wanted, Source),
+    ) -> (Message, bool) {
         let mut blocks = self.config.blocks.clone();
         blocks.size = self.block_size(response.payload.len());
         let tools = (&self.block_bytes, &self.random);
-        let (response, _) = self
-            .bodies
-            .respond(response, (wanted, None), now, &blocks, tools);
-        response
+        let wanted = (wanted, Some(source));
+        self.bodies.respond(response, wanted, now, &blocks, tools)
     }
 
     /// Bytes of a body that go at once.
