@@ -1,5 +1,7 @@
 //! One connection: its settings, signals, requests and responses (RFC 8323, sections 4 and 5).
 
+mod signals;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -17,12 +19,6 @@ use crate::proto::random::{Random, Seed};
 const BASE_MESSAGE_SIZE: usize = 1152;
 /// What options and header may take beside a body.
 const OVERHEAD: usize = 1024;
-/// Options of CSM, of Ping and Pong, and of Abort.
-const MAX_MESSAGE_SIZE: u16 = 2;
-const BLOCK_WISE_TRANSFER: u16 = 4;
-const CUSTODY: u16 = 2;
-const BAD_CSM_OPTION: u16 = 2;
-const CRITICAL: u16 = 1;
 
 /// Bounds of a connection.
 #[derive(Debug, Clone, Default)]
@@ -102,10 +98,7 @@ impl Session {
             notifications: 0,
             closed: None,
         };
-        let settings = Message::new(Code::CSM)
-            .with_uint(MAX_MESSAGE_SIZE, max_frame as u32)
-            .with_option(BLOCK_WISE_TRANSFER, Vec::new());
-        session.write(&settings);
+        session.greet(max_frame);
         session
     }
 
@@ -287,44 +280,6 @@ impl Session {
         }
     }
 
-    fn on_settings(&mut self, options: &Options) {
-        self.has_settings = true;
-        for (number, _) in options.iter() {
-            if number & CRITICAL != 0 {
-                let abort = Message::new(Code::ABORT).with_uint(BAD_CSM_OPTION, number.into());
-                self.write(&abort);
-                self.closed = Some(Closed::Protocol("a setting that is not known"));
-                return;
-            }
-        }
-        if let Some(size) = options.uint(MAX_MESSAGE_SIZE) {
-            self.peer_message_size = size as usize;
-        }
-    }
-
-    fn on_signal(&mut self, message: Message) {
-        let mut numbers = message.options.iter().map(|(number, _)| number);
-        if numbers.any(|number| number & CRITICAL != 0) {
-            return self.abort("an option of a signal that is not known");
-        }
-        match message.code {
-            Code::PING => {
-                let mut pong = Message::new(Code::PONG).with_token(message.token);
-                // Everything that came before is taken when the answer goes out.
-                if message.options.has(CUSTODY) {
-                    pong.options.add(CUSTODY, Vec::new());
-                }
-                self.write(&pong);
-            }
-            Code::PONG => {
-                let token = message.token;
-                self.events.push_back(Event::Pong { token });
-            }
-            Code::RELEASE => self.events.push_back(Event::Released),
-            _ => {}
-        }
-    }
-
     fn on_request(&mut self, now: Duration, mut message: Message) {
         let token = message.token;
         if message.options.sieve().is_err() {
@@ -493,12 +448,6 @@ impl Session {
 
     fn reply(&mut self, token: Token, message: Message) {
         self.write(&message.with_token(token));
-    }
-
-    fn abort(&mut self, reason: &'static str) {
-        let diagnosis = reason.as_bytes();
-        self.write(&Message::new(Code::ABORT).with_payload(diagnosis));
-        self.closed = Some(Closed::Protocol(reason));
     }
 
     fn write(&mut self, message: &Message) {
