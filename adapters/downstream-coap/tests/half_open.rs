@@ -1,6 +1,5 @@
 //! What handshakes cost that nobody finishes. It is a program of its own: it counts all that is
 //! allocated.
-#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 #[path = "support/hello.rs"]
 mod hello;
