@@ -1,10 +1,10 @@
 //! libcoap's clients, with OpenSSL and GnuTLS, against the sessions and the message layer.
-//!
-//! They are in Debian's `libcoap3-bin`; without them there is nothing to be seen.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod support;
+
 use std::net::SocketAddr;
-use std::process::Command;
 
 use gateway_core::DeviceId;
 use gateway_downstream_coap::dtls::{
@@ -13,8 +13,8 @@ use gateway_downstream_coap::dtls::{
 use gateway_downstream_coap::proto::message::{Code, Message};
 use gateway_downstream_coap::proto::udp::{Endpoint, Event};
 use gateway_downstream_coap::proto::{EndpointConfig, Seed};
+use support::peers::libcoap;
 use tokio::net::UdpSocket;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 const CLIENTS: [&str; 2] = ["coap-client-openssl", "coap-client-gnutls"];
@@ -127,24 +127,13 @@ async fn post(
     [identity, key]: [&'static str; 2],
     body: String,
 ) -> Option<String> {
-    let run = move || {
-        let output = Command::new(client)
-            .args(["-u", identity, "-k", key, "-m", "post", "-B", "10", "-e"])
-            .arg(body)
-            .arg(format!("coaps://{address}/t"))
-            .output();
-        let Ok(output) = output else {
-            #[expect(clippy::print_stdout, reason = "a test's reader is to see it")]
-            {
-                println!("{client} is not installed");
-            }
-            return None;
-        };
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    server
-        .serve_while(async { spawn_blocking(run).await.unwrap() })
-        .await
+    let uri = format!("coaps://{address}/t");
+    let arguments = [
+        "-u", identity, "-k", key, "-m", "post", "-B", "10", "-e", &body, &uri,
+    ];
+    let arguments = arguments.map(str::to_owned).into();
+    let printed = server.serve_while(libcoap(client, arguments)).await?;
+    Some(printed.out.trim().to_owned())
 }
 
 #[tokio::test]

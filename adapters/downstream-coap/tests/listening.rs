@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,7 +11,7 @@ use gateway_core::testkit::DeviceEvent;
 use gateway_core::{CloudMessage, Disposition, ErrorKind, Interest};
 use gateway_downstream_coap::CoapConfig;
 use gateway_downstream_coap::proto::message::{Code, Message, option};
-use support::{Device, Running, TOKEN, device};
+use support::{Device, Running, device};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -267,35 +266,5 @@ async fn a_device_that_is_heard_elsewhere_is_reached_where_it_observes() {
     };
     let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", LONG)), take);
     assert_eq!(settled, Some(Disposition::Complete));
-    running.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn libcoap_observes() {
-    let running = Running::start(CoapConfig::default(), &["dev1"]).await;
-    let (address, token) = (running.coap.local_addr(), TOKEN.replace(' ', "%20"));
-    let url = format!("coap://{address}/c?$.id=dev1&$.token={token}");
-    let client = Command::new("coap-client-notls")
-        .args(["-s", "5", "-B", "30", "-m", "get", &url])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(client) = client else {
-        println!("coap-client-notls is not installed");
-        running.end().await;
-        return;
-    };
-    let output = tokio::task::spawn_blocking(|| client.wait_with_output());
-    let sending = async {
-        let name = device("dev1");
-        running.hub.wait_listening(&name, Interest::COMMANDS).await;
-        running.hub.send_message(message("dev1", LONG)).await
-    };
-    let (output, settled) = tokio::join!(output, sending);
-    let output = output.unwrap().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(settled, Some(Disposition::Complete), "{text}");
-    assert!(text.contains("go"), "{text}");
     running.end().await;
 }

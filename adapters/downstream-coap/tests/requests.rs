@@ -5,7 +5,6 @@
 mod support;
 
 use std::collections::HashSet;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gateway_core::{
@@ -14,7 +13,7 @@ use gateway_core::{
 use gateway_downstream_coap::CoapConfig;
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use gateway_downstream_coap::proto::resource::Profile;
-use support::{Purpose, Running, TOKEN, device};
+use support::{Purpose, Running, device};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -213,57 +212,5 @@ async fn a_wrong_path_method_or_query_is_told() {
         .request(Purpose::Other, post("t", "still here"))
         .await;
     running.hub.wait_accepted(1).await;
-    running.end().await;
-}
-
-/// Runs libcoap's client, if it is installed.
-async fn coap_client(arguments: Vec<String>) -> Option<String> {
-    let client = Command::new("coap-client-notls")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
-    let output = tokio::task::spawn_blocking(|| client.wait_with_output());
-    let output = output.await.unwrap().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Some(String::from_utf8_lossy(&text).into_owned())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn libcoap_posts_and_reads() {
-    let running = Running::start(CoapConfig::default(), &["dev1"]).await;
-    let address = running.coap.local_addr();
-    let token = TOKEN.replace(' ', "%20");
-    let url = |path: &str| format!("coap://{address}/{path}?$.id=dev1&$.token={token}");
-    let of = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
-    let large = "x".repeat(10_000);
-    let posted = coap_client(of(&["-B", "30", "-m", "post", "-e", "21.5", &url("t")])).await;
-    if posted.is_none() {
-        println!("coap-client-notls is not installed");
-        running.end().await;
-        return;
-    }
-    assert_eq!(running.hub.accepted().len(), 1, "{posted:?}");
-    let large = coap_client(of(&[
-        "-B",
-        "30",
-        "-m",
-        "post",
-        "-b",
-        "512",
-        "-e",
-        &large,
-        &url("t"),
-    ]));
-    let large = large.await;
-    assert_eq!(running.hub.accepted().len(), 2, "{large:?}");
-    assert_eq!(running.hub.accepted()[1].body.len(), 10_000);
-    let links = format!("coap://{address}/.well-known/core");
-    let links = coap_client(of(&["-B", "30", "-m", "get", &links])).await;
-    assert!(links.unwrap().contains("</t>;rt=\"telemetry\""));
-    let twin = coap_client(of(&["-B", "30", "-m", "get", &url("twin")])).await;
-    assert!(twin.unwrap().contains("\"desired\""));
     running.end().await;
 }

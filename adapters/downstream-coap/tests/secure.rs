@@ -1,35 +1,14 @@
-//! Devices with DTLS sessions, by libcoap's clients where they are installed.
+//! Devices with DTLS sessions.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod support;
-
-use std::process::{Command, Stdio};
 
 use gateway_downstream_coap::dtls::{PskEntry, PskKey, StaticPskStore};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, SecureConfig};
 use support::session::Session;
 use support::{Running, device, in_time};
-
-const CLIENTS: [&str; 2] = ["coap-client-openssl", "coap-client-gnutls"];
-
-/// Posts to a path with an identity and a key; `None` if the client is not installed.
-async fn post(client: &str, identity: &str, key: &str, url: String) -> Option<String> {
-    let client = Command::new(client)
-        .args([
-            "-B", "5", "-u", identity, "-k", key, "-m", "post", "-e", "1", &url,
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
-    let output = tokio::task::spawn_blocking(|| client.wait_with_output());
-    let output = output.await.unwrap().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Some(String::from_utf8_lossy(&text).into_owned())
-}
 
 /// A gateway that knows the key `secret` of `sensor@factory`, which is `dev1`.
 async fn start() -> Running {
@@ -61,27 +40,6 @@ async fn what_a_device_says_before_it_takes_leave_is_heard() {
         session.send(&[datagrams.concat()]).await;
         let accepted = in_time(running.hub.wait_accepted(count.into())).await;
         assert_eq!(accepted.last().unwrap().device, device("dev1"));
-    }
-    running.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_says_who_speaks_whatever_the_query_says() {
-    let running = start().await;
-    let address = running.coap.secure_addr().unwrap();
-    let url = format!("coaps://{address}/t?$.id=dev2");
-    let mut count = 0;
-    for client in CLIENTS {
-        let Some(seen) = post(client, "sensor@factory", "secret", url.clone()).await else {
-            println!("{client} is not installed");
-            continue;
-        };
-        count += 1;
-        let accepted = running.hub.accepted();
-        assert_eq!(accepted.len(), count, "{seen}");
-        assert_eq!(accepted[count - 1].device, device("dev1"));
-        post(client, "sensor@factory", "guessed", url.clone()).await;
-        assert_eq!(running.hub.accepted().len(), count);
     }
     running.end().await;
 }

@@ -177,7 +177,7 @@ impl Connection {
 
     /// Acts on everything that happened.
     fn act(&mut self) {
-        let devices = &mut self.devices;
+        let (devices, mut is_released) = (&mut self.devices, false);
         while let Some(event) = devices.endpoint.poll_event() {
             match event {
                 StreamEvent::Request(request) => devices.on_request(request, &self.sender),
@@ -186,22 +186,26 @@ impl Connection {
                     observation,
                     outcome,
                 } => devices.on_notified(observation, outcome),
+                StreamEvent::AnswerFetched { exchange } => devices.on_answer_fetched(exchange),
+                StreamEvent::NotificationFetched { observation } => {
+                    devices.on_notification_fetched(observation);
+                }
                 StreamEvent::Ended {
                     observation,
                     reason,
                 } => devices.on_ended(observation, reason),
-                StreamEvent::Released => self.end = Some(End::Closed("released by the device")),
+                StreamEvent::Released => is_released = true,
             }
         }
-        if self.end.is_some() && !self.devices.listeners.is_empty() {
-            self.give_up();
+        if is_released {
+            self.end(End::Closed("released by the device"));
         }
     }
 
     /// Does what the core wants. A connection whose last device listens elsewhere now, or was ended
     /// by the hub, is over.
     fn obey(&mut self, order: Order) {
-        let is_farewell = matches!(order, Order::Leave { .. } | Order::End(_));
+        let is_farewell = matches!(order, Order::Leave(_) | Order::End(_));
         self.devices.obey(order);
         if is_farewell && self.devices.listeners.is_empty() {
             self.end(End::Released(
@@ -215,10 +219,6 @@ impl Connection {
         if self.end.is_none() || matches!(end, End::Lost(_)) {
             self.end = Some(end);
         }
-        self.give_up();
-    }
-
-    fn give_up(&mut self) {
         self.devices.drain();
         self.devices.leave_all(ErrorKind::Disconnected);
     }
@@ -244,7 +244,7 @@ impl Connection {
         match self.clocks.due(bounds) {
             Some((at, due)) if at <= now => match due {
                 Due::Ping => {
-                    self.devices.endpoint.session().ping();
+                    self.devices.endpoint.ask();
                     self.clocks.asked(now);
                 }
                 Due::Hello => self.end(End::Closed("no settings came")),
@@ -267,8 +267,9 @@ impl Connection {
         }
         let farewell = devices.shared.config.timeouts.farewell;
         let leave_at = *self.leave_at.get_or_insert(devices.now + farewell);
-        let is_quiet =
-            devices.endpoint.session().pending() == 0 && !devices.listeners.has_flights();
+        let is_quiet = devices.endpoint.session().pending() == 0
+            && !devices.listeners.has_flights()
+            && devices.shared.answers.is_idle();
         is_quiet || devices.now >= leave_at
     }
 }

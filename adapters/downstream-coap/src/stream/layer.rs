@@ -27,6 +27,14 @@ pub(super) enum StreamEvent {
         observation: Observation,
         outcome: NotificationOutcome,
     },
+    /// The peer has asked for the last block of an answer.
+    AnswerFetched {
+        exchange: Exchange,
+    },
+    /// The peer has asked for the last block of a notification.
+    NotificationFetched {
+        observation: Observation,
+    },
     Ended {
         observation: Observation,
         reason: EndReason,
@@ -35,12 +43,13 @@ pub(super) enum StreamEvent {
     Released,
 }
 
-/// A notification that waits for the pong behind it.
+/// A notification that waits for a pong.
 #[derive(Debug)]
 struct Unconfirmed {
     observation: u64,
-    ping: Token,
     is_whole: bool,
+    /// The ping went behind it.
+    is_asked: bool,
 }
 
 /// A session with one peer, whose pings confirm notifications.
@@ -48,6 +57,9 @@ struct Unconfirmed {
 pub(super) struct StreamLayer {
     session: Session,
     peer: PeerKey,
+    /// The ping that is not answered. There is one at a time, since not every peer says which ping
+    /// it answers: libcoap 4.3.1 leaves the token out.
+    ping: Option<Token>,
     /// Oldest first; one for each observation.
     unconfirmed: VecDeque<Unconfirmed>,
     events: VecDeque<StreamEvent>,
@@ -58,6 +70,7 @@ impl StreamLayer {
         Self {
             session,
             peer,
+            ping: None,
             unconfirmed: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -101,6 +114,23 @@ impl StreamLayer {
                 call: CallId { peer, serial },
                 result: response.ok_or(CallError::Malformed),
             }),
+            Event::AnswerFetched { exchange: serial } => {
+                let exchange = ExchangeId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::AnswerFetched { exchange });
+            }
+            Event::NotificationFetched {
+                observation: serial,
+            } => {
+                // Who asks for the rest has the beginning, and may say so before its pong.
+                self.settle(
+                    serial,
+                    NotificationOutcome::Acknowledged { is_whole: false },
+                );
+                let observation = ObservationId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::NotificationFetched { observation });
+            }
             Event::Pong { token } => self.confirm(token),
             Event::Ended {
                 observation: serial,
@@ -109,13 +139,24 @@ impl StreamLayer {
         }
     }
 
-    /// The peer has what was sent before this ping, earlier pings too.
-    fn confirm(&mut self, ping: Token) {
-        let mut unconfirmed = self.unconfirmed.iter();
-        let Some(at) = unconfirmed.position(|one| one.ping == ping) else {
+    /// Asks the peer whether it is there, and has what was sent so far.
+    pub(super) fn ask(&mut self) {
+        if self.ping.is_none() {
+            self.ping = Some(self.session.ping());
+            for one in &mut self.unconfirmed {
+                one.is_asked = true;
+            }
+        }
+    }
+
+    /// The peer has what was sent before the ping.
+    fn confirm(&mut self, token: Token) {
+        let is_answer = |ping: &mut Token| *ping == token || token == Token::EMPTY;
+        if self.ping.take_if(is_answer).is_none() {
             return;
-        };
-        for one in self.unconfirmed.drain(..=at) {
+        }
+        let asked = self.unconfirmed.partition_point(|one| one.is_asked);
+        for one in self.unconfirmed.drain(..asked) {
             let is_whole = one.is_whole;
             self.events.push_back(StreamEvent::Notified {
                 observation: ObservationId {
@@ -125,10 +166,13 @@ impl StreamLayer {
                 outcome: NotificationOutcome::Acknowledged { is_whole },
             });
         }
+        if !self.unconfirmed.is_empty() {
+            self.ask();
+        }
     }
 
     fn ended(&mut self, serial: u64, reason: EndReason) {
-        self.withdraw(serial);
+        self.settle(serial, NotificationOutcome::Withdrawn);
         let peer = self.peer;
         let observation = ObservationId { peer, serial };
         self.events.push_back(StreamEvent::Ended {
@@ -137,14 +181,15 @@ impl StreamLayer {
         });
     }
 
-    fn withdraw(&mut self, serial: u64) {
+    /// Ends the wait for a pong behind an observation's notification, if there is one.
+    fn settle(&mut self, serial: u64, outcome: NotificationOutcome) {
         let mut unconfirmed = self.unconfirmed.iter();
         if let Some(at) = unconfirmed.position(|one| one.observation == serial) {
             self.unconfirmed.remove(at);
             let peer = self.peer;
             self.events.push_back(StreamEvent::Notified {
                 observation: ObservationId { peer, serial },
-                outcome: NotificationOutcome::Withdrawn,
+                outcome,
             });
         }
     }
@@ -157,9 +202,11 @@ impl MessageLayer for StreamLayer {
         exchange: Exchange,
         response: Message,
     ) -> Result<Responded, RespondError> {
-        let responded = self.session.respond(now, exchange.serial, response);
-        responded.map_err(|_| RespondError::Gone)?;
-        Ok(Responded::Sent)
+        match self.session.respond(now, exchange.serial, response) {
+            Ok(true) => Ok(Responded::Sent),
+            Ok(false) => Ok(Responded::Begun),
+            Err(_) => Err(RespondError::Gone),
+        }
     }
 
     fn observe(
@@ -188,14 +235,15 @@ impl MessageLayer for StreamLayer {
         let is_whole = notified.map_err(|_| NotifyError::Gone)?;
         self.unconfirmed.push_back(Unconfirmed {
             observation: serial,
-            ping: self.session.ping(),
             is_whole,
+            is_asked: false,
         });
+        self.ask();
         Ok(())
     }
 
     fn withdraw_notification(&mut self, _now: Duration, observation: Observation) {
-        self.withdraw(observation.serial);
+        self.settle(observation.serial, NotificationOutcome::Withdrawn);
     }
 
     fn end_observation(&mut self, _now: Duration, observation: Observation) {

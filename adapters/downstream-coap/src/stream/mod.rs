@@ -2,8 +2,8 @@
 //!
 //! What devices ask for is handled as over UDP ([`Devices`](crate::devices::Devices)); here is what
 //! streams have of their own: connections that begin and end, and confirmation. Nothing on a stream
-//! acknowledges a notification. Each is followed by a ping instead, whose pong says that the device
-//! has taken what came before it.
+//! acknowledges a notification. A ping goes behind it instead, whose pong says that the device has
+//! taken what came before (section 5.4).
 
 mod clocks;
 mod config;

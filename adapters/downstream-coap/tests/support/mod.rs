@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod peers;
+pub(crate) mod pki;
 pub(crate) mod session;
 pub(crate) mod stream;
 

@@ -6,13 +6,14 @@ use crate::proto::message::{Message, Token};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A request is whole and waits for [`Session::respond`].
+    /// A request is whole and waits for [`Session::respond`](super::Session::respond).
     Request {
         /// Names it for its answer.
         exchange: u64,
         /// The request; options that are not understood are gone.
         message: Message,
-        /// Whether the peer wants to be told of changes: answer with [`Session::observe`].
+        /// Whether the peer wants to be told of changes: answer with
+        /// [`Session::observe`](super::Session::observe).
         wants_observation: bool,
     },
     /// A request of ours has its response; `None` if that makes no sense.
@@ -21,6 +22,18 @@ pub enum Event {
         call: u64,
         /// The response.
         response: Option<Message>,
+    },
+    /// The peer has asked for the last block of an answer of which it got the first one. There is no
+    /// event if it does not.
+    AnswerFetched {
+        /// What was answered.
+        exchange: u64,
+    },
+    /// The peer has asked for the last block of a notification of which it got the first one. There
+    /// is no event if it does not.
+    NotificationFetched {
+        /// Of which observation.
+        observation: u64,
     },
     /// The peer answered our ping, and so has taken everything that was sent before it.
     Pong {

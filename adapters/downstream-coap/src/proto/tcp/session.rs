@@ -1,5 +1,7 @@
 //! One connection: its settings, signals, requests and responses (RFC 8323, sections 4 and 5).
 
+mod signals;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use bytes::BytesMut;
 
 use super::event::{Closed, Event, RequestError};
 use super::frame::{FrameError, FrameReader, write_frame};
-use crate::proto::block::{Assemblies, Block, Bodies, Step, Taken, Transfer, Wanted};
+use crate::proto::block::{Assemblies, Bodies, Found, Source, Step, Taken, Transfer, Wanted};
 use crate::proto::budget::Budget;
 use crate::proto::config::{BlockConfig, LimitConfig};
 use crate::proto::message::{Code, Message, Options, Token, option};
@@ -17,12 +19,6 @@ use crate::proto::random::{Random, Seed};
 const BASE_MESSAGE_SIZE: usize = 1152;
 /// What options and header may take beside a body.
 const OVERHEAD: usize = 1024;
-/// Options of CSM, of Ping and Pong, and of Abort.
-const MAX_MESSAGE_SIZE: u16 = 2;
-const BLOCK_WISE_TRANSFER: u16 = 4;
-const CUSTODY: u16 = 2;
-const BAD_CSM_OPTION: u16 = 2;
-const CRITICAL: u16 = 1;
 
 /// Bounds of a connection.
 #[derive(Debug, Clone, Default)]
@@ -102,10 +98,7 @@ impl Session {
             notifications: 0,
             closed: None,
         };
-        let settings = Message::new(Code::CSM)
-            .with_uint(MAX_MESSAGE_SIZE, max_frame as u32)
-            .with_option(BLOCK_WISE_TRANSFER, Vec::new());
-        session.write(&settings);
+        session.greet(max_frame);
         session
     }
 
@@ -145,7 +138,8 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Answers a request.
+    /// Answers a request and tells whether that was all of it: else [`Event::AnswerFetched`] tells
+    /// when the peer has fetched the rest.
     ///
     /// # Errors
     /// `Gone`: it was answered before.
@@ -154,8 +148,9 @@ impl Session {
         now: Duration,
         exchange: u64,
         response: Message,
-    ) -> Result<(), RequestError> {
-        self.answer(now, exchange, response, false).map(drop)
+    ) -> Result<bool, RequestError> {
+        let answered = self.answer(now, exchange, response, false);
+        answered.map(|(is_whole, _)| is_whole)
     }
 
     /// Answers a request and registers the observation that it wants; its number. `None` if it was
@@ -169,11 +164,12 @@ impl Session {
         exchange: u64,
         response: Message,
     ) -> Result<Option<u64>, RequestError> {
-        self.answer(now, exchange, response, true)
+        let answered = self.answer(now, exchange, response, true);
+        answered.map(|(_, observation)| observation)
     }
 
-    /// Sends a notification and tells whether that was all of it: else the peer fetches the rest.
-    /// Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
+    /// Sends a notification and tells whether that was all of it: else
+    /// [`Event::NotificationFetched`] tells when the peer has fetched the rest. Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
     ///
     /// # Errors
     /// `Gone`: the observation is over.
@@ -194,10 +190,10 @@ impl Session {
             self.observers.remove(at);
         }
         self.count_notification(&mut message.options);
-        let message = self.cut(now, message, &wanted).with_token(token);
-        self.write(&message);
-        let block = Block::read(&message.options, option::BLOCK2);
-        Ok(block.is_none_or(|block| !block.more))
+        let source = Source::Observation(observation);
+        let (message, has_rest) = self.cut(now, message, (&wanted, source));
+        self.reply(token, message);
+        Ok(!has_rest)
     }
 
     /// Ends an observation without telling the peer.
@@ -284,44 +280,6 @@ impl Session {
         }
     }
 
-    fn on_settings(&mut self, options: &Options) {
-        self.has_settings = true;
-        for (number, _) in options.iter() {
-            if number & CRITICAL != 0 {
-                let abort = Message::new(Code::ABORT).with_uint(BAD_CSM_OPTION, number.into());
-                self.write(&abort);
-                self.closed = Some(Closed::Protocol("a setting that is not known"));
-                return;
-            }
-        }
-        if let Some(size) = options.uint(MAX_MESSAGE_SIZE) {
-            self.peer_message_size = size as usize;
-        }
-    }
-
-    fn on_signal(&mut self, message: Message) {
-        let mut numbers = message.options.iter().map(|(number, _)| number);
-        if numbers.any(|number| number & CRITICAL != 0) {
-            return self.abort("an option of a signal that is not known");
-        }
-        match message.code {
-            Code::PING => {
-                let mut pong = Message::new(Code::PONG).with_token(message.token);
-                // Everything that came before is taken when the answer goes out.
-                if message.options.has(CUSTODY) {
-                    pong.options.add(CUSTODY, Vec::new());
-                }
-                self.write(&pong);
-            }
-            Code::PONG => {
-                let token = message.token;
-                self.events.push_back(Event::Pong { token });
-            }
-            Code::RELEASE => self.events.push_back(Event::Released),
-            _ => {}
-        }
-    }
-
     fn on_request(&mut self, now: Duration, mut message: Message) {
         let token = message.token;
         if message.options.sieve().is_err() {
@@ -336,7 +294,7 @@ impl Session {
         if !options.has(option::BLOCK1)
             && let Some(found) = self.bodies.find(&wanted, now, &config.blocks)
         {
-            return self.reply(token, found.answer);
+            return self.give(token, found);
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
@@ -422,7 +380,7 @@ impl Session {
         exchange: u64,
         mut response: Message,
         observe: bool,
-    ) -> Result<Option<u64>, RequestError> {
+    ) -> Result<(bool, Option<u64>), RequestError> {
         let mut list = self.pending.iter();
         let at = list.position(|pending| pending.exchange == exchange);
         let pending = self.pending.remove(at.ok_or(RequestError::Gone)?);
@@ -442,9 +400,10 @@ impl Session {
             });
             observation = Some(exchange);
         }
-        let response = self.cut(now, response, &pending.wanted);
+        let source = Source::Exchange(exchange);
+        let (response, has_rest) = self.cut(now, response, (&pending.wanted, source));
         self.reply(pending.token, response);
-        Ok(observation)
+        Ok((!has_rest, observation))
     }
 
     /// Sets the number of a notification. The stream keeps their order, and it may be anything
@@ -454,15 +413,29 @@ impl Session {
         options.set_uint(option::OBSERVE, self.notifications);
     }
 
-    /// Cuts a response that is larger than what the peer takes.
-    fn cut(&mut self, now: Duration, response: Message, wanted: &Wanted) -> Message {
+    /// Gives the peer a later block.
+    fn give(&mut self, token: Token, found: Found) {
+        self.reply(token, found.answer);
+        let event = match found.source.filter(|_| found.is_last) {
+            Some(Source::Exchange(exchange)) => Event::AnswerFetched { exchange },
+            Some(Source::Observation(observation)) => Event::NotificationFetched { observation },
+            None => return,
+        };
+        self.events.push_back(event);
+    }
+
+    /// Cuts a response that is larger than what the peer takes, and tells whether there is a rest.
+    fn cut(
+        &mut self,
+        now: Duration,
+        response: Message,
+        (wanted, source): (&Wanted, Source),
+    ) -> (Message, bool) {
         let mut blocks = self.config.blocks.clone();
         blocks.size = self.block_size(response.payload.len());
         let tools = (&self.block_bytes, &self.random);
-        let (response, _) = self
-            .bodies
-            .respond(response, (wanted, None), now, &blocks, tools);
-        response
+        let wanted = (wanted, Some(source));
+        self.bodies.respond(response, wanted, now, &blocks, tools)
     }
 
     /// Bytes of a body that go at once.
@@ -475,12 +448,6 @@ impl Session {
 
     fn reply(&mut self, token: Token, message: Message) {
         self.write(&message.with_token(token));
-    }
-
-    fn abort(&mut self, reason: &'static str) {
-        let diagnosis = reason.as_bytes();
-        self.write(&Message::new(Code::ABORT).with_payload(diagnosis));
-        self.closed = Some(Closed::Protocol(reason));
     }
 
     fn write(&mut self, message: &Message) {
