@@ -127,6 +127,8 @@ impl Listener {
             _ if topic == Topic::Commands && self.is_server => Way::Post,
             _ if is_coming => Way::Wait,
             _ if topic == Topic::Commands && self.polls() => Way::Wait,
+            // What goes back before the hub knows that the device hears less comes again at once.
+            _ if self.is_announcing => Way::Wait,
             _ => Way::Nowhere,
         }
     }

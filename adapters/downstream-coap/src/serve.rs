@@ -19,7 +19,7 @@ use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
 use crate::proto::resource::Routes;
 use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
-use crate::proto::{Budget, Seed};
+use crate::proto::{Budget, LimitConfig, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
 use crate::stream::Door;
@@ -99,8 +99,7 @@ impl CoapDownstreamBuilder {
         };
         let mut address = config.listen;
         let mut endpoint = config.endpoint.clone();
-        let endpoints = config.sockets + usize::from(config.dtls.is_some());
-        endpoint.limits = endpoint.limits.divided(endpoints);
+        endpoint.limits = limits(&config);
         let mut ports = Vec::new();
         for _ in 0..config.sockets {
             let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
@@ -150,6 +149,14 @@ impl CoapDownstreamBuilder {
             tls_address,
         })
     }
+}
+
+/// What of the downstream's bounds each socket has, and all streams have together.
+fn limits(config: &CoapConfig) -> LimitConfig {
+    let has_streams = config.tcp.is_some() || config.tls.is_some();
+    let others = [config.dtls.is_some(), has_streams];
+    let parts = config.sockets + others.into_iter().filter(|is| *is).count();
+    config.endpoint.limits.divided(parts)
 }
 
 fn keys(config: &SecureConfig) -> Result<StaticPskStore, BindError> {
@@ -312,7 +319,7 @@ impl Downstream for CoapDownstream {
             let task = SocketTask::new(shared, ingress, socket, carrier, endpoint);
             tasks.spawn(task.run(context.clone()));
         }
-        let block_bytes = Budget::new(self.shared.config.endpoint.limits.max_block_bytes);
+        let block_bytes = Budget::new(limits(&self.shared.config).max_block_bytes);
         for door in doors {
             let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
             let (shared, bytes) = (self.shared.clone(), block_bytes.clone());

@@ -95,7 +95,8 @@ impl Default for BlockConfig {
 }
 
 /// Bounds of memory and work. Those that are not of one peer are divided equally among the sockets
-/// of a downstream, DTLS's included, so that a flood at one takes nothing from the others.
+/// of a downstream, DTLS's included, and all its streams as if they were one more, so that a flood at
+/// one takes nothing from the others.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

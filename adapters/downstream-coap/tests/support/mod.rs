@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod hello;
 pub(crate) mod peers;
 pub(crate) mod pki;
+pub(crate) mod proxy;
 pub(crate) mod session;
 pub(crate) mod stream;
 
@@ -21,7 +23,7 @@ use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder}
 use stream::StreamDevice;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// What every device of a test proves itself with.
@@ -42,6 +44,17 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
 
 pub(crate) fn device(name: &str) -> DeviceId {
     DeviceId::new(name).unwrap()
+}
+
+/// Waits for what nobody tells.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let mut tick = interval(Duration::from_millis(20));
+    in_time(async {
+        while !is_so() {
+            tick.tick().await;
+        }
+    })
+    .await;
 }
 
 /// A gateway that serves devices with the token.
@@ -132,12 +145,16 @@ pub(crate) struct Device {
     last_id: u16,
     last_token: u32,
     outstanding: HashMap<Token, Outstanding>,
+    answered: HashSet<Token>,
     commands: Token,
+    /// Tokens of observations that it does not want any more.
+    former: HashSet<Token>,
     desired: Token,
     /// Messages of the gateway that were seen, and those that were acknowledged.
     seen: HashSet<u16>,
     acknowledged: HashSet<u16>,
     heard_at: Instant,
+    patience: Duration,
     events: VecDeque<DeviceEvent>,
     answers: VecDeque<Message>,
 }
@@ -152,14 +169,22 @@ impl Device {
             last_id: 0,
             last_token: 0,
             outstanding: HashMap::new(),
+            answered: HashSet::new(),
             commands: Token::EMPTY,
+            former: HashSet::new(),
             desired: Token::EMPTY,
             seen: HashSet::new(),
             acknowledged: HashSet::new(),
             heard_at: Instant::now(),
+            patience: PATIENCE,
             events: VecDeque::new(),
             answers: VecDeque::new(),
         }
+    }
+
+    /// Sets when what is not acknowledged is sent again.
+    pub(crate) fn send_again_after(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Sends a request with the device's proof; waits while there are too many on their way.
@@ -242,6 +267,12 @@ impl Device {
         self.idle().await;
     }
 
+    /// Observes commands, without waiting for what becomes of it.
+    pub(crate) async fn observe_commands(&mut self) {
+        self.former.insert(self.commands);
+        self.commands = self.observe("c", 0).await;
+    }
+
     /// Waits until no request is on its way.
     async fn idle(&mut self) {
         while !self.outstanding.is_empty() {
@@ -308,7 +339,7 @@ impl Device {
     /// Nothing is lost when it is dropped while it waits for one.
     async fn take(&mut self) {
         let mut buffer = [0; 4096];
-        match timeout(PATIENCE, self.socket.recv(&mut buffer)).await {
+        match timeout(self.patience, self.socket.recv(&mut buffer)).await {
             Ok(length) => {
                 self.heard_at = Instant::now();
                 let datagram = Datagram::decode(&buffer[..length.unwrap()]).unwrap();
@@ -344,10 +375,20 @@ impl Device {
             return;
         }
         if let Some(known) = self.outstanding.remove(&message.token) {
+            self.answered.insert(message.token);
+            let is_command = message.options.has(option::LOCATION_PATH);
+            if known.purpose == Purpose::Register && is_command {
+                // The answer to the registration was lost; this says as much.
+                return self.on_notification(id, message).await;
+            }
             if kind == Kind::Confirmable {
                 self.acknowledge(id).await;
             }
             return self.on_response(known, message).await;
+        }
+        if kind == Kind::Acknowledgement && self.answered.contains(&message.token) {
+            // It came twice.
+            return;
         }
         assert_eq!(kind, Kind::Confirmable, "nobody asked for {message:?}");
         self.on_notification(id, message).await;
@@ -386,6 +427,9 @@ impl Device {
     }
 
     async fn on_notification(&mut self, id: u16, message: Message) {
+        if self.former.contains(&message.token) {
+            return self.tell(Datagram::empty(Kind::Reset, id)).await;
+        }
         if message.token == self.desired {
             self.acknowledge(id).await;
             let version = message.options.get(option::ETAG);

@@ -10,8 +10,10 @@ use dimpl::{Config, Dtls, Output, PskResolver};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a test waits for a datagram before it fails.
+/// How long a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When a message that is not answered is sent again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 struct OneKey(Vec<u8>);
 
@@ -53,8 +55,10 @@ impl Session {
         };
         let hello = session.drain();
         session.send(&hello).await;
+        let limit = Instant::now() + PATIENCE;
         while !session.is_connected {
-            session.turn().await;
+            assert!(Instant::now() < limit, "the handshake does not end");
+            session.turn(limit).await;
         }
         session
     }
@@ -77,25 +81,28 @@ impl Session {
         }
     }
 
-    /// Sends a message and waits for the next that comes.
-    pub(crate) async fn exchange(&mut self, message: &[u8]) -> Vec<u8> {
-        let sealed = self.seal(message);
-        self.send(&sealed).await;
+    /// Sends a message, and again while there is no answer, and waits for the next that comes.
+    pub(crate) async fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+        let limit = Instant::now() + PATIENCE;
         loop {
-            if let Some(message) = self.received.pop_front() {
-                return message;
+            assert!(Instant::now() < limit, "the gateway is silent");
+            let sealed = self.seal(message);
+            self.send(&sealed).await;
+            let again = Instant::now() + AGAIN;
+            while Instant::now() < again {
+                if let Some(message) = self.received.pop_front() {
+                    return message;
+                }
+                self.turn(again).await;
             }
-            self.turn().await;
         }
     }
 
     /// Waits for a datagram, or until it is time to send something again.
-    async fn turn(&mut self) {
+    async fn turn(&mut self, until: Instant) {
         let mut buffer = [0; 4096];
-        let limit = Instant::now() + PATIENCE;
-        let received = timeout_at(self.due.min(limit), self.socket.recv(&mut buffer)).await;
+        let received = timeout_at(self.due.min(until), self.socket.recv(&mut buffer)).await;
         let now = Instant::now();
-        assert!(received.is_ok() || now < limit, "the gateway is silent");
         self.engine.handle_timeout(now.into_std()).unwrap();
         if let Ok(length) = received {
             self.engine
