@@ -97,7 +97,7 @@ impl<L: MessageLayer> Devices<L> {
             let Some(listener) = self.listeners.get(device) else {
                 return;
             };
-            let is_done = |(vehicle, delivery): &mut (Vehicle, Delivery)| {
+            let is_done = |(vehicle, delivery): &mut (Vehicle, Box<Delivery>)| {
                 // Who has answered a method does not need the rest of it.
                 matches!(vehicle, Vehicle::Rest(_) | Vehicle::Answer(_))
                     && delivery.reply.is_closed()
@@ -183,7 +183,13 @@ impl<L: MessageLayer> Devices<L> {
 
     /// Gives a command to a request that waited for one. The device is expected to ask again, for
     /// what has come meanwhile.
-    fn answer_with(&mut self, device: &DeviceId, poll: Poll, message: Message, delivery: Delivery) {
+    fn answer_with(
+        &mut self,
+        device: &DeviceId,
+        poll: Poll,
+        message: Message,
+        delivery: Box<Delivery>,
+    ) {
         let responded = self.respond(poll.exchange, message);
         let expected_until = self.now + self.shared.config.timeouts.command;
         let Some(listener) = self.listeners.get(device) else {
@@ -244,8 +250,9 @@ impl<L: MessageLayer> Devices<L> {
         if let NotificationOutcome::Acknowledged { .. } = outcome {
             listener.silent_at = self.now + self.shared.config.timeouts.probe;
         }
-        let is_ours =
-            |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == Vehicle::Notification(observation);
+        let is_ours = |(vehicle, _): &mut (Vehicle, Box<Delivery>)| {
+            *vehicle == Vehicle::Notification(observation)
+        };
         let Some((_, delivery)) = listener.flight.take_if(is_ours) else {
             return;
         };
@@ -279,7 +286,7 @@ impl<L: MessageLayer> Devices<L> {
     }
 
     fn fetched(&mut self, device: &DeviceId, by: Vehicle) {
-        let is_it = |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == by;
+        let is_it = |(vehicle, _): &mut (Vehicle, Box<Delivery>)| *vehicle == by;
         let listener = self.listeners.get(device);
         if let Some((_, delivery)) = listener.and_then(|listener| listener.flight.take_if(is_it)) {
             delivery.end(Ok(Brought::Unconfirmed));
@@ -294,7 +301,7 @@ impl<L: MessageLayer> Devices<L> {
         let Some(listener) = self.listeners.get(&device) else {
             return;
         };
-        let is_ours = |(vehicle, _): &mut (Vehicle, Delivery)| *vehicle == Vehicle::Call(call);
+        let is_ours = |(vehicle, _): &mut (Vehicle, Box<Delivery>)| *vehicle == Vehicle::Call(call);
         if let Some((_, delivery)) = listener.flight.take_if(is_ours) {
             let outcome = downlink::posted(&delivery, result);
             delivery.end(outcome);

@@ -84,8 +84,8 @@ pub(crate) struct Listener {
     /// What the hub was told that the device wants.
     pub(crate) announced: Interest,
     pub(crate) is_announcing: bool,
-    pub(crate) queue: VecDeque<Delivery>,
-    pub(crate) flight: Option<(Vehicle, Delivery)>,
+    pub(crate) queue: VecDeque<Box<Delivery>>,
+    pub(crate) flight: Option<(Vehicle, Box<Delivery>)>,
     /// When its silence is too long.
     pub(crate) silent_at: Instant,
     scheduled: Option<Instant>,
@@ -141,7 +141,7 @@ impl Listener {
     }
 
     /// The next delivery that has not to wait, with its way.
-    pub(crate) fn next_delivery(&mut self) -> Option<(Delivery, Way)> {
+    pub(crate) fn next_delivery(&mut self) -> Option<(Box<Delivery>, Way)> {
         let ways = self
             .queue
             .iter()
