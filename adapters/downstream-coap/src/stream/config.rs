@@ -8,6 +8,9 @@ use gateway_core::ConfigError;
 use serde::Deserialize;
 
 /// Where to listen for TCP. Every field has a default.
+///
+/// A stream has no message ids. A device that sends a message again by another connection, since it
+/// saw no answer, says by `$.mid=<id>` in the query that it is the same; without that it is another.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
