@@ -254,6 +254,37 @@ async fn a_message_in_blocks_completes_with_the_last_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_reached_by_the_way_that_it_came_last() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        let mut datagrams = running.device("dev1").await;
+        datagrams.register().await;
+        let mut stream = running.stream_device("dev1").await;
+        stream.register().await;
+        let taking = async {
+            let DeviceEvent::Message { tag, .. } = stream.next().await else {
+                panic!("no message");
+            };
+            stream.confirm(&tag).await;
+        };
+        let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", "go")), taking);
+        assert_eq!(settled, Some(Disposition::Complete));
+        datagrams.register().await;
+        assert_eq!(stream.next().await, DeviceEvent::Closed);
+        let taking = async {
+            let DeviceEvent::Message { tag, .. } = datagrams.next().await else {
+                panic!("no message");
+            };
+            datagrams.acknowledge(tag.parse().unwrap()).await;
+        };
+        let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", "go")), taking);
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_method_is_posted_to_the_devices_own_server() {
     let test = async {
         let mut config = config();

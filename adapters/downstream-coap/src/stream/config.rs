@@ -60,6 +60,9 @@ fn tls_address() -> SocketAddr {
 }
 
 /// Bounds of connections, for TCP and for TLS each. Every field has a default.
+///
+/// Of [`EndpointConfig::limits`](crate::proto::EndpointConfig::limits), those of one peer hold for a
+/// connection, and `max_block_bytes` for all together.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
