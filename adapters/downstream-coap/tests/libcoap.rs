@@ -194,7 +194,7 @@ async fn a_message_is_observed_and_completes() {
                 let message = CloudMessage::new(name, "go", Instant::now() + LONG);
                 running.hub.send_message(message).await
             };
-            let observing = peer.run(&["-s", "5", "-m", "get"], "c");
+            let observing = peer.run(&["-s", "10", "-m", "get"], "c");
             if let Some((printed, settled)) = beside(observing, sending).await {
                 let seen = format!("{}: {printed:?}", peer.name());
                 assert_eq!(settled, Some(Disposition::Complete), "{seen}");
