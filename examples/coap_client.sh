@@ -43,7 +43,7 @@ ca_file = "$HUB_CA"
 [credentials]
 kind = "policy"
 [downstream.coap]
-listen = "127.0.0.1:0"
+udp = { listen = "127.0.0.1:0" }
 identity = { tokens_file = "tokens.json" }
 dtls = { listen = "127.0.0.1:0", keys_file = "psks.json" }
 TOML

@@ -130,7 +130,7 @@ async fn a_device_on_coap_is_served_alone_or_beside_others() {
     let directory = tempfile::tempdir().unwrap();
     let coap = r#"
         [downstream.coap]
-        listen = "127.0.0.1:0"
+        udp = { listen = "127.0.0.1:0" }
         identity = { tokens_file = "secrets.json" }
         dtls = { listen = "127.0.0.1:0" }
         tcp = { listen = "127.0.0.1:0" }

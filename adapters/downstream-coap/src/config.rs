@@ -14,14 +14,14 @@ use crate::proto::EndpointConfig;
 use crate::proto::resource::{RouteConfig, Routes};
 use crate::stream::{ConnectionConfig, TcpConfig, TlsConfig};
 
-/// Where to listen, whom to let in, and how much of everything. Every field has a default.
+/// Where to listen, whom to let in, and how much of everything. Every field has a default; one of
+/// `udp`, `dtls`, `tcp` and `tls` must be there.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CoapConfig {
-    /// The address of plain UDP; port 0 takes a free one. Default `127.0.0.1:5683`: reached from
-    /// this machine only, since nothing is encrypted.
-    pub listen: SocketAddr,
+    /// Plain UDP. Default: none, since nothing is encrypted and addresses can be forged.
+    pub udp: Option<UdpConfig>,
     /// DTLS. Default: none.
     pub dtls: Option<SecureConfig>,
     /// CoAP over TCP (RFC 8323). Default: none.
@@ -30,12 +30,6 @@ pub struct CoapConfig {
     pub tls: Option<TlsConfig>,
     /// Bounds of connections over TCP and TLS.
     pub connections: ConnectionConfig,
-    /// Sockets on an address, each with a task of its own, among which the system spreads the
-    /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
-    /// They share the bounds of [`endpoint`](Self::endpoint). What a device asks for at one of them
-    /// ends what it has asked for at another: with several, it has to observe and to wait for
-    /// commands from one port.
-    pub sockets: usize,
     /// Bytes that the system keeps for a socket until they are read, and until they are sent.
     /// Default 1 MiB: some 2,500 small datagrams, since devices that woke at the same time send at
     /// the same time. What does not fit is lost, and the devices send it again in seconds. The
@@ -56,18 +50,42 @@ pub struct CoapConfig {
 impl Default for CoapConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5683)),
+            udp: None,
             dtls: None,
             tcp: None,
             tls: None,
             connections: ConnectionConfig::default(),
-            sockets: 1,
             socket_buffer: 1 << 20,
             identity: IdentityConfig::default(),
             routes: RouteConfig::default(),
             endpoint: EndpointConfig::default(),
             commands: CommandConfig::default(),
             timeouts: TimeoutConfig::default(),
+        }
+    }
+}
+
+/// Where to listen for plain UDP. Every field has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct UdpConfig {
+    /// The address; port 0 takes a free one. Default `127.0.0.1:5683`: reached from this machine
+    /// only, since nothing is encrypted.
+    pub listen: SocketAddr,
+    /// Sockets on the address, each with a task of its own, among which the system spreads the
+    /// devices by their addresses (`SO_REUSEPORT`). Default 1; more where one core is not enough.
+    /// They share the bounds of [`endpoint`](CoapConfig::endpoint). What a device asks for at one of
+    /// them ends what it has asked for at another: with several, it has to observe and to wait for
+    /// commands from one port.
+    pub sockets: usize,
+}
+
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5683)),
+            sockets: 1,
         }
     }
 }
@@ -199,16 +217,23 @@ impl CoapConfig {
     /// # Errors
     /// Names the first value out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        let is_open = [self.dtls.is_some(), self.tcp.is_some(), self.tls.is_some()];
+        if self.udp.is_none() && is_open == [false; 3] {
+            let allowed = "udp, dtls, tcp, tls, or several of them";
+            return Err(ConfigError::new(
+                "udp",
+                "is missing, and so are the others",
+                allowed,
+            ));
+        }
+        let sockets = self.udp.as_ref().map_or(1, |udp| udp.sockets);
         let sizes = [
-            ("sockets", self.sockets, 1, 256),
+            ("udp.sockets", sockets, 1, 256),
             ("socket_buffer", self.socket_buffer, 4096, 1 << 30),
             ("commands.max_waiting", self.commands.max_waiting, 1, 1_000),
         ];
         for (key, value, least, most) in sizes {
-            if !(least..=most).contains(&value) {
-                let allowed = format!("{least} to {most}");
-                return Err(ConfigError::new(key, format!("is {value}"), allowed));
-            }
+            ConfigError::check_range(key, value, least, most)?;
         }
         let (milli, day) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
         let lifetime = self.endpoint.transmission.exchange_lifetime;
@@ -287,7 +312,10 @@ mod tests {
             "{error}"
         );
         for (text, expected) in [
-            (r#"{"sockets": 0}"#, "`sockets` is 0; allowed: 1 to 256"),
+            (
+                r#"{"udp": {"sockets": 0}}"#,
+                "`udp.sockets` is 0; allowed: 1 to 256",
+            ),
             (
                 r#"{"timeouts": {"wait": "5m"}}"#,
                 "`timeouts.wait` is 300s; allowed: 0ns to 247s",

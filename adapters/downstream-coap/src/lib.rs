@@ -24,12 +24,13 @@
 //! # use gateway_core::{Gateway, Upstream, credential::StaticCredentials};
 //! # async fn example(upstream: impl Upstream, credentials: StaticCredentials)
 //! # -> Result<(), Box<dyn std::error::Error>> {
-//! use gateway_downstream_coap::{CoapConfig, CoapDownstream};
+//! use gateway_downstream_coap::{CoapConfig, CoapDownstream, UdpConfig};
 //!
 //! let mut config = CoapConfig::default();
+//! config.udp = Some(UdpConfig::default());
 //! config.identity.trust_any_id = true;
 //! let coap = CoapDownstream::bind(config).await?;
-//! println!("Devices may post to coap://{}/t?$.id=device-1", coap.local_addr());
+//! println!("Devices may post to coap://{:?}/t?$.id=device-1", coap.udp_addr());
 //! let gateway = Gateway::builder(upstream)
 //!     .with_credentials(credentials)
 //!     .with_downstream("coap", coap)
@@ -59,7 +60,9 @@ mod stream;
 mod task;
 mod uplink;
 
-pub use config::{CoapConfig, CommandConfig, IdentityConfig, SecureConfig, TimeoutConfig};
+pub use config::{
+    CoapConfig, CommandConfig, IdentityConfig, SecureConfig, TimeoutConfig, UdpConfig,
+};
 pub use error::BindError;
 pub use identity::{Authenticator, Claim, Secret};
 pub use serve::{CoapDownstream, CoapDownstreamBuilder};

@@ -97,21 +97,25 @@ impl CoapDownstreamBuilder {
                 Arc::new(config.identity.clone().with_file()?)
             }
         };
-        let mut address = config.listen;
         let mut endpoint = config.endpoint.clone();
         endpoint.limits = limits(&config);
         let mut ports = Vec::new();
-        for _ in 0..config.sockets {
-            let (socket, taken) = open(address, config.sockets > 1, config.socket_buffer)?;
-            // The first one takes the port that the others share.
-            address = taken;
-            ports.push(Port {
-                socket: Arc::new(socket),
-                carrier: Box::new(Plain),
-                endpoint: Endpoint::new(endpoint.clone(), seed()?),
-            });
+        let mut udp_address = None;
+        if let Some(udp) = &config.udp {
+            let mut address = udp.listen;
+            for _ in 0..udp.sockets {
+                let (socket, taken) = open(address, udp.sockets > 1, config.socket_buffer)?;
+                // The first one takes the port that the others share.
+                address = taken;
+                ports.push(Port {
+                    socket: Arc::new(socket),
+                    carrier: Box::new(Plain),
+                    endpoint: Endpoint::new(endpoint.clone(), seed()?),
+                });
+            }
+            udp_address = Some(address);
         }
-        let mut secure_address = None;
+        let mut dtls_address = None;
         if let Some(dtls) = &config.dtls {
             let (socket, taken) = open(dtls.listen, false, config.socket_buffer)?;
             let store: Arc<dyn PskStore> = match store {
@@ -124,7 +128,7 @@ impl CoapDownstreamBuilder {
                 carrier: Box::new(carrier),
                 endpoint: Endpoint::new(endpoint, seed()?),
             });
-            secure_address = Some(taken);
+            dtls_address = Some(taken);
         }
         let tcp = config.tcp.as_ref().map(Door::tcp).transpose()?;
         let tls = config.tls.as_ref().map(Door::tls).transpose()?;
@@ -143,8 +147,8 @@ impl CoapDownstreamBuilder {
             }),
             gauges: ports.iter().map(|port| port.endpoint.gauge()).collect(),
             entrances: Mutex::new(Some(Entrances { ports, doors })),
-            address,
-            secure_address,
+            udp_address,
+            dtls_address,
             tcp_address,
             tls_address,
         })
@@ -155,7 +159,8 @@ impl CoapDownstreamBuilder {
 fn limits(config: &CoapConfig) -> LimitConfig {
     let has_streams = config.tcp.is_some() || config.tls.is_some();
     let others = [config.dtls.is_some(), has_streams];
-    let parts = config.sockets + others.into_iter().filter(|is| *is).count();
+    let sockets = config.udp.as_ref().map_or(0, |udp| udp.sockets);
+    let parts = sockets + others.into_iter().filter(|is| *is).count();
     config.endpoint.limits.divided(parts)
 }
 
@@ -209,7 +214,7 @@ fn share(socket: &Socket) -> io::Result<()> {
 fn share(_socket: &Socket) -> io::Result<()> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
-        "this system cannot share a port among sockets; set sockets to 1",
+        "this system cannot share a port among sockets; set udp.sockets to 1",
     ))
 }
 
@@ -228,8 +233,8 @@ pub struct CoapDownstream {
     shared: Arc<Shared>,
     entrances: Mutex<Option<Entrances>>,
     gauges: Vec<EndpointGauge>,
-    address: SocketAddr,
-    secure_address: Option<SocketAddr>,
+    udp_address: Option<SocketAddr>,
+    dtls_address: Option<SocketAddr>,
     tcp_address: Option<SocketAddr>,
     tls_address: Option<SocketAddr>,
 }
@@ -237,7 +242,10 @@ pub struct CoapDownstream {
 impl fmt::Debug for CoapDownstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CoapDownstream")
-            .field("address", &self.address)
+            .field("udp_address", &self.udp_address)
+            .field("dtls_address", &self.dtls_address)
+            .field("tcp_address", &self.tcp_address)
+            .field("tls_address", &self.tls_address)
             .field("listening", &self.listening())
             .finish_non_exhaustive()
     }
@@ -262,16 +270,16 @@ impl CoapDownstream {
         Self::builder(config).bind().await
     }
 
-    /// The address of plain UDP, with the port that was taken.
+    /// The address of plain UDP, with the port that was taken, if plain UDP is served.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    pub fn udp_addr(&self) -> Option<SocketAddr> {
+        self.udp_address
     }
 
     /// The address of DTLS, with the port that was taken, if DTLS is served.
     #[must_use]
-    pub fn secure_addr(&self) -> Option<SocketAddr> {
-        self.secure_address
+    pub fn dtls_addr(&self) -> Option<SocketAddr> {
+        self.dtls_address
     }
 
     /// The address of TCP, with the port that was taken, if TCP is served.
@@ -310,7 +318,13 @@ impl Downstream for CoapDownstream {
         let failed = |kind| DownstreamError::new(kind, "serve");
         let Entrances { ports, doors } = entrances
             .ok_or_else(|| failed(ErrorKind::Closed).with_source("it serves only once"))?;
-        tracing::info!(address = %self.address, sockets = ports.len(), "Serving devices");
+        tracing::info!(
+            udp = ?self.udp_address,
+            dtls = ?self.dtls_address,
+            tcp = ?self.tcp_address,
+            tls = ?self.tls_address,
+            "Serving devices"
+        );
         let mut tasks = JoinSet::new();
         // While one is open all are: what devices send would come to another one of the port else,
         // where nobody knows what it answers.

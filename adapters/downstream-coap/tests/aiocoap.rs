@@ -34,7 +34,7 @@ async fn start(path: &str) -> (Running, Vec<Peer>) {
     config.tcp = Some(tcp);
     let running = Running::start(config, &["udp", "tcp"]).await;
     let addresses = [
-        ("udp", "coap", running.coap.local_addr()),
+        ("udp", "coap", running.coap.udp_addr().unwrap()),
         ("tcp", "coap+tcp", running.coap.tcp_addr().unwrap()),
     ];
     let token = TOKEN.replace(' ', "%20");
@@ -173,8 +173,8 @@ async fn what_is_sent_again_over_a_bad_network_is_at_the_hub_once() {
             lost: 30,
             doubled: 30,
         };
-        let proxy = Proxy::start(running.coap.local_addr(), weather, 11).await;
-        let (gateway, through) = (running.coap.local_addr(), proxy.address());
+        let proxy = Proxy::start(running.coap.udp_addr().unwrap(), weather, 11).await;
+        let (gateway, through) = (running.coap.udp_addr().unwrap(), proxy.address());
         if let Some(peer) = peers.first() {
             let uri = peer.uri.replace(&gateway.to_string(), &through.to_string());
             let printed = aiocoap("insist", &uri, MESSAGES).await;

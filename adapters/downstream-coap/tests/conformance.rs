@@ -58,7 +58,7 @@ impl DownstreamFixture for Coap {
 
     async fn bind(&self, settings: DownstreamSettings) -> Arc<dyn Downstream> {
         let mut config = CoapConfig::default();
-        config.listen.set_port(0);
+        config.udp.get_or_insert_default().listen.set_port(0);
         if let Some(idle) = settings.idle_timeout {
             config.timeouts.probe = idle;
             config.endpoint.transmission.ack_timeout = Duration::from_millis(200);
@@ -66,7 +66,7 @@ impl DownstreamFixture for Coap {
         }
         let builder = CoapDownstream::builder(config).with_authenticator(OneToken);
         let coap = builder.bind().await.unwrap();
-        *self.0.lock().unwrap() = Some(coap.local_addr());
+        *self.0.lock().unwrap() = Some(coap.udp_addr().unwrap());
         Arc::new(coap)
     }
 

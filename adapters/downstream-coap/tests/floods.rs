@@ -22,8 +22,8 @@ const MAX_BLOCK_BYTES: usize = 32 * 1024;
 
 async fn start() -> Running {
     let mut config = CoapConfig::default();
-    config.listen.set_port(0);
-    config.sockets = 2;
+    config.udp.get_or_insert_default().listen.set_port(0);
+    config.udp.get_or_insert_default().sockets = 2;
     let token = TOKEN.to_owned().into();
     config.identity.tokens.insert(device("dev1"), token);
     let limits = &mut config.endpoint.limits;
@@ -99,8 +99,8 @@ async fn report(plain: &mut Device, secure: &mut Session, hub: &MemoryUpstream) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_many_addresses_is_bounded_and_devices_are_served_meanwhile() {
     let running = start().await;
-    let plain = running.coap.local_addr();
-    let secure = running.coap.secure_addr().unwrap();
+    let plain = running.coap.udp_addr().unwrap();
+    let secure = running.coap.dtls_addr().unwrap();
     let mut client = running.device("dev1").await;
     let mut session = Session::open(secure, "sensor@factory", "secret").await;
     in_time(async {

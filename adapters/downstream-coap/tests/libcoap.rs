@@ -74,7 +74,7 @@ struct World {
 async fn start() -> World {
     let pki = Pki::new();
     let mut config = CoapConfig::default();
-    config.listen.set_port(0);
+    config.udp.get_or_insert_default().listen.set_port(0);
     let mut dtls = SecureConfig::default();
     dtls.listen = "127.0.0.1:0".parse().unwrap();
     config.dtls = Some(dtls);
@@ -105,9 +105,9 @@ async fn start() -> World {
         let token = || Proof::Token(Vec::new());
         let trusting = || Proof::Token(vec!["-R".to_owned(), root.clone()]);
         let (scheme, address, proof) = match name {
-            "udp" => ("coap", Some(coap.local_addr()), token()),
+            "udp" => ("coap", Some(coap.udp_addr().unwrap()), token()),
             "tcp" => ("coap+tcp", coap.tcp_addr(), token()),
-            "dtls-openssl" | "dtls-gnutls" => ("coaps", coap.secure_addr(), Proof::Key),
+            "dtls-openssl" | "dtls-gnutls" => ("coaps", coap.dtls_addr(), Proof::Key),
             _ => ("coaps+tcp", coap.tls_addr(), trusting()),
         };
         Peer {

@@ -23,7 +23,7 @@ fn message(name: &str, patience: Duration) -> CloudMessage {
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_heard_and_reached_whichever_socket_they_come_to() {
     let mut config = CoapConfig::default();
-    config.sockets = 3;
+    config.udp.get_or_insert_default().sockets = 3;
     let names: Vec<_> = (0..12).map(|n| format!("dev{n}")).collect();
     let known: Vec<_> = names.iter().map(String::as_str).collect();
     let running = Running::start(config, &known).await;
@@ -54,7 +54,7 @@ async fn devices_are_heard_and_reached_whichever_socket_they_come_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_registration_of_a_device_gets_its_messages() {
     let mut config = CoapConfig::default();
-    config.sockets = 3;
+    config.udp.get_or_insert_default().sockets = 3;
     let running = Running::start(config, &["dev1"]).await;
     let mut clients = Vec::new();
     for _ in 0..6 {
@@ -218,7 +218,7 @@ async fn a_large_notification_that_is_not_fetched_whole_goes_back_to_the_hub() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_follow_a_device_from_port_to_port_whichever_socket_hears_it() {
     let mut config = CoapConfig::default();
-    config.sockets = 4;
+    config.udp.get_or_insert_default().sockets = 4;
     let running = Running::start(config, &["dev1"]).await;
     let mut client = running.device("dev1").await;
     client.register().await;
@@ -248,7 +248,7 @@ async fn commands_follow_a_device_from_port_to_port_whichever_socket_hears_it() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_heard_elsewhere_is_reached_where_it_observes() {
     let mut config = CoapConfig::default();
-    config.sockets = 4;
+    config.udp.get_or_insert_default().sockets = 4;
     config.commands.post_to = Some("do".to_owned());
     let running = Running::start(config, &["dev1"]).await;
     let mut client = running.device("dev1").await;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(60);
 
 fn config() -> CoapConfig {
     let mut config = CoapConfig::default();
-    config.sockets = 2;
+    config.udp.get_or_insert_default().sockets = 2;
     let transmission = &mut config.endpoint.transmission;
     transmission.ack_timeout = PATIENCE;
     transmission.ack_delay = PATIENCE / 3;
@@ -102,7 +102,7 @@ async fn what_was_accepted_is_at_the_hub_once_and_commands_arrive_and_nothing_st
     let running = Running::start(config(), &known).await;
     // Some answers come with the acknowledgement, others apart.
     running.hub.set_latency(PATIENCE / 3);
-    let proxy = Proxy::start(running.coap.local_addr(), WEATHER, 7).await;
+    let proxy = Proxy::start(running.coap.udp_addr().unwrap(), WEATHER, 7).await;
     let fleet = known.iter().map(|name| async {
         let name = device(name);
         let mut client = Device::new(proxy.address(), &name).await;

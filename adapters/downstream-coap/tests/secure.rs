@@ -16,7 +16,7 @@ async fn start() -> Running {
     let mut dtls = SecureConfig::default();
     dtls.listen = "127.0.0.1:0".parse().unwrap();
     config.dtls = Some(dtls);
-    config.listen.set_port(0);
+    config.udp.get_or_insert_default().listen.set_port(0);
     let entry = PskEntry::new(device("dev1"), PskKey::new("secret").unwrap());
     let store = StaticPskStore::new().with("sensor@factory", entry);
     let builder = CoapDownstream::builder(config).with_psk_store(store);
@@ -26,7 +26,7 @@ async fn start() -> Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_says_before_it_takes_leave_is_heard() {
     let running = start().await;
-    let address = running.coap.secure_addr().unwrap();
+    let address = running.coap.dtls_addr().unwrap();
     for count in 1..=5 {
         let mut session = Session::open(address, "sensor@factory", "secret").await;
         let message = Message::new(Code::POST)

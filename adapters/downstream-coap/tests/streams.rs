@@ -480,7 +480,7 @@ async fn who_does_not_finish_the_handshake_is_closed_out() {
 async fn files_that_cannot_be_used_are_named() {
     let pki = Pki::new();
     let mut config = secure(&pki);
-    config.listen.set_port(0);
+    config.udp.get_or_insert_default().listen.set_port(0);
     let refused = |config: CoapConfig| async { CoapDownstream::bind(config).await.unwrap_err() };
     let mut absent = config.clone();
     absent.tls.as_mut().unwrap().key = pki.path("absent.pem");

@@ -63,7 +63,7 @@ impl DownstreamFixture for Tcp {
 
     async fn bind(&self, settings: DownstreamSettings) -> Arc<dyn Downstream> {
         let mut config = CoapConfig::default();
-        config.listen.set_port(0);
+        config.udp.get_or_insert_default().listen.set_port(0);
         let mut tcp = TcpConfig::default();
         tcp.listen.set_port(0);
         config.tcp = Some(tcp);

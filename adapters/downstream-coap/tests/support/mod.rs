@@ -68,7 +68,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(mut config: CoapConfig, devices: &[&str]) -> Self {
-        config.listen.set_port(0);
+        config.udp.get_or_insert_default().listen.set_port(0);
         for name in devices {
             let token = TOKEN.to_owned().into();
             config.identity.tokens.insert(device(name), token);
@@ -102,7 +102,7 @@ impl Running {
     }
 
     pub(crate) async fn device(&self, name: &str) -> Device {
-        Device::new(self.coap.local_addr(), &device(name)).await
+        Device::new(self.coap.udp_addr().unwrap(), &device(name)).await
     }
 
     /// A device on a TCP connection.

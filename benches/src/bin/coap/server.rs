@@ -114,7 +114,7 @@ async fn bare(opened: oneshot::Sender<Open>, until: CancellationToken) -> Result
 
 async fn gateway(opened: oneshot::Sender<Open>, until: CancellationToken) -> Result<()> {
     let mut config = CoapConfig::default();
-    config.listen.set_port(0);
+    config.udp.get_or_insert_default().listen.set_port(0);
     config.identity.trust_any_id = true;
     let mut secure = SecureConfig::default();
     secure.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -125,7 +125,8 @@ async fn gateway(opened: oneshot::Sender<Open>, until: CancellationToken) -> Res
     });
     let coap = CoapDownstream::builder(config).with_psk_store(keys);
     let coap = coap.bind().await?;
-    let (plain, secure) = (coap.local_addr(), coap.secure_addr());
+    let plain = coap.udp_addr().context("no address")?;
+    let secure = coap.dtls_addr();
     let gateway = Gateway::builder(TakesAll)
         .with_credentials(VouchedCredentials)
         .with_downstream("coap", coap)

@@ -129,13 +129,13 @@ async fn listen(setup: &Setup) -> anyhow::Result<(Arc<dyn gateway_core::Downstre
         }
         Downstream::Coap => {
             let mut config = CoapConfig::default();
-            config.listen = address;
+            config.udp.get_or_insert_default().listen = address;
             let limits = &mut config.endpoint.limits;
             limits.max_pending = limits.max_pending.max(setup.connections);
             let builder = CoapDownstream::builder(config);
             let coap = builder.with_authenticator(FleetToken(secret.into()));
             let coap = coap.bind().await?;
-            let address = coap.local_addr();
+            let address = coap.udp_addr().context("no address")?;
             (Arc::new(coap), address)
         }
     })

@@ -47,8 +47,8 @@ impl Devices {
         if let Some(config) = self.coap {
             let coap = CoapDownstream::bind(config).await.context(COAP)?;
             let open = [
-                ("coap", Some(coap.local_addr())),
-                ("coaps", coap.secure_addr()),
+                ("coap", coap.udp_addr()),
+                ("coaps", coap.dtls_addr()),
                 ("coap+tcp", coap.tcp_addr()),
                 ("coaps+tcp", coap.tls_addr()),
             ];

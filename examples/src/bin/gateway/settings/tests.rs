@@ -1,7 +1,7 @@
 use std::fs;
 
 use gateway_core::Credential;
-use gateway_downstream_coap::{CoapConfig, SecureConfig};
+use gateway_downstream_coap::{CoapConfig, SecureConfig, UdpConfig};
 use gateway_downstream_tcp::TcpConfig;
 use gateway_upstream_amqp::AmqpConfig;
 use gateway_upstream_mqtt::{MqttHubConfig, MqttPoolConfig};
@@ -130,6 +130,7 @@ fn the_coap_section_that_the_file_shows_is_valid_and_says_the_defaults() {
     let text = shown(include_str!("../../../../gateway.toml"), "downstream.coap");
     let devices = read(&format!("{MINIMAL}\n{text}")).unwrap().devices;
     let mut expected = CoapConfig::default();
+    expected.udp = Some(UdpConfig::default());
     expected.dtls = Some(SecureConfig::default());
     expected.tcp = Some(gateway_downstream_coap::TcpConfig::default());
     let coap = devices.coap.unwrap();
@@ -140,6 +141,12 @@ fn the_coap_section_that_the_file_shows_is_valid_and_says_the_defaults() {
 #[test]
 fn coap_alone_is_enough_and_its_secrets_are_in_files() {
     let coap = MINIMAL.replace("downstream.tcp", "downstream.coap");
+    let found = mistakes(&coap);
+    assert!(
+        found[0].contains("`downstream.coap.udp` is missing"),
+        "{found:#?}"
+    );
+    let coap = format!("{coap}udp = {{}}\n");
     let devices = read(&coap).unwrap().devices;
     assert!(devices.tcp.is_none() && devices.coap.is_some());
     let files = "dtls = { keys_file = 'keys.json' }\nidentity = { tokens_file = 'keys.json' }\n\
@@ -160,10 +167,10 @@ fn coap_alone_is_enough_and_its_secrets_are_in_files() {
                  [downstream.coap.endpoint.blocks]\nsize = 100\n";
     let found = mistakes(&format!("{coap}{wrong}"));
     let expected = [
-        "line 7: `downstream.coap.identity.tokens` must not stand in this file; allowed: \
+        "line 8: `downstream.coap.identity.tokens` must not stand in this file; allowed: \
          `tokens_file`",
-        "line 8: `downstream.coap.dtls.keys_file` names ",
-        "line 10: `downstream.coap.endpoint.blocks.size` is 100; allowed: 16, 32,",
+        "line 9: `downstream.coap.dtls.keys_file` names ",
+        "line 11: `downstream.coap.endpoint.blocks.size` is 100; allowed: 16, 32,",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, expected) in found.iter().zip(expected) {
