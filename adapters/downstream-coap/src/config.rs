@@ -217,15 +217,6 @@ impl CoapConfig {
     /// # Errors
     /// Names the first value out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let is_open = [self.dtls.is_some(), self.tcp.is_some(), self.tls.is_some()];
-        if self.udp.is_none() && is_open == [false; 3] {
-            let allowed = "udp, dtls, tcp, tls, or several of them";
-            return Err(ConfigError::new(
-                "udp",
-                "is missing, and so are the others",
-                allowed,
-            ));
-        }
         let sockets = self.udp.as_ref().map_or(1, |udp| udp.sockets);
         let sizes = [
             ("udp.sockets", sockets, 1, 256),
@@ -285,7 +276,17 @@ impl CoapConfig {
         let endpoint = self.endpoint.validate();
         endpoint.map_err(|error| error.within("endpoint"))?;
         let routes = Routes::new(&self.routes).map(drop);
-        routes.map_err(|error| error.within("routes"))
+        routes.map_err(|error| error.within("routes"))?;
+        let is_open = [self.dtls.is_some(), self.tcp.is_some(), self.tls.is_some()];
+        if self.udp.is_none() && is_open == [false; 3] {
+            let allowed = "udp, dtls, tcp, tls, or several of them";
+            return Err(ConfigError::new(
+                "udp",
+                "is missing, and so are the others",
+                allowed,
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -298,8 +299,12 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_valid() {
-        CoapConfig::default().validate().unwrap();
+    fn the_defaults_are_valid_once_there_is_somewhere_to_listen() {
+        let mut config = CoapConfig::default();
+        let nowhere = config.validate().unwrap_err();
+        assert_eq!(nowhere.key(), "udp");
+        config.udp = Some(UdpConfig::default());
+        config.validate().unwrap();
     }
 
     #[test]
