@@ -4,6 +4,10 @@
 # Usage: examples/coap_client.sh [--debug]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+fail() { echo "coap_client.sh: $1" >&2; exit 1; }
+for client in coap-client-notls coap-client-openssl; do
+  command -v $client >/dev/null || fail "there is no $client; install libcoap3-bin"
+done
 profile=release
 [[ "${1:-}" == --debug ]] && profile=dev
 cargo build -q --profile "$profile" -p hub-simulator -p examples --bin hub-simulator --bin gateway
@@ -12,7 +16,6 @@ work=$(mktemp -d)
 hub='' gateway=''
 # shellcheck disable=SC2086
 trap 'kill $hub $gateway 2>/dev/null || true; rm -rf "$work"' EXIT
-fail() { echo "coap_client.sh: $1" >&2; exit 1; }
 
 # The hub, told what to do on its standard input.
 mkfifo "$work/commands"

@@ -50,7 +50,7 @@ pub(crate) async fn deliver(shared: &Shared, downlink: Downlink) -> Result<Deliv
             reply,
             _place: place,
         };
-        let order = Order::Deliver(delivery);
+        let order = Order::Deliver(Box::new(delivery));
         let sent = seat.orders.send(order).await;
         sent.map_err(|_| ErrorKind::Disconnected)?;
         let Some(expected) = &mut expected else {

@@ -37,8 +37,9 @@ pub struct CoapConfig {
     /// commands from one port.
     pub sockets: usize,
     /// Bytes that the system keeps for a socket until they are read, and until they are sent.
-    /// Default 1 MiB: some 4,000 small datagrams, since devices that woke at the same time send at
-    /// the same time. The system may grant less.
+    /// Default 1 MiB: some 2,500 small datagrams, since devices that woke at the same time send at
+    /// the same time. What does not fit is lost, and the devices send it again in seconds. The
+    /// system may grant less (Linux: `net.core.rmem_max`).
     pub socket_buffer: usize,
     /// How devices without a session prove who they are.
     pub identity: IdentityConfig,

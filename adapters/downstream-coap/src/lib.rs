@@ -5,6 +5,21 @@
 //! [`proto`], without IO and without a clock; around it is one task a socket, and over TCP and TLS
 //! one a connection.
 //!
+//! | path | method | |
+//! | --- | --- | --- |
+//! | `t`, `e` | POST, PUT | A message or an event: 2.04 once the hub has it. With `$.ttd=<seconds>` in the query the answer waits that long for a command. |
+//! | `c` | GET with Observe | Commands, each a notification that the device acknowledges. A method names in Location-Path where its answer goes. |
+//! | `r/{request}` | POST, PUT | The answer to a method, `$.status=<number>` in the query. |
+//! | `twin` | GET | The whole twin. |
+//! | `twin/desired` | GET, with Observe or without | Desired properties, their version as ETag. |
+//! | `twin/reported` | PATCH, iPATCH, POST | Changes reported properties by a merge patch. |
+//!
+//! Below `d/{device}` they are those of a gateway's children; [`Profile`](proto::resource::Profile)
+//! has Eclipse Hono's paths instead. [`Query`](proto::resource::Query) names all parameters.
+//!
+//! What the hub refuses is 4.xx. What it cannot take now is 5.03 with the time to come back in
+//! Max-Age, and a device that asks too much at a time gets 4.29.
+//!
 //! ```no_run
 //! # use gateway_core::{Gateway, Upstream, credential::StaticCredentials};
 //! # async fn example(upstream: impl Upstream, credentials: StaticCredentials)
@@ -35,6 +50,7 @@ mod identity;
 mod layer;
 mod listener;
 mod listening;
+mod orders;
 pub mod proto;
 mod registry;
 mod secure;

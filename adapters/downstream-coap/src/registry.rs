@@ -39,14 +39,11 @@ impl Delivery {
 }
 
 /// What a socket's task is told to do.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are deliveries, which a box would cost an allocation each"
-)]
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Brings something to a device.
-    Deliver(Delivery),
+    /// On the heap, since every task keeps room for some orders, and there are few.
+    Deliver(Box<Delivery>),
     /// The hub ended a device's session.
     End(SessionEnd),
     /// Another task may have claimed the device.

@@ -184,6 +184,13 @@ fn open(
         if let Err(error) = received.and(socket.set_send_buffer_size(buffer)) {
             tracing::warn!(error = %error, "Socket buffers are smaller than configured");
         }
+        let granted = socket.recv_buffer_size()?;
+        if granted < buffer {
+            tracing::info!(
+                granted,
+                "System grants a smaller buffer; see net.core.rmem_max"
+            );
+        }
         socket.bind(&address.into())?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into())?;

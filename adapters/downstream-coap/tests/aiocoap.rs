@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use gateway_core::{
@@ -12,6 +13,7 @@ use gateway_core::{
 };
 use gateway_downstream_coap::{CoapConfig, TcpConfig};
 use support::peers::{aiocoap, beside};
+use support::proxy::{Proxy, Weather};
 use support::{Running, TOKEN, device, in_time};
 use tokio::time::Instant;
 
@@ -159,6 +161,40 @@ async fn an_answer_that_takes_its_time_comes_apart() {
             };
             assert_eq!(printed.out, "2.04 Changed\n", "{}", printed.log);
             assert_eq!(running.hub.accepted().len(), number + 1);
+        }
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_over_a_bad_network_is_at_the_hub_once() {
+    const MESSAGES: usize = 12;
+    let test = async {
+        let (running, [peer, _]) = start("t").await;
+        // Of ten datagrams three do not arrive, and three come twice, both ways.
+        let weather = Weather {
+            lost: 30,
+            doubled: 30,
+        };
+        let proxy = Proxy::start(running.coap.local_addr(), weather, 11).await;
+        let (gateway, through) = (running.coap.local_addr(), proxy.address());
+        let uri = peer.uri.replace(&gateway.to_string(), &through.to_string());
+        if let Some(printed) = aiocoap("insist", &uri, MESSAGES).await {
+            let mut lines: Vec<_> = printed.out.lines().collect();
+            let again = lines.pop().and_then(|line| line.parse().ok());
+            let again: usize = again.expect(&printed.log);
+            assert_eq!(lines, ["2.04 Changed"; MESSAGES], "{}", printed.log);
+            assert!(proxy.lost() > 20, "{} datagrams were lost", proxy.lost());
+            let accepted = running.hub.accepted();
+            for uplink in &accepted {
+                let number = uplink.id.as_str().strip_prefix('m').unwrap();
+                assert_eq!(uplink.body, number.repeat(3000 / number.len()));
+            }
+            let ids: HashSet<_> = accepted.iter().map(|uplink| &uplink.id).collect();
+            assert_eq!(ids.len(), MESSAGES);
+            // Only what the device began anew may have come again, under the same id.
+            assert!(accepted.len() <= MESSAGES + again, "{accepted:?}");
         }
         running.end().await;
     };

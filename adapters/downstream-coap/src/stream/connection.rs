@@ -1,5 +1,6 @@
 //! One connection and its task: bytes, the time, the hub's verdicts and the core's orders meet here.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks::{Clocks, Due};
 use super::layer::{StreamEvent, StreamLayer};
-use super::wire::Wire;
+use super::sources::Place;
+use super::wire::{Moved, Wire};
 use crate::carrier::{PeerKey, Sender};
 use crate::devices::Devices;
 use crate::proto::tcp::{Closed, Session};
@@ -48,6 +50,8 @@ pub(super) struct Connection {
     end: Option<End>,
     /// When a connection that drains ends, whatever is not confirmed.
     leave_at: Option<Instant>,
+    hello_by: Instant,
+    _place: Place,
 }
 
 impl Connection {
@@ -56,7 +60,7 @@ impl Connection {
         shared: Arc<Shared>,
         ingress: Ingress,
         session: Session,
-        address: SocketAddr,
+        (address, place): (SocketAddr, Place),
         hello_by: Instant,
     ) -> Self {
         let layer = StreamLayer::new(session, PeerKey::Address(address));
@@ -72,7 +76,19 @@ impl Connection {
             },
             end: None,
             leave_at: None,
+            hello_by,
+            _place: place,
         }
+    }
+
+    /// Where it comes from.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.sender.address
+    }
+
+    /// When its settings must have come.
+    pub(super) fn hello_by(&self) -> Instant {
+        self.hello_by
     }
 
     /// Serves the peer to its end.
@@ -116,23 +132,7 @@ impl Connection {
                 }
                 moved = wire.turn(reads, writes) => {
                     devices.wake();
-                    match moved {
-                        Ok(moved) => {
-                            if moved.written {
-                                self.clocks.written(self.devices.now);
-                            }
-                            match moved.read {
-                                Some(0) => self.end(End::Closed("closed by the device")),
-                                Some(_) => self.read(&mut wire),
-                                None => {}
-                            }
-                        }
-                        Err(error) => {
-                            let peer = self.sender.address;
-                            tracing::debug!(error = %error, %peer, "Connection lost");
-                            self.end(End::Lost("connection lost"));
-                        }
-                    }
+                    self.moved(moved, &mut wire);
                 }
                 () = &mut alarm, if due.is_some() => {
                     devices.wake();
@@ -152,6 +152,27 @@ impl Connection {
             End::Closed(_) => {}
         }
         wire.close(session, bounds.write).await;
+    }
+
+    fn moved<S>(&mut self, moved: io::Result<Moved>, wire: &mut Wire<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let moved = match moved {
+            Ok(moved) => moved,
+            Err(error) => {
+                tracing::debug!(error = %error, peer = %self.sender.address, "Connection lost");
+                return self.end(End::Lost("connection lost"));
+            }
+        };
+        if moved.written {
+            self.clocks.written(self.devices.now);
+        }
+        match moved.read {
+            Some(0) => self.end(End::Closed("closed by the device")),
+            Some(_) => self.read(wire),
+            None => {}
+        }
     }
 
     /// Takes the messages off what was read.

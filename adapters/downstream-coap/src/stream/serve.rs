@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::sources::{Place, Sources};
+use super::sources::Sources;
 use super::{TcpConfig, TlsConfig, tls};
 use crate::error::BindError;
 use crate::proto::tcp::{Session, StreamConfig};
@@ -192,63 +192,38 @@ impl Server {
             limits: endpoint.limits.clone(),
         };
         let seed = Seed([self.random.next(), self.random.next()]);
-        let newcomer = Newcomer {
-            deadline: Instant::now() + bounds.hello,
-            session: Session::new(config, self.block_bytes.clone(), seed),
-            shared: self.shared.clone(),
-            ingress: self.ingress.clone(),
-            shutdown: self.shutdown.clone(),
-            address,
-            _place: place,
+        let session = Session::new(config, self.block_bytes.clone(), seed);
+        let hello_by = Instant::now() + bounds.hello;
+        let (shared, ingress) = (self.shared.clone(), self.ingress.clone());
+        let source = (address, place);
+        let connection = Connection::new(shared, ingress, session, source, hello_by);
+        let shutdown = self.shutdown.clone();
+        match self.tls.clone() {
+            None => self.connections.spawn(connection.run(stream, shutdown)),
+            Some(tls) => self
+                .connections
+                .spawn(begin_tls(tls, connection, stream, shutdown)),
         };
-        self.connections
-            .spawn(newcomer.serve(stream, self.tls.clone()));
     }
 }
 
-/// A connection that has just been made.
-struct Newcomer {
-    shared: Arc<Shared>,
-    ingress: Ingress,
+/// Speaks with a peer to the end, in a TLS session that the settings' time is enough for.
+async fn begin_tls(
+    Tls(acceptor): Tls,
+    connection: Connection,
+    stream: TcpStream,
     shutdown: CancellationToken,
-    session: Session,
-    address: SocketAddr,
-    /// When its settings must have come.
-    deadline: Instant,
-    _place: Place,
-}
-
-impl Newcomer {
-    /// Speaks with the device to the end.
-    async fn serve(self, stream: TcpStream, tls: Option<Tls>) {
-        let Some(Tls(acceptor)) = tls else {
-            return self.converse(stream).await;
-        };
-        let handshake = tokio::select! {
-            () = self.shutdown.cancelled() => return,
-            handshake = timeout_at(self.deadline, acceptor.accept(stream)) => handshake,
-        };
-        match handshake {
-            // On the heap: it is larger than its like without TLS.
-            Ok(Ok(stream)) => Box::pin(self.converse(stream)).await,
-            Ok(Err(error)) => {
-                tracing::debug!(error = %error, peer = %self.address, "TLS handshake failed");
-            }
-            Err(_) => tracing::debug!(peer = %self.address, "TLS handshake took too long"),
-        }
-    }
-
-    async fn converse<S>(self, stream: S)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        let connection = Connection::new(
-            self.shared,
-            self.ingress,
-            self.session,
-            self.address,
-            self.deadline,
-        );
-        connection.run(stream, self.shutdown).await;
+) {
+    let peer = connection.address();
+    let handshake = timeout_at(connection.hello_by(), acceptor.accept(stream));
+    let handshake = tokio::select! {
+        () = shutdown.cancelled() => return,
+        handshake = handshake => handshake,
+    };
+    match handshake {
+        // On the heap: it is larger than its like without TLS.
+        Ok(Ok(stream)) => Box::pin(connection.run(stream, shutdown)).await,
+        Ok(Err(error)) => tracing::debug!(error = %error, %peer, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
 }

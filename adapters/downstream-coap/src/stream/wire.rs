@@ -16,8 +16,6 @@ use crate::proto::tcp::Session;
 const READ_SIZE: usize = 2048;
 /// Room below which more is made.
 const LEAST_ROOM: usize = 512;
-/// An empty buffer above this goes back to the allocator.
-const KEPT_SIZE: usize = 4 * READ_SIZE;
 /// How long a closed connection waits for the peer to take the last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -118,12 +116,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.is_flushed = true;
+        self.output = BytesMut::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Gives back what a large message took.
+    /// Gives back what the messages read took. How much that was the buffer does not tell: what is
+    /// cut off it holds on to all of it.
     pub(super) fn shrink(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > KEPT_SIZE {
+        if self.input.is_empty() {
             self.input = BytesMut::new();
         }
     }

@@ -2,7 +2,8 @@
 
 Usage: device.py WHAT URI COUNT
   post     posts COUNT bytes and prints the answer's code
-  post_all posts COUNT small messages, one after the other, and prints each answer's code
+  insist   posts COUNT messages of 3,000 bytes over a bad network, each until it is answered, and
+           prints the answers' codes, then how often it began anew
   get      prints the answer's code and its payload
   observe  prints the payloads of the first COUNT notifications that have one
   answer   answers COUNT methods, each with its own payload
@@ -12,6 +13,8 @@ import asyncio
 import sys
 
 from aiocoap import GET, POST, UNAUTHORIZED, Context, Message
+from aiocoap.error import TimeoutError
+from aiocoap.numbers.constants import TransportTuning
 
 PATIENCE = 90
 COMMAND_RESPONSE = "r"
@@ -37,11 +40,23 @@ async def post(context, uri, count):
     say(answer.code)
 
 
-async def post_all(context, uri, count):
+class Impatient(TransportTuning):
+    ACK_TIMEOUT = 0.05
+
+
+async def insist(context, uri, count):
+    again = 0
     for number in range(count):
-        body = str(number).encode()
-        _, answer = await ask(context, code=POST, uri=uri, payload=body)
+        body = str(number).encode() * (3000 // len(str(number)))
+        parts = {"code": POST, "uri": f"{uri}&$.mid=m{number}", "payload": body}
+        while True:
+            try:
+                _, answer = await ask(context, **parts, transport_tuning=Impatient())
+                break
+            except TimeoutError:
+                again += 1
         say(answer.code)
+    say(again)
 
 
 async def get(context, uri, _count):
@@ -87,7 +102,7 @@ async def main():
     context = await Context.create_client_context()
     jobs = {
         "post": post,
-        "post_all": post_all,
+        "insist": insist,
         "get": get,
         "observe": observe,
         "answer": answer,

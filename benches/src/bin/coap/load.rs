@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::server::{Server, join};
+use crate::server::{Server, join, named};
 
 /// What came of a round.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,7 +48,7 @@ impl Fleet {
         };
         let (orders, mut ordered) = mpsc::channel::<Order>(1);
         let (ready, is_ready) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
+        let thread = named("devices", move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -74,7 +74,7 @@ impl Fleet {
                 }
                 Ok(())
             })
-        });
+        })?;
         match is_ready.blocking_recv() {
             Ok(()) => Ok(Self { orders, thread }),
             Err(_) => Err(join(thread).err().context("it ended without a word")?),

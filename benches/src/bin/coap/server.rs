@@ -51,7 +51,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (opened, open) = oneshot::channel();
         let until = stop.clone();
-        let thread = std::thread::spawn(move || {
+        let thread = named("server", move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -61,7 +61,7 @@ impl Server {
                     Kind::Gateway => gateway(opened, until).await,
                 }
             })
-        });
+        })?;
         match open.blocking_recv() {
             Ok(open) => Ok(Self { open, stop, thread }),
             Err(_) => Err(join(thread).err().context("it ended without a word")?),
@@ -77,6 +77,15 @@ impl Server {
         self.stop.cancel();
         join(self.thread)
     }
+}
+
+/// Starts a thread that a profiler knows by its name.
+pub(crate) fn named(
+    name: &str,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<JoinHandle<Result<()>>> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).context("no thread")
 }
 
 pub(crate) fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {

@@ -80,8 +80,10 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
         }
     };
     let mut config = GatewayConfig::default();
-    // A CoAP device without a credit would come back in seconds; one on TCP is not read meanwhile.
-    config.max_in_flight = config.max_in_flight.max(setup.connections);
+    if setup.downstream == Downstream::Coap {
+        // Who gets no credit comes back in seconds; over TCP it is not read meanwhile.
+        config.max_in_flight = config.max_in_flight.max(setup.connections);
+    }
     let gateway = Gateway::builder(upstream)
         .with_config(config)
         .with_credentials(GroupKeyCredentials::new(GroupKey::from_base64(

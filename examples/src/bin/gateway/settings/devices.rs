@@ -25,8 +25,12 @@ pub(crate) struct Devices {
 impl Devices {
     /// Connections that devices may have at a time.
     pub(crate) fn max_connections(&self) -> u64 {
-        let tcp = self.tcp.as_ref();
-        tcp.map_or(0, |tcp| tcp.limits.max_connections as u64)
+        let tcp = self.tcp.iter().map(|tcp| tcp.limits.max_connections);
+        let coap = self.coap.iter().map(|coap| {
+            let ports = usize::from(coap.tcp.is_some()) + usize::from(coap.tls.is_some());
+            ports * coap.connections.max
+        });
+        tcp.chain(coap).map(|count| count as u64).sum()
     }
 
     /// Listens, and tells where.
@@ -42,9 +46,16 @@ impl Devices {
         }
         if let Some(config) = self.coap {
             let coap = CoapDownstream::bind(config).await.context(COAP)?;
-            addresses.push(format!("coap://{}", coap.local_addr()));
-            let secure = coap.secure_addr();
-            addresses.extend(secure.map(|address| format!("coaps://{address}")));
+            let open = [
+                ("coap", Some(coap.local_addr())),
+                ("coaps", coap.secure_addr()),
+                ("coap+tcp", coap.tcp_addr()),
+                ("coaps+tcp", coap.tls_addr()),
+            ];
+            let open = open.into_iter();
+            let open =
+                open.filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));
+            addresses.extend(open);
             gateway = gateway.with_downstream("coap", coap);
         }
         Ok((gateway, addresses))
@@ -90,6 +101,10 @@ fn read_coap(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<C
     let mut files = vec![("identity.tokens_file", config.identity.tokens_file.as_mut())];
     if let Some(dtls) = &mut config.dtls {
         files.push(("dtls.keys_file", dtls.keys_file.as_mut()));
+    }
+    if let Some(tls) = &mut config.tls {
+        files.push(("tls.certificate", Some(&mut tls.certificate)));
+        files.push(("tls.key", Some(&mut tls.key)));
     }
     resolve_all(document, around, COAP, files);
     Some(config)

@@ -131,6 +131,7 @@ fn the_coap_section_that_the_file_shows_is_valid_and_says_the_defaults() {
     let devices = read(&format!("{MINIMAL}\n{text}")).unwrap().devices;
     let mut expected = CoapConfig::default();
     expected.dtls = Some(SecureConfig::default());
+    expected.tcp = Some(gateway_downstream_coap::TcpConfig::default());
     let coap = devices.coap.unwrap();
     assert_eq!(format!("{coap:?}"), format!("{expected:?}"));
     assert!(devices.tcp.is_some());
@@ -141,7 +142,8 @@ fn coap_alone_is_enough_and_its_secrets_are_in_files() {
     let coap = MINIMAL.replace("downstream.tcp", "downstream.coap");
     let devices = read(&coap).unwrap().devices;
     assert!(devices.tcp.is_none() && devices.coap.is_some());
-    let files = "dtls = { keys_file = 'keys.json' }\nidentity = { tokens_file = 'keys.json' }";
+    let files = "dtls = { keys_file = 'keys.json' }\nidentity = { tokens_file = 'keys.json' }\n\
+                 tls = { certificate = 'ca.pem', key = 'key' }";
     let coap_with_files = read(&format!("{coap}{files}"))
         .unwrap()
         .devices
@@ -149,7 +151,10 @@ fn coap_alone_is_enough_and_its_secrets_are_in_files() {
         .unwrap();
     let keys = coap_with_files.dtls.unwrap().keys_file.unwrap();
     let tokens = coap_with_files.identity.tokens_file.unwrap();
-    assert!(keys.is_absolute() && tokens.is_absolute());
+    let tls = coap_with_files.tls.unwrap();
+    for path in [keys, tokens, tls.certificate, tls.key] {
+        assert!(path.is_absolute(), "{path:?}");
+    }
 
     let wrong = "identity = { tokens = { d1 = 'hidden' } }\ndtls = { keys_file = 'nowhere' }\n\
                  [downstream.coap.endpoint.blocks]\nsize = 100\n";
