@@ -40,7 +40,7 @@ static CONFIGS: LazyLock<Vec<Arc<Config>>> = LazyLock::new(|| {
             .with_psk_client(identity.into(), Arc::new(OneKey(key)))
             .dtls12_cipher_suites(&[Dtls12CipherSuite::PSK_AES128_CCM_8])
             .dtls13_cipher_suites(&[])
-            .rng_seed(7)
+            .dangerously_set_rng_seed(7)
             .build();
         Arc::new(config.expect("a configuration"))
     };
