@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
 use crate::callback::CloudCallback;
 use crate::credential::{Credential, CredentialSource};
-use crate::error::UpstreamError;
+use crate::error::{ErrorKind, UpstreamError};
 use crate::explain::UpstreamExplanation;
 use crate::id::DeviceId;
-use crate::message::{TwinReply, TwinRequest, Uplink};
+use crate::message::{SessionEnd, TwinReply, TwinRequest, Uplink};
 
 /// Says what a device wants to hear from the hub. The default is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -79,6 +79,9 @@ impl Interest {
     }
 }
 
+/// A hub that refuses a token which lapses so soon means that: its clock is not ours.
+const ABOUT_TO_LAPSE: Duration = Duration::from_secs(60);
+
 /// Is a device as the hub is to know it: who it is, how it proves that, what it wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -118,6 +121,36 @@ impl DeviceIdentity {
     pub fn with_interest(mut self, interest: Interest) -> Self {
         self.interest = interest;
         self
+    }
+
+    /// Tells whether there may be a newer proof without the device's doing.
+    #[must_use]
+    pub fn can_renew(&self) -> bool {
+        self.source.is_some() || !matches!(self.credential, Credential::SasToken(_))
+    }
+
+    /// Tells whether the token that the device presented lapses within this time.
+    #[must_use]
+    pub fn has_lapsed(&self, within: Duration) -> bool {
+        match &self.credential {
+            Credential::SasToken(token) => token.expires() <= SystemTime::now() + within,
+            _ => false,
+        }
+    }
+
+    /// Makes the notice that the hub ended the device's session, with what the device has to do if
+    /// its own token was refused.
+    #[must_use]
+    pub fn session_end(&self, reason: ErrorKind) -> SessionEnd {
+        let device = self.device.clone();
+        match reason {
+            ErrorKind::Unauthorized if self.has_lapsed(ABOUT_TO_LAPSE) => {
+                SessionEnd::expired(device)
+            }
+            ErrorKind::Unauthorized if !self.can_renew() => SessionEnd::new(device, reason)
+                .with_detail("the hub refuses the device's token; it must present a new one"),
+            _ => SessionEnd::new(device, reason),
+        }
     }
 }
 

@@ -124,6 +124,10 @@ pub struct IdentityConfig {
 /// answered. What nobody can know counts as sent: an answer that the device waited for, and what is
 /// larger than a block once the last one was asked for. What is not fetched whole in time goes back
 /// to the hub.
+///
+/// A client library may acknowledge each notification and give its application the newest only, since
+/// an observation is of a state (RFC 7641, section 1.3): iterating over aiocoap's does so. Devices on
+/// such a library register a callback, or wait for commands in answers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -154,8 +158,8 @@ impl Default for CommandConfig {
 pub struct TimeoutConfig {
     /// Until a device confirms a command or a change, but never past the command's own deadline; a
     /// method has the time that its caller gave it. As long, a device that waited for a command in an
-    /// answer is expected to wait anew, and further commands wait for it. Default 45 s, within the hub's lock of 60 s: four
-    /// of the five times that a notification is sent by default.
+    /// answer is expected to wait anew, and further commands wait for it. Default 45 s, within the
+    /// hub's lock of 60 s: four of the five times that a notification is sent by default.
     #[serde(with = "humantime_serde")]
     pub command: Duration,
     /// Silence after which an observing device is sent an empty notification: one that does not

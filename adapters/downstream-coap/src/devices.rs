@@ -18,6 +18,7 @@ use crate::listener::{Exchange, Listeners, Poll};
 use crate::proto::message::Message;
 use crate::proto::udp::{RespondError, Responded};
 use crate::registry::Order;
+use crate::selection::Selection;
 use crate::serve::Shared;
 
 /// Orders of the core that wait for a task; they are taken at once.
@@ -47,10 +48,10 @@ pub(crate) enum Done {
 }
 
 /// What was asked of a twin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
-    Whole,
-    Desired,
+    Whole(Selection),
+    Desired(Selection),
     Reported,
 }
 

@@ -1,8 +1,10 @@
 //! What commands, changes and twins are as messages, and what a device's own server answers.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use gateway_core::{
-    CloudMessage, DesiredPatch, DeviceId, Downlink, ErrorKind, MethodReply, TwinError, TwinReply,
+    CloudMessage, DesiredPatch, DeviceId, Downlink, ErrorKind, MethodReply, TwinReply, version_of,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,6 +13,7 @@ use crate::proto::message::{Code, Message, option};
 use crate::proto::resource::{CommandAnswer, Profile, Routes, format_of};
 use crate::proto::udp::CallError;
 use crate::registry::{Brought, Delivery};
+use crate::selection::Selection;
 
 /// The property of a message that is the command's name.
 const NAME: &str = "command";
@@ -154,28 +157,48 @@ pub(crate) fn no_change() -> Message {
         .with_payload(&b"{}"[..])
 }
 
-/// The whole twin.
-pub(crate) fn twin(reply: &TwinReply) -> Message {
-    Message::new(Code::CONTENT)
-        .with_uint(option::CONTENT_FORMAT, JSON)
-        .with_payload(reply.body.clone())
+/// A twin, whole or in part.
+pub(crate) fn twin(reply: &TwinReply, selection: &Selection) -> Result<Message, serde_json::Error> {
+    if *selection == Selection::All {
+        return Ok(json(reply.body.clone()));
+    }
+    let twin: TwinText<'_> = serde_json::from_slice(&reply.body)?;
+    let pick = |part: Option<&RawValue>| part.map(|part| selection.pick(part)).transpose();
+    let picked = BTreeMap::from([
+        ("desired", pick(twin.desired)?),
+        ("reported", pick(twin.reported)?),
+    ]);
+    Ok(json(serde_json::to_vec(&picked)?))
 }
 
 /// The desired properties of a twin, with their version as ETag.
-pub(crate) fn desired_of(reply: &TwinReply) -> Result<Message, TwinError> {
-    #[derive(Deserialize)]
-    struct Whole<'a> {
-        #[serde(borrow)]
-        desired: &'a RawValue,
-    }
-    let version = reply.twin()?.desired.version();
-    let whole = serde_json::from_slice::<Whole<'_>>(&reply.body);
+pub(crate) fn desired_of(
+    reply: &TwinReply,
+    selection: &Selection,
+) -> Result<Message, serde_json::Error> {
+    let twin: TwinText<'_> = serde_json::from_slice(&reply.body)?;
     // A twin without desired properties is one all the same.
-    let text = whole.map_or("{}", |whole| whole.desired.get());
-    let message = Message::new(Code::CONTENT)
+    let Some(desired) = twin.desired else {
+        return Ok(json("{}"));
+    };
+    let version = version_of(desired.get().as_bytes()).unwrap_or_default();
+    let picked: Box<str> = selection.pick(desired)?.into();
+    Ok(versioned(json(picked.into_string()), version))
+}
+
+/// A twin's parts as they are written.
+#[derive(Deserialize)]
+struct TwinText<'a> {
+    #[serde(borrow)]
+    desired: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reported: Option<&'a RawValue>,
+}
+
+fn json(body: impl Into<Bytes>) -> Message {
+    Message::new(Code::CONTENT)
         .with_uint(option::CONTENT_FORMAT, JSON)
-        .with_payload(Bytes::copy_from_slice(text.as_bytes()));
-    Ok(versioned(message, version))
+        .with_payload(body)
 }
 
 fn versioned(message: Message, version: u64) -> Message {

@@ -10,8 +10,8 @@
 //! | `t`, `e` | POST, PUT | A message or an event: 2.04 once the hub has it. With `$.ttd=<seconds>` in the query the answer waits that long for a command. |
 //! | `c` | GET with Observe | Commands, each a notification that the device acknowledges. A method names in Location-Path where its answer goes. |
 //! | `r/{request}` | POST, PUT | The answer to a method, `$.status=<number>` in the query. |
-//! | `twin` | GET | The whole twin. |
-//! | `twin/desired` | GET, with Observe or without | Desired properties, their version as ETag. |
+//! | `twin` | GET, FETCH | The whole twin; with FETCH the properties that a JSON array names. |
+//! | `twin/desired` | GET, with Observe or without; FETCH | Desired properties, their version as ETag. |
 //! | `twin/reported` | PATCH, iPATCH, POST | Changes reported properties by a merge patch. |
 //!
 //! Below `d/{device}` they are those of a gateway's children; [`Profile`](proto::resource::Profile)
@@ -54,6 +54,7 @@ mod orders;
 pub mod proto;
 mod registry;
 mod secure;
+mod selection;
 mod serve;
 mod stream;
 mod task;

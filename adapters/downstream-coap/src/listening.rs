@@ -14,6 +14,7 @@ use crate::proto::message::{Code, Message};
 use crate::proto::resource::failed;
 use crate::proto::udp::{EndReason, NotifyError};
 use crate::registry::Claim;
+use crate::selection::Selection;
 
 impl<L: MessageLayer> Devices<L> {
     /// Notes that a device was heard; one that is a server listens from now on, unless it does so
@@ -203,7 +204,7 @@ impl<L: MessageLayer> Devices<L> {
                 }
                 Topic::Desired => {
                     let (subject, observer) = (device.clone(), Some(device.clone()));
-                    let (part, request) = (Part::Desired, TwinRequest::Get);
+                    let (part, request) = (Part::Desired(Selection::All), TwinRequest::Get);
                     self.ask_twin(exchange, subject, part, request, observer);
                 }
             }

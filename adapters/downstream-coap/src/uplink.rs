@@ -17,6 +17,7 @@ use crate::layer::{MessageLayer, Request};
 use crate::listener::{Exchange, Poll, Topic};
 use crate::proto::message::{Code, Message, option};
 use crate::proto::resource::{Query, Resource, content_of, failed, settled};
+use crate::selection::Selection;
 
 /// Formats that a JSON object comes in: JSON, JSON merge patch.
 const JSON_FORMATS: [u32; 2] = [50, 52];
@@ -80,18 +81,16 @@ impl<L: MessageLayer> Devices<L> {
                 self.listen_once(&device, poll);
                 Ok(None)
             }
-            Resource::Desired if incoming.wants_observation => {
+            // All of it is observed, or nothing.
+            Resource::Desired if incoming.wants_observation && message.code == Code::GET => {
                 self.register(&device, exchange, Topic::Desired, is_child);
                 Ok(None)
             }
             Resource::Twin | Resource::Desired => {
-                // What a FETCH may ask for is left to the device to pick out.
-                if !message.payload.is_empty() {
-                    return Err(Code::UNSUPPORTED_FORMAT);
-                }
+                let selection = Selection::read(message)?;
                 let part = match target.resource {
-                    Resource::Twin => Part::Whole,
-                    _ => Part::Desired,
+                    Resource::Twin => Part::Whole(selection),
+                    _ => Part::Desired(selection),
                 };
                 self.ask_twin(exchange, device, part, TwinRequest::Get, None);
                 Ok(None)
@@ -231,15 +230,16 @@ impl<L: MessageLayer> Devices<L> {
     ) {
         let answer = match result {
             Ok(reply) => match part {
-                Part::Whole => downlink::twin(&reply),
-                Part::Reported => Message::new(Code::CHANGED),
-                Part::Desired => downlink::desired_of(&reply).unwrap_or_else(|error| {
-                    tracing::warn!(error = %error, "The hub's twin makes no sense");
-                    failed(ErrorKind::Other, None)
-                }),
+                Part::Reported => Ok(Message::new(Code::CHANGED)),
+                Part::Whole(selection) => downlink::twin(&reply, &selection),
+                Part::Desired(selection) => downlink::desired_of(&reply, &selection),
             },
-            Err(error) => failed(error.kind(), error.retry_after()),
+            Err(error) => Ok(failed(error.kind(), error.retry_after())),
         };
+        let answer = answer.unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "The hub's twin makes no sense");
+            failed(ErrorKind::Other, None)
+        });
         match observer {
             Some(device) => {
                 self.observe(&device, exchange, Topic::Desired, answer);

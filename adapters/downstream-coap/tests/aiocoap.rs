@@ -12,7 +12,7 @@ use gateway_core::{
     MethodReply,
 };
 use gateway_downstream_coap::{CoapConfig, TcpConfig};
-use support::peers::{aiocoap, beside};
+use support::peers::{aiocoap, beside, has_aiocoap};
 use support::proxy::{Proxy, Weather};
 use support::{Running, TOKEN, device, in_time};
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ struct Peer {
     uri: String,
 }
 
-async fn start(path: &str) -> (Running, [Peer; 2]) {
+async fn start(path: &str) -> (Running, Vec<Peer>) {
     let mut config = CoapConfig::default();
     let mut tcp = TcpConfig::default();
     tcp.listen.set_port(0);
@@ -42,6 +42,12 @@ async fn start(path: &str) -> (Running, [Peer; 2]) {
         device: device(name),
         uri: format!("{scheme}://{address}/{path}?$.id={name}&$.token={token}"),
     });
+    // Nobody where it is not installed.
+    let peers = if has_aiocoap() {
+        peers.into()
+    } else {
+        Vec::new()
+    };
     (running, peers)
 }
 
@@ -51,9 +57,7 @@ async fn ten_kilobytes_arrive_whole() {
         let (running, peers) = start("t").await;
         let body: Vec<_> = (0..BODY).map(|number| (number % 251) as u8).collect();
         for (number, peer) in peers.into_iter().enumerate() {
-            let Some(printed) = aiocoap("post", &peer.uri, BODY).await else {
-                break;
-            };
+            let printed = aiocoap("post", &peer.uri, BODY).await;
             assert_eq!(printed.out, "2.04 Changed\n", "{}", printed.log);
             let accepted = running.hub.accepted();
             assert_eq!(accepted.len(), number + 1);
@@ -74,9 +78,7 @@ async fn ten_kilobytes_are_read_whole() {
         for peer in peers {
             let patched = running.hub.patch_desired(&peer.device, &patch).await;
             patched.unwrap();
-            let Some(printed) = aiocoap("get", &peer.uri, 1).await else {
-                break;
-            };
+            let printed = aiocoap("get", &peer.uri, 1).await;
             let json = printed.out.strip_prefix("2.05 Content ");
             let json = json.expect(&printed.log);
             let desired: serde_json::Value = serde_json::from_str(json).unwrap();
@@ -104,9 +106,7 @@ async fn messages_are_observed_and_complete() {
                 settled
             };
             let observing = aiocoap("observe", &uri, 3);
-            let Some((printed, settled)) = beside(observing, sending).await else {
-                break;
-            };
+            let (printed, settled) = beside(observing, sending).await;
             assert_eq!(printed.out, "one\ntwo\nthree\n", "{}", printed.log);
             assert_eq!(settled, [Some(Disposition::Complete); 3]);
         }
@@ -132,9 +132,7 @@ async fn methods_are_answered() {
                 running.hub.call_method(call).await
             };
             let answering = aiocoap("answer", &uri, 1);
-            let Some((printed, reply)) = beside(answering, calling).await else {
-                break;
-            };
+            let (printed, reply) = beside(answering, calling).await;
             assert_eq!(printed.out, "2.04 Changed\n", "{}", printed.log);
             assert_eq!(reply, Some(MethodReply::new(201, "\"x\"")));
         }
@@ -156,9 +154,7 @@ async fn an_answer_that_takes_its_time_comes_apart() {
                 running.hub.release();
             };
             let posting = aiocoap("post", &peer.uri, 4);
-            let Some((printed, ())) = beside(posting, release).await else {
-                break;
-            };
+            let (printed, ()) = beside(posting, release).await;
             assert_eq!(printed.out, "2.04 Changed\n", "{}", printed.log);
             assert_eq!(running.hub.accepted().len(), number + 1);
         }
@@ -171,7 +167,7 @@ async fn an_answer_that_takes_its_time_comes_apart() {
 async fn what_is_sent_again_over_a_bad_network_is_at_the_hub_once() {
     const MESSAGES: usize = 12;
     let test = async {
-        let (running, [peer, _]) = start("t").await;
+        let (running, peers) = start("t").await;
         // Of ten datagrams three do not arrive, and three come twice, both ways.
         let weather = Weather {
             lost: 30,
@@ -179,8 +175,9 @@ async fn what_is_sent_again_over_a_bad_network_is_at_the_hub_once() {
         };
         let proxy = Proxy::start(running.coap.local_addr(), weather, 11).await;
         let (gateway, through) = (running.coap.local_addr(), proxy.address());
-        let uri = peer.uri.replace(&gateway.to_string(), &through.to_string());
-        if let Some(printed) = aiocoap("insist", &uri, MESSAGES).await {
+        if let Some(peer) = peers.first() {
+            let uri = peer.uri.replace(&gateway.to_string(), &through.to_string());
+            let printed = aiocoap("insist", &uri, MESSAGES).await;
             let mut lines: Vec<_> = printed.out.lines().collect();
             let again = lines.pop().and_then(|line| line.parse().ok());
             let again: usize = again.expect(&printed.log);

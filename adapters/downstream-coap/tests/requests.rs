@@ -214,3 +214,25 @@ async fn a_wrong_path_method_or_query_is_told() {
     running.hub.wait_accepted(1).await;
     running.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_gets_the_properties_that_it_names() {
+    let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+    let mut client = running.device("dev1").await;
+    let report = Message::new(Code::IPATCH).with_path("twin/reported");
+    let report = report.with_payload(r#"{"a":1,"b":{"c":2},"d":3}"#);
+    assert_eq!(client.say(report).await.code, Code::CHANGED);
+    let fetch = |path| Message::new(Code::FETCH).with_path(path);
+    let answer = client.say(fetch("twin").with_payload(r#"["b","x"]"#)).await;
+    assert_eq!(answer.code, Code::CONTENT);
+    let twin: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(twin["reported"]["b"]["c"], 2);
+    assert_eq!(twin["reported"].get("a"), None);
+    let answer = client.say(fetch("twin/desired").with_payload("[]")).await;
+    let desired: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(answer.code, Code::CONTENT);
+    assert!(desired["$version"].is_u64(), "{desired}");
+    let answer = client.say(fetch("twin").with_payload("{}")).await;
+    assert_eq!(answer.code, Code::BAD_REQUEST);
+    running.end().await;
+}

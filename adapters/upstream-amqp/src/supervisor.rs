@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
-use gateway_core::{Credential, DeviceId, ErrorKind, SessionEnd};
+use gateway_core::{DeviceId, ErrorKind, SessionEnd};
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
@@ -24,8 +24,6 @@ use crate::pool::Pool;
 const HOME_AGAIN: Duration = Duration::from_secs(5);
 /// Newer credentials that a device is tried with before its session is ended.
 const NEWER: usize = 3;
-/// A hub that refuses a token which lapses so soon means that: its clock is not ours.
-const ABOUT_TO_LAPSE: Duration = Duration::from_secs(60);
 
 /// The devices that are attached, by id.
 pub(crate) type Registry = Mutex<HashMap<DeviceId, Arc<Device>>>;
@@ -98,13 +96,17 @@ impl Supervisor {
                         None,
                     ));
                 }
-                Event::Ended(device, ErrorKind::Unauthorized) if can_renew(&device) => {
+                Event::Ended(device, ErrorKind::Unauthorized)
+                    if device.wish().identity.can_renew() =>
+                {
                     self.spawn(prove_again(self.env.clone(), self.pool.clone(), device));
                 }
                 Event::Ended(device, reason) => {
                     let judge = {
                         let device = device.clone();
-                        move |link: &Link| is_detached(link).then(|| notice(&device, reason))
+                        move |link: &Link| {
+                            is_detached(link).then(|| device.wish().identity.session_end(reason))
+                        }
                     };
                     self.spawn(end(self.registry.clone(), device, judge));
                 }
@@ -112,14 +114,14 @@ impl Supervisor {
                     let judge = {
                         let device = device.clone();
                         move |_: &Link| {
-                            let lapsed = has_lapsed(&device, Duration::ZERO);
+                            let lapsed = device.wish().identity.has_lapsed(Duration::ZERO);
                             lapsed.then(|| SessionEnd::expired(device.id.clone()))
                         }
                     };
                     self.spawn(end(self.registry.clone(), device, judge));
                 }
                 Event::Over(device, reason) => {
-                    let notice = notice(&device, reason);
+                    let notice = device.wish().identity.session_end(reason);
                     self.spawn(end(self.registry.clone(), device, |_: &Link| Some(notice)));
                 }
             }
@@ -278,30 +280,6 @@ async fn detached(env: Arc<Env>, device: Arc<Device>, id: LinkId) {
         && let Some(error) = attached.sender.end()
     {
         lose_link(&env, &device, &mut link, &error.into()).await;
-    }
-}
-
-/// Tells whether there may be another token for the device without its doing.
-fn can_renew(device: &Device) -> bool {
-    let identity = device.wish().identity;
-    identity.source.is_some() || !matches!(identity.credential, Credential::SasToken(_))
-}
-
-/// Tells whether the token that the device presented lapses within this time.
-fn has_lapsed(device: &Device, within: Duration) -> bool {
-    match device.wish().identity.credential {
-        Credential::SasToken(token) => token.expires() <= SystemTime::now() + within,
-        _ => false,
-    }
-}
-
-fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
-    let id = device.id.clone();
-    match reason {
-        ErrorKind::Unauthorized if has_lapsed(device, ABOUT_TO_LAPSE) => SessionEnd::expired(id),
-        ErrorKind::Unauthorized if !can_renew(device) => SessionEnd::new(id, reason)
-            .with_detail("the hub refuses the device's token; it must present a new one"),
-        _ => SessionEnd::new(id, reason),
     }
 }
 

@@ -119,6 +119,23 @@ async fn a_keys_tokens_are_renewed_in_place_over_more_than_one_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_known_by_an_id_that_addresses_and_tokens_have_to_encode() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    for identity in [
+        with_key(&hub, "a+b#c%41$"),
+        with_token(&hub, "d+e#f%41$", HOUR),
+        with_policy(&hub, "g+h#i%41$"),
+    ] {
+        let device = identity.device.clone();
+        attach(&upstream, identity.with_interest(Interest::COMMANDS)).await;
+        send(&upstream, &device, "m").await;
+        assert_eq!(common::accepted_ids(&hub, &device), ["m"]);
+        hub.wait_messages(device.as_str()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policys_token_is_renewed_once_for_all_its_devices() {
     let hub = hub().await;
     let upstream = upstream(brief(&hub));

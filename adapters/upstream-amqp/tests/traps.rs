@@ -108,7 +108,7 @@ async fn an_attach_without_answer_costs_nobody_else_anything() {
     let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &hub, "neighbour").await;
-    with_key(&hub, "mute");
+    hub.add_device("mute");
     hub.faults().withhold_attach("mute");
     let mute = upstream.attach(with_key(&hub, "mute"), RecordingCallback::new().shared());
     let others = async {

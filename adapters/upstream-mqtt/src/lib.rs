@@ -61,6 +61,7 @@
 mod client;
 mod error;
 mod hub;
+mod lock;
 pub mod pooled;
 mod tls;
 

@@ -131,6 +131,7 @@ async fn the_hub_takes_a_devices_key_its_other_key_a_policy_and_a_token_of_its_o
         both,
         with_policy(&hub, "policy"),
         with_token(&hub, "token", Duration::from_secs(600)),
+        with_key(&hub, "d+e#f%41$"),
         with_token(&hub, "a+b#c%41$", Duration::from_secs(600)),
     ] {
         let device = identity.device.clone();

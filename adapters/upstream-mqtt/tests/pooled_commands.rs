@@ -50,6 +50,12 @@ impl Site {
         config
     }
 
+    /// Hears what the broker has kept, and what comes.
+    async fn watch(&self, filter: &str) -> Cloud {
+        let port = self.broker.port();
+        Cloud::start("late", port, true, None, &[filter], |_| vec![]).await
+    }
+
     async fn command(&self, device: &str, id: &str) {
         let mut command = Message::new(format!("devices/{device}/commands"), id.to_owned());
         command.user = vec![("$message_id".to_owned(), id.to_owned())];
@@ -382,8 +388,7 @@ async fn the_gateways_own_state_is_retained_with_a_last_will_behind_it() {
     assert_eq!(states("lost", 1).await, ["online"]);
     drop(lost);
     assert_eq!(states("lost", 2).await, ["online", "offline"]);
-    let filters = ["gateways/+/status"];
-    let late = Cloud::start("late", site.broker.port(), true, None, &filters, |_| vec![]).await;
+    let late = site.watch("gateways/+/status").await;
     let retained = late.find(|m| m.topic == "gateways/closed/status").await;
     assert!(retained.retain && retained.payload.ends_with(b"\"offline\"}"));
 }
@@ -403,6 +408,8 @@ async fn retained_desired_properties_are_whole_and_old_ones_are_not_given_again(
         message
     };
     site.cloud.publish(desired(3, true)).await;
+    // Else it may come after the subscription, and then it comes as a change.
+    site.watch("devices/dev/desired").await.find(|_| true).await;
     let callback = attach(&upstream, "dev", Interest::NONE.with_desired(true)).await;
     callback.wait_for(|record| record.patches.len() == 1).await;
     for version in [3, 2, 4] {

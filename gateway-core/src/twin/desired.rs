@@ -7,6 +7,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::id::DeviceId;
+use crate::message::DesiredPatch;
+
 /// Reads `$version` of a JSON object of properties; none if it has none.
 #[must_use]
 pub fn version_of(properties: &[u8]) -> Option<u64> {
@@ -43,6 +46,18 @@ pub struct DesiredChange {
     pub body: Bytes,
     /// Whether the body is all desired properties.
     pub is_whole: bool,
+}
+
+impl DesiredChange {
+    /// Makes what the device is given of it.
+    #[must_use]
+    pub fn patch(&self, device: DeviceId) -> DesiredPatch {
+        let patch = DesiredPatch::new(device, self.version, self.body.clone());
+        match self.is_whole {
+            true => patch.whole(),
+            false => patch,
+        }
+    }
 }
 
 /// Passes changes of a device's desired properties on in the order of their versions, each once, for

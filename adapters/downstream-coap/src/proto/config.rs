@@ -160,7 +160,8 @@ impl LimitConfig {
     }
 }
 
-/// Says when a source has to show, by Echo, that it receives at its address (RFC 9175).
+/// Says when a source has to show, by Echo, that it receives at its address (RFC 9175). Not every
+/// stack brings the value back by itself: libcoap does, aiocoap leaves it to the application.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -8,6 +8,9 @@ use gateway_core::ConfigError;
 use serde::Deserialize;
 
 /// Where to listen for TCP. Every field has a default.
+///
+/// A stream has no message ids. A device that sends a message again by another connection, since it
+/// saw no answer, says by `$.mid=<id>` in the query that it is the same; without that it is another.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -57,6 +60,9 @@ fn tls_address() -> SocketAddr {
 }
 
 /// Bounds of connections, for TCP and for TLS each. Every field has a default.
+///
+/// Of [`EndpointConfig::limits`](crate::proto::EndpointConfig::limits), those of one peer hold for a
+/// connection, and `max_block_bytes` for all together.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

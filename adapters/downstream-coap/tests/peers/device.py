@@ -24,14 +24,22 @@ def say(*words):
     print(*words, flush=True)
 
 
-async def ask(context, **parts):
+async def ask(context, notified=None, **parts):
     """Sends a request; aiocoap leaves it to us to answer a challenge by Echo (RFC 9175)."""
-    request = context.request(Message(**parts))
+    request = send(context, notified, **parts)
     answer = await request.response
     if answer.code == UNAUTHORIZED and answer.opt.echo:
-        request = context.request(Message(**parts, echo=answer.opt.echo))
+        request = send(context, notified, **parts, echo=answer.opt.echo)
         answer = await request.response
     return request, answer
+
+
+def send(context, notified, **parts):
+    request = context.request(Message(**parts))
+    if notified:
+        # Iterating over an observation gives only the newest: here each counts.
+        request.observation.register_callback(notified)
+    return request
 
 
 async def post(context, uri, count):
@@ -66,12 +74,15 @@ async def get(context, uri, _count):
 
 async def notifications(context, uri):
     """Gives every notification that brings a command, the first state included."""
-    request, first = await ask(context, code=GET, uri=uri, observe=0)
+    heard = asyncio.Queue()
+    # The request lasts as long as the observation.
+    request, first = await ask(context, heard.put_nowait, code=GET, uri=uri, observe=0)
     if not first.code.is_successful():
         raise SystemExit(f"not observing: {first.code}")
     if first.payload:
         yield first
-    async for notification in request.observation:
+    while True:
+        notification = await heard.get()
         if notification.payload:
             yield notification
 

@@ -20,50 +20,56 @@ pub(crate) struct Printed {
     pub(crate) log: String,
 }
 
-/// Runs one of libcoap's clients, and ends it after 60 s at the latest; none, and a word about it,
-/// where it is not installed.
-pub(crate) async fn libcoap(program: &str, arguments: Vec<String>) -> Option<Printed> {
-    let mut command = Command::new(program);
-    command.args(["-B", "60"]).args(arguments);
-    let printed = run(command).await;
-    if printed.is_none() {
+/// Tells whether one of libcoap's clients is installed; says a word about it where it is not.
+pub(crate) fn has_libcoap(program: &str) -> bool {
+    let is_there = Command::new(program).output().is_ok();
+    if !is_there {
         absent(program, "REQUIRE_LIBCOAP", "apt-get install libcoap3-bin");
     }
-    printed
+    is_there
 }
 
-/// Runs the device on aiocoap, which ends by itself; none, and a word about it, where it is not
-/// installed.
-pub(crate) async fn aiocoap(what: &str, uri: &str, count: usize) -> Option<Printed> {
-    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let python = package.join("../../target/coap-venv/bin/python");
-    let mut command = Command::new(python);
-    command
-        .arg(package.join("tests/peers/device.py"))
-        .args([what, uri, &count.to_string()]);
-    let printed = run(command).await;
-    if printed.is_none() {
+/// Runs one of libcoap's clients that is installed, and ends it after 60 s at the latest.
+pub(crate) async fn libcoap(program: &str, arguments: Vec<String>) -> Printed {
+    let mut command = Command::new(program);
+    command.args(["-B", "60"]).args(arguments);
+    run(command).await.expect("it was there a moment ago")
+}
+
+/// Tells whether aiocoap is installed; says a word about it if not.
+pub(crate) fn has_aiocoap() -> bool {
+    let is_there = python().is_file();
+    if !is_there {
         let cure = "bash adapters/downstream-coap/tests/peers/install";
         absent("aiocoap", "REQUIRE_AIOCOAP", cure);
     }
-    printed
+    is_there
 }
 
-/// Lets a peer run while the hub's side does its part; none if there is no such peer.
+/// Runs the device on aiocoap, which is installed, and ends by itself.
+pub(crate) async fn aiocoap(what: &str, uri: &str, count: usize) -> Printed {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/device.py");
+    let mut command = Command::new(python());
+    command.args([script, what, uri, &count.to_string()]);
+    run(command).await.expect("it was there a moment ago")
+}
+
+fn python() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/coap-venv/bin/python")
+}
+
+/// Lets a peer run while the hub's side does its part.
 pub(crate) async fn beside<P: fmt::Debug, T>(
-    peer: impl Future<Output = Option<P>>,
+    peer: impl Future<Output = P>,
     work: impl Future<Output = T>,
-) -> Option<(P, T)> {
+) -> (P, T) {
     let (mut peer, mut work) = (pin!(peer), pin!(work));
     tokio::select! {
-        done = &mut work => Some((peer.await?, done)),
-        printed = &mut peer => {
-            let printed = printed?;
-            match timeout(PATIENCE, work).await {
-                Ok(done) => Some((printed, done)),
-                Err(_) => panic!("the peer ended before its part was done: {printed:?}"),
-            }
-        }
+        done = &mut work => (peer.await, done),
+        printed = &mut peer => match timeout(PATIENCE, work).await {
+            Ok(done) => (printed, done),
+            Err(_) => panic!("the peer ended before its part was done: {printed:?}"),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
 use gateway_core::governor::{Class, Operation as Budgeted, Priority, Turn};
 use gateway_core::{
-    DesiredChange, DesiredChanges, DesiredPatch, LinkPurpose, TwinReply, TwinRequest, desired_of,
+    DesiredChange, DesiredChanges, LinkPurpose, TwinReply, TwinRequest, desired_of,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -304,10 +304,7 @@ impl Twin<'_> {
 
     fn deliver(&mut self, change: DesiredChange) {
         let device = &self.site.device;
-        let mut patch = DesiredPatch::new(device.id.clone(), change.version, change.body.clone());
-        if change.is_whole {
-            patch = patch.whole();
-        }
+        let patch = change.patch(device.id.clone());
         let callback = device.callback();
         self.delivering = Some(Box::pin(async move {
             callback.on_desired(patch).await;

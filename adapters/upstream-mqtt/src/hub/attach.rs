@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway_core::governor::Priority;
+use gateway_core::governor::{Priority, Trial};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
@@ -57,21 +57,20 @@ pub(super) async fn bring_up(
         let _permit = gate(env, device, device.priority()).await?;
         connect(env, device, &identity).await
     };
-    match opened.await {
-        Ok(line) => {
-            trial.end(None);
-            device.set(link, Link::Up(line.clone()));
-            Session::start(env, device, line);
-            Ok(())
-        }
-        Err(error) => {
-            match error.blames_device() {
-                true => trial.end(Some(error.kind())),
-                false => drop(trial),
-            }
-            device.note_error(&error);
-            Err(error)
-        }
+    let opened = opened.await;
+    end(trial, &opened);
+    let line = opened.inspect_err(|error| device.note_error(error))?;
+    device.set(link, Link::Up(line.clone()));
+    Session::start(env, device, line);
+    Ok(())
+}
+
+/// Tells the breaker what came of a trial; what was no fault of the device's counts for nothing.
+fn end<T>(trial: Trial<'_>, result: &Result<T, HubError>) {
+    match result {
+        Ok(_) => trial.end(None),
+        Err(error) if error.blames_device() => trial.end(Some(error.kind())),
+        Err(_) => drop(trial),
     }
 }
 
@@ -89,11 +88,7 @@ pub(super) async fn change_credential(
         drain(env, old).await;
     }
     let replaced = replace(env, device, link, &identity).await;
-    match &replaced {
-        Ok(()) => trial.end(None),
-        Err(error) if error.blames_device() => trial.end(Some(error.kind())),
-        Err(_) => drop(trial),
-    }
+    end(trial, &replaced);
     replaced
 }
 

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::env::lock;
 use super::error::HubError;
 use super::line::Line;
 use super::twin::{Asks, Desired};
+use crate::lock::lock;
 
 /// Characters of an error that are kept.
 const ERROR_TEXT: usize = 200;

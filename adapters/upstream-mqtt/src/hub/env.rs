@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gateway_core::DeviceId;
 use gateway_core::governor::{Breakers, Door, Operation, Priority, Progress, Reach};
@@ -14,6 +14,7 @@ use super::config::MqttHubConfig;
 use super::device::Device;
 use super::takeover::Closings;
 use crate::client::Transport;
+use crate::lock::lock;
 
 /// The devices that are attached, by id.
 pub(super) type Registry = Mutex<HashMap<DeviceId, Arc<Device>>>;
@@ -100,9 +101,4 @@ impl Env {
         }
         is_current
     }
-}
-
-/// Locks what is whole between statements, whoever panicked.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

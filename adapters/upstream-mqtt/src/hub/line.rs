@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::device::Device;
-use super::env::{Env, lock};
+use super::env::Env;
 use super::error::HubError;
 use super::login::{Life, user_name};
 use super::topic::{self, Heard};
 use crate::client::{Client, Inbox, Incoming, Limits, Options, Publish, Version};
 use crate::error::MqttError;
+use crate::lock::lock;
 
 /// Messages, and methods, that wait on one connection. The hub has 50 messages at most for a device.
 const WAITING: usize = 64;

@@ -1,9 +1,8 @@
 //! How a lost device comes back, or why it does not.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use gateway_core::{Credential, ErrorKind, SessionEnd};
+use gateway_core::{ErrorKind, SessionEnd};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -16,8 +15,6 @@ use super::login::newer;
 
 /// Newer credentials that a device is tried with before its session is ended.
 const NEWER: usize = 3;
-/// A hub that refuses a token which lapses so soon means that: its clock is not ours.
-const ABOUT_TO_LAPSE: Duration = Duration::from_secs(60);
 
 /// Tries until the device is back, or the hub says that it will not be. Until then its uplinks wait
 /// for its link, but while its breaker is open they are answered.
@@ -74,7 +71,7 @@ pub(super) async fn bring_back(
         }
         tracing::warn!(device.id = %device.id, error = %error, "Device did not come back");
         device.set(&mut link, Link::Ended);
-        return Err(notice(device, error.kind()));
+        return Err(device.wish().identity.session_end(error.kind()));
     }
 }
 
@@ -86,26 +83,4 @@ async fn adopt_newer(env: &Env, device: &Device) -> Result<bool, HubError> {
         device.adopt(&identity.credential, newer);
         true
     }))
-}
-
-/// Tells whether the token that the device presented lapses within this time.
-pub(super) fn has_lapsed(device: &Device, within: Duration) -> bool {
-    match device.wish().identity.credential {
-        Credential::SasToken(token) => token.expires() <= SystemTime::now() + within,
-        _ => false,
-    }
-}
-
-fn notice(device: &Device, reason: ErrorKind) -> SessionEnd {
-    let id = device.id.clone();
-    let identity = device.wish().identity;
-    let is_presented = matches!(identity.credential, Credential::SasToken(_));
-    match reason {
-        ErrorKind::Unauthorized if has_lapsed(device, ABOUT_TO_LAPSE) => SessionEnd::expired(id),
-        ErrorKind::Unauthorized if is_presented && identity.source.is_none() => {
-            SessionEnd::new(id, reason)
-                .with_detail("the hub refuses the device's token; it must present a new one")
-        }
-        _ => SessionEnd::new(id, reason),
-    }
 }

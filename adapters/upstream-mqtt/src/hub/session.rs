@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use gateway_core::credential::Renewals;
 use gateway_core::governor::{Class, Priority};
-use gateway_core::{DesiredChange, DesiredPatch, ErrorKind, Interest, SessionEnd};
+use gateway_core::{DesiredChange, ErrorKind, Interest, SessionEnd};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -16,7 +16,7 @@ use super::device::{Device, Link};
 use super::env::Env;
 use super::error::HubError;
 use super::line::Line;
-use super::recovery::{bring_back, has_lapsed};
+use super::recovery::bring_back;
 use super::takeover::Takeovers;
 use super::{topic, twin};
 
@@ -342,7 +342,7 @@ impl Session {
     async fn expired(&self) -> Option<SessionEnd> {
         let mut link = self.device.link.lock().await;
         let is_current = matches!(&*link, Link::Up(line) if line.number == self.line.number);
-        if !is_current || !has_lapsed(&self.device, Duration::ZERO) {
+        if !is_current || !self.device.wish().identity.has_lapsed(Duration::ZERO) {
             return None;
         }
         self.device.set(&mut link, Link::Ended);
@@ -425,9 +425,6 @@ async fn until(at: Option<Instant>) {
 }
 
 async fn deliver(device: Arc<Device>, change: DesiredChange) {
-    let mut patch = DesiredPatch::new(device.id.clone(), change.version, change.body);
-    if change.is_whole {
-        patch = patch.whole();
-    }
+    let patch = change.patch(device.id.clone());
     device.callback().on_desired(patch).await;
 }

@@ -14,7 +14,7 @@ use gateway_core::DeviceId;
 use tokio::time::Instant;
 
 use super::config::MqttReconnectConfig;
-use super::env::lock;
+use crate::lock::lock;
 
 /// Connections of other devices that the hub closed so lately were closed with this one.
 const TOGETHER: Duration = Duration::from_secs(5);

@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::device::Device;
-use super::env::{Env, lock};
+use super::env::Env;
 use super::error::HubError;
 use super::topic;
 use crate::client::Publish;
+use crate::lock::lock;
 
 /// What is kept of the hub's words about an error, in characters.
 const LONGEST_TEXT: usize = 200;

@@ -19,10 +19,11 @@ use tokio_util::task::TaskTracker;
 use super::attach::{bring_up, change_credential};
 use super::config::{MqttHubConfig, MqttTransport};
 use super::device::{Device, Link, Wish};
-use super::env::{Env, lock};
+use super::env::Env;
 use super::error::HubError;
 use super::{convert, twin};
 use crate::client::Transport;
+use crate::lock::lock;
 use crate::tls;
 
 /// The hub's path for WebSockets (Microsoft, "Communicate with an IoT hub using the MQTT protocol").

@@ -1,16 +1,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gateway_core::{CloudCallback, DeviceId, ErrorKind, Interest, LastError};
 use tokio::time::Instant;
 
 use crate::error::MqttError;
-
-/// Locks what is whole between statements, whoever panicked.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::lock::lock;
 
 /// What whoever attached a device wants.
 #[derive(Clone)]

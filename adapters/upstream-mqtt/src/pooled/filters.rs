@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use super::device::lock;
+use crate::lock::lock;
 
 /// Filters in one packet: Mosquitto and AWS IoT aside, brokers take thousands; AWS IoT takes 8 but
 /// answers more with a refusal, upon which fewer are asked for.

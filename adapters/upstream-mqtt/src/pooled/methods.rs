@@ -15,12 +15,12 @@ use gateway_core::{CorrelationId, DeviceId, MethodCall, MethodName, MethodReply}
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::convert::{self, ReturnAddress};
-use super::device::lock;
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
 use crate::client::Receipt;
 use crate::error::MqttError;
+use crate::lock::lock;
 
 /// The wait before an answer that the broker did not take now is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(100);

@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{MqttEncoding, MqttPoolConfig, MqttSubscriptions, MqttVersion};
-use super::device::{Device, Wish, lock};
+use super::device::{Device, Wish};
 use super::line::Line;
 use super::queues::{Bounds, Queues};
 use super::template::{Template, Values};
 use super::topics::Topics;
 use super::twin::Asked;
 use crate::client::{Client, Limits, Options, Publish, Transport, Version, Will};
+use crate::lock::lock;
 
 /// Small things to tell the broker that wait for its acknowledgement: answers in a device's place,
 /// dead letters, commands handed over.

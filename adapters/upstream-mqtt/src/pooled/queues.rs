@@ -11,7 +11,7 @@ use gateway_core::DeviceId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::device::lock;
+use crate::lock::lock;
 
 /// How work of one device goes together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

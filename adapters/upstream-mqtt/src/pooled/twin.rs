@@ -14,12 +14,13 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::convert::{self, Inward};
-use super::device::{Device, lock};
+use super::device::Device;
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
 use super::template::Values;
 use crate::error::MqttError;
+use crate::lock::lock;
 
 const GET: &str = "twins cannot be read: `topics.twin_get` is not set";
 const REPORT: &str = "properties cannot be reported: `topics.reported` is not set";

@@ -12,10 +12,11 @@ use tokio_util::sync::DropGuard;
 
 use super::config::MqttPoolConfig;
 use super::convert;
-use super::device::{Device, Wish, lock};
+use super::device::{Device, Wish};
 use super::line::end_all;
 use super::pool::Pool;
 use crate::error::MqttError;
+use crate::lock::lock;
 
 /// How long an orderly end may take beyond the grace.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);

@@ -234,6 +234,9 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
                 connection.on_gateway(packet);
             }
         }
+        // What the gateway has said reaches the broker before the end.
+        pass(&connection.up, Bytes::new());
+        std::future::pending::<()>().await;
     };
     let read_down = async {
         let mut buffer = BytesMut::new();
@@ -248,7 +251,7 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
     };
     let write_up = async {
         while let Some(packet) = up_queue.recv().await {
-            if to_broker.write_all(&packet).await.is_err() {
+            if packet.is_empty() || to_broker.write_all(&packet).await.is_err() {
                 return;
             }
         }
@@ -267,10 +270,10 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
     tokio::select! {
         biased;
         () = cut.cancelled() => {}
-        () = read_up => {}
-        () = read_down => {}
         () = write_up => {}
         () = write_down => {}
+        () = read_up => {}
+        () = read_down => {}
     }
     // Only now is it known that no more comes of it.
     state.send_modify(|state| {

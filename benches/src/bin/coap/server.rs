@@ -1,6 +1,7 @@
 //! The servers that are measured, each in a thread of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,7 +16,6 @@ use gateway_core::{
 };
 use gateway_downstream_coap::dtls::{PskEntry, PskFn, PskKey};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, SecureConfig};
-use std::sync::Arc;
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;

@@ -35,8 +35,8 @@ impl Resource {
         match self {
             Self::Telemetry | Self::Event | Self::CommandResponse => &[Code::POST, Code::PUT],
             Self::Reported => &[Code::PATCH, Code::IPATCH, Code::POST],
-            Self::Command | Self::Twin | Self::Desired => &[Code::GET, Code::FETCH],
-            Self::WellKnown => &[Code::GET],
+            Self::Twin | Self::Desired => &[Code::GET, Code::FETCH],
+            Self::Command | Self::WellKnown => &[Code::GET],
         }
     }
 

@@ -9,7 +9,9 @@ use bytes::BytesMut;
 
 use super::event::{Closed, Event, RequestError};
 use super::frame::{FrameError, FrameReader, write_frame};
-use crate::proto::block::{Assemblies, Bodies, Found, Source, Step, Taken, Transfer, Wanted};
+use crate::proto::block::{
+    Assemblies, Block, Bodies, Found, Source, Step, Taken, Transfer, Wanted,
+};
 use crate::proto::budget::Budget;
 use crate::proto::config::{BlockConfig, LimitConfig};
 use crate::proto::message::{Code, Message, Options, Token, option};
@@ -19,6 +21,8 @@ use crate::proto::random::{Random, Seed};
 const BASE_MESSAGE_SIZE: usize = 1152;
 /// What options and header may take beside a body.
 const OVERHEAD: usize = 1024;
+/// The same beside a block: what the base value leaves for it beside the largest.
+const BLOCK_OVERHEAD: usize = BASE_MESSAGE_SIZE - 1024;
 
 /// Bounds of a connection.
 #[derive(Debug, Clone, Default)]
@@ -440,10 +444,12 @@ impl Session {
 
     /// Bytes of a body that go at once.
     fn block_size(&self, body: usize) -> usize {
-        match body + OVERHEAD <= self.peer_message_size {
-            true => body.max(self.config.blocks.size),
-            false => self.config.blocks.size,
+        if body + OVERHEAD <= self.peer_message_size {
+            return body.max(self.config.blocks.size);
         }
+        let room = self.peer_message_size.saturating_sub(BLOCK_OVERHEAD);
+        let most = Block::new(0, Block::exponent_of(room)).size();
+        self.config.blocks.size.min(most)
     }
 
     fn reply(&mut self, token: Token, message: Message) {

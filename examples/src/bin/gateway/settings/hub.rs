@@ -69,18 +69,22 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Hu
             document.note(AMQP, problem);
             HubSection::default()
         }
-        [AMQP] => azure(document, around, AMQP, AmqpConfig::validate, |config| {
-            (&mut config.address, &mut config.ca_file)
-        })
-        .map(Hub::Amqp),
+        [AMQP] => azure(
+            document,
+            around,
+            AMQP,
+            AmqpConfig::validate,
+            |config| (&mut config.address, &mut config.ca_file),
+            Hub::Amqp,
+        ),
         [MQTT_HUB] => azure(
             document,
             around,
             MQTT_HUB,
             MqttHubConfig::validate,
             |config| (&mut config.address, &mut config.ca_file),
-        )
-        .map(Hub::Mqtt),
+            Hub::Mqtt,
+        ),
         [_] => HubSection {
             hub: pooled(document, around).map(Hub::Pooled),
             is_broker: Some(true),
@@ -98,31 +102,15 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Hu
     section
 }
 
-impl<T> HubOf<T> {
-    fn map(self, hub: impl FnOnce(T) -> Hub) -> HubSection {
-        HubSection {
-            hub: self.config.map(hub),
-            connection_key: Some(self.connection_key),
-            connection: self.connection,
-            is_broker: Some(false),
-        }
-    }
-}
-
-/// A hub with a connection string.
-struct HubOf<T> {
-    config: Option<T>,
-    connection_key: String,
-    connection: Option<ConnectionString>,
-}
-
+/// Reads the section of a hub with a connection string.
 fn azure<T: DeserializeOwned>(
     document: &mut Document<'_>,
     around: &Surroundings<'_>,
     section: &str,
     validate: impl Fn(&T) -> Result<(), ConfigError>,
     parts: impl Fn(&mut T) -> (&mut Option<String>, &mut Option<PathBuf>),
-) -> HubOf<T> {
+    hub: impl Fn(T) -> Hub,
+) -> HubSection {
     let connection_key = format!("{section}.connection_string");
     let connection = secret(document, around, &connection_key, |text| {
         let parsed = text.parse::<ConnectionString>();
@@ -146,10 +134,11 @@ fn azure<T: DeserializeOwned>(
         let key = format!("{section}.ca_file");
         resolve(document, around.directory, &key, ca_file.as_mut());
     }
-    HubOf {
-        config,
-        connection_key,
+    HubSection {
+        hub: config.map(hub),
+        connection_key: Some(connection_key),
         connection,
+        is_broker: Some(false),
     }
 }
 
