@@ -90,7 +90,12 @@ impl World {
         block.write(&mut request.options, option::BLOCK1);
         let offset = block.offset();
         let sent = self.sent.entry(name).or_default();
-        if offset == 0 {
+        // One of a wrong size begins nothing.
+        let is_sound = match block.more {
+            true => length == block.size(),
+            false => length <= block.size(),
+        };
+        if offset == 0 && is_sound && block.exponent != Block::MANY {
             sent.clear();
         }
         sent.push(Sent { step, offset, length });
