@@ -51,6 +51,7 @@ mod identity;
 mod layer;
 mod listener;
 mod listening;
+mod orders;
 pub mod proto;
 mod registry;
 mod secure;

@@ -59,8 +59,6 @@ pub(crate) enum Way {
     Notify(Observation),
     Answer(Poll),
     Post,
-    /// There will be one soon.
-    Wait,
     Nowhere,
 }
 
@@ -114,22 +112,22 @@ impl Listener {
         observes || self.polls() || !self.registrations.is_empty()
     }
 
-    /// How a downlink may reach it now.
-    pub(crate) fn way(&self, downlink: &Downlink) -> Way {
+    /// How a downlink may reach it now; `None` if there will be a way soon.
+    fn way(&self, downlink: &Downlink) -> Option<Way> {
         let (topic, observation) = match downlink {
             Downlink::Desired(_) => (Topic::Desired, self.desired),
             _ => (Topic::Commands, self.commands),
         };
         let is_coming = self.registrations.iter().any(|one| one.topic == topic);
         match (observation, self.poll) {
-            (Some(observation), _) => Way::Notify(observation),
-            (None, Some(poll)) if topic == Topic::Commands => Way::Answer(poll),
-            _ if topic == Topic::Commands && self.is_server => Way::Post,
-            _ if is_coming => Way::Wait,
-            _ if topic == Topic::Commands && self.polls() => Way::Wait,
+            (Some(observation), _) => Some(Way::Notify(observation)),
+            (None, Some(poll)) if topic == Topic::Commands => Some(Way::Answer(poll)),
+            _ if topic == Topic::Commands && self.is_server => Some(Way::Post),
+            _ if is_coming => None,
+            _ if topic == Topic::Commands && self.polls() => None,
             // What goes back before the hub knows that the device hears less comes again at once.
-            _ if self.is_announcing => Way::Wait,
-            _ => Way::Nowhere,
+            _ if self.is_announcing => None,
+            _ => Some(Way::Nowhere),
         }
     }
 
@@ -142,12 +140,9 @@ impl Listener {
 
     /// The next delivery that has not to wait, with its way.
     pub(crate) fn next_delivery(&mut self) -> Option<(Box<Delivery>, Way)> {
-        let ways = self
-            .queue
-            .iter()
-            .map(|delivery| self.way(&delivery.downlink));
-        let mut ways = ways.enumerate();
-        let (at, way) = ways.find(|(_, way)| !matches!(way, Way::Wait))?;
+        let way = |delivery: &Delivery| self.way(&delivery.downlink);
+        let mut queue = self.queue.iter().enumerate();
+        let (at, way) = queue.find_map(|(at, delivery)| Some((at, way(delivery)?)))?;
         Some((self.queue.remove(at)?, way))
     }
 
