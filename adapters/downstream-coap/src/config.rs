@@ -144,8 +144,9 @@ pub struct IdentityConfig {
 /// to the hub.
 ///
 /// A client library may acknowledge each notification and give its application the newest only, since
-/// an observation is of a state (RFC 7641, section 1.3): iterating over aiocoap's does so. Devices on
-/// such a library register a callback, or wait for commands in answers.
+/// an observation is of a state (RFC 7641, section 1.3). aiocoap does so, unless a callback is
+/// registered and `handle_blockwise` is off. Devices on such a library better wait for commands in
+/// answers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -35,9 +35,10 @@ async def ask(context, notified=None, **parts):
 
 
 def send(context, notified, **parts):
-    request = context.request(Message(**parts))
+    # Here each notification counts: iterating over an observation, as aiocoap itself does to put
+    # blocks together, gives the newest only.
+    request = context.request(Message(**parts), handle_blockwise=notified is None)
     if notified:
-        # Iterating over an observation gives only the newest: here each counts.
         request.observation.register_callback(notified)
     return request
 
