@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, interval_at, sleep};
 
 /// Shares of a core below this are nothing to do.
@@ -45,6 +46,43 @@ pub fn resident() -> Result<u64> {
         .and_then(|rest| rest.split_whitespace().next())
         .context("no VmRSS in /proc/self/status")?;
     Ok(kib.parse::<u64>()? * 1024)
+}
+
+/// Raises the number of files that this process may have open to what the system allows it.
+///
+/// # Errors
+/// The system refuses.
+pub fn raise_file_limit() -> Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let current = maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    }
+    Ok(())
+}
+
+/// The processor time of one thread, to be read by any other of this process.
+#[derive(Debug, Clone)]
+pub struct ThreadClock(String);
+
+impl ThreadClock {
+    /// The clock of the thread that asks for it.
+    #[must_use]
+    pub fn of_this_thread() -> Self {
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        Self(format!("/proc/self/task/{thread}/schedstat"))
+    }
+
+    /// The time that the thread has spent on the processor so far.
+    ///
+    /// # Errors
+    /// The system is not Linux, or the thread has ended.
+    pub fn read(&self) -> Result<Duration> {
+        // Linux, "Scheduler Statistics": the first number is the time on the processor.
+        let text = std::fs::read_to_string(&self.0).with_context(|| format!("no {}", self.0))?;
+        let nanoseconds = text.split_ascii_whitespace().next().context("no time")?;
+        Ok(Duration::from_nanos(nanoseconds.parse()?))
+    }
 }
 
 /// What a piece of work used.

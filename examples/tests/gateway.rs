@@ -1,18 +1,19 @@
 //! The gateway program as its operators run it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use hub_simulator::HubSimulator;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gateway");
 
-/// Writes a configuration for a simulated hub, which knows the device `dev1`.
-fn configure(directory: &Path, hub: &HubSimulator) {
+/// Writes a configuration for a simulated hub, which knows the device `dev1`, with these devices.
+fn configure(directory: &Path, hub: &HubSimulator, downstream: &str) {
     let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).unwrap();
     write("hub-ca.pem", hub.ca_pem().unwrap());
     write("hub.txt", &(hub.policy_connection_string("device") + "\n"));
@@ -27,12 +28,50 @@ fn configure(directory: &Path, hub: &HubSimulator) {
         ca_file = "hub-ca.pem"
         [credentials]
         kind = "policy"
-        [downstream.tcp]
-        listen = "127.0.0.1:0"
-        identity = {{ secrets_file = "secrets.json" }}
+        {downstream}
         "#
     );
     write("gateway.toml", &text);
+}
+
+/// The program, and the lines that it prints.
+#[cfg(unix)]
+struct Running(Child, Lines<BufReader<ChildStdout>>);
+
+#[cfg(unix)]
+impl Running {
+    fn start(directory: &Path) -> Self {
+        let mut gateway = Command::new(PROGRAM)
+            .arg("--config")
+            .arg(directory.join("gateway.toml"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(gateway.stdout.take().unwrap()).lines();
+        Self(gateway, output)
+    }
+
+    /// The address that it says next.
+    fn listening(&mut self) -> String {
+        let line = self.1.next().unwrap().unwrap();
+        let address = line.strip_prefix("Listening for devices on ");
+        address.unwrap().to_owned()
+    }
+
+    fn terminate(&self) {
+        let process = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for its orderly end.
+    fn end(mut self) {
+        let report = self.1.next().unwrap().unwrap();
+        assert!(
+            report.starts_with("Shut down: ") && report.contains(" 0 cut off"),
+            "{report}"
+        );
+        assert_eq!(self.0.wait().unwrap().code(), Some(0));
+    }
 }
 
 #[cfg(unix)]
@@ -41,16 +80,14 @@ async fn a_device_is_served_and_sigterm_drains_with_a_report() {
     let hub = HubSimulator::builder().start().await.unwrap();
     hub.add_device("dev1");
     let directory = tempfile::tempdir().unwrap();
-    configure(directory.path(), &hub);
-    let mut gateway = Command::new(PROGRAM)
-        .arg("--config")
-        .arg(directory.path().join("gateway.toml"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut output = BufReader::new(gateway.stdout.take().unwrap()).lines();
-    let line = output.next().unwrap().unwrap();
-    let address = line.strip_prefix("Listening for devices on ").unwrap();
+    let tcp = r#"
+        [downstream.tcp]
+        listen = "127.0.0.1:0"
+        identity = { secrets_file = "secrets.json" }
+    "#;
+    configure(directory.path(), &hub, tcp);
+    let mut gateway = Running::start(directory.path());
+    let address = gateway.listening();
 
     let device = TcpStream::connect(address).unwrap();
     device
@@ -79,16 +116,59 @@ async fn a_device_is_served_and_sigterm_drains_with_a_report() {
         ("dev1", &br#"{"t":21}"#[..])
     );
 
-    let process = rustix::process::Pid::from_child(&gateway);
-    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    gateway.terminate();
     let bye = frames.next().unwrap().unwrap();
     assert!(bye.contains(r#""type":"bye""#), "{bye}");
-    let report = output.next().unwrap().unwrap();
-    assert!(
-        report.starts_with("Shut down: ") && report.contains(" 0 cut off"),
-        "{report}"
-    );
-    assert_eq!(gateway.wait().unwrap().code(), Some(0));
+    gateway.end();
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_on_coap_is_served_alone_or_beside_others() {
+    let hub = HubSimulator::builder().start().await.unwrap();
+    hub.add_device("dev1");
+    let directory = tempfile::tempdir().unwrap();
+    let coap = r#"
+        [downstream.coap]
+        udp = { listen = "127.0.0.1:0" }
+        identity = { tokens_file = "secrets.json" }
+        dtls = { listen = "127.0.0.1:0" }
+        tcp = { listen = "127.0.0.1:0" }
+    "#;
+    configure(directory.path(), &hub, coap);
+    let mut gateway = Running::start(directory.path());
+    let plain = gateway.listening();
+    assert!(gateway.listening().starts_with("coaps://"));
+    assert!(gateway.listening().starts_with("coap+tcp://"));
+
+    let device = UdpSocket::bind("127.0.0.1:0").unwrap();
+    device
+        .connect(plain.strip_prefix("coap://").unwrap())
+        .unwrap();
+    let patience = Some(Duration::from_secs(2));
+    device.set_read_timeout(patience).unwrap();
+    let message = Message::new(Code::POST)
+        .with_token(Token::from(1))
+        .with_path("t")
+        .with_option(option::URI_QUERY, "$.id=dev1")
+        .with_option(option::URI_QUERY, "$.token=open sesame")
+        .with_payload(&br#"{"t":21}"#[..]);
+    let (kind, id) = (Kind::Confirmable, 7);
+    let request = Datagram { kind, id, message }.encode();
+    let mut buffer = [0; 1024];
+    let answer = (0..30).find_map(|_| {
+        device.send(&request).unwrap();
+        let length = device.recv(&mut buffer).ok()?;
+        let answer = Datagram::decode(&buffer[..length]).unwrap();
+        // An empty acknowledgement may come first.
+        (answer.message.code != Code::EMPTY).then_some(answer)
+    });
+    assert_eq!(answer.unwrap().message.code, Code::CHANGED);
+    let recorded = hub.record().take();
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(&*recorded[0].body, &br#"{"t":21}"#[..]);
+    gateway.terminate();
+    gateway.end();
 }
 
 #[test]

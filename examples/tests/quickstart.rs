@@ -95,6 +95,49 @@ fn over_mqtt_each_device_has_a_connection_and_nothing_is_lost_when_all_are_cut()
 }
 
 #[test]
+fn over_coap_the_same_holds_with_a_datagram_each_way() {
+    let (output, report) = quickstart(&[
+        "--downstream",
+        "coap",
+        "--devices",
+        "20",
+        "--messages",
+        "50",
+        "--cut",
+        "--commands",
+        "5",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    for (key, expected) in [
+        ("connections", 1),
+        ("accepted", 1000),
+        ("lost", 0),
+        ("out_of_order", 0),
+        ("c2d_completed", 5),
+        ("methods_answered", 5),
+    ] {
+        assert_eq!(report[key], expected, "{key} in {report}");
+    }
+}
+
+#[test]
+fn coap_devices_that_only_speak_need_no_welcome() {
+    let args = [
+        "--downstream",
+        "coap",
+        "--devices",
+        "3",
+        "--commands",
+        "0",
+        "--json",
+    ];
+    let (output, report) = quickstart(&args);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(report["accepted"], 60, "{report}");
+}
+
+#[test]
 fn a_run_that_is_given_up_says_what_is_missing_and_fails() {
     // A message every second: a thousand seconds would be needed.
     let args = [

@@ -215,6 +215,13 @@ impl ConfigError {
         }
     }
 
+    /// Puts the key into a section, as when the settings of a part are wrong.
+    #[must_use]
+    pub fn within(mut self, section: &str) -> Self {
+        self.key = format!("{section}.{}", self.key);
+        self
+    }
+
     /// Checks that a value is from `least` to `most`, both allowed.
     ///
     /// # Errors

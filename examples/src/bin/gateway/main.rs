@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use gateway_core::Gateway;
-use gateway_downstream_tcp::TcpDownstream;
 use tokio_util::sync::CancellationToken;
 
 use crate::secret::Surroundings;
@@ -84,10 +83,10 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         gateway,
         hub,
         credentials,
-        tcp,
+        devices,
     } = settings;
     examples::log_to_stderr(&log.filter).context("RUST_LOG is no filter")?;
-    let connections = tcp.limits.max_connections as u64;
+    let connections = devices.max_connections();
     match examples::raise_file_limit() {
         Ok(Some(limit)) if limit <= connections => tracing::warn!(
             limit,
@@ -98,17 +97,15 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         Err(error) => tracing::warn!(error = %error, "The limit of open files cannot be raised"),
     }
     let upstream = hub.upstream()?;
-    let tcp = TcpDownstream::bind(tcp)
-        .await
-        .context("section downstream.tcp")?;
-    let address = tcp.local_addr();
-    let gateway = Gateway::builder(upstream)
+    let builder = Gateway::builder(upstream)
         .with_config(gateway)
-        .with_credentials(credentials)
-        .with_downstream("tcp", tcp)
-        .build()?;
+        .with_credentials(credentials);
+    let (builder, addresses) = devices.bind(builder).await?;
+    let gateway = builder.build()?;
     let mut signals = Signals::listen()?;
-    writeln!(io::stdout(), "Listening for devices on {address}")?;
+    for address in addresses {
+        writeln!(io::stdout(), "Listening for devices on {address}")?;
+    }
 
     let shutdown = CancellationToken::new();
     let run = gateway.run(shutdown.clone());

@@ -1,17 +1,18 @@
 //! What the configuration file says.
 
+mod devices;
 mod hub;
 
 use std::path::{Path, PathBuf};
 
 use gateway_core::{ConfigError, GatewayConfig};
-use gateway_downstream_tcp::TcpConfig;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::credentials::{Credentials, CredentialsConfig};
 use crate::document::{Document, Mistake};
 use crate::secret::Surroundings;
+pub(crate) use devices::Devices;
 pub(crate) use hub::{Hub, HubSection};
 
 /// Is a whole configuration, with secrets read and paths made absolute.
@@ -21,7 +22,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: GatewayConfig,
     pub(crate) hub: Hub,
     pub(crate) credentials: Credentials,
-    pub(crate) tcp: TcpConfig,
+    pub(crate) devices: Devices,
 }
 
 /// Says what is logged.
@@ -50,8 +51,6 @@ impl LogConfig {
     }
 }
 
-const TCP: &str = "downstream.tcp";
-
 impl Settings {
     /// Reads a configuration, or names every mistake in it.
     pub(crate) fn read(text: &str, around: &Surroundings<'_>) -> Result<Self, Vec<Mistake>> {
@@ -63,15 +62,14 @@ impl Settings {
         let credentials = document
             .section::<CredentialsConfig>("credentials", CredentialsConfig::validate)
             .and_then(|config| config.read(&mut document, &upstream, around));
-        let tcp = tcp(&mut document, around);
-        document.leave("downstream", &["tcp"]);
+        let devices = devices::read(&mut document, around);
         document.leave(
             "",
             &["gateway", "upstream", "credentials", "downstream", "log"],
         );
         let mistakes = document.finish();
-        match (log, gateway, hub, credentials, tcp) {
-            (Some(log), Some(gateway), Some(hub), Some(credentials), Some(tcp))
+        match (log, gateway, hub, credentials, devices) {
+            (Some(log), Some(gateway), Some(hub), Some(credentials), Some(devices))
                 if mistakes.is_empty() =>
             {
                 Ok(Self {
@@ -79,40 +77,12 @@ impl Settings {
                     gateway,
                     hub,
                     credentials,
-                    tcp,
+                    devices,
                 })
             }
             _ => Err(mistakes),
         }
     }
-}
-
-fn tcp(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<TcpConfig> {
-    if !document.has(TCP) {
-        document.note(TCP, "is missing; a gateway needs devices");
-        return None;
-    }
-    let secrets = format!("{TCP}.identity.secrets");
-    if document.has(&secrets) {
-        document.take::<serde::de::IgnoredAny>(&secrets);
-        document.note(
-            &secrets,
-            "must not stand in this file; allowed: `secrets_file`",
-        );
-    }
-    let mut config = document.section(TCP, TcpConfig::validate);
-    if let Some(TcpConfig { identity, tls, .. }) = &mut config {
-        let mut files = vec![("identity.secrets_file", identity.secrets_file.as_mut())];
-        if let Some(tls) = tls {
-            files.push(("tls.certificate", Some(&mut tls.certificate)));
-            files.push(("tls.key", Some(&mut tls.key)));
-            files.push(("tls.client_ca", tls.client_ca.as_mut()));
-        }
-        for (key, path) in files {
-            resolve(document, around.directory, &format!("{TCP}.{key}"), path);
-        }
-    }
-    config
 }
 
 /// Makes a path absolute and notes it if nobody can read there.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 
-/// Runs a simulated hub, a gateway and a fleet of TCP devices, and checks what arrived.
+/// Runs a simulated hub, a gateway and a fleet of devices, and checks what arrived.
 ///
-/// Devices speak JSON lines over TCP to the gateway, a process of its own, which carries them all
+/// Devices speak JSON lines over TCP, or CoAP over UDP, to the gateway, a process of its own, which carries them all
 /// with TLS to the hub: over few AMQP connections, or one MQTT connection each. Everything is on
 /// this machine. The run ends by
 /// itself; its exit code is 0 if the hub has every message that was acknowledged to a device and
@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// What the gateway speaks to the hub.
     #[arg(long, value_enum, default_value_t = Upstream::Amqp)]
     pub(crate) upstream: Upstream,
+    /// What the devices speak to the gateway.
+    #[arg(long, value_enum, default_value_t = Downstream::Tcp)]
+    pub(crate) downstream: Downstream,
     /// Cloud-to-device messages, and as many direct methods, spread over the run and over devices
     /// [default: one to each of up to 100 devices].
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=100_000))]
@@ -52,6 +55,15 @@ pub(crate) enum Upstream {
     Amqp,
     /// Each device has a connection, as the hub wants it over MQTT.
     Mqtt,
+}
+
+/// A protocol of the devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum Downstream {
+    /// JSON lines, a connection for each device.
+    Tcp,
+    /// Confirmable messages over UDP, a port for each device, which observes its commands.
+    Coap,
 }
 
 /// What the program runs as, if not as the whole.

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use gateway_core::credential::{GroupKey, GroupKeyCredentials};
 use gateway_core::governor::Rate;
-use gateway_core::{DeviceId, ErrorKind, Gateway};
+use gateway_core::{DeviceId, ErrorKind, Gateway, GatewayConfig};
+use gateway_downstream_coap::{Claim, CoapConfig, CoapDownstream};
 use gateway_downstream_tcp::proto::{Peer, Refusal, Secret};
 use gateway_downstream_tcp::{Authenticator, TcpConfig, TcpDownstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Upstream;
+use crate::args::{Downstream, Upstream};
 
 /// What the gateway is told in one line on standard input.
 #[derive(Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) host: String,
     /// What the hub is spoken to in.
     pub(crate) upstream: Upstream,
+    /// What the devices speak.
+    pub(crate) downstream: Downstream,
     /// Where the hub is.
     pub(crate) hub: SocketAddr,
     /// The authority that signed the hub's certificate.
@@ -34,7 +37,7 @@ pub(crate) struct Setup {
     pub(crate) group_key: String,
     /// What devices prove themselves with to the gateway.
     pub(crate) secret: String,
-    /// Connections of devices at a time.
+    /// Devices at a time.
     pub(crate) connections: usize,
 }
 
@@ -61,16 +64,7 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
     };
     let setup: Setup = serde_json::from_str(&line).context("the setup is not what it should be")?;
 
-    let mut tcp = TcpConfig::default();
-    tcp.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    tcp.limits.max_connections = setup.connections;
-    // The whole fleet is on this machine.
-    tcp.limits.max_connections_per_address = setup.connections;
-    let tcp = TcpDownstream::builder(tcp)
-        .with_authenticator(FleetSecret(setup.secret.into()))
-        .bind()
-        .await?;
-    let address = tcp.local_addr();
+    let (downstream, address) = listen(&setup).await?;
     let (hub, port) = (setup.hub.ip().to_string(), setup.hub.port());
     let upstream: Arc<dyn gateway_core::Upstream> = match setup.upstream {
         Upstream::Amqp => {
@@ -85,11 +79,17 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
             Arc::new(MqttHubUpstream::new(config)?)
         }
     };
+    let mut config = GatewayConfig::default();
+    if setup.downstream == Downstream::Coap {
+        // Who gets no credit comes back in seconds; over TCP it is not read meanwhile.
+        config.max_in_flight = config.max_in_flight.max(setup.connections);
+    }
     let gateway = Gateway::builder(upstream)
+        .with_config(config)
         .with_credentials(GroupKeyCredentials::new(GroupKey::from_base64(
             &setup.group_key,
         )?))
-        .with_downstream("tcp", tcp)
+        .with_downstream("devices", downstream)
         .build()?;
 
     say(&Word::Listening(address))?;
@@ -107,6 +107,37 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
     say(&Word::Stopped {
         abandoned: report.abandoned,
         forced: report.forced,
+    })
+}
+
+/// Opens the gateway to the devices, and says where.
+async fn listen(setup: &Setup) -> anyhow::Result<(Arc<dyn gateway_core::Downstream>, SocketAddr)> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let secret = setup.secret.clone();
+    Ok(match setup.downstream {
+        Downstream::Tcp => {
+            let mut config = TcpConfig::default();
+            config.listen = address;
+            config.limits.max_connections = setup.connections;
+            // The whole fleet is on this machine.
+            config.limits.max_connections_per_address = setup.connections;
+            let builder = TcpDownstream::builder(config);
+            let tcp = builder.with_authenticator(FleetSecret(secret.into()));
+            let tcp = tcp.bind().await?;
+            let address = tcp.local_addr();
+            (Arc::new(tcp), address)
+        }
+        Downstream::Coap => {
+            let mut config = CoapConfig::default();
+            config.udp.get_or_insert_default().listen = address;
+            let limits = &mut config.endpoint.limits;
+            limits.max_pending = limits.max_pending.max(setup.connections);
+            let builder = CoapDownstream::builder(config);
+            let coap = builder.with_authenticator(FleetToken(secret.into()));
+            let coap = coap.bind().await?;
+            let address = coap.udp_addr().context("no address")?;
+            (Arc::new(coap), address)
+        }
     })
 }
 
@@ -132,5 +163,20 @@ impl Authenticator for FleetSecret {
             true => Ok(()),
             false => Err(Refusal::new(ErrorKind::Unauthorized)),
         }
+    }
+}
+
+/// Knows the same secret as the token of devices on CoAP.
+#[derive(Debug)]
+struct FleetToken(gateway_downstream_coap::Secret);
+
+impl gateway_downstream_coap::Authenticator for FleetToken {
+    fn identify(&self, claim: Claim<'_>) -> Option<DeviceId> {
+        let is_proved = self.0.matches(claim.token?);
+        is_proved.then(|| DeviceId::new(claim.device?).ok())?
+    }
+
+    fn may_speak_for(&self, _gateway: &DeviceId, _child: &DeviceId) -> bool {
+        false
     }
 }

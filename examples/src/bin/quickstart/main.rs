@@ -4,7 +4,6 @@ mod args;
 mod commands;
 mod device;
 mod fleet;
-mod frames;
 mod gateway;
 mod plan;
 mod process;

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use crate::args::{Args, Upstream};
+use crate::args::{Args, Downstream, Upstream};
 
 /// Files that the process needs beside a device's: pipes, the runtime's, and some to spare.
 const OTHER_FILES: u64 = 48;
@@ -19,6 +19,8 @@ const PORTS: u32 = if cfg!(target_os = "linux") {
 /// How many devices do how much, and which of them get commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
+    /// What the devices speak.
+    pub(crate) downstream: Downstream,
     pub(crate) devices: u32,
     /// Messages of one device.
     pub(crate) messages: u32,
@@ -62,6 +64,7 @@ impl Plan {
         let count = commands.min(eligible);
         let at = |nth: u32| (u64::from(nth) * u64::from(eligible) / u64::from(count)) as u32;
         Ok(Self {
+            downstream: args.downstream,
             devices: args.devices,
             messages: args.messages,
             rate: (args.rate > 0).then_some(args.rate),
@@ -89,6 +92,11 @@ impl Plan {
     /// Whether devices listen to commands.
     pub(crate) fn listens(&self) -> bool {
         self.commands > 0
+    }
+
+    /// Whether devices make themselves known before they send: over CoAP they do if they listen.
+    pub(crate) fn greets(&self) -> bool {
+        self.downstream == Downstream::Tcp || self.listens()
     }
 
     /// The devices that get commands.

@@ -50,6 +50,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     let setup = Setup {
         host: hub.host().to_owned(),
         upstream: args.upstream,
+        downstream: args.downstream,
         hub: match args.upstream {
             Upstream::Amqp => hub.addr(),
             Upstream::Mqtt => hub.mqtts_addr(),
@@ -145,8 +146,10 @@ impl Work {
         let (plan, progress) = (&fleet.plan, &fleet.progress);
         progress.all_welcomed(plan.places).await;
         let devices = plan.places as usize;
-        hub.wait_until(|stats| stats.attached_devices >= devices)
-            .await;
+        if plan.greets() {
+            hub.wait_until(|stats| stats.attached_devices >= devices)
+                .await;
+        }
         for target in plan.targets() {
             let device = device_id(*target);
             hub.wait_messages(&device).await;

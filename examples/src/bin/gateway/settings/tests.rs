@@ -1,6 +1,8 @@
 use std::fs;
 
 use gateway_core::Credential;
+use gateway_downstream_coap::{CoapConfig, SecureConfig, UdpConfig};
+use gateway_downstream_tcp::TcpConfig;
 use gateway_upstream_amqp::AmqpConfig;
 use gateway_upstream_mqtt::{MqttHubConfig, MqttPoolConfig};
 
@@ -73,7 +75,8 @@ fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
     assert_eq!(settings.hub, Hub::Amqp(AmqpConfig::new("hub.example")));
     assert_eq!(settings.gateway, GatewayConfig::default());
     assert_eq!(settings.log, LogConfig::default());
-    let (tcp, default) = (settings.tcp, TcpConfig::default());
+    assert!(settings.devices.coap.is_none());
+    let (tcp, default) = (settings.devices.tcp.unwrap(), TcpConfig::default());
     assert_eq!(
         (tcp.listen, tcp.limits, tcp.timeouts),
         (default.listen, default.limits, default.timeouts)
@@ -81,22 +84,26 @@ fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
     assert_eq!(tcp.json_lines, default.json_lines);
 }
 
-/// The file that comes with the program, with this section of an upstream instead of AMQP's.
-fn shown_with(section: &str, credentials: &str) -> String {
-    let text = include_str!("../../../../gateway.toml");
+/// A section that the file shows in comments, without their signs.
+fn shown(text: &str, section: &str) -> String {
     let begin = format!("# [{section}]");
-    let amqp =
-        text.find("# The hub, over AMQP").unwrap()..text.find("# Who the devices are").unwrap();
     let lines = text.lines().skip_while(|line| **line != *begin);
     let shown: Vec<_> = lines
         .map_while(|line| line.strip_prefix('#'))
         .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
     assert!(!shown.is_empty(), "{section} is not shown");
+    shown.join("\n") + "\n"
+}
+
+/// The file that comes with the program, with this section of an upstream instead of AMQP's.
+fn shown_with(section: &str, credentials: &str) -> String {
+    let text = include_str!("../../../../gateway.toml");
+    let amqp =
+        text.find("# The hub, over AMQP").unwrap()..text.find("# Who the devices are").unwrap();
     let rest = [
         &text[..amqp.start],
-        &shown.join("\n"),
-        "\n",
+        &shown(text, section),
         &text[amqp.end..],
     ]
     .concat();
@@ -116,6 +123,60 @@ fn the_other_upstreams_that_the_file_shows_are_valid_and_say_the_defaults() {
     let settings = read(&text).unwrap();
     let config = MqttPoolConfig::new("broker.example", "gateway-1");
     assert_eq!(settings.hub, Hub::Pooled(config));
+}
+
+#[test]
+fn the_coap_section_that_the_file_shows_is_valid_and_says_the_defaults() {
+    let text = shown(include_str!("../../../../gateway.toml"), "downstream.coap");
+    let devices = read(&format!("{MINIMAL}\n{text}")).unwrap().devices;
+    let mut expected = CoapConfig::default();
+    expected.udp = Some(UdpConfig::default());
+    expected.dtls = Some(SecureConfig::default());
+    expected.tcp = Some(gateway_downstream_coap::TcpConfig::default());
+    let coap = devices.coap.unwrap();
+    assert_eq!(format!("{coap:?}"), format!("{expected:?}"));
+    assert!(devices.tcp.is_some());
+}
+
+#[test]
+fn coap_alone_is_enough_and_its_secrets_are_in_files() {
+    let coap = MINIMAL.replace("downstream.tcp", "downstream.coap");
+    let found = mistakes(&coap);
+    assert!(
+        found[0].contains("`downstream.coap.udp` is missing"),
+        "{found:#?}"
+    );
+    let coap = format!("{coap}udp = {{}}\n");
+    let devices = read(&coap).unwrap().devices;
+    assert!(devices.tcp.is_none() && devices.coap.is_some());
+    let files = "dtls = { keys_file = 'keys.json' }\nidentity = { tokens_file = 'keys.json' }\n\
+                 tls = { certificate = 'ca.pem', key = 'key' }";
+    let coap_with_files = read(&format!("{coap}{files}"))
+        .unwrap()
+        .devices
+        .coap
+        .unwrap();
+    let keys = coap_with_files.dtls.unwrap().keys_file.unwrap();
+    let tokens = coap_with_files.identity.tokens_file.unwrap();
+    let tls = coap_with_files.tls.unwrap();
+    for path in [keys, tokens, tls.certificate, tls.key] {
+        assert!(path.is_absolute(), "{path:?}");
+    }
+
+    let wrong = "identity = { tokens = { d1 = 'hidden' } }\ndtls = { keys_file = 'nowhere' }\n\
+                 [downstream.coap.endpoint.blocks]\nsize = 100\n";
+    let found = mistakes(&format!("{coap}{wrong}"));
+    let expected = [
+        "line 8: `downstream.coap.identity.tokens` must not stand in this file; allowed: \
+         `tokens_file`",
+        "line 9: `downstream.coap.dtls.keys_file` names ",
+        "line 11: `downstream.coap.endpoint.blocks.size` is 100; allowed: 16, 32,",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}");
+    }
+    assert!(!found.concat().contains("hidden"));
 }
 
 #[test]

@@ -11,25 +11,25 @@ use crate::verdict::message_id;
 
 /// Is any frame of the gateway.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Frame<'a> {
+pub(super) struct Frame<'a> {
     #[serde(rename = "type")]
-    pub(crate) kind: &'a str,
-    pub(crate) seq: Option<u32>,
+    pub(super) kind: &'a str,
+    pub(super) seq: Option<u32>,
     /// Given back as it came.
     #[serde(borrow)]
-    pub(crate) id: Option<&'a RawValue>,
-    pub(crate) tag: Option<u64>,
-    pub(crate) reason: Option<&'a str>,
-    pub(crate) retry_after_ms: Option<u64>,
+    pub(super) id: Option<&'a RawValue>,
+    pub(super) tag: Option<u64>,
+    pub(super) reason: Option<&'a str>,
+    pub(super) retry_after_ms: Option<u64>,
 }
 
 impl<'a> Frame<'a> {
-    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, serde_json::Error> {
+    pub(super) fn parse(line: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(line)
     }
 
     /// What it says, for people.
-    pub(crate) fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let reason = self.reason.unwrap_or("no reason given");
         format!("the gateway said {} ({reason})", self.kind)
     }
@@ -37,20 +37,16 @@ impl<'a> Frame<'a> {
 
 /// Writes a device's frames. Ids and secrets of this fleet need no escapes.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(super) struct Writer {
     device: String,
 }
 
 impl Writer {
-    pub(crate) fn new(device: String) -> Self {
+    pub(super) fn new(device: String) -> Self {
         Self { device }
     }
 
-    pub(crate) fn device(&self) -> &str {
-        &self.device
-    }
-
-    pub(crate) fn hello(&self, secret: &str, listens: bool, output: &mut Vec<u8>) {
+    pub(super) fn hello(&self, secret: &str, listens: bool, output: &mut Vec<u8>) {
         let device = &self.device;
         line(
             output,
@@ -60,7 +56,7 @@ impl Writer {
         );
     }
 
-    pub(crate) fn telemetry(&self, seq: u32, output: &mut Vec<u8>) {
+    pub(super) fn telemetry(&self, seq: u32, output: &mut Vec<u8>) {
         let id = message_id(&self.device, seq);
         let temperature = 20 + seq % 10;
         line(
@@ -71,14 +67,14 @@ impl Writer {
         );
     }
 
-    pub(crate) fn c2d_ack(&self, tag: u64, output: &mut Vec<u8>) {
+    pub(super) fn c2d_ack(&self, tag: u64, output: &mut Vec<u8>) {
         line(
             output,
             format_args!(r#"{{"type":"c2d_ack","tag":{tag},"outcome":"complete"}}"#),
         );
     }
 
-    pub(crate) fn method_response(&self, id: &RawValue, output: &mut Vec<u8>) {
+    pub(super) fn method_response(&self, id: &RawValue, output: &mut Vec<u8>) {
         let device = &self.device;
         line(
             output,

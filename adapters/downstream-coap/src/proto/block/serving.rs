@@ -1,0 +1,210 @@
+//! Bodies of responses, given out in blocks (RFC 7959, section 2.4).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::assembly::hold;
+use super::{Block, name};
+use crate::proto::budget::{Budget, Share};
+use crate::proto::config::BlockConfig;
+use crate::proto::message::{Code, Message, option};
+use crate::proto::random::Random;
+
+/// Responses of one peer that it fetches block by block.
+#[derive(Debug, Default)]
+pub(crate) struct Bodies(Vec<Body>);
+
+/// What a body is the answer to, by its serial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Exchange(u64),
+    Observation(u64),
+}
+
+#[derive(Debug)]
+struct Body {
+    name: u64,
+    /// `None` where nobody is told when it was fetched.
+    source: Option<Source>,
+    response: Message,
+    /// Bytes that the peer has asked for, without a gap.
+    fetched: usize,
+    forget_at: Duration,
+    /// The bytes of the body.
+    _share: Share,
+}
+
+/// What a request said of the response that it wants.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    name: u64,
+    block: Option<Block>,
+    /// Its body came in blocks, of which this was the last.
+    pub(crate) block1: Option<Block>,
+    asks_size: bool,
+    is_safe: bool,
+    etags: Vec<Bytes>,
+}
+
+impl Wanted {
+    pub(crate) fn of(request: &Message, block1: Option<Block>, random: &Random) -> Self {
+        let options = &request.options;
+        Self {
+            name: name(request, false, random),
+            block: Block::read(options, option::BLOCK2),
+            block1,
+            asks_size: options.has(option::SIZE2),
+            is_safe: request.code.is_safe(),
+            etags: options.all(option::ETAG).cloned().collect(),
+        }
+    }
+
+    /// Tells whether two requests ask for the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+
+    /// What a notification is to be like, after the request that registered for it.
+    pub(crate) fn for_notifications(&self) -> Self {
+        Self {
+            name: self.name,
+            block: self.block.map(|block| Block::new(0, block.exponent)),
+            is_safe: self.is_safe,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a request for a later block gets.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) answer: Message,
+    /// Of which body the block is, if somebody is to be told.
+    pub(crate) source: Option<Source>,
+    /// The peer has now asked for all of it.
+    pub(crate) is_last: bool,
+}
+
+impl Bodies {
+    /// Answers a request for a later block without asking the handler; `None` if it has to be asked.
+    pub(crate) fn find(
+        &mut self,
+        wanted: &Wanted,
+        now: Duration,
+        config: &BlockConfig,
+    ) -> Option<Found> {
+        let block = wanted.block.filter(|block| block.number > 0)?;
+        let Some(body) = self.0.iter_mut().find(|body| body.name == wanted.name) else {
+            // What changes something is not done again for a block.
+            return (!wanted.is_safe).then(|| Found {
+                answer: Message::new(Code::INCOMPLETE),
+                source: None,
+                is_last: false,
+            });
+        };
+        body.forget_at = now + config.timeout;
+        let (length, before) = (body.response.payload.len(), body.fetched);
+        let answer = slice(&body.response, block, wanted, config);
+        let start = block.at_most(Block::exponent_of(config.size)).offset();
+        if start <= before {
+            body.fetched = before.max(start + answer.payload.len());
+        }
+        Some(Found {
+            answer,
+            source: body.source,
+            is_last: before < length && body.fetched == length,
+        })
+    }
+
+    /// Makes the response to be sent: the whole, one block of it, or that nothing has changed.
+    /// The rest of a body is kept until it is fetched, if there is room. Tells whether there is a
+    /// rest.
+    pub(crate) fn respond(
+        &mut self,
+        mut response: Message,
+        (wanted, source): (&Wanted, Option<Source>),
+        now: Duration,
+        config: &BlockConfig,
+        (bytes, random): (&Budget, &Random),
+    ) -> (Message, bool) {
+        if let Some(block) = wanted.block1 {
+            block.write(&mut response.options, option::BLOCK1);
+        }
+        let etag = response.options.get(option::ETAG);
+        if response.code == Code::CONTENT && etag.is_some_and(|etag| wanted.etags.contains(etag)) {
+            response.code = Code::VALID;
+            response.payload = Bytes::new();
+            response.options.remove(option::CONTENT_FORMAT);
+            return (response, false);
+        }
+        // A body that was not fetched whole is old now.
+        self.0.retain(|body| body.name != wanted.name);
+        let asked = wanted.block.unwrap_or(Block::new(0, Block::LARGEST));
+        let most = match wanted.block {
+            Some(block) if block.exponent != Block::MANY => block.size().min(config.size),
+            _ => config.size,
+        };
+        let fits = response.payload.len() <= most;
+        if asked.number == 0 && fits {
+            if let Some(block) = wanted.block {
+                let said = Block::new(0, block.exponent.min(Block::exponent_of(config.size)));
+                said.write(&mut response.options, option::BLOCK2);
+            }
+            return (response, false);
+        }
+        if !response.options.has(option::ETAG) {
+            let etag = random.sign(&response.payload).to_be_bytes();
+            response.options.add(option::ETAG, etag.to_vec());
+        }
+        let answer = slice(&response, asked, wanted, config);
+        let has_rest = asked.number == 0;
+        if let Some(share) = hold(bytes, &response.payload) {
+            if self.0.len() >= config.max_per_peer {
+                self.0.remove(0);
+            }
+            response.options.remove(option::BLOCK1);
+            response.options.remove(option::OBSERVE);
+            self.0.push(Body {
+                name: wanted.name,
+                source,
+                response,
+                fetched: if has_rest { answer.payload.len() } else { 0 },
+                forget_at: now + config.timeout,
+                _share: share,
+            });
+        }
+        (answer, has_rest)
+    }
+
+    /// Forgets what was not asked for in time.
+    pub(crate) fn expire(&mut self, now: Duration) {
+        self.0.retain(|body| body.forget_at > now);
+    }
+
+    /// When the next one is forgotten.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.0.iter().map(|body| body.forget_at).min()
+    }
+}
+
+/// The response with one block of its body.
+fn slice(whole: &Message, asked: Block, wanted: &Wanted, config: &BlockConfig) -> Message {
+    let (asked, length) = (
+        asked.at_most(Block::exponent_of(config.size)),
+        whole.payload.len(),
+    );
+    let start = asked.offset();
+    if start >= length {
+        return Message::new(Code::BAD_REQUEST);
+    }
+    let end = (start + asked.size()).min(length);
+    let mut response = whole.clone();
+    response.payload = whole.payload.slice(start..end);
+    let block = asked.with_more(end < length);
+    block.write(&mut response.options, option::BLOCK2);
+    if asked.number == 0 || wanted.asks_size {
+        response.options.set_uint(option::SIZE2, length as u32);
+    }
+    response
+}

@@ -1,0 +1,269 @@
+//! A connection's session, as the devices' logic sees it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::carrier::PeerKey;
+use crate::layer::{MessageLayer, Request};
+use crate::listener::{Call, Exchange, Observation};
+use crate::proto::message::{Message, Token};
+use crate::proto::tcp::{Closed, Event, Session};
+use crate::proto::udp::{
+    CallError, CallId, EndReason, ExchangeId, NotificationOutcome, NotifyError, ObservationId,
+    RespondError, Responded,
+};
+
+/// What happened on a connection.
+#[derive(Debug)]
+pub(super) enum StreamEvent {
+    Request(Request),
+    Response {
+        call: Call,
+        result: Result<Message, CallError>,
+    },
+    Notified {
+        observation: Observation,
+        outcome: NotificationOutcome,
+    },
+    /// The peer has asked for the last block of an answer.
+    AnswerFetched {
+        exchange: Exchange,
+    },
+    /// The peer has asked for the last block of a notification.
+    NotificationFetched {
+        observation: Observation,
+    },
+    Ended {
+        observation: Observation,
+        reason: EndReason,
+    },
+    /// The peer wants the connection to end.
+    Released,
+}
+
+/// A notification that waits for a pong.
+#[derive(Debug)]
+struct Unconfirmed {
+    observation: u64,
+    is_whole: bool,
+    /// The ping went behind it.
+    is_asked: bool,
+}
+
+/// A session with one peer, whose pings confirm notifications.
+#[derive(Debug)]
+pub(super) struct StreamLayer {
+    session: Session,
+    peer: PeerKey,
+    /// The ping that is not answered. There is one at a time, since not every peer says which ping
+    /// it answers: libcoap 4.3.1 leaves the token out.
+    ping: Option<Token>,
+    /// Oldest first; one for each observation.
+    unconfirmed: VecDeque<Unconfirmed>,
+    events: VecDeque<StreamEvent>,
+}
+
+impl StreamLayer {
+    pub(super) fn new(session: Session, peer: PeerKey) -> Self {
+        Self {
+            session,
+            peer,
+            ping: None,
+            unconfirmed: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    pub(super) fn receive(&mut self, now: Duration, input: &mut BytesMut) -> Result<(), Closed> {
+        self.session.receive(now, input)
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<StreamEvent> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            let event = self.session.poll_event()?;
+            self.on_event(event);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let peer = self.peer;
+        match event {
+            Event::Request {
+                exchange: serial,
+                message,
+                wants_observation,
+            } => self.events.push_back(StreamEvent::Request(Request {
+                exchange: ExchangeId { peer, serial },
+                message,
+                message_id: None,
+                wants_observation,
+            })),
+            Event::Response {
+                call: serial,
+                response,
+            } => self.events.push_back(StreamEvent::Response {
+                call: CallId { peer, serial },
+                result: response.ok_or(CallError::Malformed),
+            }),
+            Event::AnswerFetched { exchange: serial } => {
+                let exchange = ExchangeId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::AnswerFetched { exchange });
+            }
+            Event::NotificationFetched {
+                observation: serial,
+            } => {
+                // Who asks for the rest has the beginning, and may say so before its pong.
+                self.settle(
+                    serial,
+                    NotificationOutcome::Acknowledged { is_whole: false },
+                );
+                let observation = ObservationId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::NotificationFetched { observation });
+            }
+            Event::Pong { token } => self.confirm(token),
+            Event::Ended {
+                observation: serial,
+            } => self.ended(serial, EndReason::Deregistered),
+            Event::Released => self.events.push_back(StreamEvent::Released),
+        }
+    }
+
+    /// Asks the peer whether it is there, and has what was sent so far.
+    pub(super) fn ask(&mut self) {
+        if self.ping.is_none() {
+            self.ping = Some(self.session.ping());
+            for one in &mut self.unconfirmed {
+                one.is_asked = true;
+            }
+        }
+    }
+
+    /// The peer has what was sent before the ping.
+    fn confirm(&mut self, token: Token) {
+        let is_answer = |ping: &mut Token| *ping == token || token == Token::EMPTY;
+        if self.ping.take_if(is_answer).is_none() {
+            return;
+        }
+        let asked = self.unconfirmed.partition_point(|one| one.is_asked);
+        for one in self.unconfirmed.drain(..asked) {
+            let is_whole = one.is_whole;
+            self.events.push_back(StreamEvent::Notified {
+                observation: ObservationId {
+                    peer: self.peer,
+                    serial: one.observation,
+                },
+                outcome: NotificationOutcome::Acknowledged { is_whole },
+            });
+        }
+        if !self.unconfirmed.is_empty() {
+            self.ask();
+        }
+    }
+
+    fn ended(&mut self, serial: u64, reason: EndReason) {
+        self.settle(serial, NotificationOutcome::Withdrawn);
+        let peer = self.peer;
+        let observation = ObservationId { peer, serial };
+        self.events.push_back(StreamEvent::Ended {
+            observation,
+            reason,
+        });
+    }
+
+    /// Ends the wait for a pong behind an observation's notification, if there is one.
+    fn settle(&mut self, serial: u64, outcome: NotificationOutcome) {
+        let mut unconfirmed = self.unconfirmed.iter();
+        if let Some(at) = unconfirmed.position(|one| one.observation == serial) {
+            self.unconfirmed.remove(at);
+            let peer = self.peer;
+            self.events.push_back(StreamEvent::Notified {
+                observation: ObservationId { peer, serial },
+                outcome,
+            });
+        }
+    }
+}
+
+impl MessageLayer for StreamLayer {
+    fn respond(
+        &mut self,
+        now: Duration,
+        exchange: Exchange,
+        response: Message,
+    ) -> Result<Responded, RespondError> {
+        match self.session.respond(now, exchange.serial, response) {
+            Ok(true) => Ok(Responded::Sent),
+            Ok(false) => Ok(Responded::Begun),
+            Err(_) => Err(RespondError::Gone),
+        }
+    }
+
+    fn observe(
+        &mut self,
+        now: Duration,
+        exchange: Exchange,
+        response: Message,
+    ) -> Result<Option<Observation>, RespondError> {
+        let observed = self.session.observe(now, exchange.serial, response);
+        let serial = observed.map_err(|_| RespondError::Gone)?;
+        let peer = self.peer;
+        Ok(serial.map(|serial| ObservationId { peer, serial }))
+    }
+
+    fn notify(
+        &mut self,
+        now: Duration,
+        observation: Observation,
+        message: Message,
+    ) -> Result<(), NotifyError> {
+        let serial = observation.serial;
+        if self.unconfirmed.iter().any(|one| one.observation == serial) {
+            return Err(NotifyError::Busy);
+        }
+        let notified = self.session.notify(now, serial, message);
+        let is_whole = notified.map_err(|_| NotifyError::Gone)?;
+        self.unconfirmed.push_back(Unconfirmed {
+            observation: serial,
+            is_whole,
+            is_asked: false,
+        });
+        self.ask();
+        Ok(())
+    }
+
+    fn withdraw_notification(&mut self, _now: Duration, observation: Observation) {
+        self.settle(observation.serial, NotificationOutcome::Withdrawn);
+    }
+
+    fn end_observation(&mut self, _now: Duration, observation: Observation) {
+        self.session.end_observation(observation.serial);
+        self.ended(observation.serial, EndReason::Closed);
+    }
+
+    fn request(
+        &mut self,
+        _now: Duration,
+        _peer: PeerKey,
+        request: Message,
+    ) -> Result<Call, CallError> {
+        let peer = self.peer;
+        let serial = self.session.request(request);
+        let serial = serial.map_err(|_| CallError::Busy)?;
+        Ok(CallId { peer, serial })
+    }
+
+    fn cancel(&mut self, _now: Duration, call: Call) {
+        self.session.cancel(call.serial);
+    }
+}

@@ -1,0 +1,137 @@
+//! The devices, in a thread of their own.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::server::{Server, join, named};
+
+/// What came of a round.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) requests: u64,
+    pub(crate) sent_again: u64,
+    pub(crate) wall: Duration,
+}
+
+impl Tally {
+    pub(crate) fn a_second(&self) -> f64 {
+        self.requests as f64 / self.wall.as_secs_f64()
+    }
+}
+
+/// A round to be driven, and where to tell what came of it.
+type Order = (Duration, oneshot::Sender<Tally>);
+
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    orders: mpsc::Sender<Order>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Fleet {
+    /// Brings up the devices, each of which sends one request.
+    pub(crate) fn start(
+        server: &Server,
+        is_secure: bool,
+        sockets: usize,
+        in_flight: usize,
+    ) -> Result<Self> {
+        let address = match is_secure {
+            true => server.open.secure.context("the server has no DTLS")?,
+            false => server.open.plain,
+        };
+        let (orders, mut ordered) = mpsc::channel::<Order>(1);
+        let (ready, is_ready) = oneshot::channel();
+        let thread = named("devices", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let workers = in_flight.clamp(1, sockets);
+                let mut crews = JoinSet::new();
+                for worker in 0..workers {
+                    let numbers = (worker..sockets).step_by(workers);
+                    crews.spawn(async move {
+                        let mut crew = Vec::new();
+                        for number in numbers {
+                            crew.push(Client::start(address, is_secure, number).await?);
+                        }
+                        anyhow::Ok(crew)
+                    });
+                }
+                let mut crews = finish(crews).await?;
+                ready.send(()).ok().context("nobody waits")?;
+                while let Some((length, result)) = ordered.recv().await {
+                    let tally;
+                    (crews, tally) = drive(crews, length).await?;
+                    result.send(tally).ok().context("nobody waits")?;
+                }
+                Ok(())
+            })
+        })?;
+        match is_ready.blocking_recv() {
+            Ok(()) => Ok(Self { orders, thread }),
+            Err(_) => Err(join(thread).err().context("it ended without a word")?),
+        }
+    }
+
+    /// Has each worker send for so long.
+    pub(crate) fn drive(&mut self, length: Duration) -> Result<Tally> {
+        let (result, tally) = oneshot::channel();
+        let ordered = self.orders.blocking_send((length, result));
+        ordered.ok().context("the devices are gone")?;
+        tally.blocking_recv().context("the devices gave up")
+    }
+
+    pub(crate) fn stop(self) -> Result<()> {
+        drop(self.orders);
+        join(self.thread)
+    }
+}
+
+/// The devices of a worker, which take turns.
+type Crew = Vec<Client>;
+
+async fn drive(crews: Vec<Crew>, length: Duration) -> Result<(Vec<Crew>, Tally)> {
+    let started = Instant::now();
+    let end = started + length;
+    let mut working = JoinSet::new();
+    for mut crew in crews {
+        working.spawn(async move {
+            let mut tally = Tally::default();
+            'round: loop {
+                for client in &mut crew {
+                    tally.sent_again += client.post().await?;
+                    tally.requests += 1;
+                    if Instant::now() >= end {
+                        break 'round;
+                    }
+                }
+            }
+            anyhow::Ok((crew, tally))
+        });
+    }
+    let mut all = Tally::default();
+    let mut crews = Vec::new();
+    for (crew, tally) in finish(working).await? {
+        crews.push(crew);
+        all.requests += tally.requests;
+        all.sent_again += tally.sent_again;
+    }
+    all.wall = started.elapsed();
+    Ok((crews, all))
+}
+
+async fn finish<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        all.push(ended??);
+    }
+    Ok(all)
+}

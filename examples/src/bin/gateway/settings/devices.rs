@@ -1,0 +1,137 @@
+//! What devices speak to the gateway: one section for each protocol that is served.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use gateway_core::{GatewayBuilder, Upstream};
+use gateway_downstream_coap::{CoapConfig, CoapDownstream};
+use gateway_downstream_tcp::{TcpConfig, TcpDownstream};
+use serde::de::IgnoredAny;
+
+use super::resolve;
+use crate::document::Document;
+use crate::secret::Surroundings;
+
+const TCP: &str = "downstream.tcp";
+const COAP: &str = "downstream.coap";
+
+/// Is what the file says of devices: at least one protocol.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    pub(crate) tcp: Option<TcpConfig>,
+    pub(crate) coap: Option<CoapConfig>,
+}
+
+impl Devices {
+    /// Connections that devices may have at a time.
+    pub(crate) fn max_connections(&self) -> u64 {
+        let tcp = self.tcp.iter().map(|tcp| tcp.limits.max_connections);
+        let coap = self.coap.iter().map(|coap| {
+            let ports = usize::from(coap.tcp.is_some()) + usize::from(coap.tls.is_some());
+            ports * coap.connections.max
+        });
+        tcp.chain(coap).map(|count| count as u64).sum()
+    }
+
+    /// Listens, and tells where.
+    pub(crate) async fn bind<U: Upstream>(
+        self,
+        mut gateway: GatewayBuilder<U>,
+    ) -> anyhow::Result<(GatewayBuilder<U>, Vec<String>)> {
+        let mut addresses = Vec::new();
+        if let Some(config) = self.tcp {
+            let tcp = TcpDownstream::bind(config).await.context(TCP)?;
+            addresses.push(tcp.local_addr().to_string());
+            gateway = gateway.with_downstream("tcp", tcp);
+        }
+        if let Some(config) = self.coap {
+            let coap = CoapDownstream::bind(config).await.context(COAP)?;
+            let open = [
+                ("coap", coap.udp_addr()),
+                ("coaps", coap.dtls_addr()),
+                ("coap+tcp", coap.tcp_addr()),
+                ("coaps+tcp", coap.tls_addr()),
+            ];
+            let open = open.into_iter();
+            let open =
+                open.filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));
+            addresses.extend(open);
+            gateway = gateway.with_downstream("coap", coap);
+        }
+        Ok((gateway, addresses))
+    }
+}
+
+/// Reads the sections of devices; what is wrong is noted.
+pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<Devices> {
+    let has = [TCP, COAP].map(|key| document.has(key));
+    if has == [false; 2] {
+        let problem = format!("is missing; a gateway needs devices: {TCP}, {COAP}");
+        document.note(TCP, problem);
+    }
+    let [tcp, coap] = has;
+    let devices = Devices {
+        tcp: tcp.then(|| read_tcp(document, around)).flatten(),
+        coap: coap.then(|| read_coap(document, around)).flatten(),
+    };
+    document.leave("downstream", &["tcp", "coap"]);
+    let read = [devices.tcp.is_some(), devices.coap.is_some()];
+    (read == has).then_some(devices)
+}
+
+fn read_tcp(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<TcpConfig> {
+    refuse_secrets(document, TCP, "identity.secrets", "secrets_file");
+    let mut config = document.section(TCP, TcpConfig::validate)?;
+    let mut files = vec![(
+        "identity.secrets_file",
+        config.identity.secrets_file.as_mut(),
+    )];
+    if let Some(tls) = &mut config.tls {
+        files.push(("tls.certificate", Some(&mut tls.certificate)));
+        files.push(("tls.key", Some(&mut tls.key)));
+        files.push(("tls.client_ca", tls.client_ca.as_mut()));
+    }
+    resolve_all(document, around, TCP, files);
+    Some(config)
+}
+
+fn read_coap(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<CoapConfig> {
+    refuse_secrets(document, COAP, "identity.tokens", "tokens_file");
+    let mut config = document.section(COAP, CoapConfig::validate)?;
+    let mut files = vec![("identity.tokens_file", config.identity.tokens_file.as_mut())];
+    if let Some(dtls) = &mut config.dtls {
+        files.push(("dtls.keys_file", dtls.keys_file.as_mut()));
+    }
+    if let Some(tls) = &mut config.tls {
+        files.push(("tls.certificate", Some(&mut tls.certificate)));
+        files.push(("tls.key", Some(&mut tls.key)));
+    }
+    resolve_all(document, around, COAP, files);
+    Some(config)
+}
+
+/// Notes secrets that stand in the file, and takes them out.
+fn refuse_secrets(document: &mut Document<'_>, section: &str, key: &str, allowed: &str) {
+    let key = format!("{section}.{key}");
+    if document.has(&key) {
+        document.take::<IgnoredAny>(&key);
+        let problem = format!("must not stand in this file; allowed: `{allowed}`");
+        document.note(&key, problem);
+    }
+}
+
+fn resolve_all(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    section: &str,
+    files: Vec<(&str, Option<&mut PathBuf>)>,
+) {
+    for (key, path) in files {
+        resolve(
+            document,
+            around.directory,
+            &format!("{section}.{key}"),
+            path,
+        );
+    }
+}
