@@ -5,10 +5,14 @@
 //!
 //! A network server [embeds](embed) the gateway: it hands in what [happens](event), and gets
 //! downlinks when their [window](schedule) is open. [Payloads](payload) are read by a codec of the
-//! device's maker. What a network server itself is made of, without IO or a clock, is in [`proto`].
+//! device's maker. For fleets that have a network server already there are [`chirpstack`] and [`tts`].
+//! What a network server itself is made of, without IO or a clock, is in [`proto`].
 
+pub mod chirpstack;
+pub mod cloud;
 pub mod embed;
 pub mod event;
 pub mod payload;
 pub mod proto;
 pub mod schedule;
+pub mod tts;
