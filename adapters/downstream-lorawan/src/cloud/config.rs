@@ -8,6 +8,8 @@ use std::time::Duration;
 use gateway_core::ConfigError;
 use serde::Deserialize;
 
+use super::told::is_name;
+
 /// Is a password or a token. It does not show in `Debug`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -59,8 +61,8 @@ pub struct MqttConfig {
     /// after 1.5 times `keep_alive` the broker may end the connection and keep the rest. Default
     /// 256.
     pub max_in_flight: usize,
-    /// The longest message, in bytes. Default 256 KiB; a frame that 64 concentrators heard takes
-    /// some 40.
+    /// The longest message, in bytes. Default 1 MiB; a frame that 64 concentrators heard takes some
+    /// 40 KiB. A longer one ends the connection, and a broker that keeps it sends it again.
     pub max_message: usize,
 }
 
@@ -76,7 +78,7 @@ impl Default for MqttConfig {
             client_id: None,
             keep_alive: Duration::from_secs(30),
             max_in_flight: 256,
-            max_message: 256 * 1024,
+            max_message: 1 << 20,
         }
     }
 }
@@ -179,6 +181,17 @@ fn check_seconds(key: &str, time: Duration) -> Result<(), ConfigError> {
         false => {
             let problem = format!("is {}", humantime::format_duration(time));
             Err(ConfigError::new(key, problem, "1s to 1h"))
+        }
+    }
+}
+
+/// Checks a setting that is a name in topics and addresses.
+pub(crate) fn check_name(key: &str, text: &str) -> Result<(), ConfigError> {
+    match is_name(text) {
+        true => Ok(()),
+        false => {
+            let problem = format!("is {text:?}");
+            Err(ConfigError::new(key, problem, "letters, digits, - and _"))
         }
     }
 }

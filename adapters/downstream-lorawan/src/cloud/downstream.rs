@@ -39,7 +39,7 @@ pub enum BindError {
 
 /// Where what the network server tells comes from.
 enum Source {
-    Mqtt(Link, EventLoop),
+    Mqtt(Link, Box<EventLoop>),
     Http(Receiver, TcpListener),
 }
 
@@ -72,7 +72,7 @@ impl CloudDownstream {
         Ok(Self {
             lorawan: lorawan.build(network)?,
             routes,
-            source: Mutex::new(Some(Source::Mqtt(link, eventloop))),
+            source: Mutex::new(Some(Source::Mqtt(link, Box::new(eventloop)))),
             local_addr: None,
         })
     }
@@ -126,7 +126,7 @@ impl Downstream for CloudDownstream {
         let intake = Arc::new(intake);
         let read = async {
             match source {
-                Source::Mqtt(link, eventloop) => link.run(eventloop, intake, shutdown).await,
+                Source::Mqtt(link, eventloop) => link.run(*eventloop, intake, shutdown).await,
                 Source::Http(receiver, listener) => receiver.run(listener, intake, shutdown).await,
             }
         };

@@ -24,6 +24,8 @@ mod told;
 mod turns;
 
 #[cfg(feature = "cloud")]
+pub(crate) use config::check_name;
+#[cfg(feature = "cloud")]
 pub use config::{HttpConfig, MqttConfig, Secret};
 #[cfg(feature = "cloud")]
 pub(crate) use dialect::{Dialect, Publication};
@@ -31,6 +33,4 @@ pub(crate) use dialect::{Dialect, Publication};
 pub use downstream::{BindError, CloudDownstream};
 #[cfg(feature = "cloud")]
 pub(crate) use http::Request;
-#[cfg(feature = "cloud")]
-pub(crate) use told::check_name;
 pub use told::{DecodeError, Route, Told};

@@ -1,7 +1,5 @@
 //! What one message of a network server tells.
 
-use gateway_core::ConfigError;
-
 use crate::event::{DevEui, Event};
 
 /// Names where the downlinks of a device go. Both names are of letters, digits, `-` and `_`, so that
@@ -38,20 +36,9 @@ impl Route {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=Route::MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed)
-}
-
-/// Checks a setting that is a name in topics and addresses.
-pub(crate) fn check_name(key: &str, text: &str) -> Result<(), ConfigError> {
-    match is_name(text) {
-        true => Ok(()),
-        false => {
-            let problem = format!("is {text:?}");
-            Err(ConfigError::new(key, problem, "letters, digits, - and _"))
-        }
-    }
 }
 
 /// Is what one message of a network server tells.
