@@ -4,8 +4,8 @@ use gateway_downstream_lorawan::event::{DevAddr, DevEui};
 use gateway_downstream_lorawan::proto::Key;
 use gateway_downstream_lorawan::server::{AbpConfig, DeviceConfig, OtaaConfig};
 use lrwn::{
-    AES128Key, EUI64, FCtrl, FHDR, FRMPayload, FType, JoinRequestPayload, JoinType, MACPayload,
-    MACVersion, MHDR, Major, Payload, PhyPayload, keys,
+    AES128Key, EUI64, FCtrl, FHDR, FRMPayload, FType, JoinRequestPayload, JoinType, MACCommandSet,
+    MACPayload, MACVersion, MHDR, Major, Payload, PhyPayload, keys,
 };
 
 const APP_KEY: [u8; 16] = [0x2b; 16];
@@ -125,7 +125,7 @@ impl Device {
                 devaddr: lrwn::DevAddr::from_be_bytes(self.address),
                 f_ctrl,
                 f_cnt: self.next_up,
-                ..FHDR::default()
+                f_opts: MACCommandSet::new(Vec::new()),
             },
             f_port: Some(1),
             frm_payload: Some(FRMPayload::Raw(payload.to_vec())),

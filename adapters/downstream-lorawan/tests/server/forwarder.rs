@@ -27,7 +27,9 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn frame(&self) -> Vec<u8> {
-        STANDARD.decode(self.txpk["data"].as_str().unwrap()).unwrap()
+        STANDARD
+            .decode(self.txpk["data"].as_str().unwrap())
+            .unwrap()
     }
 }
 
