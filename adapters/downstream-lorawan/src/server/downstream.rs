@@ -18,6 +18,7 @@ use super::devices::Devices;
 use super::engine::Engine;
 use super::error::BindError;
 use super::forwarder::Forwarders;
+use super::losses::Losses;
 use super::orders::{Order, Orders};
 use super::station::Stations;
 use super::store::{EmbeddedStore, SessionStore};
@@ -149,6 +150,7 @@ async fn forwarders(
         concentrators: concentrators.clone(),
         region: config.make_region()?,
         radio: radio.clone(),
+        losses: Losses::default(),
     };
     Ok((forwarders, address))
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::concentrators::{Concentrators, Radio};
 use super::config::{ServerConfig, TimingConfig};
+use super::losses::Losses;
 use super::orders::Order;
 use super::store::{Change, SessionStore};
 use super::teller::Teller;
@@ -48,6 +49,7 @@ pub(super) struct Engine {
     next_token: u16,
     /// Confirmed downlinks that their devices have not answered.
     awaited: HashMap<DevEui, Awaited>,
+    losses: Losses,
     changes: BTreeMap<DevEui, Scope>,
     effects: Vec<Effect>,
 }
@@ -88,6 +90,7 @@ impl Engine {
             flights: HashMap::new(),
             next_token: 0,
             awaited: HashMap::new(),
+            losses: Losses::default(),
             changes: BTreeMap::new(),
             effects: Vec::new(),
         }
@@ -138,8 +141,10 @@ impl Engine {
             Radio::Heard { .. } if stop.is_cancelled() => {}
             Radio::Heard { frame, reception } => {
                 let now = self.started.elapsed();
-                if self.collector.hear(now, frame, reception) == CopyKind::Overflow {
-                    tracing::warn!(lost = 1, "Too many frames are held; one was dropped");
+                if self.collector.hear(now, frame, reception) == CopyKind::Overflow
+                    && let Some(lost) = self.losses.count()
+                {
+                    tracing::warn!(lost, "Too many frames are held; new ones were dropped");
                 }
             }
             Radio::Transmitted {

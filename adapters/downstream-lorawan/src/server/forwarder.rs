@@ -7,6 +7,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::concentrators::{Concentrators, Radio};
+use super::losses::Losses;
 use crate::event::{TransmitError, TransmitResult};
 use crate::proto::Eui64;
 use crate::proto::gwmp::{Body, CrcStatus, Datagram, PushData, TxOutcome};
@@ -22,10 +23,11 @@ pub(super) struct Forwarders {
     pub(super) concentrators: Arc<Concentrators>,
     pub(super) region: Region,
     pub(super) radio: mpsc::Sender<Radio>,
+    pub(super) losses: Losses,
 }
 
 impl Forwarders {
-    pub(super) async fn serve(self) {
+    pub(super) async fn serve(mut self) {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
             match self.socket.recv_from(&mut buffer).await {
@@ -36,7 +38,7 @@ impl Forwarders {
         }
     }
 
-    async fn receive(&self, bytes: &[u8], from: SocketAddr) {
+    async fn receive(&mut self, bytes: &[u8], from: SocketAddr) {
         let datagram = match Datagram::decode(bytes) {
             Ok(datagram) => datagram,
             Err(error) => {
@@ -64,7 +66,7 @@ impl Forwarders {
         }
     }
 
-    fn heard(&self, gateway: Eui64, data: PushData) {
+    fn heard(&mut self, gateway: Eui64, data: PushData) {
         for odd in &data.odd {
             tracing::debug!(gateway = %gateway, error = %odd, "Part of a datagram dropped");
         }
@@ -86,11 +88,13 @@ impl Forwarders {
     }
 
     /// Hands on what was heard; a flood costs its newest frames, and never the server's breath.
-    fn tell(&self, radio: Radio) {
-        if self.radio.try_send(radio).is_err() {
+    fn tell(&mut self, radio: Radio) {
+        if self.radio.try_send(radio).is_err()
+            && let Some(lost) = self.losses.count()
+        {
             tracing::warn!(
-                lost = 1,
-                "Too much is heard; a concentrator's word was dropped"
+                lost,
+                "Too much is heard; what concentrators said was dropped"
             );
         }
     }

@@ -37,6 +37,7 @@ mod downstream;
 mod engine;
 mod error;
 mod forwarder;
+mod losses;
 mod orders;
 mod station;
 mod store;

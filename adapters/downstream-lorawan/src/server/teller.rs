@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::losses::Losses;
 use crate::embed::NetworkEvents;
 use crate::event::{DevEui, DeviceAck, Event, TransmitAck, Uplink};
 
@@ -26,6 +27,8 @@ pub(super) struct Teller {
     /// Ends when the hub has settled what each device said last.
     last: HashMap<DevEui, oneshot::Receiver<()>>,
     room: Arc<Semaphore>,
+    bound: usize,
+    losses: Losses,
 }
 
 impl Teller {
@@ -36,6 +39,8 @@ impl Teller {
             tasks: JoinSet::new(),
             last: HashMap::new(),
             room: Arc::new(Semaphore::new(bound)),
+            bound,
+            losses: Losses::default(),
         }
     }
 
@@ -99,7 +104,9 @@ impl Teller {
     fn turn(&mut self, dev_eui: DevEui) -> Turn {
         self.tidy();
         let Ok(permit) = self.room.clone().try_acquire_owned() else {
-            tracing::warn!(device.id = %dev_eui, lost = 1, "Too much waits for the hub; a message was dropped");
+            if let Some(lost) = self.losses.count() {
+                tracing::warn!(device.id = %dev_eui, lost, "Too much waits for the hub; new messages were dropped");
+            }
             return Turn(None);
         };
         let (end, next) = oneshot::channel();
@@ -109,6 +116,18 @@ impl Teller {
             end,
             permit,
         }))
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let lost = self.bound - self.room.available_permits();
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "The server ended before the hub had taken all messages"
+            );
+        }
     }
 }
 

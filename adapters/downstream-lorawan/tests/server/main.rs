@@ -143,7 +143,7 @@ fn folder() -> TempDir {
 }
 
 #[tokio::test]
-async fn the_same_uplink_by_three_concentrators_is_one_message_and_answered_by_the_best() {
+async fn the_same_uplink_by_three_concentrators_is_one_message() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let network = Network::start(config(vec![device.config()]), &folder).await;
     let mut concentrators = Vec::new();
