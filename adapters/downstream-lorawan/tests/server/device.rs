@@ -57,12 +57,18 @@ pub(crate) fn join_request(dev_eui: DevEui, nonce: u16) -> Vec<u8> {
 
 impl Device {
     /// A device that was made with a session of its number.
-    pub(crate) fn abp(number: u8) -> Self {
+    pub(crate) fn abp(number: u16) -> Self {
+        let [high, low] = number.to_be_bytes();
+        let key = |own| {
+            let mut key = [own; 16];
+            key[..2].copy_from_slice(&[high, low]);
+            AES128Key::from_bytes(key)
+        };
         Self {
-            dev_eui: DevEui::new([0, 0, 0, 0, 0, 0, 0, number]),
-            address: [0, 0, 0, number],
-            nwk_s_key: AES128Key::from_bytes([number; 16]),
-            app_s_key: AES128Key::from_bytes([number + 1; 16]),
+            dev_eui: DevEui::new([0, 0, 0, 0, 0, 0, high, low]),
+            address: [0, 0, high, low],
+            nwk_s_key: key(1),
+            app_s_key: key(2),
             next_up: 0,
             next_down: 0,
         }

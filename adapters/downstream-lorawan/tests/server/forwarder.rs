@@ -23,6 +23,7 @@ pub(crate) struct Forwarder {
 pub(crate) struct Asked {
     token: [u8; 2],
     pub(crate) txpk: Value,
+    pub(crate) datagram: Vec<u8>,
 }
 
 impl Asked {
@@ -95,9 +96,21 @@ impl Forwarder {
                 return Asked {
                     token: [datagram[1], datagram[2]],
                     txpk: json["txpk"].clone(),
+                    datagram,
                 };
             }
         }
+    }
+
+    /// Tells whether it shall send something, of all that has come so far.
+    pub(crate) fn has_been_asked(&self) -> bool {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.try_recv(&mut buffer) {
+            if buffer[..length][3] == 3 {
+                return true;
+            }
+        }
+        false
     }
 
     /// Says what became of a frame: `NONE` is that it was sent.

@@ -5,7 +5,11 @@
 
 mod device;
 mod forwarder;
+mod pamoja;
 mod station;
+mod store;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use gateway_downstream_lorawan::proto::mac::RegionName;
 use gateway_downstream_lorawan::schedule::Class;
 use gateway_downstream_lorawan::server::{
     BindError, ConcentratorConfig, DeviceConfig, EmbeddedStore, ForwarderConfig, LorawanServer,
-    ServerConfig, StationConfig, StoreError,
+    ServerConfig, SessionStore, StationConfig, StoreError,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use device::{Device, join_request, otaa};
 use forwarder::Forwarder;
 use station::Station;
+use store::Gate;
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
@@ -85,7 +90,11 @@ fn class_c(mut device: DeviceConfig) -> DeviceConfig {
 impl Network {
     async fn start(config: ServerConfig, folder: &TempDir) -> Self {
         let store = EmbeddedStore::open(folder.path().join("sessions")).await;
-        let server = LorawanServer::builder(config).with_store(store.unwrap());
+        Self::start_with(config, store.unwrap()).await
+    }
+
+    async fn start_with(config: ServerConfig, store: impl SessionStore) -> Self {
+        let server = LorawanServer::builder(config).with_store(store);
         let server = server.bind().await.unwrap();
         let (forwarders, stations) = (server.forwarder_address(), server.station_address());
         let hub = MemoryUpstream::new();
@@ -451,4 +460,89 @@ async fn two_servers_do_not_share_a_store() {
     let wrong = LorawanServer::builder(ServerConfig::new(RegionName::Eu868));
     let wrong = wrong.with_store(first).bind().await;
     assert!(matches!(wrong, Err(BindError::Config(_))));
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_before_it_is_stored() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, open) = Gate::new(false);
+    let network = Network::start_with(config(vec![device.config()]), gate).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    asked.recv().await.unwrap();
+    // Long enough for a message that does not wait to be there.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(network.hub.accepted().is_empty());
+    open.add_permits(1000);
+    assert_eq!(network.data(1).await, ["MQ=="]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_not_done() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, _) = Gate::new(true);
+    let devices = vec![class_c(device.config()), otaa(OTAA)];
+    let network = Network::start_with(config(devices), gate).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&join_request(OTAA, 7)).await;
+    asked.recv().await.unwrap();
+    concentrator.hear(&device.uplink(b"1")).await;
+    asked.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(network.hub.accepted().is_empty());
+    assert!(!concentrator.has_been_asked());
+}
+
+/// As many devices as a small town has meters, each with a command that waits; the hub is 50 ms
+/// away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_devices_get_their_commands_in_their_windows() {
+    const DEVICES: u16 = 1000;
+    const CONCENTRATORS: u16 = 8;
+    let folder = folder();
+    let mut devices: Vec<_> = (0..DEVICES).map(Device::abp).collect();
+    let mut config = config(devices.iter().map(Device::config).collect());
+    let euis = 0..u64::from(CONCENTRATORS);
+    let listed = euis
+        .clone()
+        .map(|eui| ConcentratorConfig::new(Eui64::new(eui)));
+    config.concentrators = listed.collect();
+    let network = Network::start(config, &folder).await;
+    network.hub.set_latency(Duration::from_millis(50));
+    let mut tasks = JoinSet::new();
+    for eui in euis {
+        let concentrator = network.concentrator(eui).await;
+        let share = usize::from(DEVICES / CONCENTRATORS);
+        let mut devices = devices.split_off(devices.len() - share);
+        let hub = network.hub.clone();
+        tasks.spawn(async move {
+            let mut commands = JoinSet::new();
+            for device in &mut devices {
+                concentrator.push(&device.uplink(b"1"), 5.0).await;
+                let (hub, command) = (hub.clone(), message(device, "on"));
+                commands.spawn(async move {
+                    hub.wait_listening(&command.device, Interest::COMMANDS)
+                        .await;
+                    hub.send_message(command).await
+                });
+                // A concentrator hears eight frames at a time, of 50 ms each.
+                tokio::time::sleep(Duration::from_millis(6)).await;
+            }
+            for _ in 0..share {
+                let asked = concentrator.asked().await;
+                assert_eq!(asked.txpk["tmst"], 16_000_000, "the first window");
+                concentrator.acknowledge(&asked, "NONE").await;
+            }
+            while let Some(settled) = commands.join_next().await {
+                assert_eq!(settled.unwrap(), Some(Disposition::Complete));
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(
+        network.data(DEVICES.into()).await.len(),
+        usize::from(DEVICES)
+    );
 }

@@ -22,8 +22,11 @@ impl Station {
     }
 
     pub(crate) async fn say(&mut self, message: Value) {
-        let message = Message::text(message.to_string());
-        self.0.send(message).await.unwrap();
+        self.say_text(&message.to_string()).await;
+    }
+
+    pub(crate) async fn say_text(&mut self, message: &str) {
+        self.0.send(Message::text(message)).await.unwrap();
     }
 
     /// The next message; none when the server has ended the connection.
