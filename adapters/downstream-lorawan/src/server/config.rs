@@ -104,7 +104,8 @@ pub struct LimitConfig {
     pub frames: usize,
     /// Uplinks that wait for the hub; further ones are lost. Default 10,000, some 10 MB.
     pub uplinks: usize,
-    /// Messages of concentrators and downlinks that wait for the server. Default 1,024 of each.
+    /// Messages of concentrators and downlinks that wait for the server, which stores what came
+    /// before. Default 8,192 of each, some 2 MB.
     pub queue: usize,
 }
 
@@ -113,7 +114,7 @@ impl Default for LimitConfig {
         Self {
             frames: 10_000,
             uplinks: 10_000,
-            queue: 1024,
+            queue: 8192,
         }
     }
 }
@@ -153,6 +154,10 @@ impl ServerConfig {
         if self.forwarders.is_none() && self.stations.is_none() {
             let allowed = "a section `forwarders` or `stations`, or both";
             return Err(ConfigError::new("forwarders", "is missing", allowed));
+        }
+        if let Some(forwarders) = &self.forwarders {
+            let checked = forwarders.validate();
+            checked.map_err(|error| error.within("forwarders"))?;
         }
         if let Some(stations) = &self.stations {
             stations
@@ -284,7 +289,7 @@ mod tests {
         wrong(|it| it["timing"] = json!({"hold": "2s"}), "`timing.hold`");
         wrong(|it| it["timing"] = json!({"holds": "2s"}), "unknown field");
         wrong(|it| it["devices"][0]["profile"] = json!("x"), "profile");
-        wrong(|it| it["devices"][0]["abp"] = json!(null), "abp");
+        wrong(|it| it["devices"][1]["abp"] = json!(null), "otaa");
         wrong(|it| it["devices"][1]["dev_eui"] = json!("::1"), "EUI");
         wrong(|it| it["devices"][1]["id"] = json!("a b"), "id");
     }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use gateway_core::{
     ConfigError, Delivered, Downlink, Downstream, DownstreamError, ErrorKind, ServeContext,
 };
+use socket2::SockRef;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -144,6 +145,10 @@ async fn forwarders(
         source,
     };
     let socket = UdpSocket::bind(forwarder.listen).await.map_err(refused)?;
+    let granted = SockRef::from(&socket).set_recv_buffer_size(forwarder.socket_buffer);
+    if let Err(error) = granted {
+        tracing::warn!(error = %error, "Socket buffer is smaller than configured");
+    }
     let address = socket.local_addr().map_err(refused)?;
     let forwarders = Forwarders {
         socket: Arc::new(socket),

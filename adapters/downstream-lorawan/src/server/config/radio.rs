@@ -16,12 +16,17 @@ use crate::proto::Eui64;
 pub struct ForwarderConfig {
     /// The address. Default `0.0.0.0:1700`, the port that forwarders come with.
     pub listen: SocketAddr,
+    /// Bytes that the system keeps until they are read. Default 1 MiB: some 1,000 datagrams, which
+    /// a whole city's concentrators send in a second. What does not fit is lost. The system may
+    /// grant less (Linux: `net.core.rmem_max`).
+    pub socket_buffer: usize,
 }
 
 impl Default for ForwarderConfig {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::UNSPECIFIED, 1700).into(),
+            socket_buffer: 1 << 20,
         }
     }
 }
@@ -65,6 +70,12 @@ impl Default for StationConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
         }
+    }
+}
+
+impl ForwarderConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::check_range("socket_buffer", self.socket_buffer, 4096, 1 << 30)
     }
 }
 
