@@ -1,0 +1,165 @@
+//! Tells the downstream what happens in the network, while the server goes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gateway_core::Settlement;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::losses::Losses;
+use crate::embed::NetworkEvents;
+use crate::event::{DevEui, DeviceAck, Event, TransmitAck, Uplink};
+
+/// What became of a downlink.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Transmit(TransmitAck),
+    Device(DeviceAck),
+}
+
+/// Tells events; what makes a message goes one after the other for each device.
+#[derive(Debug)]
+pub(super) struct Teller {
+    events: NetworkEvents,
+    tasks: JoinSet<()>,
+    /// Ends when the hub has settled what each device said last.
+    last: HashMap<DevEui, oneshot::Receiver<()>>,
+    room: Arc<Semaphore>,
+    bound: usize,
+    losses: Losses,
+}
+
+impl Teller {
+    /// Makes one that lets so many messages wait for the hub.
+    pub(super) fn new(events: NetworkEvents, bound: usize) -> Self {
+        Self {
+            events,
+            tasks: JoinSet::new(),
+            last: HashMap::new(),
+            room: Arc::new(Semaphore::new(bound)),
+            bound,
+            losses: Losses::default(),
+        }
+    }
+
+    /// Tells what became of a downlink, at once.
+    pub(super) fn outcome(&mut self, outcome: Outcome) {
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            match outcome {
+                Outcome::Transmit(ack) => events.transmit_ack(ack).await,
+                Outcome::Device(ack) => events.device_ack(ack).await,
+            }
+        });
+    }
+
+    /// Tells of an uplink, and before it what it acknowledges; commands for its windows are
+    /// taken until `closes`.
+    pub(super) fn uplink(&mut self, before: Option<DeviceAck>, uplink: Uplink, closes: Instant) {
+        let (events, turn) = (self.events.clone(), self.turn(uplink.dev_eui));
+        self.tasks.spawn(async move {
+            if let Some(before) = before {
+                events.device_ack(before).await;
+            }
+            let Some(turn) = turn.begin().await else {
+                return;
+            };
+            loop {
+                let window = closes.saturating_duration_since(Instant::now());
+                let told = uplink.clone().with_window(window);
+                match events.uplink(told).await {
+                    Settlement::RetryLater(after) => sleep(after).await,
+                    _ => break,
+                }
+            }
+            drop(turn);
+        });
+    }
+
+    /// Tells of something else that makes a message.
+    pub(super) fn report(&mut self, event: Event) {
+        let (events, turn) = (self.events.clone(), self.turn(event.dev_eui()));
+        self.tasks.spawn(async move {
+            let Some(turn) = turn.begin().await else {
+                return;
+            };
+            while let Settlement::RetryLater(after) = events.handle(event.clone()).await {
+                sleep(after).await;
+            }
+            drop(turn);
+        });
+    }
+
+    /// Takes note of what has been told.
+    pub(super) fn tidy(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(error = %error, "A task panicked; please report this");
+            }
+        }
+    }
+
+    fn turn(&mut self, dev_eui: DevEui) -> Turn {
+        self.tidy();
+        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+            if let Some(lost) = self.losses.count() {
+                tracing::warn!(device.id = %dev_eui, lost, "Too much waits for the hub; new messages were dropped");
+            }
+            return Turn(None);
+        };
+        let (end, next) = oneshot::channel();
+        let before = self.last.insert(dev_eui, next);
+        Turn(Some(Waiting {
+            before,
+            end,
+            permit,
+        }))
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let lost = self.bound - self.room.available_permits();
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "The server ended before the hub had taken all messages"
+            );
+        }
+    }
+}
+
+/// A message's turn among its device's; none if there is no room for it.
+struct Turn(Option<Waiting>);
+
+struct Waiting {
+    before: Option<oneshot::Receiver<()>>,
+    end: oneshot::Sender<()>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Lets the next message go when it is dropped.
+struct Begun {
+    _end: oneshot::Sender<()>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    async fn begin(self) -> Option<Begun> {
+        let Waiting {
+            before,
+            end,
+            permit,
+        } = self.0?;
+        if let Some(before) = before {
+            // It ends by being dropped.
+            before.await.ok();
+        }
+        Some(Begun {
+            _end: end,
+            _permit: permit,
+        })
+    }
+}
