@@ -6,13 +6,17 @@
 mod site;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use gateway_core::testkit::MemoryUpstream;
-use gateway_downstream_lorawan::cloud::{HttpConfig, Secret};
+use gateway_core::{CloudMessage, DeviceId, Disposition, Interest};
+use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig, Secret};
+use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 const TOKEN: &str = "a token of 16 bytes or more";
 
@@ -95,21 +99,116 @@ async fn a_body_that_is_too_long_is_not_read() {
 #[tokio::test]
 async fn a_webhook_of_the_things_stack_may_post_to_any_path() {
     let hub = MemoryUpstream::new();
-    let downstream = tts::http(config(), site::everybody()).await.unwrap();
+    let config = TtsWebhookConfig::new("gateway", config());
+    let downstream = tts::http(config, site::everybody()).await.unwrap();
     let address = downstream.local_addr().unwrap();
     let _run = site::run(&hub, downstream);
-    let body = json!({
-        "end_device_ids": {"device_id": "dev1", "application_ids": {"application_id": "app1"},
-            "dev_eui": "0102030405060708"},
-        "correlation_ids": ["as:up:01E0WZGT6Y7657CPFPE5WEYDSQ"],
-        "uplink_message": {"f_cnt": 1, "f_port": 1, "frm_payload": "qgA="},
-    });
+    let body = tts_up(1);
     let body = body.to_string();
     assert_eq!(post(address, "/uplink", TOKEN, body.as_bytes()).await, 204);
-    assert_eq!(
-        hub.accepted()[0].id.as_str(),
-        "as:up:01E0WZGT6Y7657CPFPE5WEYDSQ"
-    );
+    assert_eq!(hub.accepted()[0].id.as_str(), "as:up:1");
+}
+
+fn tts_up(frame_counter: u32) -> Value {
+    json!({
+        "end_device_ids": {"device_id": "dev1", "application_ids": {"application_id": "app1"},
+            "dev_eui": "0102030405060708"},
+        "correlation_ids": [format!("as:up:{frame_counter}")],
+        "uplink_message": {"f_cnt": frame_counter, "f_port": 1, "frm_payload": "qgA="},
+    })
+}
+
+/// Takes one request, answers it, and gives its head and its body.
+async fn take_request(listener: &TcpListener, status: &str) -> (String, Value) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    loop {
+        stream.read_buf(&mut request).await.unwrap();
+        let text = String::from_utf8_lossy(&request);
+        // The body is whole when it is JSON.
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Ok(body) = serde_json::from_str(body)
+        {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            return (head.to_lowercase(), body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hub = MemoryUpstream::new();
+    let mut config = TtsWebhookConfig::new("gateway", config());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
+    let downstream = tts::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let tell = async |body: Value| post(address, "/", TOKEN, body.to_string().as_bytes()).await;
+    assert_eq!(tell(tts_up(1)).await, 204);
+    let device = DeviceId::new("0102030405060708").unwrap();
+    hub.wait_listening(&device, Interest::COMMANDS).await;
+
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let message = CloudMessage::new(device, &b"on"[..], deadline);
+    let radio = async {
+        let (head, body) = take_request(&listener, "200 OK").await;
+        let path = "/api/v3/as/applications/app1/webhooks/gateway/devices/dev1/down/push";
+        assert!(
+            head.starts_with(&format!("post {path} http/1.1\r\n")),
+            "{head}"
+        );
+        assert!(
+            head.contains("\r\nauthorization: bearer nnsxs.key"),
+            "{head}"
+        );
+        let mut sent = tts_up(2);
+        sent["uplink_message"].take();
+        sent["downlink_sent"] = body["downlinks"][0].clone();
+        assert_eq!(tell(sent).await, 204);
+    };
+    let (disposition, ()) = tokio::join!(hub.send_message(message), radio);
+    assert_eq!(disposition, Some(Disposition::Complete));
+}
+
+#[tokio::test]
+async fn a_command_that_the_things_stack_refuses_is_given_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hub = MemoryUpstream::new();
+    let mut config = TtsWebhookConfig::new("gateway", config());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
+    let downstream = tts::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let body = tts_up(1).to_string();
+    assert_eq!(post(address, "/", TOKEN, body.as_bytes()).await, 204);
+    let device = DeviceId::new("0102030405060708").unwrap();
+    hub.wait_listening(&device, Interest::COMMANDS).await;
+
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let message = CloudMessage::new(device, &b"on"[..], deadline);
+    let refuse = take_request(&listener, "503 Service Unavailable");
+    let (disposition, _) = tokio::join!(hub.send_message(message), refuse);
+    assert_eq!(disposition, Some(Disposition::Abandon));
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_named() {
+    for url in [
+        "eu1.cloud.thethings.network",
+        "ftp://host",
+        "https://host/path",
+        "",
+    ] {
+        let mut config = TtsWebhookConfig::new("gateway", config());
+        config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
+        let error = tts::http(config, site::everybody()).await.unwrap_err();
+        let expected = format!("`downlinks.url` is {url:?}; allowed: ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub async fn http(
         events: Template::new("event_topic", &defaults.event_topic, &[])?,
         commands: Template::new("command_topic", &defaults.command_topic, &[])?,
     };
-    CloudDownstream::http(config, Arc::new(dialect), lorawan).await
+    CloudDownstream::http(config, None, Arc::new(dialect), lorawan).await
 }
 
 #[derive(Debug)]

@@ -6,7 +6,24 @@
 //!
 //! ChirpStack has a queue for each device, and looks into it a moment after an uplink
 //! (`get_downlink_data_delay`, 100 ms). A downlink that comes later goes in the window of the next
-//! uplink; one that nobody waits for any more by then has expired in the queue.
+//! uplink; one that nobody waits for any more by then has expired in the queue. So raise that delay
+//! where commands are to answer the uplink that they belong to, and let the devices listen
+//! [always](crate::embed::ListenPolicy::Always) where they are to be there before it.
+//!
+//! ```no_run
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use gateway_downstream_lorawan::chirpstack::{self, ChirpStackConfig};
+//! use gateway_downstream_lorawan::embed::{LorawanConfig, LorawanDownstream};
+//!
+//! let mut config = ChirpStackConfig::default();
+//! config.mqtt.host = "broker.example".into();
+//! config.mqtt.client_id = Some("gateway-1".into());
+//! let lorawan = LorawanDownstream::builder(LorawanConfig::default());
+//! let downstream = chirpstack::mqtt(config, lorawan)?;
+//! // `Gateway::builder(..).with_downstream("lorawan", downstream)` takes it as any other.
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(feature = "cloud")]
 mod connect;

@@ -20,14 +20,18 @@ use crate::proto::CodingRate;
 
 pub(super) fn decode(kind: EventKind, body: &[u8]) -> Decoded {
     match kind {
-        EventKind::Up => UplinkEvent::decode(body)?.told(),
-        EventKind::Join => JoinEvent::decode(body)?.told(),
-        EventKind::Ack => AckEvent::decode(body)?.told(),
-        EventKind::TxAck => TxAckEvent::decode(body)?.told(),
-        EventKind::Log => LogEvent::decode(body)?.told(),
-        EventKind::Status => StatusEvent::decode(body)?.told(),
-        EventKind::Location => LocationEvent::decode(body)?.told(),
+        EventKind::Up => read::<UplinkEvent>(body)?.told(),
+        EventKind::Join => read::<JoinEvent>(body)?.told(),
+        EventKind::Ack => read::<AckEvent>(body)?.told(),
+        EventKind::TxAck => read::<TxAckEvent>(body)?.told(),
+        EventKind::Log => read::<LogEvent>(body)?.told(),
+        EventKind::Status => read::<StatusEvent>(body)?.told(),
+        EventKind::Location => read::<LocationEvent>(body)?.told(),
     }
+}
+
+fn read<T: prost::Message + Default>(body: &[u8]) -> Result<T, DecodeError> {
+    T::decode(body).map_err(|error| DecodeError::Protobuf(error.to_string()))
 }
 
 pub(super) fn encode(downlink: &Downlink, expires: Option<SystemTime>) -> Bytes {

@@ -175,6 +175,32 @@ impl HttpConfig {
     }
 }
 
+/// Says where downlinks are posted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PostConfig {
+    /// The network server, such as `https://eu1.cloud.thethings.network`.
+    pub url: String,
+    /// Its key, which has the right to write downlinks.
+    pub api_key: Secret,
+    /// Certificates to trust, a PEM file. Default: those of the system.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl PostConfig {
+    /// Makes settings for this server and key.
+    #[must_use]
+    pub fn new(url: impl Into<String>, api_key: Secret) -> Self {
+        Self {
+            url: url.into(),
+            api_key,
+            ca_file: None,
+        }
+    }
+}
+
 fn check_seconds(key: &str, time: Duration) -> Result<(), ConfigError> {
     match (1..=3600).contains(&time.as_secs()) {
         true => Ok(()),

@@ -8,7 +8,7 @@ use super::http::Request;
 use super::told::{DecodeError, Route, Told};
 use crate::event::Downlink;
 
-/// Is something to be published.
+/// Is something to be published, or posted to a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Publication {
     pub(crate) topic: String,

@@ -12,11 +12,12 @@ use gateway_core::{
 use rumqttc::EventLoop;
 use tokio::net::TcpListener;
 
-use super::config::{HttpConfig, MqttConfig};
+use super::config::{HttpConfig, MqttConfig, PostConfig};
 use super::dialect::Dialect;
 use super::http::Receiver;
 use super::intake::{Intake, Routes};
 use super::mqtt::{self, Link};
+use super::post::PostNetwork;
 use crate::embed::{LorawanBuilder, LorawanDownstream, NetworkServer};
 use crate::event::{DevEui, Downlink, DownlinkId, FailureReason};
 
@@ -79,12 +80,19 @@ impl CloudDownstream {
 
     pub(crate) async fn http(
         config: HttpConfig,
+        downlinks: Option<PostConfig>,
         dialect: Arc<dyn Dialect>,
         lorawan: LorawanBuilder,
     ) -> Result<Self, BindError> {
         config.validate().map_err(|error| error.within("http"))?;
         let routes = Arc::new(Routes::new(lorawan.config().max_devices));
-        let lorawan = lorawan.build(NoDownlinks)?;
+        let lorawan = match downlinks {
+            Some(config) => {
+                let network = PostNetwork::new(config, dialect.clone(), routes.clone());
+                lorawan.build(network.map_err(|error| error.within("downlinks"))?)?
+            }
+            None => lorawan.build(NoDownlinks)?,
+        };
         let address = config.listen;
         let failed = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;

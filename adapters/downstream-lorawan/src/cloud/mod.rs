@@ -16,6 +16,8 @@ mod http;
 mod intake;
 #[cfg(feature = "cloud")]
 mod mqtt;
+#[cfg(feature = "cloud")]
+mod post;
 pub(crate) mod read;
 #[cfg(feature = "cloud")]
 mod tls;
@@ -26,7 +28,7 @@ mod turns;
 #[cfg(feature = "cloud")]
 pub(crate) use config::check_name;
 #[cfg(feature = "cloud")]
-pub use config::{HttpConfig, MqttConfig, Secret};
+pub use config::{HttpConfig, MqttConfig, PostConfig, Secret};
 #[cfg(feature = "cloud")]
 pub(crate) use dialect::{Dialect, Publication};
 #[cfg(feature = "cloud")]

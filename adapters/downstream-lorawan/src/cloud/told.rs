@@ -82,7 +82,7 @@ pub enum DecodeError {
     /// It is not the protobuf that was expected.
     #[cfg(feature = "protobuf")]
     #[error("it is not the protobuf that was expected: {0}")]
-    Protobuf(#[from] prost::DecodeError),
+    Protobuf(String),
     /// It names no device by its DevEUI; the network server has to know it.
     #[error("it names no device by its DevEUI; set that at the network server")]
     NoDevEui,

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::{clear, decode, push};
 use crate::cloud::{
-    BindError, CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, Publication, Request,
-    Route, Told, check_name,
+    BindError, CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, PostConfig,
+    Publication, Request, Route, Told, check_name,
 };
 use crate::embed::LorawanBuilder;
 use crate::event::Downlink;
@@ -80,45 +80,97 @@ pub fn mqtt(config: TtsConfig, lorawan: LorawanBuilder) -> Result<CloudDownstrea
     }
     mqtt.username.get_or_insert_with(|| application.clone());
     let dialect = TheThingsStack {
-        application,
+        door: Door::Application(application),
         exclusive_queues,
     };
     CloudDownstream::mqtt(&mqtt, Arc::new(dialect), lorawan)
 }
 
-/// Makes a downstream that takes what a webhook of The Things Stack posts, whatever its paths.
-///
-/// Downlinks are refused: they take a connection to The Things Stack. Prefer [`mqtt`] where devices
-/// are sent commands.
+/// Says how a webhook of The Things Stack is set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TtsWebhookConfig {
+    /// Where it posts; all its messages may go to one path, or each to its own.
+    pub http: HttpConfig,
+    /// Its name, under which downlinks are posted.
+    pub webhook: String,
+    /// Where downlinks are posted. Default nowhere: commands are refused.
+    #[serde(default)]
+    pub downlinks: Option<PostConfig>,
+    /// As [`TtsConfig::exclusive_queues`]. Default true.
+    #[serde(default = "TtsConfig::default_exclusive")]
+    pub exclusive_queues: bool,
+}
+
+impl TtsWebhookConfig {
+    /// Makes settings for the webhook of this name, without downlinks.
+    #[must_use]
+    pub fn new(webhook: impl Into<String>, http: HttpConfig) -> Self {
+        Self {
+            http,
+            webhook: webhook.into(),
+            downlinks: None,
+            exclusive_queues: TtsConfig::default_exclusive(),
+        }
+    }
+}
+
+/// Makes a downstream that takes what a webhook of The Things Stack posts, and posts downlinks.
 ///
 /// # Errors
 /// A setting is wrong, or the address cannot be had.
 pub async fn http(
-    config: HttpConfig,
+    config: TtsWebhookConfig,
     lorawan: LorawanBuilder,
 ) -> Result<CloudDownstream, BindError> {
+    check_name("webhook", &config.webhook)?;
     let dialect = TheThingsStack {
-        application: String::new(),
-        exclusive_queues: false,
+        door: Door::Webhook(config.webhook),
+        exclusive_queues: config.exclusive_queues,
     };
-    CloudDownstream::http(config, Arc::new(dialect), lorawan).await
+    CloudDownstream::http(config.http, config.downlinks, Arc::new(dialect), lorawan).await
 }
 
 #[derive(Debug)]
 struct TheThingsStack {
-    application: String,
+    door: Door,
     exclusive_queues: bool,
 }
 
+/// By which of its doors The Things Stack is reached.
+#[derive(Debug)]
+enum Door {
+    /// MQTT, as this application.
+    Application(String),
+    /// HTTP, as this webhook.
+    Webhook(String),
+}
+
 impl TheThingsStack {
-    fn topic(&self, device: &str, end: &str) -> String {
-        format!("v3/{}/devices/{device}/{end}", self.application)
+    /// The topic or the path of something about a device.
+    fn place(&self, route: &Route, end: &str) -> String {
+        let Route {
+            application,
+            device,
+        } = route;
+        match &self.door {
+            Door::Application(application) => format!("v3/{application}/devices/{device}/{end}"),
+            Door::Webhook(webhook) => format!(
+                "/api/v3/as/applications/{application}/webhooks/{webhook}/devices/{device}/{end}"
+            ),
+        }
     }
 }
 
 impl Dialect for TheThingsStack {
     fn filters(&self) -> Vec<String> {
-        EVENTS.map(|event| self.topic("+", event)).into()
+        match &self.door {
+            Door::Application(application) => EVENTS
+                .map(|event| format!("v3/{application}/devices/+/{event}"))
+                .into(),
+            Door::Webhook(_) => Vec::new(),
+        }
     }
 
     fn read(&self, _: &str, body: &[u8]) -> Result<Told, DecodeError> {
@@ -135,14 +187,14 @@ impl Dialect for TheThingsStack {
             false => "down/push",
         };
         Publication {
-            topic: self.topic(&route.device, end),
+            topic: self.place(route, end),
             body: push(downlink),
         }
     }
 
     fn withdraw(&self, route: &Route) -> Option<Publication> {
         self.exclusive_queues.then(|| Publication {
-            topic: self.topic(&route.device, "down/replace"),
+            topic: self.place(route, "down/replace"),
             body: clear(),
         })
     }

@@ -2,7 +2,7 @@
 //! downlinks in JSON.
 //!
 //! [`decode`], [`push`] and [`clear`] are pure; [`mqtt`] speaks with its MQTT server, and [`http`]
-//! takes what its webhooks post. Sources: The Things Stack v3.32
+//! takes what its webhooks post, and posts downlinks. Sources: The Things Stack v3.32
 //! `api/ttn/lorawan/v3/messages.proto` and `pkg/applicationserver/io/{mqtt,web}`.
 //!
 //! A downlink has no name there, but correlation ids that come back in everything that is told of
@@ -19,7 +19,7 @@ use crate::cloud::{DecodeError, Told};
 use crate::event::Downlink;
 
 #[cfg(feature = "cloud")]
-pub use connect::{TtsConfig, http, mqtt};
+pub use connect::{TtsConfig, TtsWebhookConfig, http, mqtt};
 
 /// Reads a message. What is told of downlinks that are not from here is nothing.
 ///
