@@ -104,6 +104,14 @@ impl Concentrators {
         self.entries().contains_key(&gateway)
     }
 
+    /// Tells whether a concentrator has a way for downlinks.
+    pub(super) fn reaches(&self, gateway: Eui64) -> bool {
+        let entries = self.entries();
+        entries
+            .get(&gateway)
+            .is_some_and(|entry| entry.way.is_some())
+    }
+
     /// Notes where a packet forwarder waits for downlinks.
     pub(super) fn forwarder(&self, gateway: Eui64, socket: &Arc<UdpSocket>, at: SocketAddr) {
         if let Some(entry) = self.entries().get_mut(&gateway) {

@@ -222,18 +222,28 @@ impl TimingConfig {
             ("status_interval", status, 60 * SECOND, 366 * day),
             ("pin_timeout", self.pin_timeout, SECOND, day),
         ] {
-            if !(least..=most).contains(&value) {
-                let shown = |time| humantime::format_duration(time).to_string();
-                let allowed = format!("{} to {}", shown(least), shown(most));
-                return Err(ConfigError::new(
-                    key,
-                    format!("is {}", shown(value)),
-                    allowed,
-                ));
-            }
+            check_time(key, value, least, most)?;
         }
         Ok(())
     }
+}
+
+fn check_time(
+    key: &str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let shown = |time| humantime::format_duration(time).to_string();
+    let allowed = format!("{} to {}", shown(least), shown(most));
+    Err(ConfigError::new(
+        key,
+        format!("is {}", shown(value)),
+        allowed,
+    ))
 }
 
 fn unique<T: std::hash::Hash + Eq + Copy + std::fmt::Display>(
