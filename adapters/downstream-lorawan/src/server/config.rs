@@ -305,6 +305,12 @@ mod tests {
     }
 
     #[test]
+    fn the_document_in_the_manual_is_valid() {
+        let config: ServerConfig = toml::from_str(include_str!("sample.toml")).unwrap();
+        config.validate().unwrap();
+    }
+
+    #[test]
     fn keys_do_not_show_themselves() {
         let mut config = ServerConfig::new(RegionName::Eu868);
         let key = "00112233445566778899aabbccddeeff";
