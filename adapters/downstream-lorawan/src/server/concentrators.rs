@@ -135,13 +135,6 @@ impl Concentrators {
         }
     }
 
-    /// Forgets all ways, which ends the stations' connections.
-    pub(super) fn clear(&self) {
-        for entry in self.entries().values_mut() {
-            entry.way = None;
-        }
-    }
-
     /// Gives a concentrator a frame to send, and tells whether it is on its way there.
     pub(super) fn send(&self, transmission: &Transmission, token: u16) -> bool {
         let way = {

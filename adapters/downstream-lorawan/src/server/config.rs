@@ -58,7 +58,8 @@ pub struct ServerConfig {
 #[non_exhaustive]
 pub struct TimingConfig {
     /// Seconds from an uplink's end to the first receive window, 1 to 15. Default 1, LoRaWAN's own;
-    /// more leaves the hub more time for a command in the same window. Devices that join are told.
+    /// more leaves the hub more time for a command in the same window. Devices that join are told;
+    /// others must have been made with the same.
     pub rx_delay: u8,
     /// How long copies of a frame from other concentrators are waited for. Default 200 ms.
     #[serde(with = "humantime_serde")]
