@@ -25,6 +25,11 @@ pub struct LorawanBuilder {
 }
 
 impl LorawanBuilder {
+    #[cfg(feature = "cloud")]
+    pub(crate) fn config(&self) -> &LorawanConfig {
+        &self.config
+    }
+
     /// Sets who knows the devices. Default: every device under its EUI, class A, no codec.
     #[must_use]
     pub fn with_directory(mut self, directory: impl Directory) -> Self {

@@ -1,6 +1,5 @@
 //! The network server between simulated concentrators and a hub in memory, on real sockets.
 
-#![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod device;
