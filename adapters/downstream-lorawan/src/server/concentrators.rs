@@ -104,6 +104,14 @@ impl Concentrators {
         self.entries().contains_key(&gateway)
     }
 
+    /// Tells whether a concentrator has a way for downlinks.
+    pub(super) fn reaches(&self, gateway: Eui64) -> bool {
+        let entries = self.entries();
+        entries
+            .get(&gateway)
+            .is_some_and(|entry| entry.way.is_some())
+    }
+
     /// Notes where a packet forwarder waits for downlinks.
     pub(super) fn forwarder(&self, gateway: Eui64, socket: &Arc<UdpSocket>, at: SocketAddr) {
         if let Some(entry) = self.entries().get_mut(&gateway) {
@@ -124,13 +132,6 @@ impl Concentrators {
             entry
                 .way
                 .take_if(|way| matches!(way, Way::Station(_, its) if *its == number));
-        }
-    }
-
-    /// Forgets all ways, which ends the stations' connections.
-    pub(super) fn clear(&self) {
-        for entry in self.entries().values_mut() {
-            entry.way = None;
         }
     }
 

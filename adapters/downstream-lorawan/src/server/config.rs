@@ -58,7 +58,8 @@ pub struct ServerConfig {
 #[non_exhaustive]
 pub struct TimingConfig {
     /// Seconds from an uplink's end to the first receive window, 1 to 15. Default 1, LoRaWAN's own;
-    /// more leaves the hub more time for a command in the same window. Devices that join are told.
+    /// more leaves the hub more time for a command in the same window. Devices that join are told;
+    /// others must have been made with the same.
     pub rx_delay: u8,
     /// How long copies of a frame from other concentrators are waited for. Default 200 ms.
     #[serde(with = "humantime_serde")]
@@ -222,18 +223,28 @@ impl TimingConfig {
             ("status_interval", status, 60 * SECOND, 366 * day),
             ("pin_timeout", self.pin_timeout, SECOND, day),
         ] {
-            if !(least..=most).contains(&value) {
-                let shown = |time| humantime::format_duration(time).to_string();
-                let allowed = format!("{} to {}", shown(least), shown(most));
-                return Err(ConfigError::new(
-                    key,
-                    format!("is {}", shown(value)),
-                    allowed,
-                ));
-            }
+            check_time(key, value, least, most)?;
         }
         Ok(())
     }
+}
+
+fn check_time(
+    key: &str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let shown = |time| humantime::format_duration(time).to_string();
+    let allowed = format!("{} to {}", shown(least), shown(most));
+    Err(ConfigError::new(
+        key,
+        format!("is {}", shown(value)),
+        allowed,
+    ))
 }
 
 fn unique<T: std::hash::Hash + Eq + Copy + std::fmt::Display>(
@@ -292,6 +303,12 @@ mod tests {
         wrong(|it| it["devices"][1]["abp"] = json!(null), "otaa");
         wrong(|it| it["devices"][1]["dev_eui"] = json!("::1"), "EUI");
         wrong(|it| it["devices"][1]["id"] = json!("a b"), "id");
+    }
+
+    #[test]
+    fn the_document_in_the_manual_is_valid() {
+        let config: ServerConfig = toml::from_str(include_str!("sample.toml")).unwrap();
+        config.validate().unwrap();
     }
 
     #[test]

@@ -110,13 +110,7 @@ impl LorawanServerBuilder {
             }
             None => None,
         };
-        let engine = Engine::new(
-            network,
-            store,
-            concentrators.clone(),
-            downstream.events(),
-            &config,
-        );
+        let engine = Engine::new(network, store, concentrators, downstream.events(), &config);
         let [forwarder_address, station_address] = addresses;
         Ok(LorawanServer {
             downstream,
@@ -126,7 +120,6 @@ impl LorawanServerBuilder {
                 orders,
                 forwarders,
                 stations,
-                concentrators,
             })),
             forwarder_address,
             station_address,
@@ -200,7 +193,6 @@ struct Parts {
     orders: mpsc::Receiver<Order>,
     forwarders: Option<Forwarders>,
     stations: Option<(Stations, TcpListener)>,
-    concentrators: Arc<Concentrators>,
 }
 
 /// A small LoRaWAN network server, for fleets that have none: concentrators speak to it, and its
@@ -257,7 +249,6 @@ impl Downstream for LorawanServer {
             orders,
             forwarders,
             stations,
-            concentrators,
         } = parts.ok_or_else(|| {
             DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
         })?;
@@ -282,7 +273,6 @@ impl Downstream for LorawanServer {
             () = forwarders => {}
             () = stations => {}
         }
-        concentrators.clear();
         Ok(())
     }
 

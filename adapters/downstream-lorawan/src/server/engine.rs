@@ -170,7 +170,7 @@ impl Engine {
                 break;
             };
             let heard_at = due.map_or(now, |due| self.started + due - self.timing.hold);
-            self.heard(&collected, heard_at);
+            self.heard(collected, heard_at);
         }
         while let Some(timer) = self.timers.pop(now) {
             match timer {

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::concentrators::{Concentrators, Radio};
 use super::losses::Losses;
@@ -15,6 +17,8 @@ use crate::proto::mac::Region;
 
 /// A datagram's greatest length.
 const MAX_DATAGRAM: usize = 65_535;
+/// How long is waited after nothing could be received.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Listens to packet forwarders, for ever.
 #[derive(Debug)]
@@ -32,8 +36,11 @@ impl Forwarders {
         loop {
             match self.socket.recv_from(&mut buffer).await {
                 Ok((length, from)) => self.receive(&buffer[..length], from).await,
-                // Said of a datagram that was sent before; the socket is none the worse.
-                Err(error) => tracing::debug!(error = %error, "Nothing received"),
+                // Said of a datagram that was sent before, or for want of memory.
+                Err(error) => {
+                    tracing::debug!(error = %error, "Nothing received");
+                    sleep(PAUSE).await;
+                }
             }
         }
     }

@@ -29,6 +29,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! As a document, with stations whose radios are tuned to the eight usual channels of EU868:
+//!
+//! ```toml
+#![doc = include_str!("sample.toml")]
+//! ```
 
 mod concentrators;
 mod config;

@@ -46,7 +46,7 @@ pub(super) struct Stations {
 enum Ended {
     #[error("its station is silent, or takes nothing")]
     Silent,
-    #[error("its station has come anew, or the server ends")]
+    #[error("its station has come anew")]
     Replaced,
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -1,6 +1,5 @@
 //! The network server between simulated concentrators and a hub in memory, on real sockets.
 
-#![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod device;
@@ -32,7 +31,7 @@ use gateway_downstream_lorawan::server::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use device::{Device, join_request, otaa};
@@ -241,6 +240,79 @@ async fn a_command_that_the_device_is_to_confirm_completes_when_it_has() {
         concentrator.hear(&device.acknowledging(b"2")).await;
     };
     let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
+/// What becomes of a command that a sleeper is to confirm, by what it says next.
+async fn confirmed_then(next: fn(&mut Device) -> Vec<u8>) -> Option<Disposition> {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    let interest = Interest::COMMANDS;
+    network
+        .hub
+        .wait_listening(&name(device.dev_eui), interest)
+        .await;
+    let mut command = message(&device, "on");
+    command.properties.insert("lorawan-confirmed", "true");
+    let radio = async {
+        let asked = concentrator.asked().await;
+        device.read(&asked.frame());
+        concentrator.acknowledge(&asked, "NONE").await;
+        concentrator.hear(&next(&mut device)).await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    settled
+}
+
+#[tokio::test]
+async fn a_sleepers_next_uplink_says_whether_it_has_the_command() {
+    let acknowledged = confirmed_then(|device| device.acknowledging(b"2")).await;
+    assert_eq!(acknowledged, Some(Disposition::Complete));
+    let unheard = confirmed_then(|device| device.uplink(b"2")).await;
+    assert_eq!(unheard, Some(Disposition::Abandon));
+}
+
+#[tokio::test]
+async fn what_is_heard_while_the_hub_is_away_arrives_later_and_in_order() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    network.hub.set_down(true);
+    for payload in [b"1", b"2", b"3"] {
+        concentrator.hear(&device.uplink(payload)).await;
+    }
+    network.hub.set_down(false);
+    assert_eq!(network.data(3).await, ["MQ==", "Mg==", "Mw=="]);
+}
+
+#[tokio::test]
+async fn a_concentrator_that_takes_no_downlinks_leaves_the_answer_to_another() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![device.config()]);
+    config.timing.hold = Duration::from_millis(500);
+    let network = Network::start(config, &folder).await;
+    let deaf = Forwarder::open(1, network.forwarders).await;
+    let concentrator = network.concentrator(2).await;
+    let name = name(device.dev_eui);
+    let command = message(&device, "on");
+    let radio = async {
+        loop {
+            // Both copies come together unless the machine sleeps between them.
+            let frame = device.uplink(b"1");
+            deaf.push(&frame, 9.0).await;
+            concentrator.push(&frame, 1.0).await;
+            if let Ok(asked) = timeout(Duration::from_secs(5), concentrator.asked()).await {
+                return concentrator.acknowledge(&asked, "NONE").await;
+            }
+        }
+    };
+    let sending = async {
+        network.hub.wait_listening(&name, Interest::COMMANDS).await;
+        network.hub.send_message(command).await
+    };
+    let (settled, ()) = tokio::join!(sending, radio);
     assert_eq!(settled, Some(Disposition::Complete));
 }
 

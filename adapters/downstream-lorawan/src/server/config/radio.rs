@@ -7,6 +7,7 @@ use gateway_core::ConfigError;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::check_time;
 use crate::proto::Eui64;
 
 /// Says where packet forwarders are listened for (UDP). Every field has a default.
@@ -93,14 +94,14 @@ impl StationConfig {
             return Err(ConfigError::new("url", format!("is {url:?}"), allowed));
         }
         ConfigError::check_range("max_connections", self.max_connections, 1, 100_000)?;
-        let times = [
-            ("handshake_timeout", self.handshake_timeout, 60),
-            ("idle_timeout", self.idle_timeout, 3600),
-        ];
-        for (key, value, most) in times {
-            ConfigError::check_range(key, value.as_secs_f64(), 1.0, f64::from(most))?;
-        }
-        Ok(())
+        const SECOND: Duration = Duration::from_secs(1);
+        check_time(
+            "handshake_timeout",
+            self.handshake_timeout,
+            SECOND,
+            60 * SECOND,
+        )?;
+        check_time("idle_timeout", self.idle_timeout, SECOND, 3600 * SECOND)
     }
 }
 

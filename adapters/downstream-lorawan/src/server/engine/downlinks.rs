@@ -19,8 +19,9 @@ use crate::event::{
 use crate::proto::mac::{Message, SendError};
 use crate::proto::{Eui64, Transmission};
 
-/// How long after a frame's last window its concentrator may take to say what became of it.
-const WORD: Duration = Duration::from_secs(3);
+/// How long after its last window opens a concentrator may take to say what became of a frame: a
+/// station says so when it has been sent, which takes up to 3 s at the slowest data rate.
+const WORD: Duration = Duration::from_secs(8);
 
 /// A frame that goes to its concentrator.
 #[derive(Debug)]

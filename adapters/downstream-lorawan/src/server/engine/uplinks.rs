@@ -37,7 +37,9 @@ pub(super) enum Told {
 }
 
 impl Engine {
-    pub(super) fn heard(&mut self, collected: &Collected, heard_at: Instant) {
+    pub(super) fn heard(&mut self, mut collected: Collected, heard_at: Instant) {
+        self.prefer_reachable(&mut collected);
+        let collected = &collected;
         let since_unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         match self.network.hear(collected, since_unix.unwrap_or_default()) {
             Ok(Heard::Join(join)) => self.joined(join, heard_at),
@@ -54,6 +56,21 @@ impl Engine {
             Err(refusal) => {
                 tracing::debug!(gateway = %collected.best.gateway, error = %refusal, "Frame refused");
             }
+        }
+    }
+
+    /// Puts the best of those in front that can answer, where the very best cannot.
+    fn prefer_reachable(&self, collected: &mut Collected) {
+        if self.concentrators.reaches(collected.best.gateway) {
+            return;
+        }
+        let reachable = collected.others.iter_mut();
+        let reachable = reachable.filter(|other| self.concentrators.reaches(other.gateway));
+        let better = |a: &&mut Reception, b: &&mut Reception| {
+            (a.snr.total_cmp(&b.snr)).then(a.rssi.total_cmp(&b.rssi))
+        };
+        if let Some(other) = reachable.max_by(better) {
+            std::mem::swap(&mut collected.best, other);
         }
     }
 
