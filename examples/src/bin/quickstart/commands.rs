@@ -16,7 +16,7 @@ use crate::progress::Progress;
 const UNDER_WAY: usize = 64;
 /// How long a device may take to answer a method, and one that hears only after it spoke.
 const METHOD_PATIENCE: Duration = Duration::from_secs(10);
-const SLEEPER_PATIENCE: Duration = Duration::from_secs(60);
+const SLEEPER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends every command at its moment and waits until each has its answer, or has none.
 pub(crate) async fn send_all(
@@ -24,6 +24,7 @@ pub(crate) async fn send_all(
     hub: &Arc<HubSimulator>,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<()> {
+    let sleeps = plan.downstream == Downstream::Lorawan;
     let mut under_way = JoinSet::new();
     for nth in 0..plan.commands {
         progress.settled(plan.moment(nth)).await;
@@ -35,10 +36,10 @@ pub(crate) async fn send_all(
         let command = Command {
             nth,
             device: device_id(plan.target(nth)),
-            is_called_again: plan.cut,
-            patience: match plan.downstream {
-                Downstream::Lorawan => SLEEPER_PATIENCE,
-                Downstream::Tcp | Downstream::Coap => METHOD_PATIENCE,
+            is_called_again: plan.cut || sleeps,
+            patience: match sleeps {
+                true => SLEEPER_PATIENCE,
+                false => METHOD_PATIENCE,
             },
             hub: hub.clone(),
             progress: progress.clone(),
@@ -56,7 +57,7 @@ struct Command {
     nth: u32,
     device: String,
     /// Whether a method without an answer is called again, as back ends do: it may have been on
-    /// its way when the connections were cut.
+    /// its way when the connections were cut, or its device has not heard it in time.
     is_called_again: bool,
     patience: Duration,
     hub: Arc<HubSimulator>,

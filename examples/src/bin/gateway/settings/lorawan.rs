@@ -142,11 +142,11 @@ impl Lorawan {
 
     /// Knows the devices of network servers elsewhere.
     fn directory(&self, codecs: &Codecs) -> anyhow::Result<EuiDirectory> {
-        let (default, named) = self.profiles.make(codecs)?;
-        let mut directory = EuiDirectory::new(default.clone()).with_case(self.device_id_case);
+        let named = self.profiles.make(codecs)?;
+        let default = self.profiles.find(&named, None);
+        let mut directory = EuiDirectory::new(default).with_case(self.device_id_case);
         for device in &self.devices {
-            let profile = device.profile.as_ref().and_then(|name| named.get(name));
-            let profile = profile.unwrap_or(&default).clone();
+            let profile = self.profiles.find(&named, device.profile.as_deref());
             let name = device.id.clone().unwrap_or_default();
             let known = Device::new(DeviceId::new(name)?, profile);
             directory = directory.with_device(device.dev_eui, known);

@@ -24,6 +24,9 @@ const DEFAULT: &str = "downstream.lorawan.profile";
 /// The codecs by their profiles' names.
 pub(super) type Codecs = BTreeMap<String, Arc<dyn PayloadCodec>>;
 
+/// The profiles by their names.
+pub(super) type Named = BTreeMap<String, Arc<Profile>>;
+
 /// Is all profiles of the file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Profiles {
@@ -134,12 +137,9 @@ impl Profiles {
         Ok(loaded)
     }
 
-    /// Makes the profiles: the default, and those with names.
-    pub(super) fn make(
-        &self,
-        codecs: &Codecs,
-    ) -> anyhow::Result<(Arc<Profile>, BTreeMap<String, Arc<Profile>>)> {
-        let mut named = BTreeMap::new();
+    /// Makes the profiles.
+    pub(super) fn make(&self, codecs: &Codecs) -> anyhow::Result<Named> {
+        let mut named = Named::new();
         for (name, config) in &self.configs {
             let mut profile = Profile::new(config.clone())?;
             if let Some(codec) = codecs.get(name) {
@@ -147,7 +147,13 @@ impl Profiles {
             }
             named.insert(name.clone(), Arc::new(profile));
         }
-        let default = self.default.as_ref().and_then(|name| named.get(name));
-        Ok((default.cloned().unwrap_or_default(), named))
+        Ok(named)
+    }
+
+    /// Finds the profile that a device names, or else the default.
+    pub(super) fn find(&self, named: &Named, name: Option<&str>) -> Arc<Profile> {
+        let name = name.or(self.default.as_deref());
+        let profile = name.and_then(|name| named.get(name));
+        profile.cloned().unwrap_or_default()
     }
 }
