@@ -134,7 +134,9 @@ pub struct ProfileConfig {
     /// Whether commands that do not say are to be confirmed by the device. Default false.
     pub confirmed: bool,
     /// What completes a confirmed command. Default `acknowledged`; an unconfirmed one is always
-    /// complete when it was transmitted.
+    /// complete when it was transmitted. A device of class A confirms with its next uplink: when
+    /// the hub's lock has lapsed by then, the hub gives the message out again, which is recognised
+    /// by its sequence number or id, not sent again, and completed.
     pub completion: Option<Completion>,
     /// What becomes of a method for a device that sleeps.
     pub methods: MethodPolicy,
