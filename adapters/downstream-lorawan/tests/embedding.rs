@@ -309,7 +309,7 @@ async fn what_goes_in_a_window_is_decided_at_once() {
     let heard_at = Instant::now();
     let events = network.events.clone();
     sending.spawn(async move {
-        events.uplink(uplink(2)).await;
+        assert_eq!(events.uplink(uplink(2)).await, Settlement::Accepted);
         None
     });
     network.downlink().await;

@@ -93,11 +93,13 @@ impl LorawanConfig {
     }
 }
 
-/// Chooses what becomes a message of its device, besides uplinks.
+/// Chooses what becomes a message of its device, besides what applications say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ReportConfig {
+    /// Frames without a port, which are for the network alone: a sign of life. Default true.
+    pub empty: bool,
     /// That it joined. Default true.
     pub joins: bool,
     /// Its battery and link margin. Default true.
@@ -111,6 +113,7 @@ pub struct ReportConfig {
 impl Default for ReportConfig {
     fn default() -> Self {
         Self {
+            empty: true,
             joins: true,
             status: true,
             locations: true,
