@@ -32,7 +32,6 @@ fn devices() -> Vec<DeviceConfig> {
 /// The process that is killed; it is no test of its own.
 #[tokio::test]
 #[ignore = "another test starts it in a process of its own"]
-#[expect(clippy::print_stdout, reason = "it tells the other process its port")]
 async fn serves_until_it_is_killed() {
     let address = env::var(HUB).unwrap().parse().unwrap();
     let policy = env::var(POLICY).unwrap();
