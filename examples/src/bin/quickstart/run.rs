@@ -110,7 +110,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     let recorded = hub.record().take();
     let messages: Vec<_> = recorded
         .iter()
-        .filter_map(|message| Some((&*message.device_id, name(fleet.plan.downstream, message)?)))
+        .map(|message| (&*message.device_id, name(fleet.plan.downstream, message)))
         .collect();
     let messages = messages
         .iter()
@@ -146,18 +146,14 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     Ok((report, faults))
 }
 
-/// The name of a message at the hub, if it has one; `None` for what a device says that has nothing to
-/// say.
-fn name(downstream: Downstream, message: &Accepted) -> Option<Option<Cow<'_, str>>> {
+/// The name that a message's device knows it by.
+fn name(downstream: Downstream, message: &Accepted) -> Option<Cow<'_, str>> {
     match downstream {
-        Downstream::Tcp | Downstream::Coap => Some(message.message_id.as_deref().map(Cow::from)),
+        Downstream::Tcp | Downstream::Coap => message.message_id.as_deref().map(Cow::from),
         Downstream::Lorawan => {
-            let body: Value = serde_json::from_slice(&message.body).unwrap_or_default();
-            let is_empty = body.is_object() && body.get("port").is_none();
-            let count = body["object"]["count"].as_u64();
-            let count = count.and_then(|count| u32::try_from(count).ok());
-            let name = count.map(|count| message_id(&message.device_id, count).into());
-            (!is_empty).then_some(name)
+            let body: Value = serde_json::from_slice(&message.body).ok()?;
+            let count = body["object"]["count"].as_u64()?.try_into().ok()?;
+            Some(message_id(&message.device_id, count).into())
         }
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn config(
     config.downstream.max_tasks = config.downstream.max_tasks.max(setup.connections);
     // Only what devices say is counted.
     config.downstream.reports.joins = false;
+    config.downstream.reports.empty = false;
     Ok(config)
 }
 
