@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/post.rs"]
+mod post;
 #[path = "support/site.rs"]
 mod site;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use gateway_core::testkit::MemoryUpstream;
@@ -14,9 +15,10 @@ use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig, Secret};
 use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
+
+use post::{post, take_request};
 
 const TOKEN: &str = "a token of 16 bytes or more";
 
@@ -24,23 +26,6 @@ fn config() -> HttpConfig {
     let mut config = HttpConfig::new(Secret::new(TOKEN));
     config.listen = ([127, 0, 0, 1], 0).into();
     config
-}
-
-/// Posts, and gives the status.
-async fn post(address: SocketAddr, path: &str, token: &str, body: &[u8]) -> u16 {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\
-         Authorization: Bearer {token}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // One that is refused early is not read to its end.
-    drop(stream.write_all(body).await);
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 fn up(frame_counter: u32) -> Value {
@@ -106,7 +91,7 @@ async fn a_webhook_of_the_things_stack_may_post_to_any_path() {
     let body = tts_up(1);
     let body = body.to_string();
     assert_eq!(post(address, "/uplink", TOKEN, body.as_bytes()).await, 204);
-    assert_eq!(hub.accepted()[0].id.as_str(), "as:up:1");
+    assert_eq!(hub.accepted()[0].id.as_str(), "1");
 }
 
 fn tts_up(frame_counter: u32) -> Value {
@@ -118,22 +103,10 @@ fn tts_up(frame_counter: u32) -> Value {
     })
 }
 
-/// Takes one request, answers it, and gives its head and its body.
-async fn take_request(listener: &TcpListener, status: &str) -> (String, Value) {
+/// Takes one request on a new connection.
+async fn accept_request(listener: &TcpListener, status: &str) -> (String, Value) {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let mut request = Vec::new();
-    loop {
-        stream.read_buf(&mut request).await.unwrap();
-        let text = String::from_utf8_lossy(&request);
-        // The body is whole when it is JSON.
-        if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Ok(body) = serde_json::from_str(body)
-        {
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            return (head.to_lowercase(), body);
-        }
-    }
+    take_request(&mut stream, status).await.unwrap()
 }
 
 #[tokio::test]
@@ -154,7 +127,7 @@ async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
     let deadline = Instant::now() + Duration::from_secs(600);
     let message = CloudMessage::new(device, &b"on"[..], deadline);
     let radio = async {
-        let (head, body) = take_request(&listener, "200 OK").await;
+        let (head, body) = accept_request(&listener, "200 OK").await;
         let path = "/api/v3/as/applications/app1/webhooks/gateway/devices/dev1/down/push";
         assert!(
             head.starts_with(&format!("post {path} http/1.1\r\n")),
@@ -190,7 +163,7 @@ async fn a_command_that_the_things_stack_refuses_is_given_back() {
 
     let deadline = Instant::now() + Duration::from_secs(600);
     let message = CloudMessage::new(device, &b"on"[..], deadline);
-    let refuse = take_request(&listener, "503 Service Unavailable");
+    let refuse = accept_request(&listener, "503 Service Unavailable");
     let (disposition, _) = tokio::join!(hub.send_message(message), refuse);
     assert_eq!(disposition, Some(Disposition::Abandon));
 }
