@@ -1,7 +1,5 @@
 //! The settings of fleets elsewhere, as they are in files.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use gateway_downstream_lorawan::chirpstack::{ChirpStackConfig, Format};
 use gateway_downstream_lorawan::cloud::HttpConfig;
 use gateway_downstream_lorawan::tts::{TtsConfig, TtsWebhookConfig};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Posts JSON on a connection of its own, and gives the status.
@@ -28,7 +28,10 @@ pub(crate) async fn post(address: SocketAddr, path: &str, token: &str, body: &[u
 
 /// Takes one request, answers it, and gives its head in lower case and its body; none when the
 /// connection ends instead.
-pub(crate) async fn take_request(stream: &mut TcpStream, status: &str) -> Option<(String, Value)> {
+pub(crate) async fn take_request(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    status: &str,
+) -> Option<(String, Value)> {
     let mut request = Vec::new();
     loop {
         if stream.read_buf(&mut request).await.ok()? == 0 {
@@ -41,6 +44,7 @@ pub(crate) async fn take_request(stream: &mut TcpStream, status: &str) -> Option
         {
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.ok()?;
+            stream.flush().await.ok()?;
             return Some((head.to_lowercase(), body));
         }
     }
