@@ -22,7 +22,7 @@ use crate::config::GatewayConfig;
 use crate::downstream::Downstream;
 use crate::id::{DeviceId, MessageId, MethodName};
 use crate::message::{Disposition, MethodReply};
-use harness::{Running, body, device, message_id};
+use harness::{Running, body, device, message_id, sent_as};
 
 pub use commands::*;
 pub use connections::*;
@@ -35,6 +35,9 @@ pub use uplinks::*;
 pub struct DownstreamCapabilities {
     /// The device is told what became of each uplink. Default true.
     pub settles_uplinks: bool,
+    /// The device gives its messages their ids. Default true; false where the downstream does, and
+    /// the suite tells messages by their bodies.
+    pub names_messages: bool,
     /// A device that sends faster than the gateway takes is slowed down by its transport. Default
     /// true; false where it is told to come back later.
     pub pushes_back: bool,
@@ -60,6 +63,7 @@ impl Default for DownstreamCapabilities {
     fn default() -> Self {
         Self {
             settles_uplinks: true,
+            names_messages: true,
             pushes_back: true,
             messages: true,
             acknowledges_messages: true,
