@@ -278,8 +278,8 @@ impl CoapConfig {
         endpoint.map_err(|error| error.within("endpoint"))?;
         let routes = Routes::new(&self.routes).map(drop);
         routes.map_err(|error| error.within("routes"))?;
-        let is_open = [self.dtls.is_some(), self.tcp.is_some(), self.tls.is_some()];
-        if self.udp.is_none() && is_open == [false; 3] {
+        let (udp, dtls) = (self.udp.is_some(), self.dtls.is_some());
+        if !(udp || dtls || self.tcp.is_some() || self.tls.is_some()) {
             let allowed = "udp, dtls, tcp, tls, or several of them";
             return Err(ConfigError::new(
                 "udp",

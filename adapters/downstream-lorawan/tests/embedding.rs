@@ -17,8 +17,8 @@ use gateway_downstream_lorawan::embed::{
     NetworkEvents, Order, OrderStream, Profile, ProfileConfig,
 };
 use gateway_downstream_lorawan::event::{
-    Battery, DevEui, Downlink, Event, Log, LogLevel, Status, Timing, TransmitAck, TransmitError,
-    Uplink,
+    Battery, DevEui, DeviceAck, Downlink, Event, Log, LogLevel, Status, Timing, TransmitAck,
+    TransmitError, Uplink,
 };
 use gateway_downstream_lorawan::payload::command::CommandForm;
 use gateway_downstream_lorawan::payload::{CodecError, Encoded, decode_with};
@@ -262,6 +262,58 @@ async fn a_downlink_that_nobody_waits_for_any_more_is_withdrawn() {
         downlink: sent.id,
     };
     assert_eq!(network.orders.next().await, Some(withdrawn));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_after_the_hubs_lock_completes_what_the_hub_gives_out_again() {
+    let mut network = Network::start(everybody(|_| {}), patient());
+    assert_eq!(network.events.uplink(uplink(1)).await, Settlement::Accepted);
+    network.wait_listening().await;
+    let hub = network.hub.clone();
+    let command = |count| {
+        let mut command = message("on", WATCH);
+        command.properties.insert("lorawan-confirmed", "true");
+        command.sequence = Some(7);
+        command.delivery_count = count;
+        command
+    };
+    let radio = async {
+        let downlink = network.downlink().await;
+        network.transmitted(&downlink).await;
+        downlink
+    };
+    let (settled, sent) = tokio::join!(hub.send_message(command(0)), radio);
+    assert_eq!(settled, Some(Disposition::Abandon));
+    // The next uplink brings the confirmation, an hour later.
+    let ack = DeviceAck::new(DEV_EUI, sent.id, true);
+    network.events.device_ack(ack).await;
+    assert_eq!(network.events.uplink(uplink(2)).await, Settlement::Accepted);
+    network.wait_listening().await;
+    let settled = hub.send_message(command(1)).await;
+    assert_eq!(settled, Some(Disposition::Complete));
+    assert!(timeout(WATCH, network.orders.next()).await.is_err());
+}
+
+/// A command that is here before the uplink goes without any wait.
+#[tokio::test(start_paused = true)]
+async fn what_goes_in_a_window_is_decided_at_once() {
+    let mut network = Network::start(everybody(always), patient());
+    assert_eq!(network.events.uplink(closed(1)).await, Settlement::Accepted);
+    network.wait_listening().await;
+    let mut sending = JoinSet::new();
+    let hub = network.hub.clone();
+    sending.spawn(async move { hub.send_message(message("on", LONG)).await });
+    assert!(timeout(WATCH, network.orders.next()).await.is_err());
+    // The hub takes its time over the uplink, and the command does not wait for it.
+    network.hub.set_latency(LONG);
+    let heard_at = Instant::now();
+    let events = network.events.clone();
+    sending.spawn(async move {
+        assert_eq!(events.uplink(uplink(2)).await, Settlement::Accepted);
+        None
+    });
+    network.downlink().await;
+    assert_eq!(heard_at.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

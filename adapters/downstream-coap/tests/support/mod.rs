@@ -129,6 +129,41 @@ pub(crate) enum Purpose {
     Other,
 }
 
+impl Purpose {
+    /// What the gateway's answer means to the device, if there is more to it than itself.
+    fn event(self, response: Message) -> Option<DeviceEvent> {
+        Some(match self {
+            Self::Asked | Self::Other | Self::Register => return None,
+            Self::Uplink(id) => match response.code {
+                Code::CHANGED => DeviceEvent::Accepted(id),
+                Code::UNAVAILABLE | Code::TOO_MANY_REQUESTS => {
+                    assert!(response.options.has(option::MAX_AGE));
+                    DeviceEvent::RetryLater(id)
+                }
+                _ => DeviceEvent::Rejected(id),
+            },
+            Self::Twin => {
+                assert_eq!(response.code, Code::CONTENT);
+                DeviceEvent::Twin(response.payload)
+            }
+            Self::Report => {
+                assert_eq!(response.code, Code::CHANGED);
+                DeviceEvent::Reported
+            }
+        })
+    }
+}
+
+/// The change that a notification brings; none if it asks whether the device is there.
+fn change(notification: Message) -> Option<DeviceEvent> {
+    let version = notification.options.get(option::ETAG)?;
+    let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+    Some(DeviceEvent::Desired {
+        version: version.iter().fold(0, fold),
+        patch: notification.payload,
+    })
+}
+
 #[derive(Debug)]
 struct Outstanding {
     purpose: Purpose,
@@ -403,27 +438,10 @@ impl Device {
             message.options.add(option::ECHO, echo.clone());
             return self.send(known.purpose, message).await;
         }
-        let event = match known.purpose {
-            Purpose::Asked => return self.answers.push_back(response),
-            Purpose::Other | Purpose::Register => return,
-            Purpose::Uplink(id) => match response.code {
-                Code::CHANGED => DeviceEvent::Accepted(id),
-                Code::UNAVAILABLE | Code::TOO_MANY_REQUESTS => {
-                    assert!(response.options.has(option::MAX_AGE));
-                    DeviceEvent::RetryLater(id)
-                }
-                _ => DeviceEvent::Rejected(id),
-            },
-            Purpose::Twin => {
-                assert_eq!(response.code, Code::CONTENT);
-                DeviceEvent::Twin(response.payload)
-            }
-            Purpose::Report => {
-                assert_eq!(response.code, Code::CHANGED);
-                DeviceEvent::Reported
-            }
-        };
-        self.events.push_back(event);
+        match known.purpose {
+            Purpose::Asked => self.answers.push_back(response),
+            purpose => self.events.extend(purpose.event(response)),
+        }
     }
 
     async fn on_notification(&mut self, id: u16, message: Message) {
@@ -432,16 +450,7 @@ impl Device {
         }
         if message.token == self.desired {
             self.acknowledge(id).await;
-            let version = message.options.get(option::ETAG);
-            let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-            let Some(version) = version.map(|bytes| bytes.iter().fold(0, fold)) else {
-                // It asks whether the device is there.
-                return;
-            };
-            let patch = message.payload;
-            return self
-                .events
-                .push_back(DeviceEvent::Desired { version, patch });
+            return self.events.extend(change(message));
         }
         assert_eq!(message.token, self.commands, "nobody asked for {message:?}");
         let path = texts(&message, option::LOCATION_PATH).join("/");

@@ -9,7 +9,7 @@ use gateway_downstream_coap::proto::message::{Code, Message, Token, option};
 use gateway_downstream_coap::proto::tcp::{FrameReader, write_frame};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Purpose, TOKEN, WINDOW, texts};
+use super::{Purpose, TOKEN, WINDOW, change, texts};
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -183,27 +183,10 @@ impl StreamDevice {
     }
 
     fn on_response(&mut self, purpose: Purpose, response: Message) {
-        let event = match purpose {
-            Purpose::Asked => return self.answers.push_back(response),
-            Purpose::Other | Purpose::Register => return,
-            Purpose::Uplink(id) => match response.code {
-                Code::CHANGED => DeviceEvent::Accepted(id),
-                Code::UNAVAILABLE | Code::TOO_MANY_REQUESTS => {
-                    assert!(response.options.has(option::MAX_AGE));
-                    DeviceEvent::RetryLater(id)
-                }
-                _ => DeviceEvent::Rejected(id),
-            },
-            Purpose::Twin => {
-                assert_eq!(response.code, Code::CONTENT);
-                DeviceEvent::Twin(response.payload)
-            }
-            Purpose::Report => {
-                assert_eq!(response.code, Code::CHANGED);
-                DeviceEvent::Reported
-            }
-        };
-        self.events.push_back(event);
+        match purpose {
+            Purpose::Asked => self.answers.push_back(response),
+            purpose => self.events.extend(purpose.event(response)),
+        }
     }
 
     fn on_notification(&mut self, message: Message) {
@@ -211,11 +194,8 @@ impl StreamDevice {
             return;
         }
         if message.token == self.desired {
-            let version = message.options.get(option::ETAG);
-            let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-            if let Some(version) = version.map(|bytes| bytes.iter().fold(0, fold)) {
-                let patch = message.payload;
-                self.change = Some(DeviceEvent::Desired { version, patch });
+            if let Some(change) = change(message) {
+                self.change = Some(change);
             }
             return;
         }

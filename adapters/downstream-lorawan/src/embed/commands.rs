@@ -41,8 +41,14 @@ impl Shared {
             CommandForm::Properties => Request::from_message(&message),
             CommandForm::StarterKit => Request::from_starter_kit(&message.body, dev_eui),
         };
+        let sequence = message.sequence.map(|sequence| sequence.to_string());
+        let origin = sequence.or(message.id);
+        let redelivered = message.delivery_count > 0;
         let sent = async {
-            let command = command(dev_eui, &device, request, deadline).await?;
+            let mut command = command(dev_eui, &device, request, deadline).await?;
+            if let Some(origin) = origin {
+                command = command.with_origin(origin, redelivered);
+            }
             let ended = self.run(command, device.profile.config.class).await;
             ended.map_err(undelivered)
         };

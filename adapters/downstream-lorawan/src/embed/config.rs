@@ -93,11 +93,13 @@ impl LorawanConfig {
     }
 }
 
-/// Chooses what becomes a message of its device, besides uplinks.
+/// Chooses what becomes a message of its device, besides what applications say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ReportConfig {
+    /// Frames without a port, which are for the network alone: a sign of life. Default true.
+    pub empty: bool,
     /// That it joined. Default true.
     pub joins: bool,
     /// Its battery and link margin. Default true.
@@ -111,6 +113,7 @@ pub struct ReportConfig {
 impl Default for ReportConfig {
     fn default() -> Self {
         Self {
+            empty: true,
             joins: true,
             status: true,
             locations: true,
@@ -134,7 +137,9 @@ pub struct ProfileConfig {
     /// Whether commands that do not say are to be confirmed by the device. Default false.
     pub confirmed: bool,
     /// What completes a confirmed command. Default `acknowledged`; an unconfirmed one is always
-    /// complete when it was transmitted.
+    /// complete when it was transmitted. A device of class A confirms with its next uplink: when
+    /// the hub's lock has lapsed by then, the hub gives the message out again, which is recognised
+    /// by its sequence number or id, not sent again, and completed.
     pub completion: Option<Completion>,
     /// What becomes of a method for a device that sleeps.
     pub methods: MethodPolicy,

@@ -73,6 +73,10 @@ impl NetworkEvents {
         let actions = self.0.schedule().uplink(dev_eui, now, closes);
         let window = (now < closes).then_some(closes);
         self.0.listen(&device, dev_eui, window);
+        if uplink.port.is_none() && !self.0.config.reports.empty {
+            self.0.perform(actions).await;
+            return Settlement::Accepted;
+        }
         let deliver = async {
             let reading = read(&device, &uplink).await;
             self.deliver(message(device, &uplink, &reading)).await
@@ -144,6 +148,7 @@ impl NetworkEvents {
             status,
             locations,
             logs,
+            ..
         } = self.0.config.reports;
         let (name, is_wanted) = match event {
             Event::Join(_) => ("join", joins),

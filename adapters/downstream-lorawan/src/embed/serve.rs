@@ -73,12 +73,14 @@ impl Shared {
                 }
             },
             Job::Report { later, ended } => report(ingress, later, ended).await,
-            Job::Withdraw {
+            Job::Next {
                 dev_eui,
                 downlink,
                 actions,
             } => {
-                self.network.withdraw(dev_eui, &downlink).await;
+                if let Some(downlink) = downlink {
+                    self.network.withdraw(dev_eui, &downlink).await;
+                }
                 self.perform(actions).await;
             }
         }

@@ -46,10 +46,11 @@ pub(super) enum Job {
     },
     /// Report how a command ended.
     Report { later: Later, ended: Ended },
-    /// Tell the network server that nobody waits for a downlink any more, and give it the next.
-    Withdraw {
+    /// Give the network server what goes next, when it was told of the downlink that nobody waits
+    /// for any more, if it may still send that.
+    Next {
         dev_eui: DevEui,
-        downlink: DownlinkId,
+        downlink: Option<DownlinkId>,
         actions: Actions<Ticket>,
     },
 }
@@ -184,12 +185,15 @@ impl Drop for Withdrawal<'_> {
         let (dev_eui, downlink) = (self.dev_eui, self.downlink.clone());
         let now = Instant::now();
         let withdrawn = self.shared.schedule().withdraw(dev_eui, &downlink, now);
-        if let Withdrawn::InFlight(actions) = withdrawn {
-            self.shared.start(Job::Withdraw {
-                dev_eui,
-                downlink,
-                actions,
-            });
-        }
+        let (downlink, actions) = match withdrawn {
+            Withdrawn::InFlight(actions) => (Some(downlink), actions),
+            Withdrawn::Transmitted(actions) => (None, actions),
+            Withdrawn::Ended | Withdrawn::Waiting => return,
+        };
+        self.shared.start(Job::Next {
+            dev_eui,
+            downlink,
+            actions,
+        });
     }
 }

@@ -66,6 +66,10 @@ pub struct SessionRecord {
     pub rx2_data_rate: u8,
     /// Frequency of the second window, Hertz.
     pub rx2_frequency: u32,
+    /// Whether the last uplink wants an acknowledgement that it cannot have yet, since nobody has
+    /// said that its message was taken.
+    #[serde(default)]
+    pub unsettled: bool,
     /// Step of power that the device was told, 0 the most.
     #[serde(default)]
     pub power_step: u8,

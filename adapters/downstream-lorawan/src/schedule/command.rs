@@ -1,5 +1,7 @@
 //! Commands, and how they end.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -64,6 +66,11 @@ pub struct Command {
     pub mode: QueueMode,
     /// After this it does not go any more.
     pub expires: Instant,
+    /// Names what it was made of, the same when that is given out again: see
+    /// [`Schedule::withdraw`](super::Schedule::withdraw). Default: none.
+    pub origin: Option<Arc<str>>,
+    /// Whether what it was made of was given out before. Default false.
+    pub redelivered: bool,
 }
 
 impl Command {
@@ -83,6 +90,8 @@ impl Command {
             priority: Priority::default(),
             mode: QueueMode::default(),
             expires,
+            origin: None,
+            redelivered: false,
         }
     }
 
@@ -105,6 +114,14 @@ impl Command {
     #[must_use]
     pub fn with_mode(mut self, mode: QueueMode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Names what it was made of, and tells whether that was given out before.
+    #[must_use]
+    pub fn with_origin(mut self, origin: impl AsRef<str>, redelivered: bool) -> Self {
+        self.origin = Some(origin.as_ref().into());
+        self.redelivered = redelivered;
         self
     }
 

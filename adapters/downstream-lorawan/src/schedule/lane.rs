@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::orphans::{Found, Orphans};
 use super::{Actions, Class, Command, Completion, Failure, Outcome, QueueMode, Sent};
 use crate::event::{Downlink, DownlinkId, FailureReason, Timing, TransmitError, TransmitResult};
 
@@ -16,6 +17,16 @@ const RHYTHM: u32 = 8;
 struct Entry<T> {
     command: Command,
     ticket: T,
+    /// A concentrator has sent it.
+    transmitted: bool,
+}
+
+/// Where a command was that was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Waiting,
+    InFlight,
+    Transmitted,
 }
 
 /// The time after an uplink in which a downlink can be taken for its receive windows.
@@ -32,6 +43,7 @@ pub(super) struct Lane<T> {
     /// By priority, then by age.
     waiting: VecDeque<Entry<T>>,
     in_flight: Option<Entry<T>>,
+    orphans: Orphans,
     window: Option<Window>,
     /// The network server is to drop what it holds before the next downlink.
     flush: bool,
@@ -46,6 +58,7 @@ impl<T> Default for Lane<T> {
             class: Class::A,
             waiting: VecDeque::new(),
             in_flight: None,
+            orphans: Orphans::default(),
             window: None,
             flush: false,
             last_uplink: None,
@@ -61,6 +74,7 @@ impl<T> Lane<T> {
             let mean = self.interval.unwrap_or(passed);
             self.interval = Some((mean * (RHYTHM - 1) + passed) / RHYTHM);
         }
+        self.orphans.uplink();
         self.window = Some(Window {
             closes,
             is_taken: false,
@@ -78,6 +92,22 @@ impl<T> Lane<T> {
         actions: &mut Actions<T>,
     ) -> Option<Duration> {
         self.class = class;
+        match self.orphans.claim(&command) {
+            Some(Found::Ended(outcome)) => {
+                actions.end(ticket, Ok(outcome));
+                return None;
+            }
+            // Its device may confirm it yet; meanwhile nothing else goes.
+            Some(Found::Open(command)) if self.in_flight.is_none() => {
+                self.in_flight = Some(Entry {
+                    command: *command,
+                    ticket,
+                    transmitted: true,
+                });
+                return None;
+            }
+            Some(Found::Open(_)) | None => {}
+        }
         let gives_way = |other: &Command| match command.mode {
             QueueMode::Append => false,
             QueueMode::Replace => other.port == command.port,
@@ -96,7 +126,12 @@ impl<T> Lane<T> {
         self.flush |= command.mode == QueueMode::Flush;
         let behind = |entry: &Entry<T>| entry.command.priority >= command.priority;
         let at = self.waiting.partition_point(behind);
-        self.waiting.insert(at, Entry { command, ticket });
+        let entry = Entry {
+            command,
+            ticket,
+            transmitted: false,
+        };
+        self.waiting.insert(at, entry);
         let closed = self.window.as_ref()?.closes;
         (class == Class::A && closed <= now).then(|| now - closed)
     }
@@ -159,7 +194,9 @@ impl<T> Lane<T> {
         match result {
             Ok(()) => {
                 let completes = |entry: &mut Entry<T>| {
-                    entry.command.id == *id && entry.command.completion == Completion::Transmitted
+                    let is_it = entry.command.id == *id;
+                    entry.transmitted |= is_it;
+                    is_it && entry.command.completion == Completion::Transmitted
                 };
                 if let Some(entry) = self.in_flight.take_if(completes) {
                     actions.end(entry.ticket, Ok(Outcome::Transmitted));
@@ -183,9 +220,20 @@ impl<T> Lane<T> {
         outcome: Result<Outcome, Failure>,
         actions: &mut Actions<T>,
     ) {
-        if let Some((ticket, _)) = self.withdraw(id) {
-            actions.end(ticket, outcome);
+        if let Some((entry, _)) = self.take(id) {
+            actions.end(entry.ticket, outcome);
         }
+    }
+
+    /// Ends what a device has confirmed, or has not.
+    pub(super) fn acknowledged(
+        &mut self,
+        id: &DownlinkId,
+        outcome: Result<Outcome, Failure>,
+        actions: &mut Actions<T>,
+    ) {
+        self.orphans.acknowledged(id, outcome.is_ok());
+        self.end(id, outcome, actions);
     }
 
     /// Ends what the network server gave up; another may go in its window.
@@ -195,22 +243,34 @@ impl<T> Lane<T> {
         reason: FailureReason,
         actions: &mut Actions<T>,
     ) {
-        if let Some((ticket, was_in_flight)) = self.withdraw(id) {
-            actions.end(ticket, Err(Failure::Network(reason)));
+        if let Some((entry, place)) = self.take(id) {
+            actions.end(entry.ticket, Err(Failure::Network(reason)));
             if let Some(window) = &mut self.window {
-                window.is_taken &= !was_in_flight;
+                window.is_taken &= place == Place::Waiting;
             }
         }
     }
 
-    /// Takes a command out, and tells whether it was in flight.
-    pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<(T, bool)> {
+    /// Takes a command back, and tells where it was; one that was transmitted is remembered.
+    pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<Place> {
+        let (entry, place) = self.take(id)?;
+        if place == Place::Transmitted {
+            self.orphans.add(entry.command);
+        }
+        Some(place)
+    }
+
+    fn take(&mut self, id: &DownlinkId) -> Option<(Entry<T>, Place)> {
         if let Some(entry) = self.in_flight.take_if(|entry| entry.command.id == *id) {
-            return Some((entry.ticket, true));
+            let place = match entry.transmitted {
+                true => Place::Transmitted,
+                false => Place::InFlight,
+            };
+            return Some((entry, place));
         }
         let is_meant = |entry: &Entry<T>| entry.command.id == *id;
         let at = self.waiting.iter().position(is_meant)?;
-        Some((self.waiting.remove(at)?.ticket, false))
+        Some((self.waiting.remove(at)?, Place::Waiting))
     }
 
     /// Ends everything.

@@ -11,6 +11,7 @@
 mod command;
 mod lane;
 mod margins;
+mod orphans;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use crate::event::{
     DevEui, DeviceAck, Downlink, DownlinkFailed, DownlinkId, TransmitAck, TransmitError,
 };
-use lane::Lane;
+use lane::{Lane, Place};
 
 pub use command::{Actions, Class, Command, Completion, Failure, Outcome, QueueMode};
 pub use margins::{MARGIN_BOUNDS, Margins};
@@ -89,7 +90,7 @@ impl<T> Schedule<T> {
             false => Err(Failure::NotAcknowledged),
         };
         self.settle(ack.dev_eui, now, |lane, actions| {
-            lane.end(&ack.downlink, outcome, actions);
+            lane.acknowledged(&ack.downlink, outcome, actions);
         })
     }
 
@@ -102,18 +103,20 @@ impl<T> Schedule<T> {
 
     /// Takes a command back that nobody waits for any more, whether it waits or is in flight.
     /// Nothing if it has ended already.
+    ///
+    /// One that was transmitted and that its device has not confirmed yet is remembered by its
+    /// [origin](Command::origin): a device of class A confirms with its next uplink, which may be
+    /// long after the hub's lock on the message has lapsed. When it is [pushed](Self::push) again
+    /// it is not sent again, and ends as its device says.
     pub fn withdraw(&mut self, device: DevEui, id: &DownlinkId, now: Instant) -> Withdrawn<T> {
-        let Some((ticket, was_in_flight)) = self
-            .lanes
-            .peek_mut(&device)
-            .and_then(|lane| lane.withdraw(id))
-        else {
-            return Withdrawn::Ended;
-        };
-        drop(ticket);
-        match was_in_flight {
-            false => Withdrawn::Waiting,
-            true => Withdrawn::InFlight(self.advance(device, now, Actions::new())),
+        let lane = self.lanes.peek_mut(&device);
+        match lane.and_then(|lane| lane.withdraw(id)) {
+            None => Withdrawn::Ended,
+            Some(Place::Waiting) => Withdrawn::Waiting,
+            Some(Place::InFlight) => Withdrawn::InFlight(self.advance(device, now, Actions::new())),
+            Some(Place::Transmitted) => {
+                Withdrawn::Transmitted(self.advance(device, now, Actions::new()))
+            }
         }
     }
 
@@ -215,6 +218,8 @@ pub enum Withdrawn<T> {
     Waiting,
     /// The network server has it, and may still send it. Another may go in its place.
     InFlight(Actions<T>),
+    /// A concentrator has sent it. Another may go in its place.
+    Transmitted(Actions<T>),
 }
 
 /// A downlink that goes now, and how long before the end of its window.

@@ -18,7 +18,7 @@ use super::config::{ServerConfig, TimingConfig};
 use super::losses::Losses;
 use super::orders::Order;
 use super::store::{Change, SessionStore};
-use super::teller::Teller;
+use super::teller::{Settled, Teller};
 use crate::embed::NetworkEvents;
 use crate::event::DevEui;
 use crate::proto::mac::{Collector, CopyKind, Network};
@@ -36,6 +36,7 @@ pub(super) struct Engine {
     store: Box<dyn SessionStore>,
     concentrators: Arc<Concentrators>,
     teller: Teller,
+    settled: mpsc::Receiver<Settled>,
     timing: TimingConfig,
     /// What the network's times are counted from.
     started: Instant,
@@ -76,12 +77,14 @@ impl Engine {
         events: NetworkEvents,
         config: &ServerConfig,
     ) -> Self {
+        let (sender, settled) = mpsc::channel(BATCH);
         Self {
             network,
             collector: Collector::new(config.timing.hold, config.limits.frames),
             store,
             concentrators,
-            teller: Teller::new(events, config.limits.uplinks),
+            teller: Teller::new(events, sender, config.limits.uplinks),
+            settled,
             timing: config.timing.clone(),
             started: Instant::now(),
             timers: Timers::default(),
@@ -114,6 +117,7 @@ impl Engine {
             tokio::select! {
                 Some(said) = radio.recv() => self.said(said, &stop),
                 Some(order) = orders.recv() => self.order(order),
+                Some(word) = self.settled.recv() => self.settle(word),
                 () = wait => {}
                 else => return,
             }
@@ -127,6 +131,12 @@ impl Engine {
             for _ in 0..BATCH {
                 match orders.try_recv() {
                     Ok(order) => self.order(order),
+                    Err(_) => break,
+                }
+            }
+            for _ in 0..BATCH {
+                match self.settled.try_recv() {
+                    Ok(word) => self.settle(word),
                     Err(_) => break,
                 }
             }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gateway_core::Settlement;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::losses::Losses;
 use crate::embed::NetworkEvents;
-use crate::event::{DevEui, DeviceAck, Event, TransmitAck, Uplink};
+use crate::event::{DevAddr, DevEui, DeviceAck, Event, TransmitAck, Uplink};
 
 /// What became of a downlink.
 #[derive(Debug)]
@@ -19,10 +19,35 @@ pub(super) enum Outcome {
     Device(DeviceAck),
 }
 
+/// Says what became of an uplink whose device wants an acknowledgement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    pub(super) dev_eui: DevEui,
+    pub(super) dev_addr: DevAddr,
+    pub(super) counter: u32,
+    /// The hub has it; or else it was lost, and the device may say it again.
+    pub(super) taken: bool,
+}
+
+impl Settled {
+    /// What is to be said of an uplink that nobody has taken yet; nothing if its device does not
+    /// ask.
+    pub(super) fn lost(uplink: &Uplink) -> Option<Self> {
+        let dev_addr = uplink.dev_addr.filter(|_| uplink.confirmed)?;
+        Some(Self {
+            dev_eui: uplink.dev_eui,
+            dev_addr,
+            counter: uplink.frame_counter,
+            taken: false,
+        })
+    }
+}
+
 /// Tells events; what makes a message goes one after the other for each device.
 #[derive(Debug)]
 pub(super) struct Teller {
     events: NetworkEvents,
+    settled: mpsc::Sender<Settled>,
     tasks: JoinSet<()>,
     /// Ends when the hub has settled what each device said last.
     last: HashMap<DevEui, oneshot::Receiver<()>>,
@@ -33,9 +58,10 @@ pub(super) struct Teller {
 
 impl Teller {
     /// Makes one that lets so many messages wait for the hub.
-    pub(super) fn new(events: NetworkEvents, bound: usize) -> Self {
+    pub(super) fn new(events: NetworkEvents, settled: mpsc::Sender<Settled>, bound: usize) -> Self {
         Self {
             events,
+            settled,
             tasks: JoinSet::new(),
             last: HashMap::new(),
             room: Arc::new(Semaphore::new(bound)),
@@ -59,22 +85,19 @@ impl Teller {
     /// taken until `closes`.
     pub(super) fn uplink(&mut self, before: Option<DeviceAck>, uplink: Uplink, closes: Instant) {
         let (events, turn) = (self.events.clone(), self.turn(uplink.dev_eui));
+        let word = Settled::lost(&uplink).map(|word| (word, self.settled.clone()));
         self.tasks.spawn(async move {
             if let Some(before) = before {
                 events.device_ack(before).await;
             }
-            let Some(turn) = turn.begin().await else {
-                return;
+            let taken = match turn.begin().await {
+                Some(_turn) => deliver(&events, uplink, closes).await,
+                None => false,
             };
-            loop {
-                let window = closes.saturating_duration_since(Instant::now());
-                let told = uplink.clone().with_window(window);
-                match events.uplink(told).await {
-                    Settlement::RetryLater(after) => sleep(after).await,
-                    _ => break,
-                }
+            if let Some((word, settled)) = word {
+                // Nobody to tell when the server ends.
+                settled.send(Settled { taken, ..word }).await.ok();
             }
-            drop(turn);
         });
     }
 
@@ -116,6 +139,17 @@ impl Teller {
             end,
             permit,
         }))
+    }
+}
+
+/// Tells of an uplink until the hub says yes or no, and whether it has it.
+async fn deliver(events: &NetworkEvents, uplink: Uplink, closes: Instant) -> bool {
+    loop {
+        let window = closes.saturating_duration_since(Instant::now());
+        match events.uplink(uplink.clone().with_window(window)).await {
+            Settlement::RetryLater(after) => sleep(after).await,
+            settlement => return settlement == Settlement::Accepted,
+        }
     }
 }
 

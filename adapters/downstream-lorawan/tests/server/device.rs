@@ -11,6 +11,7 @@ use lrwn::{
 const APP_KEY: [u8; 16] = [0x2b; 16];
 const JOIN_EUI: [u8; 8] = [0x70, 0xb3, 0xd5, 0x7e, 0xd0, 0, 0, 1];
 
+#[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) dev_eui: DevEui,
     address: [u8; 4],
@@ -108,20 +109,34 @@ impl Device {
     }
 
     pub(crate) fn uplink(&mut self, payload: &[u8]) -> Vec<u8> {
-        self.say(FType::UnconfirmedDataUp, false, payload)
+        self.say(FType::UnconfirmedDataUp, false, Some(payload))
+    }
+
+    /// A frame that is for the network alone.
+    pub(crate) fn empty(&mut self, ack: bool) -> Vec<u8> {
+        self.say(FType::UnconfirmedDataUp, ack, None)
+    }
+
+    /// One that was made like it, but for its keys.
+    pub(crate) fn impostor(&self) -> Self {
+        Self {
+            nwk_s_key: AES128Key::from_bytes([9; 16]),
+            app_s_key: AES128Key::from_bytes([9; 16]),
+            ..*self
+        }
     }
 
     /// An uplink that wants an acknowledgement.
     pub(crate) fn confirmed(&mut self, payload: &[u8]) -> Vec<u8> {
-        self.say(FType::ConfirmedDataUp, false, payload)
+        self.say(FType::ConfirmedDataUp, false, Some(payload))
     }
 
     /// An uplink that acknowledges the last downlink.
     pub(crate) fn acknowledging(&mut self, payload: &[u8]) -> Vec<u8> {
-        self.say(FType::UnconfirmedDataUp, true, payload)
+        self.say(FType::UnconfirmedDataUp, true, Some(payload))
     }
 
-    fn say(&mut self, f_type: FType, ack: bool, payload: &[u8]) -> Vec<u8> {
+    fn say(&mut self, f_type: FType, ack: bool, payload: Option<&[u8]>) -> Vec<u8> {
         let f_ctrl = FCtrl {
             ack,
             ..FCtrl::default()
@@ -133,8 +148,8 @@ impl Device {
                 f_cnt: self.next_up,
                 f_opts: MACCommandSet::new(Vec::new()),
             },
-            f_port: Some(1),
-            frm_payload: Some(FRMPayload::Raw(payload.to_vec())),
+            f_port: payload.map(|_| 1),
+            frm_payload: payload.map(|payload| FRMPayload::Raw(payload.to_vec())),
         };
         let mut phy = phy(f_type, Payload::MACPayload(payload));
         phy.encrypt_frm_payload(&self.app_s_key).unwrap();

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 /// Longer than any answer takes.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+#[derive(Debug)]
 pub(crate) struct Forwarder {
     eui: Eui64,
     socket: UdpSocket,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod device;
 mod forwarder;
 mod pamoja;
@@ -356,17 +357,59 @@ async fn an_uplink_that_wants_an_acknowledgement_gets_one_without_a_command() {
         let asked = concentrator.asked().await;
         device.read(&asked.frame())
     };
-    let says = async {
-        loop {
-            concentrator.push(&frame, 5.0).await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
-    };
     let read = tokio::select! {
         read = answer => read,
-        () = says => unreachable!(),
+        never = says(&concentrator, &frame) => match never {},
     };
     assert!(read.ack);
+    assert_eq!(network.data(1).await, ["MQ=="]);
+}
+
+/// A device that says a frame until it is answered, as one does that wants an acknowledgement.
+async fn says(concentrator: &Forwarder, frame: &[u8]) -> std::convert::Infallible {
+    loop {
+        concentrator.push(frame, 5.0).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_uplink_is_acknowledged_only_when_the_hub_has_it() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![device.config()]);
+    config.timing.rx_delay = 2;
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    network.hub.hold();
+    let frame = device.confirmed(b"1");
+    concentrator.push(&frame, 5.0).await;
+    network.hub.wait_held(1).await;
+    // Both windows pass.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!concentrator.has_been_asked());
+    network.hub.release();
+    network.data(1).await;
+    let asked = tokio::select! {
+        asked = concentrator.asked() => asked,
+        never = says(&concentrator, &frame) => match never {},
+    };
+    assert!(device.read(&asked.frame()).ack);
+    assert_eq!(network.hub.accepted().len(), 1, "it was said once");
+}
+
+#[tokio::test]
+async fn an_uplink_that_no_hub_had_before_a_restart_arrives_when_it_is_repeated() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    network.hub.hold();
+    let frame = device.confirmed(b"1");
+    concentrator.hear(&frame).await;
+    network.hub.wait_held(1).await;
+    drop(network);
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&frame).await;
     assert_eq!(network.data(1).await, ["MQ=="]);
 }
 

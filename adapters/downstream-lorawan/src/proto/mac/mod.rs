@@ -26,8 +26,9 @@
 //!     while let Some(heard) = collector.next(now) {
 //!         let answer = match network.hear(&heard, since_unix) {
 //!             Ok(Heard::Join(join)) => Some(join.accept),
-//!             // Store `network.record(..)`, then answer, then tell the hub.
+//!             // Store `network.record(..)`, tell the hub, and say what it made of it; then answer.
 //!             Ok(Heard::Uplink(uplink)) => {
+//!                 network.settle(uplink.dev_eui, uplink.dev_addr, uplink.counter, true);
 //!                 network.answer(uplink.dev_eui, None, false).ok().flatten()
 //!             }
 //!             Ok(Heard::Repeat(repeat)) => {

@@ -78,6 +78,7 @@ impl WindowConfig {
             app_s_key,
             next_f_cnt_up: 0,
             next_f_cnt_down: 0,
+            unsettled: false,
             rx_delay: self.delay,
             rx1_offset: self.rx1_offset,
             rx2_data_rate: self.rx2_data_rate,
@@ -202,6 +203,32 @@ impl Network {
     pub fn session(&self, dev_eui: DevEui) -> Option<&SessionRecord> {
         let session = self.devices.get(&dev_eui)?.session.as_ref();
         session.map(|session| &session.record)
+    }
+
+    /// Takes the word on a [confirmed uplink](super::Uplink::confirmed), and tells whether its
+    /// acknowledgement is due now: it is if its message was taken. If it was lost, it is handed out
+    /// again when its device repeats it. Nothing happens if the device has said something newer.
+    pub fn settle(
+        &mut self,
+        dev_eui: DevEui,
+        dev_addr: DevAddr,
+        counter: u32,
+        taken: bool,
+    ) -> bool {
+        let device = self.devices.get_mut(&dev_eui);
+        let session = device.and_then(|device| device.session.as_mut());
+        session.is_some_and(|session| {
+            session.record.dev_addr == dev_addr && session.settle_uplink(counter, taken)
+        })
+    }
+
+    /// Tells whether the last uplink of a device will want an acknowledgement once it is
+    /// [settled](Self::settle).
+    #[must_use]
+    pub fn is_unsettled(&self, dev_eui: DevEui) -> bool {
+        let session = self.devices.get(&dev_eui);
+        let session = session.and_then(|device| device.session.as_ref());
+        session.is_some_and(|session| session.in_hand)
     }
 
     /// Asks a device how it is, with the next answer to it; see [`Uplink::status`].

@@ -11,7 +11,7 @@ use crate::event::{DevAddr, DevEui};
 pub enum Heard {
     /// A device joins.
     Join(Join),
-    /// A device says something new.
+    /// A device says something new, or what was lost.
     Uplink(Uplink),
     /// A device says the last thing again, since it heard no answer. It is not delivered again;
     /// [`Network::answer`](super::Network::answer) answers it again.
@@ -46,8 +46,9 @@ pub struct Uplink {
     pub port: Option<u8>,
     /// What it says, decrypted.
     pub payload: Bytes,
-    /// Whether the device wants an acknowledgement; [`Network::answer`](super::Network::answer)
-    /// gives it.
+    /// Whether the device wants an acknowledgement. [`Network::answer`](super::Network::answer)
+    /// gives it, once [`Network::settle`](super::Network::settle) was told that the message was
+    /// taken.
     pub confirmed: bool,
     /// Whether the device lets the network choose its data rate.
     pub adr: bool,
@@ -55,7 +56,8 @@ pub struct Uplink {
     pub delivery: Option<Delivery>,
     /// How the device is, if it was asked.
     pub status: Option<DeviceStatus>,
-    /// Whether the device waits for an answer, even without a message for it.
+    /// Whether the device waits for an answer, even without a message for it, or will once it is
+    /// settled.
     pub answer_due: bool,
 }
 
@@ -70,7 +72,8 @@ pub struct Repeat {
     /// What became of the last confirmed downlink: the device did not hear it, or it would not
     /// repeat itself.
     pub delivery: Option<Delivery>,
-    /// Whether the device waits for an answer, even without a message for it.
+    /// Whether the device waits for an answer, even without a message for it, or will once it is
+    /// settled.
     pub answer_due: bool,
 }
 

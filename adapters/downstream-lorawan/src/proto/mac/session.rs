@@ -18,8 +18,10 @@ pub(super) struct Session {
     pub(super) answers: Vec<u8>,
     /// What the device was told to use and has not answered.
     pub(super) asked: Option<Asked>,
-    /// Whether the last uplink wants an acknowledgement.
+    /// Whether the last uplink is to be acknowledged.
     pub(super) ack_due: bool,
+    /// Whether somebody has the last uplink who will say whether it is to be acknowledged.
+    pub(super) in_hand: bool,
     /// Whether the device wants to hear anything at all.
     pub(super) word_due: bool,
     /// How the last uplink was heard, while its windows have not been used.
@@ -53,6 +55,7 @@ impl Session {
             answers: Vec::new(),
             asked: None,
             ack_due: false,
+            in_hand: false,
             word_due: false,
             opening: None,
             confirmed: None,
@@ -86,6 +89,22 @@ impl Session {
     /// Tells whether the device waits for an answer.
     pub(super) fn owes(&self) -> bool {
         self.ack_due || self.word_due || !self.answers.is_empty() || self.asked.is_some()
+    }
+
+    /// Tells whether the device waits for an answer, or will once its uplink is settled.
+    pub(super) fn will_owe(&self) -> bool {
+        self.owes() || self.in_hand
+    }
+
+    /// Takes the word on the last uplink, and tells whether it is to be acknowledged now.
+    pub(super) fn settle_uplink(&mut self, counter: u32, taken: bool) -> bool {
+        if !self.in_hand || self.record.next_f_cnt_up != counter.wrapping_add(1) {
+            return false;
+        }
+        self.in_hand = false;
+        self.record.unsettled = !taken;
+        self.ack_due = taken;
+        taken
     }
 
     /// Closes the wait for an acknowledgement, and tells how it ended.

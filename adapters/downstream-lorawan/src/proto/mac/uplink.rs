@@ -30,8 +30,7 @@ const TRIES: u8 = 3;
 
 impl Network {
     /// Takes a frame that was heard at a time since the Unix epoch (of which devices that ask are
-    /// told). A device waits for what is to be answered, so that is sent first, and the hub told
-    /// after.
+    /// told).
     ///
     /// # Errors
     /// [`Refusal`] if it is no device's of this network, or was heard before. Nothing has changed
@@ -203,24 +202,32 @@ impl Device {
             _ => &frame.options,
         };
         let said = session.obey(commands, heard, gps_time, region, new);
-        session.ack_due = frame.confirmed;
+        // Only what was taken is acknowledged; what was lost since is handed out once more.
+        let lost = !new && session.record.unsettled && !session.in_hand;
+        session.ack_due = frame.confirmed && !new && !session.record.unsettled;
         session.word_due = frame.payload.fhdr.f_ctrl.adr_ack_req;
         session.record.gateway = Some(heard.best.gateway);
         session.opening = Some(heard.best.clone());
-        if !new {
+        if new || lost {
+            session.in_hand = frame.confirmed;
+            session.record.unsettled = frame.confirmed;
+        }
+        if !new && !lost {
             return Some(Heard::Repeat(Repeat {
                 dev_eui,
                 counter,
                 delivery: session.settle(false),
-                answer_due: session.owes() || status_wanted,
+                answer_due: session.will_owe() || status_wanted,
             }));
         }
-        if counter < session.record.next_f_cnt_up {
+        if new && counter < session.record.next_f_cnt_up {
             session.begin_anew();
         }
         session.record.next_f_cnt_up = counter + 1;
-        let delivery = session.settle(frame.payload.fhdr.f_ctrl.ack);
-        session.adapt(adr, &heard.best, said.setting_answered, region);
+        let delivery = session.settle(new && frame.payload.fhdr.f_ctrl.ack);
+        if new {
+            session.adapt(adr, &heard.best, said.setting_answered, region);
+        }
         if said.status.is_some() {
             self.status_wanted = false;
         }
@@ -239,7 +246,7 @@ impl Device {
             adr: frame.payload.fhdr.f_ctrl.adr,
             delivery,
             status: said.status,
-            answer_due: session.owes() || self.status_wanted,
+            answer_due: session.will_owe() || self.status_wanted,
         }))
     }
 }

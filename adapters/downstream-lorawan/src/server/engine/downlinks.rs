@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::concentrators::tries_all_windows;
 use super::super::orders::Order;
-use super::super::teller::Outcome;
+use super::super::teller::{Outcome, Settled};
 use super::timers::Timer;
 use super::uplinks::Told;
 use super::{Effect, Engine, Scope};
@@ -153,6 +153,13 @@ impl Engine {
     pub(super) fn answer_without(&mut self, dev_eui: DevEui, heard_at: Instant) {
         let opening = self.openings.get(&dev_eui);
         if opening.is_none_or(|opening| opening.heard_at != heard_at) {
+            return;
+        }
+        let delay = opening.map_or(0, |opening| opening.delay);
+        let second = self.answer_at(heard_at, delay + 1);
+        if self.network.is_unsettled(dev_eui) && Instant::now() < second {
+            // The hub may take its uplink in time for the second window.
+            self.timers.set(second, Timer::Answer(dev_eui, heard_at));
             return;
         }
         match self.network.answer(dev_eui, None, false) {
@@ -351,11 +358,19 @@ impl Engine {
 
     /// Lets go of what could not be stored.
     pub(super) fn undo(&mut self, effect: Effect) {
-        if let Effect::Launch(launch) = effect {
-            self.unawait(launch.transmission.dev_eui, launch.carried.as_ref());
-            if let Some(taken) = launch.taken {
-                reply(taken, Err(FailureReason::Other));
+        match effect {
+            Effect::Launch(launch) => {
+                self.unawait(launch.transmission.dev_eui, launch.carried.as_ref());
+                if let Some(taken) = launch.taken {
+                    reply(taken, Err(FailureReason::Other));
+                }
             }
+            Effect::Tell(Told::Uplink { uplink, .. }) => {
+                if let Some(lost) = Settled::lost(&uplink) {
+                    self.settle(lost);
+                }
+            }
+            Effect::Tell(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::super::teller::Outcome;
+use super::super::teller::{Outcome, Settled};
 use super::timers::Timer;
 use super::{Effect, Engine, Scope};
 use crate::event::{self, Battery, DevEui, DeviceAck, Event, Status};
@@ -109,13 +109,30 @@ impl Engine {
         let session = self.network.session(dev_eui);
         let delay = session.map_or(self.timing.rx_delay, |session| session.rx_delay);
         self.openings.insert(dev_eui, Opening { heard_at, delay });
-        let first = Self::window_at(heard_at, delay) - self.timing.lead;
         if answer_due {
             // As late as it can be: a command that comes until then goes in the same frame.
             let timer = Timer::Answer(dev_eui, heard_at);
-            self.timers.set(first - STORING, timer);
+            self.timers.set(self.answer_at(heard_at, delay), timer);
         }
-        first + Duration::from_secs(1)
+        Self::window_at(heard_at, delay + 1) - self.timing.lead
+    }
+
+    /// When a frame must be made for a window so many seconds after an uplink.
+    pub(super) fn answer_at(&self, heard_at: Instant, delay: u8) -> Instant {
+        Self::window_at(heard_at, delay) - self.timing.lead - STORING
+    }
+
+    /// Takes the word on an uplink whose device wants an acknowledgement.
+    pub(super) fn settle(&mut self, word: Settled) {
+        let Settled {
+            dev_eui,
+            dev_addr,
+            counter,
+            taken,
+        } = word;
+        if self.network.settle(dev_eui, dev_addr, counter, taken) {
+            self.changed(dev_eui, Scope::Session);
+        }
     }
 
     /// Tells how the last confirmed downlink ended.

@@ -40,7 +40,9 @@ impl EmbeddedStore {
         let patience = Instant::now() + PATIENCE;
         loop {
             let file = private(path).map_err(StoreError::database)?;
-            match Database::builder().create_file(file) {
+            // Dropped before it waits: what builds is for one thread.
+            let opened = Database::builder().create_file(file);
+            match opened {
                 Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < patience => {
                     sleep(Duration::from_millis(10)).await;
                 }

@@ -56,7 +56,11 @@ fn what_a_device_repeats_is_answered_again_and_not_delivered_again() {
         ..Say::default()
     };
     let frame = device.say(Some(1), b"x", say);
-    assert!(heard(&mut network, frame.clone()).answer_due);
+    let uplink = heard(&mut network, frame.clone());
+    assert!(uplink.answer_due);
+    // Nobody has taken it yet.
+    assert_eq!(network.answer(EUI, None, false), Ok(None));
+    assert!(network.settle(EUI, device.address, uplink.counter, true));
     let first = network.answer(EUI, None, false).unwrap().unwrap();
     let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {
         panic!()
@@ -66,6 +70,49 @@ fn what_a_device_repeats_is_answered_again_and_not_delivered_again() {
     assert!(device.read(&first.frame).ack);
     let read = device.read(&second.frame);
     assert_eq!((read.ack, read.counter), (true, 1));
+}
+
+#[test]
+fn what_was_lost_is_handed_out_again_when_its_device_repeats_it() {
+    let (mut network, mut device) = with_device();
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let frame = device.say(Some(1), b"x", say);
+    heard(&mut network, frame.clone());
+    let repeated = hear(&mut network, frame.clone());
+    assert!(matches!(repeated, Ok(Heard::Repeat(_))), "it is in hand");
+    assert!(!network.settle(EUI, device.address, 0, false));
+    assert_eq!(heard(&mut network, frame.clone()).payload, b"x"[..]);
+    // A restart forgets who had it.
+    let record = network.record(EUI);
+    network.insert(device.profile(EUI), record);
+    assert_eq!(heard(&mut network, frame.clone()).counter, 0);
+    assert!(network.settle(EUI, device.address, 0, true));
+    let record = network.record(EUI);
+    network.insert(device.profile(EUI), record);
+    let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {
+        panic!("it was taken, and handed out again")
+    };
+    assert!(repeat.answer_due);
+    let answer = network.answer(EUI, None, false).unwrap().unwrap();
+    assert!(device.read(&answer.frame).ack);
+}
+
+#[test]
+fn a_word_on_an_older_uplink_acknowledges_nothing() {
+    let (mut network, mut device) = with_device();
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    heard(&mut network, device.say(Some(1), b"x", say.clone()));
+    heard(&mut network, device.say(Some(1), b"y", say));
+    assert!(!network.settle(EUI, device.address, 0, true));
+    assert!(!network.settle(EUI, DevAddr::new([9; 4]), 1, true));
+    assert_eq!(network.answer(EUI, None, false), Ok(None));
+    assert!(network.settle(EUI, device.address, 1, true));
 }
 
 #[test]
