@@ -1,11 +1,13 @@
 //! What must survive a restart.
 
-use std::collections::BTreeSet;
+mod nonces;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Eui64, Key};
 use crate::event::{DevAddr, DevEui};
+
+pub use nonces::UsedNonces;
 
 /// Is all that a network must remember of one device.
 ///
@@ -79,29 +81,4 @@ pub struct SessionRecord {
     /// The concentrator that heard it best the last time: class C goes through it.
     #[serde(default)]
     pub gateway: Option<Eui64>,
-}
-
-/// Is the set of DevNonces that a device has used: 65,536 at most.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UsedNonces(BTreeSet<u16>);
-
-impl UsedNonces {
-    /// Notes a nonce; `false` if it was used before.
-    #[must_use]
-    pub fn take(&mut self, nonce: u16) -> bool {
-        self.0.insert(nonce)
-    }
-
-    /// Tells whether a nonce was used.
-    #[must_use]
-    pub fn has(&self, nonce: u16) -> bool {
-        self.0.contains(&nonce)
-    }
-
-    /// Returns the highest one.
-    #[must_use]
-    pub fn highest(&self) -> Option<u16> {
-        self.0.last().copied()
-    }
 }

@@ -45,15 +45,15 @@ pub(super) fn accept(
         return Err(Refusal::JoinMic(dev_eui));
     }
     let nonce = request.dev_nonce;
-    let stale = match nonces {
-        NonceRule::New => record.nonces.has(nonce),
-        NonceRule::Higher => record.nonces.highest().is_some_and(|last| nonce <= last),
-    };
     let join_nonce = record.next_join_nonce;
     if join_nonce >= JOIN_NONCES {
         return Err(Refusal::Exhausted(dev_eui));
     }
-    if stale || !record.nonces.take(nonce) {
+    let is_new = match nonces {
+        NonceRule::New => record.nonces.take(nonce),
+        NonceRule::Higher => record.nonces.take_up_to(nonce),
+    };
+    if !is_new {
         return Err(Refusal::NonceUsed(dev_eui));
     }
     record.next_join_nonce += 1;
