@@ -1,18 +1,24 @@
 //! Which devices' commands are fetched from the hub now.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gateway_core::Presence;
 use tokio::time::Instant;
 
 use crate::event::DevEui;
 
+/// When one that must stay is looked at again.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// A device that listens, or is about to: the hub may have commands for it before it has said yes.
 #[derive(Debug)]
 struct Seat {
     number: u64,
     until: Instant,
+    /// When it is looked at: until it listens longer than that, the two are the same.
+    look_at: Instant,
     presence: Option<Presence>,
 }
 
@@ -26,6 +32,8 @@ pub(super) struct Listening {
 #[derive(Debug, Default)]
 struct Seats {
     by_device: HashMap<DevEui, Seat>,
+    /// When each is looked at.
+    looks: BTreeSet<(Instant, DevEui)>,
     next_number: u64,
 }
 
@@ -59,9 +67,11 @@ impl Listening {
         let seat = Seat {
             number,
             until,
+            look_at: until,
             presence: None,
         };
         seats.by_device.insert(device, seat);
+        seats.looks.insert((until, device));
         Some(number)
     }
 
@@ -83,7 +93,7 @@ impl Listening {
         let mut seats = self.lock();
         let seat = seats.by_device.get(&device);
         if seat.is_some_and(|seat| seat.number == number) {
-            seats.by_device.remove(&device);
+            seats.remove(device);
         }
     }
 
@@ -93,26 +103,54 @@ impl Listening {
 
     /// Ends a device's listening; false if it did not listen.
     pub(super) fn end(&self, device: DevEui) -> bool {
-        let seat = self.lock().by_device.remove(&device);
+        // Its end asks for other locks.
+        let seat = self.lock().remove(device);
         seat.is_some()
     }
 
     /// Ends the listening of those whose time is up, but for those that must stay.
     pub(super) fn sweep(&self, now: Instant, stays: impl Fn(DevEui) -> bool) {
-        let is_over = |device: &DevEui, seat: &mut Seat| seat.until <= now && !stays(*device);
         let mut seats = self.lock();
-        let over: Vec<_> = seats.by_device.extract_if(is_over).collect();
+        let over: Vec<_> = std::iter::from_fn(|| seats.next_over(now, &stays)).collect();
         drop(seats);
         drop(over);
     }
 
     pub(super) fn clear(&self) {
-        let seats = std::mem::take(&mut self.lock().by_device);
+        let mut seats = self.lock();
+        seats.looks.clear();
+        let over = std::mem::take(&mut seats.by_device);
         drop(seats);
+        drop(over);
     }
 
     pub(super) fn len(&self) -> usize {
         self.lock().by_device.len()
+    }
+}
+
+impl Seats {
+    fn remove(&mut self, device: DevEui) -> Option<Seat> {
+        let seat = self.by_device.remove(&device)?;
+        self.looks.remove(&(seat.look_at, device));
+        Some(seat)
+    }
+
+    /// Takes out a seat whose time is up.
+    fn next_over(&mut self, now: Instant, stays: impl Fn(DevEui) -> bool) -> Option<Seat> {
+        loop {
+            let (_, device) = *self.looks.first().filter(|(at, _)| *at <= now)?;
+            self.looks.pop_first();
+            let Some(seat) = self.by_device.get_mut(&device) else {
+                continue;
+            };
+            seat.look_at = match seat.until <= now {
+                true if !stays(device) => return self.by_device.remove(&device),
+                true => now + AGAIN,
+                false => seat.until,
+            };
+            self.looks.insert((seat.look_at, device));
+        }
     }
 }
 
@@ -134,8 +172,9 @@ mod tests {
         assert!(listening.contains(DEVICE));
         listening.sweep(later, |_| true);
         assert!(listening.contains(DEVICE));
-        listening.sweep(later, |_| false);
+        listening.sweep(later + AGAIN, |_| false);
         assert!(!listening.contains(DEVICE));
+        assert!(listening.lock().looks.is_empty());
     }
 
     #[test]
