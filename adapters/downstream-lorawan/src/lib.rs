@@ -14,6 +14,7 @@ pub mod chirpstack;
 pub mod cloud;
 pub mod embed;
 pub mod event;
+mod hex;
 pub mod payload;
 pub mod proto;
 pub mod schedule;

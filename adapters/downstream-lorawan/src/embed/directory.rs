@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::config::ProfileConfig;
 use crate::event::DevEui;
+use crate::hex::Digits;
 use crate::payload::PayloadCodec;
 
 /// Is how devices of one kind are treated: settings and, where there is one, a codec.
@@ -141,7 +142,11 @@ impl EuiDirectory {
     }
 
     fn name(&self, dev_eui: DevEui) -> Option<DeviceId> {
-        DeviceId::new(self.case.write(dev_eui)).ok()
+        let mut digits = Digits::new(&dev_eui.bytes());
+        if self.case == DeviceIdCase::Upper {
+            digits.make_upper_case();
+        }
+        DeviceId::new(digits.as_str()).ok()
     }
 }
 

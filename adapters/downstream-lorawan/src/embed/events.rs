@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::{DeviceId, ErrorKind, MessageId, Properties, Settlement, Uplink as Message};
@@ -11,6 +12,7 @@ use super::config::ReportConfig;
 use super::directory::Device;
 use super::shared::Shared;
 use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
+use crate::hex::Digits;
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
 use crate::payload::{DecodeInput, Decoded};
 
@@ -59,6 +61,11 @@ impl NetworkEvents {
     /// Safe; the hub may or may not have the message. A command that was being given to the network
     /// server is given back to the hub after its deadline.
     pub async fn uplink(&self, uplink: Uplink) -> Settlement {
+        self.hand_in(&uplink, uplink.window).await
+    }
+
+    /// Takes a frame whose windows close so soon; see [`uplink`](Self::uplink).
+    pub(crate) async fn hand_in(&self, uplink: &Uplink, window: Option<Duration>) -> Settlement {
         let _in_flight = self.0.in_flight.token();
         let dev_eui = uplink.dev_eui;
         if let Err(error) = uplink.validate() {
@@ -69,7 +76,7 @@ impl NetworkEvents {
             return Settlement::Rejected(ErrorKind::UnknownDevice);
         };
         let now = Instant::now();
-        let closes = now + uplink.window.unwrap_or(self.0.config.window);
+        let closes = now + window.unwrap_or(self.0.config.window);
         let actions = self.0.schedule().uplink(dev_eui, now, closes);
         let window = (now < closes).then_some(closes);
         self.0.listen(&device, dev_eui, window);
@@ -78,9 +85,12 @@ impl NetworkEvents {
             return Settlement::Accepted;
         }
         let deliver = async {
-            let reading = read(&device, &uplink).await;
-            self.deliver(message(device, &uplink, &reading)).await
+            let reading = read(&device, uplink).await;
+            self.deliver(message(device, uplink, &reading)).await
         };
+        if actions.is_empty() {
+            return deliver.await;
+        }
         let ((), settlement) = tokio::join!(self.0.perform(actions), deliver);
         settlement
     }
@@ -205,7 +215,10 @@ fn message_id(uplink: &Uplink) -> MessageId {
     let given = uplink.deduplication_id.as_ref().map(MessageId::new);
     given.and_then(Result::ok).unwrap_or_else(|| {
         let address = uplink.dev_addr.unwrap_or(DevAddr::new([0; 4]));
-        let id = format!("{}-{address}-{}", uplink.dev_eui, uplink.frame_counter);
+        let dev_eui = Digits::new(&uplink.dev_eui.bytes());
+        let address = Digits::new(&address.bytes());
+        let (dev_eui, address) = (dev_eui.as_str(), address.as_str());
+        let id = format!("{dev_eui}-{address}-{}", uplink.frame_counter);
         // Digits and hyphens, some 40: always an id.
         MessageId::new(id).unwrap_or_else(|_| MessageId::random())
     })

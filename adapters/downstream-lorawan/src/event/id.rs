@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::hex::Digits;
+
 /// Tells why a text is no EUI or address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} is {digits} hexadecimal digits, with or without `-` or `:` between bytes")]
@@ -60,7 +62,7 @@ macro_rules! hex_name {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                f.write_str(Digits::new(&self.0).as_str())
             }
         }
 
@@ -80,7 +82,7 @@ macro_rules! hex_name {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(Digits::new(&self.0).as_str())
             }
         }
 

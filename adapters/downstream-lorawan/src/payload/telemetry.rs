@@ -51,16 +51,24 @@ fn problem(error: &CodecError) -> String {
 
 /// RFC 3339 with milliseconds, in UTC. A time that it cannot write becomes the epoch.
 fn rfc3339(time: SystemTime) -> String {
-    let writable = humantime::parse_rfc3339("9999-12-31T23:59:59Z").unwrap_or(UNIX_EPOCH);
-    let time = if (UNIX_EPOCH..=writable).contains(&time) {
-        time
-    } else {
-        UNIX_EPOCH
+    /// Seconds until the year 10,000.
+    const END: u64 = 253_402_300_800;
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = match since.as_secs() < END {
+        true => UNIX_EPOCH + since,
+        false => UNIX_EPOCH,
     };
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+/// Room for a usual message, in bytes; more is taken where it is needed.
+const USUAL: usize = 640;
+
 fn to_json(value: &impl serde::Serialize) -> Bytes {
+    let mut text = Vec::with_capacity(USUAL);
     // Only maps with keys that are no strings, and failing implementations, cannot be written.
-    serde_json::to_vec(value).unwrap_or_default().into()
+    match serde_json::to_writer(&mut text, value) {
+        Ok(()) => text.into(),
+        Err(_) => Bytes::new(),
+    }
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hex::Digits;
+
 /// Says that a text is no identifier of the wanted kind. The text is not repeated: it may be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}")]
@@ -105,7 +107,7 @@ fn id6(text: &str) -> Option<u64> {
 
 impl fmt::Display for Eui64 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(Digits::new(&self.0.to_be_bytes()).as_str())
     }
 }
 
@@ -155,7 +157,11 @@ pub(super) fn hex(text: &str, into: &mut [u8]) -> Option<usize> {
 
 /// Writes bytes as hexadecimal digits.
 pub(super) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for bytes in bytes.chunks(Digits::MAX_BYTES) {
+        text.push_str(Digits::new(bytes).as_str());
+    }
+    text
 }
 
 /// Lets a type be written in documents as its text.
@@ -163,7 +169,7 @@ macro_rules! as_text {
     ($type:ty, $show:expr) => {
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&$show(self))
+                serializer.serialize_str($show(self).as_str())
             }
         }
 
@@ -176,8 +182,8 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Eui64, Eui64::to_string);
-as_text!(Key, |key: &Key| to_hex(&key.0));
+as_text!(Eui64, |eui: &Eui64| Digits::new(&eui.0.to_be_bytes()));
+as_text!(Key, |key: &Key| Digits::new(&key.0));
 
 impl fmt::Debug for Eui64 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

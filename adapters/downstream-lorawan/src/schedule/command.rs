@@ -208,6 +208,12 @@ impl<T> Actions<T> {
         }
     }
 
+    /// Tells whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.send.is_none() && self.ended.is_empty()
+    }
+
     pub(super) fn end(&mut self, ticket: T, outcome: Result<Outcome, Failure>) {
         self.ended.push((ticket, outcome));
     }

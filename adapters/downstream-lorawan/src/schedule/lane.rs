@@ -41,8 +41,9 @@ struct Window {
 pub(super) struct Lane<T> {
     class: Class,
     /// By priority, then by age.
-    waiting: VecDeque<Entry<T>>,
-    in_flight: Option<Entry<T>>,
+    waiting: VecDeque<Box<Entry<T>>>,
+    /// Boxed: of most devices there is none.
+    in_flight: Option<Box<Entry<T>>>,
     orphans: Orphans,
     window: Option<Window>,
     /// The network server is to drop what it holds before the next downlink.
@@ -99,11 +100,11 @@ impl<T> Lane<T> {
             }
             // Its device may confirm it yet; meanwhile nothing else goes.
             Some(Found::Open(command)) if self.in_flight.is_none() => {
-                self.in_flight = Some(Entry {
+                self.in_flight = Some(Box::new(Entry {
                     command: *command,
                     ticket,
                     transmitted: true,
-                });
+                }));
                 return None;
             }
             Some(Found::Open(_)) | None => {}
@@ -124,14 +125,14 @@ impl<T> Lane<T> {
             return None;
         }
         self.flush |= command.mode == QueueMode::Flush;
-        let behind = |entry: &Entry<T>| entry.command.priority >= command.priority;
-        let at = self.waiting.partition_point(behind);
+        let waiting = &mut self.waiting;
+        let at = waiting.partition_point(|entry| entry.command.priority >= command.priority);
         let entry = Entry {
             command,
             ticket,
             transmitted: false,
         };
-        self.waiting.insert(at, entry);
+        waiting.insert(at, Box::new(entry));
         let closed = self.window.as_ref()?.closes;
         (class == Class::A && closed <= now).then(|| now - closed)
     }
@@ -193,7 +194,7 @@ impl<T> Lane<T> {
     ) {
         match result {
             Ok(()) => {
-                let completes = |entry: &mut Entry<T>| {
+                let completes = |entry: &mut Box<Entry<T>>| {
                     let is_it = entry.command.id == *id;
                     entry.transmitted |= is_it;
                     is_it && entry.command.completion == Completion::Transmitted
@@ -260,7 +261,7 @@ impl<T> Lane<T> {
         Some(place)
     }
 
-    fn take(&mut self, id: &DownlinkId) -> Option<(Entry<T>, Place)> {
+    fn take(&mut self, id: &DownlinkId) -> Option<(Box<Entry<T>>, Place)> {
         if let Some(entry) = self.in_flight.take_if(|entry| entry.command.id == *id) {
             let place = match entry.transmitted {
                 true => Place::Transmitted,
@@ -268,8 +269,8 @@ impl<T> Lane<T> {
             };
             return Some((entry, place));
         }
-        let is_meant = |entry: &Entry<T>| entry.command.id == *id;
-        let at = self.waiting.iter().position(is_meant)?;
+        let mut waiting = self.waiting.iter();
+        let at = waiting.position(|entry| entry.command.id == *id)?;
         Some((self.waiting.remove(at)?, Place::Waiting))
     }
 

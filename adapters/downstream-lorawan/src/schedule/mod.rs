@@ -52,9 +52,9 @@ impl<T> Schedule<T> {
     /// Notes an uplink, whose receive windows can be used until `closes`.
     pub fn uplink(&mut self, device: DevEui, now: Instant, closes: Instant) -> Actions<T> {
         let mut actions = Actions::new();
-        let lane = self.lane(device, &mut actions);
+        let lane = lane(&mut self.lanes, device, &mut actions);
         lane.open(now, closes);
-        self.advance(device, now, actions)
+        advance(lane, &mut self.margins, now, actions)
     }
 
     /// Takes a command for a device.
@@ -65,12 +65,12 @@ impl<T> Schedule<T> {
             actions.end(ticket, Err(failure));
             return actions;
         }
-        let lane = self.lane(device, &mut actions);
+        let lane = lane(&mut self.lanes, device, &mut actions);
         let late = lane.push(command, ticket, class, max_queued, now, &mut actions);
         if let Some(late) = late {
             self.margins.record_after(late);
         }
-        self.advance(device, now, actions)
+        advance(lane, &mut self.margins, now, actions)
     }
 
     /// Notes what a concentrator said of a downlink.
@@ -109,14 +109,16 @@ impl<T> Schedule<T> {
     /// long after the hub's lock on the message has lapsed. When it is [pushed](Self::push) again
     /// it is not sent again, and ends as its device says.
     pub fn withdraw(&mut self, device: DevEui, id: &DownlinkId, now: Instant) -> Withdrawn<T> {
-        let lane = self.lanes.peek_mut(&device);
-        match lane.and_then(|lane| lane.withdraw(id)) {
+        let Some(lane) = self.lanes.peek_mut(&device) else {
+            return Withdrawn::Ended;
+        };
+        let place = lane.withdraw(id);
+        let mut next = || advance(lane, &mut self.margins, now, Actions::new());
+        match place {
             None => Withdrawn::Ended,
             Some(Place::Waiting) => Withdrawn::Waiting,
-            Some(Place::InFlight) => Withdrawn::InFlight(self.advance(device, now, Actions::new())),
-            Some(Place::Transmitted) => {
-                Withdrawn::Transmitted(self.advance(device, now, Actions::new()))
-            }
+            Some(Place::InFlight) => Withdrawn::InFlight(next()),
+            Some(Place::Transmitted) => Withdrawn::Transmitted(next()),
         }
     }
 
@@ -169,17 +171,6 @@ impl<T> Schedule<T> {
         &self.margins
     }
 
-    /// The device's lane; the one unused for longest makes room for a new one.
-    fn lane(&mut self, device: DevEui, actions: &mut Actions<T>) -> &mut Lane<T> {
-        if !self.lanes.contains(&device)
-            && self.lanes.len() == self.lanes.cap().get()
-            && let Some((_, oldest)) = self.lanes.pop_lru()
-        {
-            oldest.abandon(actions);
-        }
-        self.lanes.get_or_insert_mut(device, Lane::default)
-    }
-
     fn settle(
         &mut self,
         device: DevEui,
@@ -187,25 +178,45 @@ impl<T> Schedule<T> {
         change: impl FnOnce(&mut Lane<T>, &mut Actions<T>),
     ) -> Actions<T> {
         let mut actions = Actions::new();
-        if let Some(lane) = self.lanes.peek_mut(&device) {
-            change(lane, &mut actions);
-        }
-        self.advance(device, now, actions)
-    }
-
-    /// Sends what may go now.
-    fn advance(&mut self, device: DevEui, now: Instant, mut actions: Actions<T>) -> Actions<T> {
-        let Some(lane) = self.lanes.peek_mut(&device) else {
-            return actions;
-        };
-        if let Some(sent) = lane.next(now, &mut actions) {
-            if let Some(margin) = sent.margin {
-                self.margins.record_before(margin);
+        match self.lanes.peek_mut(&device) {
+            Some(lane) => {
+                change(lane, &mut actions);
+                advance(lane, &mut self.margins, now, actions)
             }
-            actions.send = Some(sent.downlink);
+            None => actions,
         }
-        actions
     }
+}
+
+/// The device's lane; the one unused for longest makes room for a new one.
+fn lane<'a, T>(
+    lanes: &'a mut LruCache<DevEui, Lane<T>>,
+    device: DevEui,
+    actions: &mut Actions<T>,
+) -> &'a mut Lane<T> {
+    if lanes.len() == lanes.cap().get()
+        && !lanes.contains(&device)
+        && let Some((_, oldest)) = lanes.pop_lru()
+    {
+        oldest.abandon(actions);
+    }
+    lanes.get_or_insert_mut(device, Lane::default)
+}
+
+/// Sends what may go now.
+fn advance<T>(
+    lane: &mut Lane<T>,
+    margins: &mut Margins,
+    now: Instant,
+    mut actions: Actions<T>,
+) -> Actions<T> {
+    if let Some(sent) = lane.next(now, &mut actions) {
+        if let Some(margin) = sent.margin {
+            margins.record_before(margin);
+        }
+        actions.send = Some(sent.downlink);
+    }
+    actions
 }
 
 /// Tells where a command was when it was taken back.

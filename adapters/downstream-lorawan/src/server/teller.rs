@@ -146,7 +146,7 @@ impl Teller {
 async fn deliver(events: &NetworkEvents, uplink: Uplink, closes: Instant) -> bool {
     loop {
         let window = closes.saturating_duration_since(Instant::now());
-        match events.uplink(uplink.clone().with_window(window)).await {
+        match events.hand_in(&uplink, Some(window)).await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,
         }

@@ -50,9 +50,21 @@ struct Options {
     /// Devices that memory is measured with.
     #[arg(long, default_value_t = 20_000)]
     held: usize,
+    /// Only the paths whose name has this in it, and no memory, as for a profiler.
+    #[arg(long)]
+    only: Option<String>,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+const CORE: &str = "core and AMQP alone";
+const SERVER: &str = "server, JSON";
+
+impl Options {
+    fn wants(&self, path: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| path.contains(only))
+    }
 }
 
 #[tokio::main]
@@ -72,21 +84,34 @@ async fn main() -> Result<()> {
         .with("held", options.held)
         .with("hold_ms", server::hold().as_millis() as u64)
         .with("payload", device::PAYLOAD.len());
-    let mut report =
-        Report::new(env!("CARGO_BIN_NAME"), conditions).with_row(core(&hub, &options).await?);
+    let mut report = Report::new(env!("CARGO_BIN_NAME"), conditions);
+    let mut results = Fields::new();
+    if options.wants(CORE) {
+        report = report.with_row(core(&hub, &options).await?);
+    }
     for form in [Form::Raw, Form::Json, Form::Cayenne, Form::JavaScript] {
-        report = report.with_row(embedding(&hub, &options, form).await?);
+        let name = format!("embedding, {}", form.name());
+        if options.wants(&name) {
+            report = report.with_row(embedding(&hub, &options, &name, form).await?);
+        }
     }
     for (name, listen) in [
-        ("embedding, rare, listens always", ListenPolicy::Always),
-        ("embedding, rare, listens in windows", ListenPolicy::Window),
+        ("rare, listens always", ListenPolicy::Always),
+        ("rare, listens in windows", ListenPolicy::Window),
     ] {
-        report = report.with_row(rare(&hub, &options, name, listen).await?);
+        if options.wants(name) {
+            report = report.with_row(rare(&hub, &options, name, listen).await?);
+        }
     }
-    let (row, mut results) = heard(&hub, &options).await?;
-    report = report.with_row(row);
-    for (name, value) in memory::measure(&hub, options.held).await? {
-        results = results.with(name, value);
+    if options.wants(SERVER) {
+        let row;
+        (row, results) = heard(&hub, &options).await?;
+        report = report.with_row(row);
+    }
+    if options.only.is_none() {
+        for (name, value) in memory::measure(&hub, options.held).await? {
+            results = results.with(name, value);
+        }
     }
     report.with_results(results).print(options.json);
     Ok(())
@@ -124,10 +149,10 @@ async fn core(hub: &HubProcess, options: &Options) -> Result<Fields> {
         rounds.push(usage);
     }
     gateway.stop().await?;
-    row("core and AMQP alone", rounds, devices * uplinks)
+    row(CORE, rounds, devices * uplinks)
 }
 
-async fn embedding(hub: &HubProcess, options: &Options, form: Form) -> Result<Fields> {
+async fn embedding(hub: &HubProcess, options: &Options, name: &str, form: Form) -> Result<Fields> {
     let &Options {
         devices, uplinks, ..
     } = options;
@@ -140,8 +165,7 @@ async fn embedding(hub: &HubProcess, options: &Options, form: Form) -> Result<Fi
         rounds.push(usage);
     }
     site.stop().await?;
-    let name = format!("embedding, {}", form.name());
-    row(&name, rounds, devices * uplinks)
+    row(name, rounds, devices * uplinks)
 }
 
 async fn rare(
@@ -192,5 +216,5 @@ async fn heard(hub: &HubProcess, options: &Options) -> Result<(Fields, Fields)> 
             "datagram_to_settled_p99_ms",
             latencies.quantile_us(0.99) / 1e3,
         );
-    Ok((row("server, JSON", rounds, devices * uplinks)?, results))
+    Ok((row(SERVER, rounds, devices * uplinks)?, results))
 }

@@ -80,7 +80,7 @@ struct UplinkJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     frequency: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    modulation: Option<Value>,
+    modulation: Option<ModulationJson>,
     receptions: Vec<ReceptionJson<'a>>,
 }
 
@@ -127,20 +127,39 @@ fn location(place: &Location) -> Value {
     }
 }
 
-fn modulation(modulation: Modulation) -> Value {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum ModulationJson {
+    Lora {
+        spreading_factor: u8,
+        bandwidth: u32,
+    },
+    Fsk {
+        bit_rate: u32,
+    },
+    LrFhss {
+        channel_width: u32,
+        coding_rate: String,
+    },
+}
+
+fn modulation(modulation: Modulation) -> ModulationJson {
     match modulation {
         Modulation::Lora {
             spreading_factor,
             bandwidth,
-        } => json!({"lora": {"spreadingFactor": spreading_factor, "bandwidth": bandwidth}}),
-        Modulation::Fsk { bit_rate } => json!({"fsk": {"bitRate": bit_rate}}),
+        } => ModulationJson::Lora {
+            spreading_factor,
+            bandwidth,
+        },
+        Modulation::Fsk { bit_rate } => ModulationJson::Fsk { bit_rate },
         Modulation::LrFhss {
             channel_width,
             coding_rate,
-        } => {
-            let rate = coding_rate.to_string();
-            json!({"lrFhss": {"channelWidth": channel_width, "codingRate": rate}})
-        }
+        } => ModulationJson::LrFhss {
+            channel_width,
+            coding_rate: coding_rate.to_string(),
+        },
     }
 }
 
