@@ -9,7 +9,7 @@ use super::timers::Timer;
 use super::{Effect, Engine, Scope};
 use crate::event::{self, Battery, DevEui, DeviceAck, Event, Status};
 use crate::proto::mac::{self, Collected, Delivery, DeviceStatus, Heard};
-use crate::proto::{ConcentratorClock, Reception};
+use crate::proto::{Modulation, Reception};
 
 /// How long storing a counter may take.
 const STORING: Duration = Duration::from_millis(100);
@@ -171,7 +171,8 @@ impl Engine {
         event.frequency = Some(best.frequency);
         event.modulation = self.network.region().modulation(best.data_rate);
         let all = std::iter::once(best).chain(&collected.others);
-        event.receptions = all.map(reception).collect();
+        let is_lora = matches!(event.modulation, Some(Modulation::Lora { .. }));
+        event.receptions = all.map(|heard| reception(heard, is_lora)).collect();
         event
     }
 
@@ -188,15 +189,16 @@ impl Engine {
     }
 }
 
-fn reception(heard: &Reception) -> event::Reception {
+fn reception(heard: &Reception, is_lora: bool) -> event::Reception {
     let mut reception = event::Reception::new(
         heard.gateway.to_string(),
         heard.rssi.round() as i16,
-        Some(heard.snr),
+        is_lora.then_some(heard.snr),
     );
-    if let ConcentratorClock::Station { rctx, .. } = heard.clock {
-        reception.rf_chain = u32::try_from(rctx).ok();
-    }
+    reception.channel = heard.channel.map(Into::into);
+    reception.rf_chain = heard.rf_chain.map(Into::into);
+    let time = heard.time;
+    reception.time = time.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time));
     reception
 }
 
