@@ -35,8 +35,9 @@ pub struct ServerConfig {
     pub timing: TimingConfig,
     /// Bounds of what is held.
     pub limits: LimitConfig,
-    /// The file that sessions and counters are kept in; it holds keys. Required, unless the
-    /// program brings a [`SessionStore`](super::SessionStore) of its own.
+    /// The file that sessions and counters are kept in; it holds keys. Without what was in it,
+    /// recorded frames of devices with a session of their own are taken again, and they do not hear
+    /// what comes under counters that they know. Required, unless the program brings a [`SessionStore`](super::SessionStore) of its own.
     pub store: Option<PathBuf>,
     /// Listens for Semtech's packet forwarders. Default: it does not.
     pub forwarders: Option<ForwarderConfig>,

@@ -494,6 +494,20 @@ async fn frames_of_every_modulation_arrive_with_how_they_were_heard() {
 }
 
 #[tokio::test]
+async fn a_message_tells_when_it_was_heard_not_when_its_copies_had_come() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![device.config()]);
+    config.timing.hold = Duration::from_millis(500);
+    let hold = config.timing.hold;
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    let accepted = network.hub.wait_accepted(1).await;
+    let heard_at = accepted[0].system.created_at.unwrap();
+    assert!(heard_at.elapsed().unwrap() >= hold);
+}
+
+#[tokio::test]
 async fn a_command_that_its_concentrator_says_nothing_of_is_given_back() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let network = Network::start(config(vec![class_c(device.config())]), &folder).await;

@@ -40,10 +40,14 @@ impl Engine {
     pub(super) fn heard(&mut self, mut collected: Collected, heard_at: Instant) {
         self.prefer_reachable(&mut collected);
         let collected = &collected;
-        let since_unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let received_at = SystemTime::now() - heard_at.elapsed();
+        let since_unix = received_at.duration_since(SystemTime::UNIX_EPOCH);
         match self.network.hear(collected, since_unix.unwrap_or_default()) {
             Ok(Heard::Join(join)) => self.joined(join, heard_at),
-            Ok(Heard::Uplink(uplink)) => self.uplink(uplink, collected, heard_at),
+            Ok(Heard::Uplink(uplink)) => {
+                let event = self.describe(&uplink, collected, received_at);
+                self.uplink(uplink, event, heard_at);
+            }
             Ok(Heard::Repeat(repeat)) => {
                 let dev_eui = repeat.dev_eui;
                 self.changed(dev_eui, Scope::Session);
@@ -83,7 +87,7 @@ impl Engine {
         self.effects.push(Effect::Tell(Told::Report(event)));
     }
 
-    fn uplink(&mut self, uplink: mac::Uplink, collected: &Collected, heard_at: Instant) {
+    fn uplink(&mut self, uplink: mac::Uplink, event: event::Uplink, heard_at: Instant) {
         let dev_eui = uplink.dev_eui;
         let scope = match uplink.first {
             true => Scope::Device,
@@ -96,7 +100,7 @@ impl Engine {
         let status = uplink.status.map(|status| status_event(dev_eui, status));
         self.effects.push(Effect::Tell(Told::Uplink {
             before,
-            uplink: Box::new(self.describe(uplink, collected)),
+            uplink: Box::new(event),
             closes,
         }));
         if let Some(status) = status {
@@ -160,9 +164,16 @@ impl Engine {
     }
 
     /// Makes an event of an uplink.
-    fn describe(&self, uplink: mac::Uplink, collected: &Collected) -> event::Uplink {
+    fn describe(
+        &self,
+        uplink: &mac::Uplink,
+        collected: &Collected,
+        received_at: SystemTime,
+    ) -> event::Uplink {
         let best = &collected.best;
-        let mut event = event::Uplink::new(uplink.dev_eui, uplink.counter, 1, uplink.payload);
+        let mut event =
+            event::Uplink::new(uplink.dev_eui, uplink.counter, 1, uplink.payload.clone());
+        event.received_at = received_at;
         event.port = uplink.port;
         event.dev_addr = Some(uplink.dev_addr);
         event.confirmed = uplink.confirmed;
