@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/book.rs"]
+mod book;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -12,17 +15,16 @@ use gateway_core::testkit::{
 };
 use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply, Settlement};
 use gateway_downstream_lorawan::embed::{
-    Device, Directory, LorawanConfig, LorawanDownstream, NetworkEvents, NetworkServer, Profile,
-    ProfileConfig,
+    LorawanConfig, LorawanDownstream, NetworkEvents, NetworkServer,
 };
 use gateway_downstream_lorawan::event::{
     DevAddr, DevEui, DeviceAck, Downlink, DownlinkFailed, DownlinkId, FailureReason, Join,
     TransmitAck, TransmitError, Uplink,
 };
-use gateway_downstream_lorawan::payload::telemetry::TelemetryForm;
-use gateway_downstream_lorawan::schedule::Class;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+use book::Book;
 
 async fn fixture() -> Fixture {
     Fixture::default()
@@ -35,45 +37,9 @@ const ADDRESS: DevAddr = DevAddr::new([0; 4]);
 /// Devices of class C, under the suite's names.
 #[derive(Debug, Default)]
 struct Fixture {
-    names: Arc<Names>,
+    book: Arc<Book>,
     radio: Arc<Radio>,
     events: Mutex<Option<NetworkEvents>>,
-}
-
-/// Numbers devices as they come.
-#[derive(Debug, Default)]
-struct Names(Mutex<Vec<DeviceId>>);
-
-impl Names {
-    fn add(&self, device: &DeviceId) -> DevEui {
-        let mut names = self.0.lock().unwrap();
-        let at = names.iter().position(|name| name == device);
-        let at = at.unwrap_or_else(|| {
-            names.push(device.clone());
-            names.len() - 1
-        });
-        DevEui::new((at as u64).to_be_bytes())
-    }
-}
-
-#[derive(Debug)]
-struct Book {
-    names: Arc<Names>,
-    profile: Arc<Profile>,
-}
-
-impl Directory for Book {
-    fn device(&self, dev_eui: DevEui) -> Option<Device> {
-        let at = usize::try_from(u64::from_be_bytes(dev_eui.bytes())).ok()?;
-        let id = self.names.0.lock().unwrap().get(at)?.clone();
-        Some(Device::new(id, self.profile.clone()))
-    }
-
-    fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
-        let names = self.names.0.lock().unwrap();
-        let at = names.iter().position(|name| name == device)?;
-        Some(DevEui::new((at as u64).to_be_bytes()))
-    }
 }
 
 /// Where downlinks go.
@@ -110,22 +76,13 @@ impl DownstreamFixture for Fixture {
     }
 
     async fn bind(&self, settings: DownstreamSettings) -> Arc<dyn Downstream> {
-        let mut profile = ProfileConfig::default();
-        profile.class = Class::C;
-        profile.telemetry = TelemetryForm::Raw;
-        profile.port = Some(1);
-        profile.confirmed = true;
-        let directory = Book {
-            names: self.names.clone(),
-            profile: Arc::new(Profile::new(profile).unwrap()),
-        };
         let mut config = LorawanConfig::default();
         config.reports.joins = false;
         if let Some(timeout) = settings.idle_timeout {
             config.idle_timeout = timeout;
         }
         let lorawan = LorawanDownstream::builder(config)
-            .with_directory(directory)
+            .with_directory(self.book.clone())
             .build(self.radio.clone())
             .unwrap();
         *self.events.lock().unwrap() = Some(lorawan.events());
@@ -133,7 +90,7 @@ impl DownstreamFixture for Fixture {
     }
 
     async fn connect(&self, device: &DeviceId) -> Box<dyn DeviceClient> {
-        let dev_eui = self.names.add(device);
+        let dev_eui = self.book.add(device);
         let (sender, downlinks) = mpsc::channel(10);
         self.radio.0.lock().unwrap().insert(dev_eui, sender);
         let events = self.events.lock().unwrap().clone().unwrap();

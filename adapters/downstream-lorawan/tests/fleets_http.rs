@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "support/post.rs"]
+mod post;
 #[path = "support/site.rs"]
 mod site;
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::testkit::MemoryUpstream;
@@ -14,33 +18,24 @@ use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig, Secret};
 use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
+use authority::Identity;
+use post::{post, take_request};
+
+const BUSY: &str = "503 Service Unavailable";
 const TOKEN: &str = "a token of 16 bytes or more";
 
 fn config() -> HttpConfig {
     let mut config = HttpConfig::new(Secret::new(TOKEN));
     config.listen = ([127, 0, 0, 1], 0).into();
     config
-}
-
-/// Posts, and gives the status.
-async fn post(address: SocketAddr, path: &str, token: &str, body: &[u8]) -> u16 {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\
-         Authorization: Bearer {token}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // One that is refused early is not read to its end.
-    drop(stream.write_all(body).await);
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 fn up(frame_counter: u32) -> Value {
@@ -106,7 +101,7 @@ async fn a_webhook_of_the_things_stack_may_post_to_any_path() {
     let body = tts_up(1);
     let body = body.to_string();
     assert_eq!(post(address, "/uplink", TOKEN, body.as_bytes()).await, 204);
-    assert_eq!(hub.accepted()[0].id.as_str(), "as:up:1");
+    assert_eq!(hub.accepted()[0].id.as_str(), "1");
 }
 
 fn tts_up(frame_counter: u32) -> Value {
@@ -118,22 +113,10 @@ fn tts_up(frame_counter: u32) -> Value {
     })
 }
 
-/// Takes one request, answers it, and gives its head and its body.
-async fn take_request(listener: &TcpListener, status: &str) -> (String, Value) {
+/// Takes one request on a new connection.
+async fn accept_request(listener: &TcpListener, status: &str) -> (String, Value) {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let mut request = Vec::new();
-    loop {
-        stream.read_buf(&mut request).await.unwrap();
-        let text = String::from_utf8_lossy(&request);
-        // The body is whole when it is JSON.
-        if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Ok(body) = serde_json::from_str(body)
-        {
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            return (head.to_lowercase(), body);
-        }
-    }
+    take_request(&mut stream, status).await.unwrap()
 }
 
 #[tokio::test]
@@ -154,7 +137,7 @@ async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
     let deadline = Instant::now() + Duration::from_secs(600);
     let message = CloudMessage::new(device, &b"on"[..], deadline);
     let radio = async {
-        let (head, body) = take_request(&listener, "200 OK").await;
+        let (head, body) = accept_request(&listener, "200 OK").await;
         let path = "/api/v3/as/applications/app1/webhooks/gateway/devices/dev1/down/push";
         assert!(
             head.starts_with(&format!("post {path} http/1.1\r\n")),
@@ -173,26 +156,111 @@ async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
     assert_eq!(disposition, Some(Disposition::Complete));
 }
 
+/// Has a webhook that knows one device, which listens, and a server where its downlinks are posted.
+struct Webhook {
+    hub: MemoryUpstream,
+    _run: JoinSet<()>,
+}
+
+impl Webhook {
+    async fn start(downlinks: PostConfig) -> Self {
+        let hub = MemoryUpstream::new();
+        let mut config = TtsWebhookConfig::new("gateway", config());
+        config.downlinks = Some(downlinks);
+        let downstream = tts::http(config, site::everybody()).await.unwrap();
+        let address = downstream.local_addr().unwrap();
+        let run = site::run(&hub, downstream);
+        let body = tts_up(1).to_string();
+        assert_eq!(post(address, "/", TOKEN, body.as_bytes()).await, 204);
+        hub.wait_listening(&device(), Interest::COMMANDS).await;
+        Self { hub, _run: run }
+    }
+
+    /// Has a command posted, and gives what became of it.
+    async fn command(&self) -> Option<Disposition> {
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let message = CloudMessage::new(device(), &b"on"[..], deadline);
+        self.hub.send_message(message).await
+    }
+}
+
+fn device() -> DeviceId {
+    DeviceId::new("0102030405060708").unwrap()
+}
+
 #[tokio::test]
 async fn a_command_that_the_things_stack_refuses_is_given_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hub = MemoryUpstream::new();
-    let mut config = TtsWebhookConfig::new("gateway", config());
     let url = format!("http://{}", listener.local_addr().unwrap());
-    config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
-    let downstream = tts::http(config, site::everybody()).await.unwrap();
-    let address = downstream.local_addr().unwrap();
-    let _run = site::run(&hub, downstream);
-    let body = tts_up(1).to_string();
-    assert_eq!(post(address, "/", TOKEN, body.as_bytes()).await, 204);
-    let device = DeviceId::new("0102030405060708").unwrap();
-    hub.wait_listening(&device, Interest::COMMANDS).await;
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    for (status, expected) in [
+        (BUSY, Disposition::Abandon),
+        ("406 Not Acceptable", Disposition::Abandon),
+        ("404 Not Found", Disposition::Abandon),
+        ("403 Forbidden", Disposition::Reject),
+    ] {
+        let refuse = accept_request(&listener, status);
+        let (disposition, _) = tokio::join!(webhook.command(), refuse);
+        assert_eq!(disposition, Some(expected), "{status}");
+    }
+}
 
-    let deadline = Instant::now() + Duration::from_secs(600);
-    let message = CloudMessage::new(device, &b"on"[..], deadline);
-    let refuse = take_request(&listener, "503 Service Unavailable");
-    let (disposition, _) = tokio::join!(hub.send_message(message), refuse);
-    assert_eq!(disposition, Some(Disposition::Abandon));
+#[tokio::test]
+async fn a_connection_serves_for_many_downlinks_and_a_closed_one_costs_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    for _ in 0..2 {
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..3 {
+                take_request(&mut stream, BUSY).await.unwrap();
+            }
+        };
+        let commands = async {
+            for _ in 0..3 {
+                // One that is refused is given back at once.
+                assert_eq!(webhook.command().await, Some(Disposition::Abandon));
+            }
+        };
+        tokio::join!(server, commands);
+    }
+}
+
+/// Accepts one connection under TLS, takes a request on it, and gives its body.
+async fn take_under_tls(listener: &TcpListener, identity: &Identity) -> Option<Value> {
+    let key = identity.certified.signing_key.serialize_der();
+    let certificate = identity.certified.cert.der().clone();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key).into())
+        .unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+    let (_, body) = take_request(&mut stream.ok()?, BUSY).await?;
+    Some(body)
+}
+
+#[tokio::test]
+async fn downlinks_are_posted_under_tls_to_a_server_whose_certificate_is_trusted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let identity = Identity::generate();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let mut downlinks = PostConfig::new(url, Secret::new("NNSXS.KEY"));
+    for (ca, is_trusted) in [(&identity, true), (&Identity::generate(), false)] {
+        downlinks.ca_file = Some(ca.certificate_file());
+        let webhook = Webhook::start(downlinks.clone()).await;
+        let server = take_under_tls(&listener, &identity);
+        let (disposition, body) = tokio::join!(webhook.command(), server);
+        assert_eq!(disposition, Some(Disposition::Abandon));
+        let payload = body.map(|body| body["downlinks"][0]["frm_payload"].clone());
+        assert_eq!(payload, is_trusted.then(|| "b24=".into()));
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/authority.rs"]
+mod authority;
 #[path = "../../upstream-mqtt/tests/common/broker.rs"]
 mod broker;
 #[path = "support/site.rs"]
 mod site;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::testkit::MemoryUpstream;
@@ -14,12 +17,15 @@ use gateway_core::{CloudMessage, DeviceId, Disposition, Interest};
 use gateway_downstream_lorawan::chirpstack::{self, ChirpStackConfig};
 use gateway_downstream_lorawan::cloud::{CloudDownstream, MqttConfig};
 use gateway_downstream_lorawan::tts::{self, TtsConfig};
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use authority::Identity;
 use broker::Mosquitto;
 
 const APPLICATION: &str = "ca739e26-7b67-4f14-b69e-d568c22a5a75";
@@ -38,6 +44,11 @@ impl Server {
     /// Connects, and hears what is asked on these topics.
     async fn start(broker: &Mosquitto, requests: &str) -> Self {
         let options = MqttOptions::new("server", "127.0.0.1", broker.port());
+        Self::connect(options, requests).await
+    }
+
+    async fn connect(mut options: MqttOptions, requests: &str) -> Self {
+        options.set_max_packet_size(4 << 20, 4 << 20);
         let (client, mut eventloop) = AsyncClient::new(options, 64);
         client.subscribe(requests, QoS::AtLeastOnce).await.unwrap();
         let (heard, requests) = mpsc::channel(64);
@@ -200,6 +211,97 @@ async fn what_the_hub_did_not_take_before_a_crash_comes_again_after_it() {
     let _run = site::run(&hub, chirpstack(&broker));
     let accepted = hub.wait_accepted(1).await;
     assert_eq!(accepted[0].id.as_str(), "frame-2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_long_is_dropped_and_those_after_it_come() {
+    let Some(broker) = Mosquitto::start().await else {
+        return;
+    };
+    let hub = MemoryUpstream::new();
+    let server = Server::start(&broker, "unused").await;
+    let mut config = ChirpStackConfig::default();
+    config.mqtt = broker_at(&broker);
+    config.mqtt.max_message = 1024;
+    let downstream = chirpstack::mqtt(config, site::everybody()).unwrap();
+    let _run = site::run(&hub, downstream);
+    server.tell_until_heard(&hub, event("up"), &up(1)).await;
+    // The second would have passed with the first one's room.
+    for (length, frame_counter) in [(1 << 20, 2), (500_000, 3), (2 << 20, 4)] {
+        server.tell(event("up"), vec![b' '; length]).await;
+        let uplink = up(frame_counter).to_string();
+        server.tell(event("up"), uplink).await;
+    }
+    hub.wait_accepted(4).await;
+    assert_eq!(counters(&hub), [1, 2, 3, 4]);
+}
+
+/// Starts a broker with a certificate.
+async fn tls_broker(identity: &Identity) -> Option<Mosquitto> {
+    let certificate = identity.certificate_file();
+    let key = identity.key_file();
+    Mosquitto::start_with(&format!(
+        "allow_anonymous true\ncertfile {}\nkeyfile {}\n",
+        certificate.display(),
+        key.display()
+    ))
+    .await
+}
+
+fn tls_options(broker: &Mosquitto, identity: &Identity) -> MqttOptions {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.certified.cert.der().clone()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let trust = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut options = MqttOptions::new("server", "localhost", broker.port());
+    let tls = TlsConfiguration::Rustls(Arc::new(trust));
+    options.set_transport(Transport::tls_with_config(tls));
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_spoken_with_under_tls_if_its_certificate_is_trusted() {
+    let identity = Identity::generate();
+    let Some(broker) = tls_broker(&identity).await else {
+        return;
+    };
+    let server = Server::connect(tls_options(&broker, &identity), "unused").await;
+    let gateway = |name: &str, ca: &Identity| {
+        let hub = MemoryUpstream::new();
+        let mut config = ChirpStackConfig::default();
+        config.mqtt = broker_at(&broker);
+        config.mqtt.client_id = Some(name.into());
+        config.mqtt.tls = true;
+        config.mqtt.ca_file = Some(ca.certificate_file());
+        let downstream = chirpstack::mqtt(config, site::everybody()).unwrap();
+        (site::run(&hub, downstream), hub)
+    };
+    let (_suspicious, nobody) = gateway("suspicious", &Identity::generate());
+    let (_run, hub) = gateway("gateway", &identity);
+    server.tell_until_heard(&hub, event("up"), &up(1)).await;
+    while !broker.log().contains(" alert ") {
+        // The broker says in no other way that its certificate was refused.
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!broker.log().contains("as suspicious"));
+    assert!(nobody.accepted().is_empty());
+}
+
+#[test]
+fn a_file_without_certificates_is_named() {
+    let mut config = ChirpStackConfig::default();
+    config.mqtt.tls = true;
+    config.mqtt.ca_file = Some("/nowhere/ca.pem".into());
+    let error = chirpstack::mqtt(config, site::everybody()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.starts_with("`mqtt.ca_file` (/nowhere/ca.pem) cannot be read: "),
+        "{error}"
+    );
 }
 
 const TTS_DEVICE: &str = "v3/app1@ttn/devices/dev1";

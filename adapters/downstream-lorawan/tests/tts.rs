@@ -97,7 +97,7 @@ fn the_correlation_id_names_the_message_at_the_hub() {
     let [Event::Uplink(uplink)] = &told.events[..] else {
         panic!("{:?}", told.events);
     };
-    let id = "as:up:01E0WZGT6Y7657CPFPE5WEYDSQ";
+    let id = "01E0WZGT6Y7657CPFPE5WEYDSQ";
     assert_eq!(uplink.deduplication_id.as_deref(), Some(id));
     assert!(told.id.unwrap().ends_with(id));
 }

@@ -17,6 +17,10 @@ use crate::embed::LorawanBuilder;
 use crate::event::Downlink;
 
 /// Says how ChirpStack's MQTT integration is set. Every field has a default, which is ChirpStack's.
+///
+/// ```toml
+#[doc = include_str!("sample.toml")]
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -49,6 +53,30 @@ impl Default for ChirpStackConfig {
     }
 }
 
+impl ChirpStackConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.mqtt.validate().map_err(|error| error.within("mqtt"))?;
+        self.dialect().map(drop)
+    }
+
+    fn dialect(&self) -> Result<ChirpStack, ConfigError> {
+        if let Some(application) = &self.application {
+            check_name("application", application)?;
+        }
+        let command_names = ["application_id", "dev_eui", "command"];
+        Ok(ChirpStack {
+            application: self.application.clone(),
+            format: self.format,
+            events: Template::new("event_topic", &self.event_topic, &["event"])?,
+            commands: Template::new("command_topic", &self.command_topic, &command_names)?,
+        })
+    }
+}
+
 /// Makes a downstream that speaks with ChirpStack over its MQTT integration.
 ///
 /// ChirpStack drops a downlink without a word if the device is not in the application; the command
@@ -61,21 +89,7 @@ pub fn mqtt(
     config: ChirpStackConfig,
     lorawan: LorawanBuilder,
 ) -> Result<CloudDownstream, ConfigError> {
-    if let Some(application) = &config.application {
-        check_name("application", application)?;
-    }
-    let events = Template::new("event_topic", &config.event_topic, &["event"])?;
-    let commands = Template::new(
-        "command_topic",
-        &config.command_topic,
-        &["application_id", "dev_eui", "command"],
-    )?;
-    let dialect = ChirpStack {
-        application: config.application,
-        format: config.format,
-        events,
-        commands,
-    };
+    let dialect = config.dialect()?;
     CloudDownstream::mqtt(&config.mqtt, Arc::new(dialect), lorawan)
 }
 
@@ -90,13 +104,7 @@ pub async fn http(
     config: HttpConfig,
     lorawan: LorawanBuilder,
 ) -> Result<CloudDownstream, BindError> {
-    let defaults = ChirpStackConfig::default();
-    let dialect = ChirpStack {
-        application: None,
-        format: Format::default(),
-        events: Template::new("event_topic", &defaults.event_topic, &[])?,
-        commands: Template::new("command_topic", &defaults.command_topic, &[])?,
-    };
+    let dialect = ChirpStackConfig::default().dialect()?;
     CloudDownstream::http(config, None, Arc::new(dialect), lorawan).await
 }
 

@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use gateway_core::ConfigError;
 use serde::Deserialize;
 
+use super::post::Target;
 use super::told::is_name;
 
 /// Is a password or a token. It does not show in `Debug`.
@@ -25,6 +27,19 @@ impl Secret {
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// Writes it as requests have it.
+    ///
+    /// # Errors
+    /// It has what a header cannot have, such as the end of the line that it was read from.
+    fn bearer(&self, key: &str) -> Result<HeaderValue, ConfigError> {
+        let is_whole = !self.0.is_empty() && self.0.trim() == self.0;
+        let value = HeaderValue::try_from(format!("Bearer {}", self.0));
+        value.ok().filter(|_| is_whole).ok_or_else(|| {
+            let problem = "cannot be sent in a header";
+            ConfigError::new(key, problem, "one line without spaces around it")
+        })
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -32,6 +47,9 @@ impl fmt::Debug for Secret {
         f.write_str("Secret(..)")
     }
 }
+
+/// The longest message that is read so that it can be dropped, in bytes.
+pub(super) const MAX_SKIPPED: usize = 16 << 20;
 
 /// Says how a network server's MQTT broker is reached (MQTT 3.1.1). Every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -62,7 +80,9 @@ pub struct MqttConfig {
     /// 256.
     pub max_in_flight: usize,
     /// The longest message, in bytes. Default 1 MiB; a frame that 64 concentrators heard takes some
-    /// 40 KiB. A longer one ends the connection, and a broker that keeps it sends it again.
+    /// 40 KiB. A longer one ends the connection. If the broker sends it again, it is read once and
+    /// dropped, unless it is longer than 16 MiB; then nothing comes until the broker drops it, which
+    /// Mosquitto does with `message_size_limit`.
     pub max_message: usize,
 }
 
@@ -98,7 +118,7 @@ impl MqttConfig {
         check_seconds("keep_alive", self.keep_alive)?;
         let check = ConfigError::check_range;
         check("max_in_flight", self.max_in_flight, 1, 100_000)?;
-        check("max_message", self.max_message, 1024, 16 << 20)
+        check("max_message", self.max_message, 1024, MAX_SKIPPED)
     }
 }
 
@@ -153,6 +173,7 @@ impl HttpConfig {
                 "16 bytes or more",
             ));
         }
+        self.token.bearer("token")?;
         check("max_connections", self.max_connections, 1, 10_000)?;
         check("max_body", self.max_body, 1024, 16 << 20)?;
         check_seconds("idle_timeout", self.idle_timeout)
@@ -198,6 +219,19 @@ impl PostConfig {
             api_key,
             ca_file: None,
         }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        Target::parse(&self.url)?;
+        self.authorization().map(drop)
+    }
+
+    pub(super) fn authorization(&self) -> Result<HeaderValue, ConfigError> {
+        self.api_key.bearer("api_key")
     }
 }
 

@@ -88,7 +88,7 @@ impl CloudDownstream {
         let routes = Arc::new(Routes::new(lorawan.config().max_devices));
         let lorawan = match downlinks {
             Some(config) => {
-                let network = PostNetwork::new(config, dialect.clone(), routes.clone());
+                let network = PostNetwork::new(&config, dialect.clone(), routes.clone());
                 lorawan.build(network.map_err(|error| error.within("downlinks"))?)?
             }
             None => lorawan.build(NoDownlinks)?,

@@ -11,13 +11,13 @@ use futures_util::stream::{Stream, StreamExt as _, unfold};
 use gateway_core::{Backoff, ConfigError, MessageId, Settlement};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
-    SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport, mqttbytes,
 };
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::config::MqttConfig;
+use super::config::{MAX_SKIPPED, MqttConfig};
 use super::dialect::{Dialect, Publication};
 use super::intake::{Intake, Retry, Routes};
 use super::tls;
@@ -26,6 +26,9 @@ use crate::event::{DevEui, Downlink, DownlinkId, FailureReason};
 
 /// Downlinks and acknowledgements on their way to the broker, besides those in flight.
 const SPARE_REQUESTS: usize = 256;
+
+/// What is in a packet besides the message, at most, in bytes: a topic and a few more.
+const MAX_TOPIC: usize = 65_536 + 16;
 
 /// How long the last acknowledgements may take on their way when the gateway ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -78,6 +81,7 @@ pub(super) struct Link {
     dialect: Arc<dyn Dialect>,
     is_connected: Arc<AtomicBool>,
     max_in_flight: usize,
+    max_message: usize,
 }
 
 /// Makes the two halves of a connection; it is opened when the link runs.
@@ -101,6 +105,7 @@ pub(super) fn connect(
         dialect,
         is_connected,
         max_in_flight: config.max_in_flight,
+        max_message: config.max_message,
     };
     Ok((network, link, eventloop))
 }
@@ -112,12 +117,13 @@ fn options(config: &MqttConfig) -> Result<MqttOptions, ConfigError> {
         format!("gw{}", &MessageId::random().as_str()[..20])
     });
     let port = config.port.unwrap_or(default_port);
+    let max_packet = config.max_message + MAX_TOPIC;
     let mut options = MqttOptions::new(client_id, &config.host, port);
     options
         .set_clean_session(config.client_id.is_none())
         .set_keep_alive(config.keep_alive)
         .set_manual_acks(true)
-        .set_max_packet_size(config.max_message, config.max_message);
+        .set_max_packet_size(max_packet, max_packet);
     if let Some(username) = &config.username {
         let password = config
             .password
@@ -139,12 +145,33 @@ fn happenings(eventloop: EventLoop) -> impl Stream<Item = Result<Event, Connecti
             sleep(Backoff::default().delay(failures - 1)).await;
         }
         let happened = eventloop.poll().await;
-        failures = match happened {
+        failures = match &happened {
             Ok(_) => 0,
-            Err(_) => failures.saturating_add(1),
+            Err(error) => {
+                make_room(&mut eventloop.mqtt_options, error);
+                failures.saturating_add(1)
+            }
         };
         Some((happened, (eventloop, failures)))
     })
+}
+
+/// Takes a message that was too long when the broker sends it again, so that it can be dropped.
+fn make_room(options: &mut MqttOptions, error: &ConnectionError) {
+    let ConnectionError::MqttState(StateError::Deserialization(
+        mqttbytes::Error::PayloadSizeLimitExceeded(length),
+    )) = error
+    else {
+        return;
+    };
+    if *length > MAX_SKIPPED {
+        tracing::error!(
+            length,
+            "A message is too long to be dropped; let the broker drop it"
+        );
+        return;
+    }
+    options.set_max_packet_size(*length, *length);
 }
 
 /// A message that was handed in.
@@ -240,6 +267,17 @@ impl Running<'_> {
 
     /// Hands a message in.
     fn begin(&mut self, publish: Publish) {
+        let length = publish.payload.len();
+        if length > self.link.max_message {
+            let topic = publish.topic.as_str();
+            tracing::warn!(
+                topic,
+                length,
+                lost = 1,
+                "Message was longer than max_message"
+            );
+            return self.acknowledge(publish);
+        }
         let told = match self.link.dialect.read(&publish.topic, &publish.payload) {
             Ok(told) => told,
             Err(error) => {

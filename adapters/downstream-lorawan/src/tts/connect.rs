@@ -25,7 +25,11 @@ const EVENTS: [&str; 8] = [
     "location/solved",
 ];
 
-/// Says how an application of The Things Stack is reached over MQTT.
+/// Says how an application of The Things Stack is reached over MQTT:
+///
+/// ```toml
+#[doc = include_str!("sample.toml")]
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -54,6 +58,21 @@ impl TtsConfig {
         }
     }
 
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let names = self.application.split_once('@');
+        let (name, tenant) =
+            names.map_or((&*self.application, None), |(name, at)| (name, Some(at)));
+        check_name("application", name)?;
+        if let Some(tenant) = tenant {
+            check_name("application", tenant)?;
+        }
+        self.mqtt.validate().map_err(|error| error.within("mqtt"))
+    }
+
     const fn default_exclusive() -> bool {
         true
     }
@@ -67,17 +86,12 @@ impl TtsConfig {
 /// # Errors
 /// A setting is wrong.
 pub fn mqtt(config: TtsConfig, lorawan: LorawanBuilder) -> Result<CloudDownstream, ConfigError> {
+    config.validate()?;
     let TtsConfig {
         mut mqtt,
         application,
         exclusive_queues,
     } = config;
-    let names = application.split_once('@');
-    let (name, tenant) = names.map_or((&*application, None), |(name, at)| (name, Some(at)));
-    check_name("application", name)?;
-    if let Some(tenant) = tenant {
-        check_name("application", tenant)?;
-    }
     mqtt.username.get_or_insert_with(|| application.clone());
     let dialect = TheThingsStack {
         door: Door::Application(application),
@@ -86,7 +100,11 @@ pub fn mqtt(config: TtsConfig, lorawan: LorawanBuilder) -> Result<CloudDownstrea
     CloudDownstream::mqtt(&mqtt, Arc::new(dialect), lorawan)
 }
 
-/// Says how a webhook of The Things Stack is set.
+/// Says how a webhook of The Things Stack is set:
+///
+/// ```toml
+#[doc = include_str!("webhook.toml")]
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -114,6 +132,21 @@ impl TtsWebhookConfig {
             exclusive_queues: TtsConfig::default_exclusive(),
         }
     }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_name("webhook", &self.webhook)?;
+        self.http.validate().map_err(|error| error.within("http"))?;
+        match &self.downlinks {
+            Some(downlinks) => downlinks
+                .validate()
+                .map_err(|error| error.within("downlinks")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Makes a downstream that takes what a webhook of The Things Stack posts, and posts downlinks.
@@ -124,7 +157,7 @@ pub async fn http(
     config: TtsWebhookConfig,
     lorawan: LorawanBuilder,
 ) -> Result<CloudDownstream, BindError> {
-    check_name("webhook", &config.webhook)?;
+    config.validate()?;
     let dialect = TheThingsStack {
         door: Door::Webhook(config.webhook),
         exclusive_queues: config.exclusive_queues,

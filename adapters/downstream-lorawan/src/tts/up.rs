@@ -199,14 +199,13 @@ impl ApplicationUp {
     /// What names this message: each server on the way adds a name of its own, and the last was the
     /// first to see all copies of a frame as one.
     fn id(&self) -> Option<&str> {
-        let starting = |start: &str| {
+        let after = |start: &str| {
             let mut ids = self.correlation_ids.iter();
-            ids.find(|id| id.starts_with(start))
+            ids.find_map(|id| id.strip_prefix(start))
         };
-        let id = ["as:up:", "ns:uplink:", "gs:uplink:"]
+        ["as:up:", "ns:uplink:", "gs:uplink:"]
             .into_iter()
-            .find_map(starting);
-        id.map(String::as_str)
+            .find_map(after)
     }
 
     fn events(self, dev_eui: DevEui, id: &str) -> Result<Vec<Event>, DecodeError> {
