@@ -40,7 +40,7 @@ impl Plan {
     /// Fits what was asked for into the number of files that this process, and the gateway as
     /// well, may have open.
     pub(crate) fn new(args: &Args, file_limit: Option<u64>) -> anyhow::Result<Self> {
-        // Over the air a device needs no file; there is one for a hundred of them.
+        // Over the air a device needs no file; there is one for fifty of them.
         let (air, own) = match args.downstream {
             Downstream::Tcp | Downstream::Coap => (0, 1),
             Downstream::Lorawan => (concentrators(args.devices).count() as u32, 0),
@@ -184,7 +184,7 @@ mod tests {
         let each_has_a_connection = [&air[..], &["--upstream", "mqtt"]].concat();
         let error = plan(&each_has_a_connection, Some(1024)).unwrap_err();
         assert!(
-            error.to_string().contains("files open for 676 of 30000"),
+            error.to_string().contains("files open for 376 of 30000"),
             "{error}"
         );
     }
