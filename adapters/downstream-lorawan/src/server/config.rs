@@ -1,6 +1,7 @@
 //! The settings of the network server.
 
 mod device;
+mod list;
 mod radio;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,7 @@ use crate::embed::{LorawanConfig, ProfileConfig};
 use crate::proto::mac::{NetworkConfig, Region, RegionName};
 
 pub use device::{AbpConfig, DeviceConfig, OtaaConfig};
+pub use list::{DeviceListError, parse_devices};
 pub use radio::{ConcentratorConfig, ForwarderConfig, StationConfig};
 
 /// Says how the network server runs: its region, its concentrators, its devices. Every field but

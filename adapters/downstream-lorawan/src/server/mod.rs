@@ -50,8 +50,8 @@ mod store;
 mod teller;
 
 pub use config::{
-    AbpConfig, ConcentratorConfig, DeviceConfig, ForwarderConfig, LimitConfig, OtaaConfig,
-    ServerConfig, StationConfig, TimingConfig,
+    AbpConfig, ConcentratorConfig, DeviceConfig, DeviceListError, ForwarderConfig, LimitConfig,
+    OtaaConfig, ServerConfig, StationConfig, TimingConfig, parse_devices,
 };
 pub use downstream::{LorawanServer, LorawanServerBuilder};
 pub use error::BindError;
