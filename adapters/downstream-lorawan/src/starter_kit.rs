@@ -16,8 +16,8 @@
 //!
 //! | property | here |
 //! | --- | --- |
-//! | `AppKey`, `AppEUI` | [`OtaaConfig`](crate::server::OtaaConfig) |
-//! | `DevAddr`, `NwkSKey`, `AppSKey` | [`AbpConfig`](crate::server::AbpConfig), where there is no `AppKey` |
+//! | `AppKey`, `AppEUI` | [`OtaaConfig`] |
+//! | `DevAddr`, `NwkSKey`, `AppSKey` | [`AbpConfig`], where there is no `AppKey` |
 //! | `ABPRelaxMode` | `reset_allowed`; where it is absent false, though the kit's default is true |
 //! | `ClassType` | [`KitDevice::class`], for the profile |
 //! | `SensorDecoder` | [`KitDevice::decoder`], for the profile's codec |
