@@ -1,5 +1,7 @@
-//! LoRaWAN devices, by each way that needs nothing else on this machine.
+//! LoRaWAN devices, by each way to them.
 
+#[path = "../../../adapters/upstream-mqtt/tests/common/broker.rs"]
+mod broker;
 #[path = "../../src/bin/quickstart/device/lorawan/mac.rs"]
 mod mac;
 
@@ -14,6 +16,7 @@ use hub_simulator::HubSimulator;
 use serde_json::{Value, json};
 
 use super::{Running, configure};
+use broker::Mosquitto;
 use mac::{Heard, Identity};
 
 const SERVER: &str = r#"
@@ -30,6 +33,8 @@ const SERVER: &str = r#"
     [[downstream.lorawan.server.concentrators]]
     eui = "b827ebfffe010203"
 "#;
+/// A device whose network server is elsewhere.
+const LIST: &str = "dev_eui,id\n0102030405060708,meter-1\n";
 const DEVICE: Identity = Identity {
     dev_eui: 0x70b3_d57e_d000_0001,
     app_key: [0x2b; 16],
@@ -159,13 +164,42 @@ fn post(address: &str, path: &str, body: &Value) -> String {
     answer.lines().next().unwrap().to_owned()
 }
 
+/// What ChirpStack tells of a frame.
+fn chirpstack_up() -> Value {
+    let info = json!({"applicationId": "a", "devEui": "0102030405060708"});
+    json!({
+        "deduplicationId": "one", "deviceInfo": info, "devAddr": "00189440", "fCnt": 4, "fPort": 1,
+        "data": "qgA=",
+    })
+}
+
+/// What The Things Stack tells of another.
+fn tts_up() -> Value {
+    let ids = json!({
+        "device_id": "d", "application_ids": {"application_id": "app"},
+        "dev_eui": "0102030405060708", "dev_addr": "00189440",
+    });
+    let up = json!({"f_port": 1, "f_cnt": 5, "frm_payload": "qgE="});
+    json!({"end_device_ids": ids, "uplink_message": up})
+}
+
+/// Waits until the hub has both.
+async fn both(hub: &HubSimulator) {
+    let messages = bodies(hub, 2).await;
+    let mut data: Vec<_> = messages
+        .iter()
+        .filter_map(|it| it["data"].as_str())
+        .collect();
+    data.sort_unstable();
+    assert_eq!(data, ["qgA=", "qgE="]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_network_servers_elsewhere_post_is_at_the_hub_under_the_listed_name() {
     let (hub, directory) = hub().await;
     write(directory.path(), "token", "0123456789abcdef");
-    let list = "dev_eui,id\n0102030405060708,meter-1\n";
-    write(directory.path(), "devices.csv", list);
-    let both = r#"
+    write(directory.path(), "devices.csv", LIST);
+    let ways = r#"
         [downstream.lorawan]
         devices_file = "devices.csv"
         [downstream.lorawan.chirpstack_http]
@@ -175,31 +209,79 @@ async fn what_network_servers_elsewhere_post_is_at_the_hub_under_the_listed_name
         webhook = "gateway"
         http = { listen = "127.0.0.1:0", token = { file = "token" } }
     "#;
-    configure(directory.path(), &hub, both);
+    configure(directory.path(), &hub, ways);
     let mut gateway = Running::start(directory.path());
     let (chirpstack, tts) = (gateway.listening(), gateway.listening());
 
-    let info = json!({"applicationId": "a", "devEui": "0102030405060708"});
-    let up = json!({
-        "deduplicationId": "one", "deviceInfo": info, "devAddr": "00189440", "fCnt": 4, "fPort": 1,
-        "data": "qgA=",
-    });
-    let answer = post(address(&chirpstack, "lorawan+http://"), "/?event=up", &up);
+    let path = "/?event=up";
+    let answer = post(
+        address(&chirpstack, "lorawan+http://"),
+        path,
+        &chirpstack_up(),
+    );
     assert!(answer.contains(" 20"), "{answer}");
-    let ids = json!({
-        "device_id": "d", "application_ids": {"application_id": "a"},
-        "dev_eui": "0102030405060708", "dev_addr": "00189440",
-    });
-    let up = json!({
-        "end_device_ids": ids,
-        "uplink_message": {"f_port": 1, "f_cnt": 5, "frm_payload": "qgE="},
-    });
-    let answer = post(address(&tts, "lorawan+http://"), "/up", &up);
+    let answer = post(address(&tts, "lorawan+http://"), "/up", &tts_up());
     assert!(answer.contains(" 20"), "{answer}");
-    let messages = bodies(&hub, 2).await;
-    let data: Vec<_> = messages.iter().map(|body| &body["data"]).collect();
-    assert_eq!(data, ["qgA=", "qgE="]);
+    both(&hub).await;
 
     gateway.terminate();
     gateway.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_network_servers_elsewhere_publish_is_at_the_hub_under_the_listed_name() {
+    let Some(broker) = Mosquitto::start().await else {
+        return;
+    };
+    let (hub, directory) = hub().await;
+    write(directory.path(), "devices.csv", LIST);
+    let port = broker.port();
+    let ways = format!(
+        r#"
+        [downstream.lorawan]
+        devices_file = "devices.csv"
+        [downstream.lorawan.chirpstack]
+        mqtt = {{ host = "127.0.0.1", port = {port} }}
+        [downstream.lorawan.tts]
+        application = "app"
+        mqtt = {{ host = "127.0.0.1", port = {port}, password = {{ file = "hub.txt" }} }}
+        "#
+    );
+    configure(directory.path(), &hub, &ways);
+    let gateway = Running::start(directory.path());
+    let told = [
+        (
+            "application/a/device/0102030405060708/event/up",
+            chirpstack_up(),
+        ),
+        ("v3/app/devices/d/up", tts_up()),
+    ];
+    for (topic, body) in told {
+        // It subscribes when it is ready; what is retained it gets then.
+        publish(port, topic, &body.to_string());
+    }
+    both(&hub).await;
+
+    gateway.terminate();
+    gateway.end();
+}
+
+/// Publishes a message, which the broker retains: MQTT 3.1.1 at quality of service 0, by hand.
+fn publish(port: u16, topic: &str, body: &str) {
+    let text = |text: &str| [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat();
+    let packet = |head: u8, rest: Vec<u8>| {
+        let (low, high) = (rest.len() % 128, rest.len() / 128);
+        assert!((1..128).contains(&high), "two bytes say how long it is");
+        [vec![head, low as u8 | 0x80, high as u8], rest].concat()
+    };
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream
+        .write_all(b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02me")
+        .unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    let publish = [text(topic), body.as_bytes().to_vec()].concat();
+    stream.write_all(&packet(0x31, publish)).unwrap();
+    stream.write_all(b"\xe0\0").unwrap();
+    // Until the broker has read it all.
+    stream.read_to_end(&mut Vec::new()).unwrap();
 }

@@ -52,7 +52,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             around,
             CHIRPSTACK,
             ["mqtt.password"],
-            |config: &ChirpStackConfig| config.mqtt.validate().map_err(|it| it.within("mqtt")),
+            ChirpStackConfig::validate,
             |config| ("mqtt.ca_file", config.mqtt.ca_file.as_mut()),
         ),
         chirpstack_http: read_way(
@@ -68,7 +68,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             around,
             TTS,
             ["mqtt.password"],
-            |config: &TtsConfig| config.mqtt.validate().map_err(|it| it.within("mqtt")),
+            TtsConfig::validate,
             |config| ("mqtt.ca_file", config.mqtt.ca_file.as_mut()),
         ),
         tts_webhook: read_way(
@@ -76,7 +76,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             around,
             TTS_WEBHOOK,
             ["http.token", "downlinks.api_key"],
-            |config: &TtsWebhookConfig| config.http.validate().map_err(|it| it.within("http")),
+            TtsWebhookConfig::validate,
             |config| {
                 let downlinks = config.downlinks.as_mut();
                 (

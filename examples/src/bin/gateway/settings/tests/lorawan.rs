@@ -159,6 +159,7 @@ devices = [{ dev_eui = "70b3d57ed0000001", otaa = { app_key = "00112233445566778
 profiles = {}
 [downstream.lorawan.chirpstack]
 formats = "json"
+event_topic = "{{odd}}"
 mqtt = { keep_alive = "2h", password = "hidden" }
 [downstream.lorawan.chirpstack_http]
 [downstream.lorawan.tts]
@@ -188,6 +189,7 @@ downlinks = { url = "https://example", api_key = "hidden" }
         "`downstream.lorawan.server.profiles` does not stand here",
         "`downstream.lorawan.server.store` is missing",
         "`downstream.lorawan.chirpstack.formats` is not known",
+        "`downstream.lorawan.chirpstack.event_topic` ",
         "`downstream.lorawan.chirpstack.mqtt.keep_alive` is 2h; allowed: 1s to 1h",
         "`downstream.lorawan.chirpstack.mqtt.password` is wrong: a secret must not stand in this",
         "`downstream.lorawan.chirpstack_http.token` is missing",
