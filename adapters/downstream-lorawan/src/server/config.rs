@@ -37,8 +37,9 @@ pub struct ServerConfig {
     pub timing: TimingConfig,
     /// Bounds of what is held.
     pub limits: LimitConfig,
-    /// The file that sessions and counters are kept in; it holds keys. Required, unless the
-    /// program brings a [`SessionStore`](super::SessionStore) of its own.
+    /// The file that sessions and counters are kept in; it holds keys. Without what was in it,
+    /// recorded frames of devices with a session of their own are taken again, and they do not hear
+    /// what comes under counters that they know. Required, unless the program brings a [`SessionStore`](super::SessionStore) of its own.
     pub store: Option<PathBuf>,
     /// Listens for Semtech's packet forwarders. Default: it does not.
     pub forwarders: Option<ForwarderConfig>,
@@ -60,8 +61,10 @@ pub struct ServerConfig {
 #[non_exhaustive]
 pub struct TimingConfig {
     /// Seconds from an uplink's end to the first receive window, 1 to 15. Default 1, LoRaWAN's own;
-    /// more leaves the hub more time for a command in the same window. Devices that join are told;
-    /// others must have been made with the same.
+    /// more leaves the hub more time: for a command in the same window, and to take the uplink, on
+    /// which its acknowledgement waits. A hub that is slower than the second window, a second on,
+    /// makes the device say it again. Devices that join are told; others must have been made with
+    /// the same.
     pub rx_delay: u8,
     /// How long copies of a frame from other concentrators are waited for. Default 200 ms.
     #[serde(with = "humantime_serde")]
@@ -105,7 +108,12 @@ pub struct LimitConfig {
     /// Frames that wait for copies of themselves, or are remembered for late ones. Default 10,000:
     /// what some hundred concentrators hear at their busiest within two seconds.
     pub frames: usize,
-    /// Uplinks that wait for the hub; further ones are lost. Default 10,000, some 10 MB.
+    /// What one concentrator may say in a second, datagrams or messages and the frames in them;
+    /// what is more is dropped, so that it does not drown the others. Default 1,000: eight channels
+    /// at the fastest data rate carry some 200 frames.
+    pub rate: u32,
+    /// Uplinks that wait for the hub; new ones beyond are lost and counted, and not acknowledged,
+    /// so that a device that wants to be heard says them again. Default 10,000, some 10 MB.
     pub uplinks: usize,
     /// Messages of concentrators and downlinks that wait for the server, which stores what came
     /// before. Default 8,192 of each, some 2 MB.
@@ -116,6 +124,7 @@ impl Default for LimitConfig {
     fn default() -> Self {
         Self {
             frames: 10_000,
+            rate: 1000,
             uplinks: 10_000,
             queue: 8192,
         }
@@ -144,9 +153,11 @@ impl ServerConfig {
             .map_err(|error| error.within("timing"))?;
         let LimitConfig {
             frames,
+            rate,
             uplinks,
             queue,
         } = self.limits;
+        ConfigError::check_range("limits.rate", rate, 1, 1_000_000)?;
         for (key, value) in [
             ("limits.frames", frames),
             ("limits.uplinks", uplinks),

@@ -91,6 +91,7 @@ impl LorawanServerBuilder {
         let concentrators = Arc::new(Concentrators::new(
             &config.concentrators,
             config.timing.pin_timeout,
+            config.limits.rate,
         ));
         let mut addresses = [None, None];
         let forwarders = match &config.forwarders {
