@@ -64,7 +64,7 @@ mod uplink;
 pub use config::{
     CoapConfig, CommandConfig, IdentityConfig, SecureConfig, TimeoutConfig, UdpConfig,
 };
-pub use error::BindError;
-pub use identity::{Authenticator, Claim, Secret};
+pub use gateway_net::BindError;
+pub use identity::{Authenticator, Claim};
 pub use serve::{CoapDownstream, CoapDownstreamBuilder};
 pub use stream::{ConnectionConfig, TcpConfig, TlsConfig};

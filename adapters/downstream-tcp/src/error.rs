@@ -1,54 +1,6 @@
-//! What can go wrong at the start, and what goes to the core later.
+//! What goes to the core when a command was not delivered.
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
-use gateway_core::{ConfigError, DownstreamError, ErrorKind};
-
-/// Tells why a downstream could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BindError {
-    /// A setting is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}; is it taken, or not this machine's?")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file cannot be used.
-    #[error("cannot use {path:?} as {purpose}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What it was to be used as.
-        purpose: &'static str,
-        /// What is wrong with it. It does not repeat the file's content.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The TLS settings do not go together.
-    #[error("certificate, key and roots do not go together")]
-    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl BindError {
-    pub(crate) fn file(
-        path: &std::path::Path,
-        purpose: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            purpose,
-            source: source.into(),
-        }
-    }
-}
+use gateway_core::{DownstreamError, ErrorKind};
 
 /// Makes the error of a command that was not delivered.
 pub(crate) fn undelivered(kind: ErrorKind) -> DownstreamError {

@@ -34,6 +34,6 @@ pub use config::{
     IdentityConfig, InterestConfig, JsonLinesConfig, LimitConfig, TcpConfig, TimeoutConfig,
     TlsConfig,
 };
-pub use error::BindError;
+pub use gateway_net::BindError;
 pub use identity::{Authenticator, SharedSecrets, TrustAnyId};
 pub use serve::{TcpDownstream, TcpDownstreamBuilder};

@@ -1,10 +1,8 @@
 //! The downstream itself: put together, served, and spoken to by the core.
 
-mod addresses;
 mod server;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,24 +10,20 @@ use async_trait::async_trait;
 use gateway_core::{
     Delivered, Downlink, Downstream, DownstreamError, ErrorKind, MessageId, ServeContext,
 };
-use socket2::{Domain, Protocol as Transport, Socket, Type};
-use tokio::net::TcpListener;
+use gateway_net::{BindError, Listener};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{JsonLinesConfig, TcpConfig};
-use crate::error::{BindError, undelivered};
+use crate::error::undelivered;
 use crate::identity::{self, Authenticator};
 use crate::proto::json_lines::JsonLines;
 use crate::proto::{CloseReason, Peer, ProtocolFactory};
 use crate::registry::{Delivery, Registry};
 use crate::tls;
 use server::Server;
-
-/// Connections that the system completes before they are taken in.
-const BACKLOG: i32 = 1024;
 
 /// What the connections share.
 pub(crate) struct Shared {
@@ -88,12 +82,8 @@ impl TcpDownstreamBuilder {
             Some(authenticator) => authenticator,
             None => identity::from_config(&config.identity)?,
         };
-        let refused = |source| BindError::Listen {
-            address: config.listen,
-            source,
-        };
-        let listener = listen(config.listen).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let listener = Listener::bind(config.listen)?;
+        let address = listener.local_addr();
         let factory = factory.unwrap_or_else(|| json_lines(&config));
         let registry = Arc::default();
         Ok(TcpDownstream {
@@ -120,25 +110,10 @@ fn json_lines(config: &TcpConfig) -> Box<dyn ProtocolFactory> {
     })
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Transport::TCP),
-    )?;
-    // A restarted gateway takes its address back while old connections fade away.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
-}
-
 /// Speaks with devices over TCP and TLS.
 pub struct TcpDownstream {
     pub(crate) shared: Arc<Shared>,
-    listener: Mutex<Option<TcpListener>>,
+    listener: Mutex<Option<Listener>>,
     address: SocketAddr,
 }
 
