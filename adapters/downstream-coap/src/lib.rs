@@ -46,7 +46,6 @@ mod delivering;
 mod devices;
 mod downlink;
 pub mod dtls;
-mod error;
 mod identity;
 mod layer;
 mod listener;

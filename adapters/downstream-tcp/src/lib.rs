@@ -23,7 +23,6 @@
 
 mod config;
 mod connection;
-mod error;
 mod identity;
 pub mod proto;
 mod registry;

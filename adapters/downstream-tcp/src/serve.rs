@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{JsonLinesConfig, TcpConfig};
-use crate::error::undelivered;
 use crate::identity::{self, Authenticator};
 use crate::proto::json_lines::JsonLines;
 use crate::proto::{CloseReason, Peer, ProtocolFactory};
@@ -166,9 +165,7 @@ impl Downstream for TcpDownstream {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let listener = listener.ok_or_else(|| {
-            DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
-        })?;
+        let listener = listener.ok_or_else(DownstreamError::served_before)?;
         tracing::info!(address = %self.address, "Serving devices");
         Server::new(self.shared.clone(), context)
             .serve(listener)
@@ -177,7 +174,7 @@ impl Downstream for TcpDownstream {
     }
 
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
-        let unknown = || undelivered(ErrorKind::UnknownDevice);
+        let unknown = || DownstreamError::undelivered(ErrorKind::UnknownDevice);
         let registry = &self.shared.registry;
         let patience = Instant::now() + self.shared.config.timeouts.command;
         let (deadline, is_method) = match &downlink {
@@ -216,8 +213,8 @@ impl Downstream for TcpDownstream {
             outcome.await.unwrap_or(Err(ErrorKind::Disconnected))
         };
         match timeout_at(deadline, delivered).await {
-            Ok(outcome) => outcome.map_err(undelivered),
-            Err(_) => Err(undelivered(ErrorKind::TimedOut)),
+            Ok(outcome) => outcome.map_err(DownstreamError::undelivered),
+            Err(_) => Err(DownstreamError::undelivered(ErrorKind::TimedOut)),
         }
     }
 }
