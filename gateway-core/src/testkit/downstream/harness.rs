@@ -4,6 +4,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use crate::gateway::{Gateway, RunError, ShutdownReport};
+use crate::message::Uplink;
 
 /// A gateway at work between the downstream under test and a hub in memory.
 #[derive(Debug)]
@@ -82,4 +83,13 @@ pub(super) fn message_id(id: impl AsRef<str>) -> MessageId {
 /// A JSON string, which every protocol can carry.
 pub(super) fn body(text: &str) -> Bytes {
     Bytes::from(format!("\"{text}\""))
+}
+
+/// The id under which a device sent a message whose body is its id.
+pub(super) fn sent_as(fixture: &dyn DownstreamFixture, uplink: &Uplink) -> String {
+    if fixture.capabilities().names_messages {
+        return uplink.id.to_string();
+    }
+    let body = String::from_utf8_lossy(&uplink.body);
+    body.trim_matches('"').to_owned()
 }

@@ -12,7 +12,7 @@ pub async fn a_device_is_told_accepted_only_after_the_hub_accepted(
     let (id, name) = (message_id("held"), device("patient"));
     let mut client = fixture.connect(&name).await;
     hub.hold();
-    assert!(client.send(id.clone(), body("x")).await);
+    assert!(client.send(id.clone(), body("held")).await);
     hub.wait_held(1).await;
     let early = timeout(WATCH, client.next()).await;
     assert!(
@@ -24,8 +24,9 @@ pub async fn a_device_is_told_accepted_only_after_the_hub_accepted(
         assert_eq!(client.next().await, DeviceEvent::Accepted(id.clone()));
     }
     let accepted = hub.wait_accepted(1).await;
-    assert_eq!((&accepted[0].device, &accepted[0].id), (&name, &id));
-    assert_eq!(accepted[0].body, body("x"));
+    assert_eq!(accepted[0].device, name);
+    assert_eq!(sent_as(fixture, &accepted[0]), id.as_str());
+    assert_eq!(accepted[0].body, body("held"));
     drop(client);
     running.end().await;
     Outcome::Passed
@@ -84,7 +85,7 @@ pub async fn a_device_keeps_its_order(fixture: &dyn DownstreamFixture) -> Outcom
     let ids: Vec<_> = (0..MESSAGES).map(|n| message_id(n.to_string())).collect();
     let mut settled = Vec::new();
     for id in &ids {
-        assert!(client.send(id.clone(), body("x")).await);
+        assert!(client.send(id.clone(), body(id.as_str())).await);
     }
     if fixture.capabilities().settles_uplinks {
         while settled.len() < MESSAGES {
@@ -96,8 +97,9 @@ pub async fn a_device_keeps_its_order(fixture: &dyn DownstreamFixture) -> Outcom
         assert_eq!(settled, ids);
     }
     let accepted = running.hub.wait_accepted(MESSAGES).await;
-    let accepted: Vec<_> = accepted.into_iter().map(|uplink| uplink.id).collect();
-    assert_eq!(accepted, ids);
+    let accepted = accepted.iter().map(|uplink| sent_as(fixture, uplink));
+    let ids = ids.iter().map(|id| id.to_string());
+    assert_eq!(accepted.collect::<Vec<_>>(), ids.collect::<Vec<_>>());
     drop(client);
     running.end().await;
     Outcome::Passed

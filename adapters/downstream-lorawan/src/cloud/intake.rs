@@ -1,0 +1,136 @@
+//! Hands in what a network server tells, once and in order.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gateway_core::Settlement;
+use lru::LruCache;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::told::{Route, Told};
+use super::turns::{Turn, Turns};
+use crate::embed::NetworkEvents;
+use crate::event::{DevEui, Event};
+
+/// How many messages are remembered, so that they are dropped if they come again: some minutes of
+/// 1,000 a second, at some 100 bytes each.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+
+/// Knows where the downlinks of the devices go: where their last message came from.
+#[derive(Debug)]
+pub(super) struct Routes(Mutex<LruCache<DevEui, Route>>);
+
+impl Routes {
+    pub(super) fn new(max_devices: NonZeroUsize) -> Self {
+        Self(Mutex::new(LruCache::new(max_devices)))
+    }
+
+    fn learn(&self, dev_eui: DevEui, route: &Route) {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if routes.get(&dev_eui) != Some(route) {
+            routes.put(dev_eui, route.clone());
+        }
+    }
+
+    pub(super) fn find(&self, dev_eui: DevEui) -> Option<Route> {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.get(&dev_eui).cloned()
+    }
+}
+
+/// Says who comes again with a message that the hub does not take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Nobody; it is tried until the hub takes it.
+    Here,
+    /// Whoever sent it.
+    Sender,
+}
+
+#[derive(Debug)]
+pub(super) struct Intake {
+    events: NetworkEvents,
+    routes: Arc<Routes>,
+    turns: Turns,
+    seen: Mutex<LruCache<String, ()>>,
+    shutdown: CancellationToken,
+}
+
+impl Intake {
+    pub(super) fn new(
+        events: NetworkEvents,
+        routes: Arc<Routes>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            events,
+            routes,
+            turns: Turns::default(),
+            seen: Mutex::new(LruCache::new(REMEMBERED)),
+            shutdown,
+        }
+    }
+
+    /// Gives a message its place: those of a device are taken in the order in which this is called.
+    pub(super) fn queue(&self, told: &Told) -> Turn {
+        let is_outcome = |event: &Event| {
+            use Event::*;
+            matches!(event, TransmitAck(_) | DeviceAck(_) | DownlinkFailed(_))
+        };
+        let is_message = !told.events.iter().all(is_outcome);
+        self.turns.next((told.dev_eui, is_message))
+    }
+
+    /// Hands in a message when it is its turn, and says what the hub made of it.
+    pub(super) async fn take(&self, mut turn: Turn, told: Told, retry: Retry) -> Settlement {
+        turn.wait().await;
+        if told.id.as_ref().is_some_and(|id| self.is_seen(id)) {
+            tracing::debug!(device.id = %told.dev_eui, "Message came again; it is dropped");
+            return Settlement::Accepted;
+        }
+        self.routes.learn(told.dev_eui, &told.route);
+        let mut worst = Settlement::Accepted;
+        for event in told.events {
+            match self.hand_in(event, retry).await {
+                Settlement::Accepted => {}
+                settlement @ Settlement::RetryLater(_) => return settlement,
+                settlement => worst = settlement,
+            }
+        }
+        if let Some(id) = told.id {
+            self.remember(id);
+        }
+        worst
+    }
+
+    async fn hand_in(&self, mut event: Event, retry: Retry) -> Settlement {
+        loop {
+            let settlement = self.events.handle(event.clone()).await;
+            match settlement {
+                Settlement::RetryLater(after) if retry == Retry::Here => {
+                    tokio::select! {
+                        () = self.shutdown.cancelled() => return settlement,
+                        () = sleep(after) => {}
+                    }
+                }
+                _ => return settlement,
+            }
+            // Its window has passed.
+            if let Event::Uplink(uplink) = &mut event {
+                uplink.window = Some(Duration::ZERO);
+            }
+        }
+    }
+
+    fn is_seen(&self, id: &str) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(id).is_some()
+    }
+
+    fn remember(&self, id: String) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.put(id, ());
+    }
+}

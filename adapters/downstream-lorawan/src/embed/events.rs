@@ -1,0 +1,233 @@
+//! The door for what a network server tells.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::{DeviceId, ErrorKind, MessageId, Properties, Settlement, Uplink as Message};
+use tokio::time::Instant;
+
+use super::config::ReportConfig;
+use super::directory::Device;
+use super::shared::Shared;
+use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
+use crate::payload::telemetry::{self, Reading, TelemetryForm};
+use crate::payload::{DecodeInput, Decoded};
+
+/// Takes what happens in a LoRaWAN network. Cheap to clone: all clones are one.
+///
+/// Until the gateway runs, what is for the hub waits.
+#[derive(Clone)]
+pub struct NetworkEvents(pub(super) Arc<Shared>);
+
+impl fmt::Debug for NetworkEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkEvents").finish_non_exhaustive()
+    }
+}
+
+impl NetworkEvents {
+    /// Takes any event, and says what became of the message that it makes; `Accepted` where it makes
+    /// none.
+    ///
+    /// # Cancel safety
+    /// As [`uplink`](Self::uplink).
+    pub async fn handle(&self, event: Event) -> Settlement {
+        match event {
+            Event::Uplink(uplink) => return self.uplink(uplink).await,
+            Event::Join(join) => return self.join(join).await,
+            Event::TransmitAck(ack) => self.transmit_ack(ack).await,
+            Event::DeviceAck(ack) => self.device_ack(ack).await,
+            Event::DownlinkFailed(failed) => self.downlink_failed(failed).await,
+            event @ (Event::Status(_) | Event::Located(_) | Event::Log(_)) => {
+                let id = MessageId::random();
+                return self.report(event, id).await;
+            }
+        }
+        Settlement::Accepted
+    }
+
+    /// Takes a frame, gives the command that is to go in its receive windows to the network server,
+    /// and says what the hub made of it. Hand in one frame of a device after the other: that is
+    /// their order at the hub.
+    ///
+    /// A frame that is handed in again after [`Settlement::RetryLater`] has the same message id:
+    /// its [deduplication id](Uplink::deduplication_id), or else DevEUI, DevAddr and counter. Set
+    /// its [window](Uplink::window) to zero then: that has passed.
+    ///
+    /// # Cancel safety
+    /// Safe; the hub may or may not have the message. A command that was being given to the network
+    /// server is given back to the hub after its deadline.
+    pub async fn uplink(&self, uplink: Uplink) -> Settlement {
+        let _in_flight = self.0.in_flight.token();
+        let dev_eui = uplink.dev_eui;
+        if let Err(error) = uplink.validate() {
+            tracing::debug!(device.id = %dev_eui, error = %error, "Uplink refused");
+            return Settlement::Rejected(ErrorKind::Rejected);
+        }
+        let Some(device) = self.find(dev_eui) else {
+            return Settlement::Rejected(ErrorKind::UnknownDevice);
+        };
+        let now = Instant::now();
+        let closes = now + uplink.window.unwrap_or(self.0.config.window);
+        let actions = self.0.schedule().uplink(dev_eui, now, closes);
+        let window = (now < closes).then_some(closes);
+        self.0.listen(&device, dev_eui, window);
+        if uplink.port.is_none() && !self.0.config.reports.empty {
+            self.0.perform(actions).await;
+            return Settlement::Accepted;
+        }
+        let deliver = async {
+            let reading = read(&device, &uplink).await;
+            self.deliver(message(device, &uplink, &reading)).await
+        };
+        let ((), settlement) = tokio::join!(self.0.perform(actions), deliver);
+        settlement
+    }
+
+    /// Takes a join, and says what the hub made of it.
+    ///
+    /// # Cancel safety
+    /// Safe; the hub may or may not have the message.
+    pub async fn join(&self, join: Join) -> Settlement {
+        if let Some(device) = self.find(join.dev_eui) {
+            self.0.listen(&device, join.dev_eui, None);
+        }
+        let id = format!("{}-join-{}", join.dev_eui, join.dev_addr);
+        let id = MessageId::new(id).unwrap_or_else(|_| MessageId::random());
+        self.report(Event::Join(join), id).await
+    }
+
+    /// Takes what a concentrator said of a downlink. It returns when the network server has taken
+    /// the command that goes next, if one does.
+    ///
+    /// # Cancel safety
+    /// Safe; a command that was being given to the network server is given back to the hub after
+    /// its deadline.
+    pub async fn transmit_ack(&self, ack: TransmitAck) {
+        let actions = self.0.schedule().transmitted(&ack, Instant::now());
+        self.0.perform(actions).await;
+    }
+
+    /// Takes a device's word on a confirmed downlink. It returns when the network server has taken
+    /// the command that goes next, if one does.
+    ///
+    /// # Cancel safety
+    /// As [`transmit_ack`](Self::transmit_ack).
+    pub async fn device_ack(&self, ack: DeviceAck) {
+        let actions = self.0.schedule().acknowledged(&ack, Instant::now());
+        self.0.perform(actions).await;
+    }
+
+    /// Takes the end of a downlink that never came to a concentrator. It returns when the network
+    /// server has taken the command that goes next, if one does.
+    ///
+    /// # Cancel safety
+    /// As [`transmit_ack`](Self::transmit_ack).
+    pub async fn downlink_failed(&self, failed: DownlinkFailed) {
+        let actions = self.0.schedule().failed(&failed, Instant::now());
+        self.0.perform(actions).await;
+    }
+
+    fn find(&self, dev_eui: DevEui) -> Option<Device> {
+        let device = self.0.directory.device(dev_eui);
+        if device.is_none() {
+            tracing::debug!(device.id = %dev_eui, "Device is not in the directory");
+        }
+        device
+    }
+
+    /// Makes an event that is no uplink a message, if it is to be one.
+    async fn report(&self, event: Event, id: MessageId) -> Settlement {
+        let _in_flight = self.0.in_flight.token();
+        let Some(device) = self.find(event.dev_eui()) else {
+            return Settlement::Rejected(ErrorKind::UnknownDevice);
+        };
+        let ReportConfig {
+            joins,
+            status,
+            locations,
+            logs,
+            ..
+        } = self.0.config.reports;
+        let (name, is_wanted) = match event {
+            Event::Join(_) => ("join", joins),
+            Event::Status(_) => ("status", status),
+            Event::Located(_) => ("location", locations),
+            Event::Log(_) => ("log", logs),
+            _ => return Settlement::Accepted,
+        };
+        match telemetry::report(&event).filter(|_| is_wanted) {
+            Some(body) => self.deliver(json(device.id, id, body, name)).await,
+            None => Settlement::Accepted,
+        }
+    }
+
+    async fn deliver(&self, message: Message) -> Settlement {
+        let ingress = self.0.ingress.wait().await;
+        ingress.reserve().await.deliver(message).await
+    }
+}
+
+/// Lets the device's codec read the payload.
+async fn read(device: &Device, uplink: &Uplink) -> Reading {
+    let (codec, port) = device.profile.codec.as_ref().zip(uplink.port)?;
+    let input = DecodeInput::new(port, uplink.payload.clone(), uplink.received_at);
+    let result = codec.decode(input).await.and_then(Decoded::bounded);
+    if let Err(error) = &result {
+        let device = &device.id;
+        tracing::debug!(device.id = %device, error = %error, "Payload not decoded");
+    }
+    Some(result)
+}
+
+/// Makes the hub's message of an uplink.
+fn message(device: Device, uplink: &Uplink, reading: &Reading) -> Message {
+    let id = message_id(uplink);
+    let mut message = match device.profile.config.telemetry {
+        TelemetryForm::Json => json(
+            device.id,
+            id,
+            telemetry::own_uplink(uplink, reading),
+            "uplink",
+        ),
+        TelemetryForm::StarterKit => {
+            let body = telemetry::starter_kit_uplink(uplink, reading);
+            json(device.id, id, body, "uplink")
+        }
+        TelemetryForm::Raw => raw(device.id, id, uplink),
+    };
+    message.system.created_at = Some(uplink.received_at);
+    message
+}
+
+fn message_id(uplink: &Uplink) -> MessageId {
+    let given = uplink.deduplication_id.as_ref().map(MessageId::new);
+    given.and_then(Result::ok).unwrap_or_else(|| {
+        let address = uplink.dev_addr.unwrap_or(DevAddr::new([0; 4]));
+        let id = format!("{}-{address}-{}", uplink.dev_eui, uplink.frame_counter);
+        // Digits and hyphens, some 40: always an id.
+        MessageId::new(id).unwrap_or_else(|_| MessageId::random())
+    })
+}
+
+/// Makes a message of JSON text; the property `event` tells what it is about.
+pub(super) fn json(device: DeviceId, id: MessageId, body: Bytes, event: &'static str) -> Message {
+    let properties = Properties::from_iter([("event", event)]);
+    Message::new(device, id, body)
+        .with_properties(properties)
+        .with_content("application/json", Some("utf-8"))
+}
+
+fn raw(device: DeviceId, id: MessageId, uplink: &Uplink) -> Message {
+    let mut properties = Properties::new();
+    properties.insert("event", "uplink");
+    if let Some(port) = uplink.port {
+        properties.insert("lorawan-port", port.to_string());
+    }
+    properties.insert("lorawan-frame-counter", uplink.frame_counter.to_string());
+    properties.insert("lorawan-confirmed", uplink.confirmed.to_string());
+    Message::new(device, id, uplink.payload.clone())
+        .with_properties(properties)
+        .with_content("application/octet-stream", None)
+}

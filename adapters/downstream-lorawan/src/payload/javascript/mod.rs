@@ -1,0 +1,244 @@
+//! Codecs of devices' makers, in JavaScript.
+
+mod sandbox;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gateway_core::ConfigError;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{CodecError, DecodeInput, Decoded, Encoded, PayloadCodec};
+use sandbox::{Function, Sandbox};
+
+/// Bounds of a script. Every field has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct JavaScriptConfig {
+    /// How long one call may take. Default 100 ms, as in ChirpStack; a usual one takes microseconds.
+    #[serde(with = "humantime_serde")]
+    pub time_limit: Duration,
+    /// What the script may allocate, in bytes. Default 8 MiB; the engine itself takes less than one.
+    pub memory_limit: usize,
+    /// Payloads that wait for the script. Default 64; more are not decoded.
+    pub max_waiting: usize,
+}
+
+impl Default for JavaScriptConfig {
+    fn default() -> Self {
+        Self {
+            time_limit: Duration::from_millis(100),
+            memory_limit: 8 * 1024 * 1024,
+            max_waiting: 64,
+        }
+    }
+}
+
+impl JavaScriptConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let time_limit = self.time_limit.as_millis();
+        let in_milliseconds = "time_limit (in ms)";
+        ConfigError::check_range(in_milliseconds, time_limit, 1, 10_000)?;
+        ConfigError::check_range("memory_limit", self.memory_limit, 1 << 20, 1 << 30)?;
+        ConfigError::check_range("max_waiting", self.max_waiting, 1, 100_000)
+    }
+}
+
+/// Reads and writes payloads with a script of the device's maker.
+///
+/// The script defines, at its top level, the functions of TS013-1.0.0: `decodeUplink({bytes, fPort,
+/// recvTime})` and, where the device takes commands, `encodeDownlink({data, fPort})`. Without them
+/// the older forms are looked for: `Decoder(bytes, port)` and `Encoder(data, port)` of The Things
+/// Network, `Decode(port, bytes)` and `Encode(port, data)` of ChirpStack. Bytes that a script returns
+/// as fractions are rounded.
+///
+/// It runs on a thread of its own in an engine (QuickJS) that has no access to anything, within a
+/// time and a memory. The engine is kept from call to call, so that a call takes microseconds, and
+/// is made anew after each failure; what the script keeps in global variables it may see again, with
+/// another device's payload. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub struct JavaScriptCodec {
+    calls: mpsc::Sender<Call>,
+}
+
+impl fmt::Debug for JavaScriptCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JavaScriptCodec").finish_non_exhaustive()
+    }
+}
+
+/// Tells why a script cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScriptError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The script does not run.
+    #[error("the script does not run; try it in a browser's console")]
+    Script(#[from] CodecError),
+    /// The system gives no thread.
+    #[error("no thread for the script")]
+    Thread(#[from] io::Error),
+}
+
+/// A call of a script's function, with JSON for its argument and its result.
+#[derive(Debug)]
+struct Call {
+    function: Function,
+    argument: String,
+    reply: oneshot::Sender<Result<String, CodecError>>,
+}
+
+impl JavaScriptCodec {
+    /// Starts a thread with a script, and tries whether it runs. The thread ends with the last clone.
+    ///
+    /// # Errors
+    /// A setting is wrong, the script does not run, or there is no thread for it.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn load(script: &str, config: JavaScriptConfig) -> Result<Self, ScriptError> {
+        config.validate()?;
+        let (calls, waiting) = mpsc::channel(config.max_waiting);
+        let (loaded, is_loaded) = oneshot::channel();
+        let script = script.to_owned();
+        thread::Builder::new()
+            .name("lorawan-codec".to_owned())
+            .spawn(move || work(&script, &config, loaded, waiting))?;
+        is_loaded.await.unwrap_or_else(|_| Err(ended()))?;
+        Ok(Self { calls })
+    }
+
+    async fn call<T: for<'de> Deserialize<'de>>(
+        &self,
+        function: Function,
+        argument: &impl Serialize,
+    ) -> Result<T, CodecError> {
+        let unreadable = |error: serde_json::Error| CodecError::Failed(error.to_string());
+        let (reply, result) = oneshot::channel();
+        let call = Call {
+            function,
+            argument: serde_json::to_string(argument).map_err(unreadable)?,
+            reply,
+        };
+        self.calls.try_send(call).map_err(|_| CodecError::Busy)?;
+        let result = result.await.unwrap_or_else(|_| Err(ended()))?;
+        serde_json::from_str(&result).map_err(unreadable)
+    }
+}
+
+fn ended() -> CodecError {
+    CodecError::Failed("its thread has ended".to_owned())
+}
+
+/// Makes the calls that come, in a sandbox that lasts until a call fails.
+fn work(
+    script: &str,
+    config: &JavaScriptConfig,
+    loaded: oneshot::Sender<Result<(), CodecError>>,
+    mut calls: mpsc::Receiver<Call>,
+) {
+    let mut sandbox = match Sandbox::new(script, config) {
+        Ok(sandbox) => Some(sandbox),
+        Err(error) => {
+            // Whoever loads it may have gone.
+            drop(loaded.send(Err(error)));
+            return;
+        }
+    };
+    if loaded.send(Ok(())).is_err() {
+        return;
+    }
+    while let Some(call) = calls.blocking_recv() {
+        let whole = match sandbox.take() {
+            Some(whole) => Ok(whole),
+            None => Sandbox::new(script, config),
+        };
+        let result = whole.and_then(|whole| {
+            let result = whole.call(call.function, &call.argument);
+            if !matches!(result, Err(CodecError::Failed(_) | CodecError::TimedOut)) {
+                sandbox = Some(whole);
+            }
+            result
+        });
+        drop(call.reply.send(result));
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DecodeArgument<'a> {
+    bytes: &'a [u8],
+    f_port: u8,
+    /// Milliseconds since 1970.
+    recv_time: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EncodeArgument<'a> {
+    data: &'a RawValue,
+    f_port: Option<u8>,
+}
+
+#[derive(Deserialize)]
+struct DecodeResult {
+    data: Option<Box<RawValue>>,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EncodeResult {
+    bytes: Vec<u8>,
+    f_port: Option<u8>,
+    errors: Vec<String>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl PayloadCodec for JavaScriptCodec {
+    async fn decode(&self, input: DecodeInput) -> Result<Decoded, CodecError> {
+        let since_epoch = input.received_at.duration_since(UNIX_EPOCH);
+        let argument = DecodeArgument {
+            bytes: &input.bytes,
+            f_port: input.port,
+            recv_time: since_epoch.unwrap_or_default().as_millis() as u64,
+        };
+        let result: DecodeResult = self.call(Function::Decode, &argument).await?;
+        match (result.errors.is_empty(), result.data) {
+            (false, _) => Err(CodecError::Refused(result.errors)),
+            (true, Some(data)) => {
+                let data = Bytes::from(Box::<str>::from(data).into_string());
+                Ok(Decoded::new(data).with_warnings(result.warnings))
+            }
+            (true, None) => Err(CodecError::Failed("it returned no data".to_owned())),
+        }
+    }
+
+    async fn encode(&self, data: Bytes, port: Option<u8>) -> Result<Encoded, CodecError> {
+        let data = serde_json::from_slice(&data);
+        let data = data.map_err(|error| CodecError::Refused(vec![error.to_string()]))?;
+        let argument = EncodeArgument { data, f_port: port };
+        let result: EncodeResult = self.call(Function::Encode, &argument).await?;
+        match result.errors.is_empty() {
+            true => Ok(Encoded::new(result.f_port, result.bytes)),
+            false => Err(CodecError::Refused(result.errors)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use std::time::SystemTime;
+
+use super::*;
+
+/// Loads a script that has time enough on any machine.
+async fn load(script: &str) -> JavaScriptCodec {
+    let config = JavaScriptConfig {
+        time_limit: Duration::from_secs(1),
+        ..JavaScriptConfig::default()
+    };
+    JavaScriptCodec::load(script, config).await.unwrap()
+}
+
+async fn decode(codec: &JavaScriptCodec, bytes: &'static [u8]) -> Result<Decoded, CodecError> {
+    let input = DecodeInput::new(2, bytes, UNIX_EPOCH + Duration::from_secs(1));
+    codec.decode(input).await
+}
+
+/// As the makers of devices write them: ES5, sloppy, an undeclared variable, `bytes` changed.
+const SENSOR: &str = r#"
+    function signed(high, low) { v = high << 8 | low; return v > 32767 ? v - 65536 : v; }
+    function decodeUplink(input) {
+        if (input.fPort !== 2) return { errors: ["unknown FPort"] };
+        var flags = input.bytes.shift();
+        return {
+            data: {
+                temperature: signed(input.bytes[0], input.bytes[1]) / 10,
+                at: input.recvTime.toISOString()
+            },
+            warnings: flags & 1 ? ["battery low"] : []
+        };
+    }
+    function encodeDownlink(input) {
+        if (input.data.interval > 3600) return { bytes: [], errors: ["too long"] };
+        return { bytes: [1, input.data.interval / 60], fPort: 3 };
+    }
+"#;
+
+#[tokio::test]
+async fn a_makers_script_reads_and_writes() {
+    let codec = load(SENSOR).await;
+    let decoded = decode(&codec, &[1, 0xff, 0xf6]).await.unwrap();
+    let data = r#"{"temperature":-1,"at":"1970-01-01T00:00:01.000Z"}"#;
+    let expected = Decoded::new(data).with_warnings(vec!["battery low".to_owned()]);
+    assert_eq!(decoded, expected);
+    let input = DecodeInput::new(9, &[1][..], SystemTime::now());
+    let refused = Err(CodecError::Refused(vec!["unknown FPort".to_owned()]));
+    assert_eq!(codec.decode(input).await, refused);
+    let encoded = codec.encode(r#"{"interval":600}"#.into(), None).await;
+    assert_eq!(encoded, Ok(Encoded::new(Some(3), &[1, 10][..])));
+    let encoded = codec.encode(r#"{"interval":9000}"#.into(), None).await;
+    let refused = Err(CodecError::Refused(vec!["too long".to_owned()]));
+    assert_eq!(encoded, refused);
+}
+
+#[tokio::test]
+async fn the_older_forms_are_understood() {
+    for script in [
+        "function Decoder(bytes, port) { return { port: port, first: bytes[0] }; }
+         function Encoder(data, port) { return [data.x, 3.7]; }",
+        "function Decode(port, bytes, variables) { return { port: port, first: bytes[0] }; }
+         function Encode(port, data, variables) { return [data.x, 3.7]; }",
+    ] {
+        let codec = load(script).await;
+        let decoded = decode(&codec, &[7]).await;
+        assert_eq!(decoded, Ok(Decoded::new(r#"{"port":2,"first":7}"#)));
+        let encoded = codec.encode(r#"{"x":9}"#.into(), Some(1)).await;
+        assert_eq!(encoded, Ok(Encoded::new(None, &[9, 4][..])));
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_is_not_there_is_named() {
+    let codec = load("var nothing = 1;").await;
+    let missing = decode(&codec, &[1]).await;
+    assert_eq!(missing, Err(CodecError::Unsupported("decoder")));
+    let missing = codec.encode("{}".into(), None).await;
+    assert_eq!(missing, Err(CodecError::Unsupported("encoder")));
+}
+
+/// Chooses by the first byte how to misbehave.
+const WILD: &str = r#"
+    var calls = 0;
+    function decodeUplink(input) {
+        calls += 1;
+        switch (input.bytes[0]) {
+            case 1: while (true) {}
+            case 2: var all = []; while (true) all.push(new Array(10000).fill(1));
+            case 3: throw new Error("boom");
+            case 4: return (function deeper() { return deeper() + 1; })();
+            case 5: return { data: undefined };
+            case 6: var circle = {}; circle.circle = circle; return { data: circle };
+            case 7: return null;
+            case 8: /(a+)+$/.test(new Array(40).join("a") + "b"); return { data: "tame" };
+            case 9: return { data: new Array(200000).join("x") };
+            default: return { data: calls };
+        }
+    }
+"#;
+
+#[tokio::test]
+async fn a_script_that_runs_wild_is_stopped_and_the_next_payload_is_read() {
+    let codec = load(WILD).await;
+    assert_eq!(decode(&codec, &[1]).await, Err(CodecError::TimedOut));
+    let failures: [&'static [u8]; 6] = [&[2], &[3], &[4], &[5], &[6], &[7]];
+    for bytes in failures {
+        let result = decode(&codec, bytes).await;
+        assert!(
+            matches!(result, Err(CodecError::Failed(_) | CodecError::TimedOut)),
+            "{bytes:?} gave {result:?}"
+        );
+        // An exception leaves nothing behind.
+        drop(decode(&codec, &[3]).await);
+        assert_eq!(decode(&codec, &[0]).await, Ok(Decoded::new("1")));
+    }
+    drop(decode(&codec, &[8]).await);
+    let huge = decode(&codec, &[9]).await.and_then(Decoded::bounded);
+    assert_eq!(huge, Err(CodecError::TooLarge));
+}
+
+#[tokio::test]
+async fn a_script_that_does_not_run_is_refused_at_the_start() {
+    for script in ["function (", "throw new Error('no')", "while (true) {}"] {
+        let loaded = JavaScriptCodec::load(script, JavaScriptConfig::default()).await;
+        assert!(matches!(loaded, Err(ScriptError::Script(_))), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn a_script_reaches_nothing() {
+    let script = "function decodeUplink() {
+        return { data: [typeof require, typeof process, typeof fetch, typeof std, typeof os] };
+    }";
+    let decoded = decode(&load(script).await, &[0]).await.unwrap();
+    let nothing = ["undefined"; 5];
+    assert_eq!(decoded.data, serde_json::to_vec(&nothing).unwrap());
+}

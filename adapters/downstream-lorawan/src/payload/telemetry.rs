@@ -1,0 +1,66 @@
+//! The forms in which the hub sees what devices and their network tell.
+
+mod own;
+mod starter_kit;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{CodecError, Decoded};
+use crate::event::Uplink;
+
+pub use own::{report, uplink as own_uplink};
+pub use starter_kit::uplink as starter_kit_uplink;
+
+/// Chooses the body of a device's telemetry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TelemetryForm {
+    /// This crate's [JSON](own_uplink). The default.
+    #[default]
+    Json,
+    /// The JSON of the [Azure IoT Edge LoRaWAN Starter Kit](starter_kit_uplink).
+    StarterKit,
+    /// The payload and nothing else; what surrounds it is in application properties.
+    Raw,
+}
+
+/// Is what a codec made of a payload; none where there is no codec.
+pub type Reading = Option<Result<Decoded, CodecError>>;
+
+/// The decoded value as it goes into JSON: the codec's, or else the network server's. One that is no
+/// JSON is left out: it would spoil the whole.
+fn object<'a>(uplink: &'a Uplink, reading: &'a Reading) -> Option<&'a RawValue> {
+    let text = match reading {
+        Some(Ok(decoded)) => &decoded.data,
+        Some(Err(_)) => return None,
+        None => uplink.object.as_ref()?,
+    };
+    serde_json::from_slice(text).ok()
+}
+
+/// A codec's failure in words, not longer than anybody reads: a script may say anything.
+fn problem(error: &CodecError) -> String {
+    const LONGEST: usize = 500;
+    error.to_string().chars().take(LONGEST).collect()
+}
+
+/// RFC 3339 with milliseconds, in UTC. A time that it cannot write becomes the epoch.
+fn rfc3339(time: SystemTime) -> String {
+    let writable = humantime::parse_rfc3339("9999-12-31T23:59:59Z").unwrap_or(UNIX_EPOCH);
+    let time = if (UNIX_EPOCH..=writable).contains(&time) {
+        time
+    } else {
+        UNIX_EPOCH
+    };
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn to_json(value: &impl serde::Serialize) -> Bytes {
+    // Only maps with keys that are no strings, and failing implementations, cannot be written.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}

@@ -1,0 +1,6 @@
+mod copies;
+mod device;
+mod downlinks;
+mod joins;
+mod settings;
+mod uplinks;

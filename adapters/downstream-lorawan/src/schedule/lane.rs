@@ -1,0 +1,309 @@
+//! One device's commands and windows.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::orphans::{Found, Orphans};
+use super::{Actions, Class, Command, Completion, Failure, Outcome, QueueMode, Sent};
+use crate::event::{Downlink, DownlinkId, FailureReason, Timing, TransmitError, TransmitResult};
+
+/// How many windows' worth the mean time between uplinks remembers.
+const RHYTHM: u32 = 8;
+
+/// A command and what its sender gets back.
+#[derive(Debug)]
+struct Entry<T> {
+    command: Command,
+    ticket: T,
+    /// A concentrator has sent it.
+    transmitted: bool,
+}
+
+/// Where a command was that was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Waiting,
+    InFlight,
+    Transmitted,
+}
+
+/// The time after an uplink in which a downlink can be taken for its receive windows.
+#[derive(Debug)]
+struct Window {
+    closes: Instant,
+    /// It takes one downlink.
+    is_taken: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane<T> {
+    class: Class,
+    /// By priority, then by age.
+    waiting: VecDeque<Entry<T>>,
+    in_flight: Option<Entry<T>>,
+    orphans: Orphans,
+    window: Option<Window>,
+    /// The network server is to drop what it holds before the next downlink.
+    flush: bool,
+    last_uplink: Option<Instant>,
+    /// The mean time between uplinks.
+    interval: Option<Duration>,
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self {
+            class: Class::A,
+            waiting: VecDeque::new(),
+            in_flight: None,
+            orphans: Orphans::default(),
+            window: None,
+            flush: false,
+            last_uplink: None,
+            interval: None,
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    pub(super) fn open(&mut self, now: Instant, closes: Instant) {
+        if let Some(last) = self.last_uplink.replace(now) {
+            let passed = now.saturating_duration_since(last);
+            let mean = self.interval.unwrap_or(passed);
+            self.interval = Some((mean * (RHYTHM - 1) + passed) / RHYTHM);
+        }
+        self.orphans.uplink();
+        self.window = Some(Window {
+            closes,
+            is_taken: false,
+        });
+    }
+
+    /// Queues a command. Gives how long the device's last window has been closed, if it has.
+    pub(super) fn push(
+        &mut self,
+        command: Command,
+        ticket: T,
+        class: Class,
+        max_queued: usize,
+        now: Instant,
+        actions: &mut Actions<T>,
+    ) -> Option<Duration> {
+        self.class = class;
+        match self.orphans.claim(&command) {
+            Some(Found::Ended(outcome)) => {
+                actions.end(ticket, Ok(outcome));
+                return None;
+            }
+            // Its device may confirm it yet; meanwhile nothing else goes.
+            Some(Found::Open(command)) if self.in_flight.is_none() => {
+                self.in_flight = Some(Entry {
+                    command: *command,
+                    ticket,
+                    transmitted: true,
+                });
+                return None;
+            }
+            Some(Found::Open(_)) | None => {}
+        }
+        let gives_way = |other: &Command| match command.mode {
+            QueueMode::Append => false,
+            QueueMode::Replace => other.port == command.port,
+            QueueMode::Flush => true,
+        };
+        for entry in std::mem::take(&mut self.waiting) {
+            match gives_way(&entry.command) {
+                true => actions.end(entry.ticket, Err(Failure::Replaced)),
+                false => self.waiting.push_back(entry),
+            }
+        }
+        if self.waiting.len() >= max_queued {
+            actions.end(ticket, Err(Failure::QueueFull));
+            return None;
+        }
+        self.flush |= command.mode == QueueMode::Flush;
+        let behind = |entry: &Entry<T>| entry.command.priority >= command.priority;
+        let at = self.waiting.partition_point(behind);
+        let entry = Entry {
+            command,
+            ticket,
+            transmitted: false,
+        };
+        self.waiting.insert(at, entry);
+        let closed = self.window.as_ref()?.closes;
+        (class == Class::A && closed <= now).then(|| now - closed)
+    }
+
+    /// Takes what goes now, if anything does; ends what is too old.
+    pub(super) fn next(&mut self, now: Instant, actions: &mut Actions<T>) -> Option<Sent> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let (timing, margin) = match (self.class, &self.window) {
+            (Class::C, _) => (Timing::Immediate, None),
+            (Class::A, Some(window)) if !window.is_taken && now < window.closes => {
+                let closes = window.closes;
+                (Timing::Window { closes }, Some(closes - now))
+            }
+            (Class::A, _) => return None,
+        };
+        let entry = loop {
+            let entry = self.waiting.pop_front()?;
+            if now < entry.command.expires {
+                break entry;
+            }
+            actions.end(entry.ticket, Err(Failure::Expired));
+        };
+        if let Some(window) = &mut self.window {
+            window.is_taken = true;
+        }
+        let Command {
+            id,
+            dev_eui,
+            port,
+            payload,
+            confirmed,
+            priority,
+            expires,
+            ..
+        } = entry.command.clone();
+        let downlink = Downlink {
+            id,
+            dev_eui,
+            port,
+            payload,
+            confirmed,
+            priority,
+            timing,
+            expires,
+            more_pending: !self.waiting.is_empty(),
+            flush: std::mem::take(&mut self.flush),
+        };
+        self.in_flight = Some(entry);
+        Some(Sent { downlink, margin })
+    }
+
+    pub(super) fn transmitted(
+        &mut self,
+        id: &DownlinkId,
+        result: TransmitResult,
+        actions: &mut Actions<T>,
+    ) {
+        match result {
+            Ok(()) => {
+                let completes = |entry: &mut Entry<T>| {
+                    let is_it = entry.command.id == *id;
+                    entry.transmitted |= is_it;
+                    is_it && entry.command.completion == Completion::Transmitted
+                };
+                if let Some(entry) = self.in_flight.take_if(completes) {
+                    actions.end(entry.ticket, Ok(Outcome::Transmitted));
+                }
+            }
+            // It is the first to go in the next window. A device of class C has none: whoever sent
+            // the command knows better when to try again.
+            Err(error) if self.class == Class::A && is_passing(error) => {
+                let entry = self.in_flight.take_if(|entry| entry.command.id == *id);
+                if let Some(entry) = entry {
+                    self.waiting.push_front(entry);
+                }
+            }
+            Err(error) => self.end(id, Err(Failure::NotTransmitted(error)), actions),
+        }
+    }
+
+    pub(super) fn end(
+        &mut self,
+        id: &DownlinkId,
+        outcome: Result<Outcome, Failure>,
+        actions: &mut Actions<T>,
+    ) {
+        if let Some((entry, _)) = self.take(id) {
+            actions.end(entry.ticket, outcome);
+        }
+    }
+
+    /// Ends what a device has confirmed, or has not.
+    pub(super) fn acknowledged(
+        &mut self,
+        id: &DownlinkId,
+        outcome: Result<Outcome, Failure>,
+        actions: &mut Actions<T>,
+    ) {
+        self.orphans.acknowledged(id, outcome.is_ok());
+        self.end(id, outcome, actions);
+    }
+
+    /// Ends what the network server gave up; another may go in its window.
+    pub(super) fn give_up(
+        &mut self,
+        id: &DownlinkId,
+        reason: FailureReason,
+        actions: &mut Actions<T>,
+    ) {
+        if let Some((entry, place)) = self.take(id) {
+            actions.end(entry.ticket, Err(Failure::Network(reason)));
+            if let Some(window) = &mut self.window {
+                window.is_taken &= place == Place::Waiting;
+            }
+        }
+    }
+
+    /// Takes a command back, and tells where it was; one that was transmitted is remembered.
+    pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<Place> {
+        let (entry, place) = self.take(id)?;
+        if place == Place::Transmitted {
+            self.orphans.add(entry.command);
+        }
+        Some(place)
+    }
+
+    fn take(&mut self, id: &DownlinkId) -> Option<(Entry<T>, Place)> {
+        if let Some(entry) = self.in_flight.take_if(|entry| entry.command.id == *id) {
+            let place = match entry.transmitted {
+                true => Place::Transmitted,
+                false => Place::InFlight,
+            };
+            return Some((entry, place));
+        }
+        let is_meant = |entry: &Entry<T>| entry.command.id == *id;
+        let at = self.waiting.iter().position(is_meant)?;
+        Some((self.waiting.remove(at)?, Place::Waiting))
+    }
+
+    /// Ends everything.
+    pub(super) fn abandon(self, actions: &mut Actions<T>) {
+        for entry in self.in_flight.into_iter().chain(self.waiting) {
+            actions.end(entry.ticket, Err(Failure::Flushed));
+        }
+    }
+
+    pub(super) fn expected(&self) -> Option<Instant> {
+        Some(self.last_uplink? + self.interval?)
+    }
+
+    pub(super) fn is_awake(&self, now: Instant) -> bool {
+        let is_open = |window: &Window| !window.is_taken && now < window.closes;
+        self.class == Class::C || self.window.as_ref().is_some_and(is_open)
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.len() + usize::from(self.in_flight.is_some())
+    }
+}
+
+/// Tells whether a later window may well do.
+fn is_passing(error: TransmitError) -> bool {
+    use TransmitError::*;
+    match error {
+        TooLate | TooEarly | CollisionPacket | CollisionBeacon | GpsUnlocked | QueueFull
+        | DutyCycle => true,
+        Frequency | Power | Other => false,
+    }
+}

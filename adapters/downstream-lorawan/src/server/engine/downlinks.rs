@@ -1,0 +1,407 @@
+//! What devices are sent.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::super::concentrators::tries_all_windows;
+use super::super::orders::Order;
+use super::super::teller::{Outcome, Settled};
+use super::timers::Timer;
+use super::uplinks::Told;
+use super::{Effect, Engine, Scope};
+use crate::event::{
+    DevEui, DeviceAck, Downlink, DownlinkId, FailureReason, Timing, TransmitAck, TransmitError,
+    TransmitResult,
+};
+use crate::proto::mac::{Message, SendError};
+use crate::proto::{Eui64, Transmission};
+
+/// How long after its last window opens a concentrator may take to say what became of a frame: a
+/// station says so when it has been sent, which takes up to 3 s at the slowest data rate.
+const WORD: Duration = Duration::from_secs(8);
+
+/// A frame that goes to its concentrator.
+#[derive(Debug)]
+pub(super) struct Launch {
+    transmission: Transmission,
+    /// When the uplink was heard that it answers.
+    heard_at: Option<Instant>,
+    carried: Option<Carried>,
+    /// Who waits to hear that a concentrator has it.
+    taken: Option<oneshot::Sender<Result<(), FailureReason>>>,
+}
+
+/// The downlink that a frame carries.
+#[derive(Debug, Clone)]
+pub(super) struct Carried {
+    id: DownlinkId,
+    number: u64,
+    counter: u32,
+    confirmed: bool,
+    /// It is for a device of class C, whose next uplink says nothing of when it answers.
+    immediate: bool,
+}
+
+/// A frame that a concentrator was given.
+#[derive(Debug)]
+pub(super) struct Flight {
+    transmission: Transmission,
+    heard_at: Option<Instant>,
+    carried: Option<Carried>,
+    /// Tells this use of its token from others.
+    number: u64,
+}
+
+/// A confirmed downlink that its device has not answered.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) number: u64,
+    pub(super) downlink: DownlinkId,
+    pub(super) counter: u32,
+}
+
+impl Engine {
+    /// Takes a downlink, or says why not.
+    pub(super) fn order(&mut self, order: Order) {
+        let Order { downlink, taken } = order;
+        let (dev_eui, id) = (downlink.dev_eui, downlink.id.clone());
+        if Instant::now() >= downlink.expires {
+            reply(taken, Err(FailureReason::Expired));
+            return;
+        }
+        match self.frame(&downlink) {
+            Ok((transmission, heard_at)) => {
+                self.changed(dev_eui, Scope::Session);
+                let sent = self.network.session(dev_eui);
+                let next = sent.map_or(0, |session| session.next_f_cnt_down);
+                let carried = Carried {
+                    number: number(&id),
+                    id,
+                    counter: next.wrapping_sub(1),
+                    confirmed: downlink.confirmed,
+                    immediate: downlink.timing == Timing::Immediate,
+                };
+                if carried.confirmed {
+                    let awaited = Awaited {
+                        number: carried.number,
+                        downlink: carried.id.clone(),
+                        counter: carried.counter,
+                    };
+                    self.awaited.insert(dev_eui, awaited);
+                }
+                self.effects.push(Effect::Launch(Launch {
+                    transmission,
+                    heard_at,
+                    carried: Some(carried),
+                    taken: Some(taken),
+                }));
+            }
+            Err(None) => {
+                // It is the first to go in the next window.
+                reply(taken, Ok(()));
+                let late = TransmitAck::new(dev_eui, id, Err(TransmitError::TooLate));
+                self.teller.outcome(Outcome::Transmit(late));
+            }
+            Err(Some(reason)) => reply(taken, Err(reason)),
+        }
+    }
+
+    /// Makes the frame of a downlink, with the windows that can still be reached; without a reason,
+    /// there are none.
+    fn frame(
+        &mut self,
+        downlink: &Downlink,
+    ) -> Result<(Transmission, Option<Instant>), Option<FailureReason>> {
+        let dev_eui = downlink.dev_eui;
+        let message = Message::new(
+            number(&downlink.id),
+            downlink.port,
+            downlink.payload.clone(),
+        )
+        .with_confirmed(downlink.confirmed);
+        if downlink.timing == Timing::Immediate {
+            let frame = self.network.send(dev_eui, &message);
+            // It was not heard yet, so nobody knows which concentrator is near.
+            let unheard = Some(FailureReason::NoGateway);
+            let frame = frame.map_err(|error| reason(error).or(unheard))?;
+            return Ok((frame, None));
+        }
+        let opening = self.openings.get(&dev_eui).ok_or(None)?;
+        let (heard_at, last) = (opening.heard_at, opening.delay + 1);
+        if !self.reaches(Self::window_at(heard_at, last)) {
+            return Err(None);
+        }
+        let answer = self
+            .network
+            .answer(dev_eui, Some(&message), downlink.more_pending);
+        // With a message there is always a frame.
+        let mut frame = answer.map_err(reason)?.ok_or(None)?;
+        self.keep_reachable(&mut frame, heard_at);
+        if frame.windows.is_empty() {
+            if downlink.confirmed {
+                self.network.give_up(dev_eui);
+            }
+            return Err(None);
+        }
+        Ok((frame, Some(heard_at)))
+    }
+
+    /// Answers a device that waits for an answer, when no command has come that could carry it.
+    pub(super) fn answer_without(&mut self, dev_eui: DevEui, heard_at: Instant) {
+        let opening = self.openings.get(&dev_eui);
+        if opening.is_none_or(|opening| opening.heard_at != heard_at) {
+            return;
+        }
+        let delay = opening.map_or(0, |opening| opening.delay);
+        let second = self.answer_at(heard_at, delay + 1);
+        if self.network.is_unsettled(dev_eui) && Instant::now() < second {
+            // The hub may take its uplink in time for the second window.
+            self.timers.set(second, Timer::Answer(dev_eui, heard_at));
+            return;
+        }
+        match self.network.answer(dev_eui, None, false) {
+            Ok(Some(frame)) => {
+                self.changed(dev_eui, Scope::Session);
+                self.send(frame, Some(heard_at), None);
+            }
+            // It has its answer.
+            Ok(None) | Err(SendError::NoWindow(_)) => {}
+            Err(error) => {
+                tracing::debug!(device.id = %dev_eui, error = %error, "Uplink not answered");
+            }
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        transmission: Transmission,
+        heard_at: Option<Instant>,
+        carried: Option<Carried>,
+    ) {
+        self.effects.push(Effect::Launch(Launch {
+            transmission,
+            heard_at,
+            carried,
+            taken: None,
+        }));
+    }
+
+    /// Gives a frame to its concentrator.
+    pub(super) fn launch(&mut self, launch: Launch) {
+        let Launch {
+            mut transmission,
+            heard_at,
+            carried,
+            taken,
+        } = launch;
+        let dev_eui = transmission.dev_eui;
+        if let Some(heard_at) = heard_at {
+            // Storing may have taken its time.
+            self.keep_reachable(&mut transmission, heard_at);
+        }
+        let given = match transmission.windows.is_empty() {
+            true => Err(TransmitError::TooLate),
+            false => Ok(self.give(transmission, heard_at, carried.clone())),
+        };
+        let result = match given {
+            Ok(true) | Err(_) => Ok(()),
+            Ok(false) => Err(FailureReason::NoGateway),
+        };
+        if let Err(reason) = result {
+            self.unawait(dev_eui, carried.as_ref());
+            tracing::debug!(device.id = %dev_eui, ?reason, "Frame has no concentrator to send it");
+        }
+        if let Some(taken) = taken {
+            reply(taken, result);
+        }
+        if let Err(error) = given {
+            self.end(dev_eui, carried, None, Err(error));
+        }
+    }
+
+    /// Gives a frame to its concentrator, and tells whether that can be reached.
+    fn give(
+        &mut self,
+        transmission: Transmission,
+        heard_at: Option<Instant>,
+        carried: Option<Carried>,
+    ) -> bool {
+        // All tokens are in use only if 65,536 frames are on their way within some seconds.
+        let free = (0..=u16::MAX).find_map(|_| {
+            let token = self.next_token;
+            self.next_token = token.wrapping_add(1);
+            (!self.flights.contains_key(&token)).then_some(token)
+        });
+        let Some(token) = free else { return false };
+        if !self.concentrators.send(&transmission, token) {
+            return false;
+        }
+        let now = Instant::now();
+        let last = transmission.windows.last();
+        let last = heard_at.zip(last).map(|(at, window)| at + window.delay);
+        let number = self.timers.number();
+        let timer = Timer::Flight(token, number);
+        self.timers.set(last.unwrap_or(now).max(now) + WORD, timer);
+        let flight = Flight {
+            transmission,
+            heard_at,
+            carried,
+            number,
+        };
+        self.flights.insert(token, flight);
+        true
+    }
+
+    /// Takes a concentrator's word on a frame; one that was too late for its window may go in the
+    /// next.
+    pub(super) fn transmitted(&mut self, gateway: Eui64, token: u16, result: TransmitResult) {
+        let is_its = |flight: &Flight| flight.transmission.gateway == gateway;
+        if !self.flights.get(&token).is_some_and(is_its) {
+            return;
+        }
+        let Some(flight) = self.flights.remove(&token) else {
+            return;
+        };
+        let Flight {
+            mut transmission,
+            heard_at,
+            carried,
+            ..
+        } = flight;
+        let dev_eui = transmission.dev_eui;
+        if let (Err(error), Some(heard_at)) = (result, heard_at)
+            && !tries_all_windows(transmission.clock)
+        {
+            transmission.windows.remove(0);
+            self.keep_reachable(&mut transmission, heard_at);
+            if !transmission.windows.is_empty() {
+                tracing::debug!(device.id = %dev_eui, %gateway, ?error, "Trying the second window");
+                if self.give(transmission, Some(heard_at), carried.clone()) {
+                    return;
+                }
+            }
+        }
+        self.end(dev_eui, carried, Some(gateway), result);
+    }
+
+    /// Gives up on a concentrator's word.
+    pub(super) fn lost(&mut self, token: u16, number: u64) {
+        let is_it = |flight: &Flight| flight.number == number;
+        if self.flights.get(&token).is_some_and(is_it)
+            && let Some(flight) = self.flights.remove(&token)
+        {
+            let Transmission {
+                dev_eui, gateway, ..
+            } = flight.transmission;
+            tracing::debug!(device.id = %dev_eui, %gateway, "Concentrator said nothing of a frame");
+            let silent = Err(TransmitError::Other);
+            self.end(dev_eui, flight.carried, Some(gateway), silent);
+        }
+    }
+
+    /// Tells what became of a frame's downlink.
+    fn end(
+        &mut self,
+        dev_eui: DevEui,
+        carried: Option<Carried>,
+        gateway: Option<Eui64>,
+        result: TransmitResult,
+    ) {
+        let Some(carried) = carried else {
+            if let Err(error) = result {
+                tracing::debug!(device.id = %dev_eui, ?error, "Answer not transmitted");
+            }
+            return;
+        };
+        match result {
+            Ok(()) if carried.confirmed && carried.immediate => {
+                let at = Instant::now() + self.timing.ack_timeout;
+                let timer = Timer::Acknowledgement(dev_eui, carried.number);
+                self.timers.set(at, timer);
+            }
+            Ok(()) => {}
+            Err(_) => self.unawait(dev_eui, Some(&carried)),
+        }
+        let mut ack = TransmitAck::new(dev_eui, carried.id, result);
+        ack.frame_counter = Some(carried.counter);
+        ack.gateway = gateway.map(|gateway| gateway.to_string());
+        self.teller.outcome(Outcome::Transmit(ack));
+    }
+
+    /// Waits no longer for a device of class C; one of class A decides by its next uplink.
+    pub(super) fn unanswered(&mut self, dev_eui: DevEui, number: u64) {
+        let is_it = |awaited: &Awaited| awaited.number == number;
+        if !self.awaited.get(&dev_eui).is_some_and(is_it) {
+            return;
+        }
+        self.network.give_up(dev_eui);
+        if let Some(awaited) = self.awaited.remove(&dev_eui) {
+            let mut ack = DeviceAck::new(dev_eui, awaited.downlink, false);
+            ack.frame_counter = Some(awaited.counter);
+            let outcome = Outcome::Device(ack);
+            self.effects.push(Effect::Tell(Told::Outcome(outcome)));
+        }
+    }
+
+    /// Takes back that a device is expected to confirm what it never heard.
+    fn unawait(&mut self, dev_eui: DevEui, carried: Option<&Carried>) {
+        let number = carried.map(|carried| carried.number);
+        let awaited = self.awaited.get(&dev_eui).map(|awaited| awaited.number);
+        if number.is_some() && awaited == number {
+            self.awaited.remove(&dev_eui);
+            self.network.give_up(dev_eui);
+        }
+    }
+
+    /// Lets go of what could not be stored.
+    pub(super) fn undo(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch(launch) => {
+                self.unawait(launch.transmission.dev_eui, launch.carried.as_ref());
+                if let Some(taken) = launch.taken {
+                    reply(taken, Err(FailureReason::Other));
+                }
+            }
+            Effect::Tell(Told::Uplink { uplink, .. }) => {
+                if let Some(lost) = Settled::lost(&uplink) {
+                    self.settle(lost);
+                }
+            }
+            Effect::Tell(_) => {}
+        }
+    }
+
+    fn keep_reachable(&self, transmission: &mut Transmission, heard_at: Instant) {
+        transmission
+            .windows
+            .retain(|window| self.reaches(heard_at + window.delay));
+    }
+}
+
+/// Whoever asked may have given up.
+fn reply(taken: oneshot::Sender<Result<(), FailureReason>>, result: Result<(), FailureReason>) {
+    taken.send(result).ok();
+}
+
+/// The number of a downlink for the network: the same when it is given again.
+fn number(id: &DownlinkId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Why a message is not sent; without one, its window has passed.
+fn reason(error: SendError) -> Option<FailureReason> {
+    Some(match error {
+        SendError::NoWindow(_) => return None,
+        SendError::NoSession(_) => FailureReason::UnknownDevice,
+        SendError::NotClassC(_) => FailureReason::Refused,
+        SendError::Port(_) => FailureReason::BadPort,
+        SendError::TooLong { .. } => FailureReason::TooLong,
+        SendError::Waiting(_) => FailureReason::Busy,
+        SendError::Exhausted(_) => FailureReason::Other,
+    })
+}

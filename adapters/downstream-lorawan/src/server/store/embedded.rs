@@ -1,0 +1,168 @@
+//! The default store: one file of an embedded database (`redb`).
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::{Change, SessionStore, StoreError};
+use crate::event::DevEui;
+use crate::proto::store::{DeviceRecord, SessionRecord};
+
+type Table = TableDefinition<'static, [u8; 8], &'static [u8]>;
+
+/// All that is known of a device but its session in use, in JSON.
+const DEVICES: Table = TableDefinition::new("devices");
+/// Sessions in use, in JSON; written with every frame.
+const SESSIONS: Table = TableDefinition::new("sessions");
+/// How long a database that is in use is waited for: a server that has just ended may be writing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keeps sessions in one file, which only its owner may read.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    database: Arc<Database>,
+}
+
+impl EmbeddedStore {
+    /// Opens a file, which is made on first use.
+    ///
+    /// # Errors
+    /// It cannot be opened, is no store, or another server uses it.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let file = private(path).map_err(StoreError::database)?;
+            // Dropped before it waits: what builds is for one thread.
+            let opened = Database::builder().create_file(file);
+            match opened {
+                Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < patience => {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                Ok(database) => {
+                    return Ok(Self {
+                        database: Arc::new(database),
+                    });
+                }
+                Err(error) => return Err(StoreError::database(error)),
+            }
+        }
+    }
+}
+
+/// Opens a file that nobody but the owner may read: it holds keys.
+fn private(path: &Path) -> std::io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+#[async_trait]
+impl SessionStore for EmbeddedStore {
+    async fn load(&self) -> Result<Vec<DeviceRecord>, StoreError> {
+        let database = self.database.clone();
+        blocking(move || load(&database)).await
+    }
+
+    async fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let database = self.database.clone();
+        blocking(move || save(&database, changes)).await
+    }
+}
+
+/// Runs what waits for a disk where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work).await.map_err(StoreError::database)?
+}
+
+fn load(database: &Database) -> Result<Vec<DeviceRecord>, StoreError> {
+    let mut records: Vec<DeviceRecord> = rows(database, DEVICES)?
+        .into_iter()
+        .map(|(_, record)| record)
+        .collect();
+    // In the order of their names, as the table has them.
+    for (dev_eui, session) in rows::<SessionRecord>(database, SESSIONS)? {
+        let at = records.binary_search_by_key(&dev_eui, |record| record.dev_eui);
+        let at = at.unwrap_or_else(|at| {
+            records.insert(at, DeviceRecord::new(dev_eui));
+            at
+        });
+        records[at].session = Some(session);
+    }
+    Ok(records)
+}
+
+fn rows<T: DeserializeOwned>(
+    database: &Database,
+    table: Table,
+) -> Result<Vec<(DevEui, T)>, StoreError> {
+    let read = database.begin_read().map_err(StoreError::database)?;
+    let table = match read.open_table(table) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::database(error)),
+    };
+    let mut rows = Vec::new();
+    for entry in table.iter().map_err(StoreError::database)? {
+        let (key, value) = entry.map_err(StoreError::database)?;
+        let dev_eui = DevEui::new(key.value());
+        let row = serde_json::from_slice(value.value());
+        rows.push((dev_eui, row.map_err(|source| content(dev_eui, source))?));
+    }
+    Ok(rows)
+}
+
+fn save(database: &Database, changes: Vec<Change>) -> Result<(), StoreError> {
+    let write = database.begin_write().map_err(StoreError::database)?;
+    {
+        let mut devices = write.open_table(DEVICES).map_err(StoreError::database)?;
+        let mut sessions = write.open_table(SESSIONS).map_err(StoreError::database)?;
+        for change in changes {
+            let (dev_eui, session) = match change {
+                Change::Device(mut record) => {
+                    let dev_eui = record.dev_eui;
+                    let session = record.session.take();
+                    let row = json(dev_eui, &record)?;
+                    let put = devices.insert(dev_eui.bytes(), &*row);
+                    put.map_err(StoreError::database)?;
+                    (dev_eui, session)
+                }
+                Change::Session { dev_eui, session } => (dev_eui, Some(session)),
+            };
+            let old = match session {
+                Some(session) => {
+                    let row = json(dev_eui, &session)?;
+                    sessions.insert(dev_eui.bytes(), &*row)
+                }
+                None => sessions.remove(dev_eui.bytes()),
+            };
+            old.map_err(StoreError::database)?;
+        }
+    }
+    write.commit().map_err(StoreError::database)
+}
+
+fn json<T: serde::Serialize>(dev_eui: DevEui, row: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(row).map_err(|source| content(dev_eui, source))
+}
+
+fn content(dev_eui: DevEui, source: serde_json::Error) -> StoreError {
+    StoreError::Content {
+        dev_eui,
+        source: source.into(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Tells the downstream what happens in the network, while the server goes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gateway_core::Settlement;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::losses::Losses;
+use crate::embed::NetworkEvents;
+use crate::event::{DevAddr, DevEui, DeviceAck, Event, TransmitAck, Uplink};
+
+/// What became of a downlink.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Transmit(TransmitAck),
+    Device(DeviceAck),
+}
+
+/// Says what became of an uplink whose device wants an acknowledgement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    pub(super) dev_eui: DevEui,
+    pub(super) dev_addr: DevAddr,
+    pub(super) counter: u32,
+    /// The hub has it; or else it was lost, and the device may say it again.
+    pub(super) taken: bool,
+}
+
+impl Settled {
+    /// What is to be said of an uplink that nobody has taken yet; nothing if its device does not
+    /// ask.
+    pub(super) fn lost(uplink: &Uplink) -> Option<Self> {
+        let dev_addr = uplink.dev_addr.filter(|_| uplink.confirmed)?;
+        Some(Self {
+            dev_eui: uplink.dev_eui,
+            dev_addr,
+            counter: uplink.frame_counter,
+            taken: false,
+        })
+    }
+}
+
+/// Tells events; what makes a message goes one after the other for each device.
+#[derive(Debug)]
+pub(super) struct Teller {
+    events: NetworkEvents,
+    settled: mpsc::Sender<Settled>,
+    tasks: JoinSet<()>,
+    /// Ends when the hub has settled what each device said last.
+    last: HashMap<DevEui, oneshot::Receiver<()>>,
+    room: Arc<Semaphore>,
+    bound: usize,
+    losses: Losses,
+}
+
+impl Teller {
+    /// Makes one that lets so many messages wait for the hub.
+    pub(super) fn new(events: NetworkEvents, settled: mpsc::Sender<Settled>, bound: usize) -> Self {
+        Self {
+            events,
+            settled,
+            tasks: JoinSet::new(),
+            last: HashMap::new(),
+            room: Arc::new(Semaphore::new(bound)),
+            bound,
+            losses: Losses::default(),
+        }
+    }
+
+    /// Tells what became of a downlink, at once.
+    pub(super) fn outcome(&mut self, outcome: Outcome) {
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            match outcome {
+                Outcome::Transmit(ack) => events.transmit_ack(ack).await,
+                Outcome::Device(ack) => events.device_ack(ack).await,
+            }
+        });
+    }
+
+    /// Tells of an uplink, and before it what it acknowledges; commands for its windows are
+    /// taken until `closes`.
+    pub(super) fn uplink(&mut self, before: Option<DeviceAck>, uplink: Uplink, closes: Instant) {
+        let (events, turn) = (self.events.clone(), self.turn(uplink.dev_eui));
+        let word = Settled::lost(&uplink).map(|word| (word, self.settled.clone()));
+        self.tasks.spawn(async move {
+            if let Some(before) = before {
+                events.device_ack(before).await;
+            }
+            let taken = match turn.begin().await {
+                Some(_turn) => deliver(&events, uplink, closes).await,
+                None => false,
+            };
+            if let Some((word, settled)) = word {
+                // Nobody to tell when the server ends.
+                settled.send(Settled { taken, ..word }).await.ok();
+            }
+        });
+    }
+
+    /// Tells of something else that makes a message.
+    pub(super) fn report(&mut self, event: Event) {
+        let (events, turn) = (self.events.clone(), self.turn(event.dev_eui()));
+        self.tasks.spawn(async move {
+            let Some(turn) = turn.begin().await else {
+                return;
+            };
+            while let Settlement::RetryLater(after) = events.handle(event.clone()).await {
+                sleep(after).await;
+            }
+            drop(turn);
+        });
+    }
+
+    /// Takes note of what has been told.
+    pub(super) fn tidy(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(error = %error, "A task panicked; please report this");
+            }
+        }
+    }
+
+    fn turn(&mut self, dev_eui: DevEui) -> Turn {
+        self.tidy();
+        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+            if let Some(lost) = self.losses.count() {
+                tracing::warn!(device.id = %dev_eui, lost, "Too much waits for the hub; new messages were dropped");
+            }
+            return Turn(None);
+        };
+        let (end, next) = oneshot::channel();
+        let before = self.last.insert(dev_eui, next);
+        Turn(Some(Waiting {
+            before,
+            end,
+            permit,
+        }))
+    }
+}
+
+/// Tells of an uplink until the hub says yes or no, and whether it has it.
+async fn deliver(events: &NetworkEvents, uplink: Uplink, closes: Instant) -> bool {
+    loop {
+        let window = closes.saturating_duration_since(Instant::now());
+        match events.uplink(uplink.clone().with_window(window)).await {
+            Settlement::RetryLater(after) => sleep(after).await,
+            settlement => return settlement == Settlement::Accepted,
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let lost = self.bound - self.room.available_permits();
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "The server ended before the hub had taken all messages"
+            );
+        }
+    }
+}
+
+/// A message's turn among its device's; none if there is no room for it.
+struct Turn(Option<Waiting>);
+
+struct Waiting {
+    before: Option<oneshot::Receiver<()>>,
+    end: oneshot::Sender<()>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Lets the next message go when it is dropped.
+struct Begun {
+    _end: oneshot::Sender<()>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    async fn begin(self) -> Option<Begun> {
+        let Waiting {
+            before,
+            end,
+            permit,
+        } = self.0?;
+        if let Some(before) = before {
+            // It ends by being dropped.
+            before.await.ok();
+        }
+        Some(Begun {
+            _end: end,
+            _permit: permit,
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! What The Things Stack is asked to send: `DownlinkQueueRequest` in protobuf's JSON form.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::cloud::read::to_base64;
+use crate::event::{Downlink, DownlinkId, Priority};
+
+/// Marks our names among the correlation ids of a downlink, which has no other name.
+const MARK: &str = "iot-gateway:";
+
+/// How often a confirmed downlink is sent before the device's silence counts. LoRaWAN leaves it to
+/// the network; more would hold up what waits behind it.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Reads a correlation id that is one of ours.
+pub(super) fn ours(correlation_id: &str) -> Option<DownlinkId> {
+    correlation_id.strip_prefix(MARK).map(DownlinkId::new)
+}
+
+#[derive(Serialize)]
+struct Queue<'a> {
+    downlinks: Vec<ApplicationDownlink<'a>>,
+}
+
+#[derive(Serialize)]
+struct ApplicationDownlink<'a> {
+    f_port: u8,
+    #[serde(serialize_with = "to_base64")]
+    frm_payload: &'a Bytes,
+    confirmed: bool,
+    priority: &'static str,
+    correlation_ids: [String; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_retry: Option<ConfirmedRetry>,
+}
+
+#[derive(Serialize)]
+struct ConfirmedRetry {
+    max_attempts: u32,
+}
+
+pub(super) fn encode(downlink: Option<&Downlink>) -> Bytes {
+    let downlinks = downlink.map(|downlink| ApplicationDownlink {
+        f_port: downlink.port,
+        frm_payload: &downlink.payload,
+        confirmed: downlink.confirmed,
+        priority: match downlink.priority {
+            Priority::Low => "LOW",
+            Priority::Normal => "NORMAL",
+            Priority::High => "HIGH",
+        },
+        correlation_ids: [format!("{MARK}{}", downlink.id)],
+        confirmed_retry: downlink.confirmed.then_some(ConfirmedRetry {
+            max_attempts: MAX_ATTEMPTS,
+        }),
+    });
+    let queue = Queue {
+        downlinks: downlinks.into_iter().collect(),
+    };
+    // Texts, numbers and bytes can always be written.
+    serde_json::to_vec(&queue).unwrap_or_default().into()
+}

@@ -1,0 +1,293 @@
+//! What network servers post, over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "support/post.rs"]
+mod post;
+#[path = "support/site.rs"]
+mod site;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::credential::Secret;
+use gateway_core::testkit::MemoryUpstream;
+use gateway_core::{CloudMessage, DeviceId, Disposition, Interest};
+use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
+use gateway_downstream_lorawan::tts::TtsWebhookConfig;
+use gateway_downstream_lorawan::{chirpstack, tts};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+use authority::Identity;
+use post::{post, take_request};
+
+const BUSY: &str = "503 Service Unavailable";
+const TOKEN: &str = "a token of 16 bytes or more";
+
+fn config() -> HttpConfig {
+    let mut config = HttpConfig::new(Secret::new(TOKEN));
+    config.listen = ([127, 0, 0, 1], 0).into();
+    config
+}
+
+fn up(frame_counter: u32) -> Value {
+    json!({
+        "deduplicationId": format!("frame-{frame_counter}"),
+        "deviceInfo": {"applicationId": "app", "devEui": "0102030405060708"},
+        "fCnt": frame_counter,
+        "fPort": 1,
+        "data": "qgA=",
+    })
+}
+
+#[tokio::test]
+async fn a_request_of_chirpstack_succeeds_when_the_hub_has_taken_it() {
+    let hub = MemoryUpstream::new();
+    let downstream = chirpstack::http(config(), site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let body = up(1).to_string();
+    let post = |token, body| post(address, "/?event=up", token, body);
+    assert_eq!(post(TOKEN, body.as_bytes()).await, 204);
+    assert_eq!(hub.accepted()[0].id.as_str(), "frame-1");
+    // It is known already.
+    assert_eq!(post(TOKEN, body.as_bytes()).await, 204);
+    assert_eq!(hub.accepted().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_is_refused_without_the_token_or_without_an_event() {
+    let hub = MemoryUpstream::new();
+    let downstream = chirpstack::http(config(), site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let body = up(1).to_string();
+    let body = body.as_bytes();
+    assert_eq!(post(address, "/?event=up", "another", body).await, 401);
+    assert_eq!(post(address, "/", TOKEN, body).await, 400);
+    assert_eq!(post(address, "/?event=down", TOKEN, body).await, 400);
+    assert_eq!(post(address, "/?event=up", TOKEN, b"garbage").await, 400);
+    assert!(hub.accepted().is_empty());
+    assert_eq!(post(address, "/?event=up", TOKEN, body).await, 204);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_not_read() {
+    let hub = MemoryUpstream::new();
+    let mut config = config();
+    config.max_body = 1024;
+    let downstream = chirpstack::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let body = [b' '; 1025];
+    assert_eq!(post(address, "/?event=up", TOKEN, &body).await, 413);
+}
+
+#[tokio::test]
+async fn a_webhook_of_the_things_stack_may_post_to_any_path() {
+    let hub = MemoryUpstream::new();
+    let config = TtsWebhookConfig::new("gateway", config());
+    let downstream = tts::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let body = tts_up(1);
+    let body = body.to_string();
+    assert_eq!(post(address, "/uplink", TOKEN, body.as_bytes()).await, 204);
+    assert_eq!(hub.accepted()[0].id.as_str(), "1");
+}
+
+fn tts_up(frame_counter: u32) -> Value {
+    json!({
+        "end_device_ids": {"device_id": "dev1", "application_ids": {"application_id": "app1"},
+            "dev_eui": "0102030405060708"},
+        "correlation_ids": [format!("as:up:{frame_counter}")],
+        "uplink_message": {"f_cnt": frame_counter, "f_port": 1, "frm_payload": "qgA="},
+    })
+}
+
+/// Takes one request on a new connection.
+async fn accept_request(listener: &TcpListener, status: &str) -> (String, Value) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    take_request(&mut stream, status).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hub = MemoryUpstream::new();
+    let mut config = TtsWebhookConfig::new("gateway", config());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
+    let downstream = tts::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let tell = async |body: Value| post(address, "/", TOKEN, body.to_string().as_bytes()).await;
+    assert_eq!(tell(tts_up(1)).await, 204);
+    let device = DeviceId::new("0102030405060708").unwrap();
+    hub.wait_listening(&device, Interest::COMMANDS).await;
+
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let message = CloudMessage::new(device, &b"on"[..], deadline);
+    let radio = async {
+        let (head, body) = accept_request(&listener, "200 OK").await;
+        let path = "/api/v3/as/applications/app1/webhooks/gateway/devices/dev1/down/push";
+        assert!(
+            head.starts_with(&format!("post {path} http/1.1\r\n")),
+            "{head}"
+        );
+        assert!(
+            head.contains("\r\nauthorization: bearer nnsxs.key"),
+            "{head}"
+        );
+        let mut sent = tts_up(2);
+        sent["uplink_message"].take();
+        sent["downlink_sent"] = body["downlinks"][0].clone();
+        assert_eq!(tell(sent).await, 204);
+    };
+    let (disposition, ()) = tokio::join!(hub.send_message(message), radio);
+    assert_eq!(disposition, Some(Disposition::Complete));
+}
+
+/// Has a webhook that knows one device, which listens, and a server where its downlinks are posted.
+struct Webhook {
+    hub: MemoryUpstream,
+    _run: JoinSet<()>,
+}
+
+impl Webhook {
+    async fn start(downlinks: PostConfig) -> Self {
+        let hub = MemoryUpstream::new();
+        let mut config = TtsWebhookConfig::new("gateway", config());
+        config.downlinks = Some(downlinks);
+        let downstream = tts::http(config, site::everybody()).await.unwrap();
+        let address = downstream.local_addr().unwrap();
+        let run = site::run(&hub, downstream);
+        let body = tts_up(1).to_string();
+        assert_eq!(post(address, "/", TOKEN, body.as_bytes()).await, 204);
+        hub.wait_listening(&device(), Interest::COMMANDS).await;
+        Self { hub, _run: run }
+    }
+
+    /// Has a command posted, and gives what became of it.
+    async fn command(&self) -> Option<Disposition> {
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let message = CloudMessage::new(device(), &b"on"[..], deadline);
+        self.hub.send_message(message).await
+    }
+}
+
+fn device() -> DeviceId {
+    DeviceId::new("0102030405060708").unwrap()
+}
+
+#[tokio::test]
+async fn a_command_that_the_things_stack_refuses_is_given_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    for (status, expected) in [
+        (BUSY, Disposition::Abandon),
+        ("406 Not Acceptable", Disposition::Abandon),
+        ("404 Not Found", Disposition::Abandon),
+        ("403 Forbidden", Disposition::Reject),
+    ] {
+        let refuse = accept_request(&listener, status);
+        let (disposition, _) = tokio::join!(webhook.command(), refuse);
+        assert_eq!(disposition, Some(expected), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_for_many_downlinks_and_a_closed_one_costs_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    for _ in 0..2 {
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for _ in 0..3 {
+                take_request(&mut stream, BUSY).await.unwrap();
+            }
+        };
+        let commands = async {
+            for _ in 0..3 {
+                // One that is refused is given back at once.
+                assert_eq!(webhook.command().await, Some(Disposition::Abandon));
+            }
+        };
+        tokio::join!(server, commands);
+    }
+}
+
+/// Accepts one connection under TLS, takes a request on it, and gives its body.
+async fn take_under_tls(listener: &TcpListener, identity: &Identity) -> Option<Value> {
+    let key = identity.certified.signing_key.serialize_der();
+    let certificate = identity.certified.cert.der().clone();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key).into())
+        .unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await;
+    let (_, body) = take_request(&mut stream.ok()?, BUSY).await?;
+    Some(body)
+}
+
+#[tokio::test]
+async fn downlinks_are_posted_under_tls_to_a_server_whose_certificate_is_trusted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let identity = Identity::generate();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let mut downlinks = PostConfig::new(url, Secret::new("NNSXS.KEY"));
+    for (ca, is_trusted) in [(&identity, true), (&Identity::generate(), false)] {
+        downlinks.ca_file = Some(ca.certificate_file());
+        let webhook = Webhook::start(downlinks.clone()).await;
+        let server = take_under_tls(&listener, &identity);
+        let (disposition, body) = tokio::join!(webhook.command(), server);
+        assert_eq!(disposition, Some(Disposition::Abandon));
+        let payload = body.map(|body| body["downlinks"][0]["frm_payload"].clone());
+        assert_eq!(payload, is_trusted.then(|| "b24=".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_named() {
+    for url in [
+        "eu1.cloud.thethings.network",
+        "ftp://host",
+        "https://host/path",
+        "",
+    ] {
+        let mut config = TtsWebhookConfig::new("gateway", config());
+        config.downlinks = Some(PostConfig::new(url, Secret::new("NNSXS.KEY")));
+        let error = tts::http(config, site::everybody()).await.unwrap_err();
+        let expected = format!("`downlinks.url` is {url:?}; allowed: ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn a_token_that_can_be_guessed_is_refused() {
+    let error = HttpConfig::new(Secret::new("guess"))
+        .validate()
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`token` is too short; allowed: 16 bytes or more"
+    );
+    assert!(!format!("{:?}", config()).contains(TOKEN));
+}

@@ -1,0 +1,45 @@
+//! Stores that try the server's patience.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gateway_downstream_lorawan::proto::store::DeviceRecord;
+use gateway_downstream_lorawan::server::{Change, SessionStore, StoreError};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Tells when it is asked to store something, and does so, or fails, when it is let.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    asked: mpsc::Sender<()>,
+    open: Arc<Semaphore>,
+    fails: bool,
+}
+
+impl Gate {
+    pub(crate) fn new(fails: bool) -> (Self, mpsc::Receiver<()>, Arc<Semaphore>) {
+        let (sender, asked) = mpsc::channel(100);
+        let open = Arc::new(Semaphore::new(0));
+        let gate = Self {
+            asked: sender,
+            open: open.clone(),
+            fails,
+        };
+        (gate, asked, open)
+    }
+}
+
+#[async_trait]
+impl SessionStore for Gate {
+    async fn load(&self) -> Result<Vec<DeviceRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn save(&self, _: Vec<Change>) -> Result<(), StoreError> {
+        self.asked.send(()).await.ok();
+        if self.fails {
+            return Err(StoreError::database("the disk is full"));
+        }
+        let permit = self.open.acquire().await;
+        permit.map(drop).map_err(StoreError::database)
+    }
+}
