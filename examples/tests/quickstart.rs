@@ -68,14 +68,21 @@ fn nothing_is_lost_when_the_connections_to_the_hub_are_cut() {
 }
 
 /// Has a small fleet go another way, with every connection to the hub cut on it.
-fn loses_nothing_when_all_are_cut(way: [&str; 2], connections: u64) {
-    let fleet = ["--devices", "20", "--messages", "50", "--commands", "5"];
+fn loses_nothing_when_all_are_cut(way: [&str; 2], messages: u64, connections: u64) {
+    let fleet = [
+        "--devices",
+        "20",
+        "--messages",
+        &messages.to_string(),
+        "--commands",
+        "5",
+    ];
     let args = [&way[..], &fleet, &["--cut", "--json"]].concat();
     let (output, report) = quickstart(&args);
     assert!(output.status.success(), "{output:?}");
     for (key, expected) in [
         ("connections", connections),
-        ("accepted", 1000),
+        ("accepted", 20 * messages),
         ("lost", 0),
         ("out_of_order", 0),
         ("c2d_completed", 5),
@@ -87,12 +94,17 @@ fn loses_nothing_when_all_are_cut(way: [&str; 2], connections: u64) {
 
 #[test]
 fn over_mqtt_each_device_has_a_connection_and_nothing_is_lost_when_all_are_cut() {
-    loses_nothing_when_all_are_cut(["--upstream", "mqtt"], 20);
+    loses_nothing_when_all_are_cut(["--upstream", "mqtt"], 50, 20);
 }
 
 #[test]
 fn over_coap_the_same_holds_with_a_datagram_each_way() {
-    loses_nothing_when_all_are_cut(["--downstream", "coap"], 1);
+    loses_nothing_when_all_are_cut(["--downstream", "coap"], 50, 1);
+}
+
+#[test]
+fn over_the_air_each_frame_is_heard_by_three_and_the_same_holds_in_windows() {
+    loses_nothing_when_all_are_cut(["--downstream", "lorawan"], 6, 1);
 }
 
 #[test]

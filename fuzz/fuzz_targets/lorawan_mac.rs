@@ -62,14 +62,9 @@ fuzz_target!(|steps: Vec<(bool, u8, Vec<u8>)>| {
             true => signed(&bytes, before.next_f_cnt_up),
             false => bytes,
         };
-        let reception = Reception {
-            gateway: Eui64::new(2),
-            frequency: 868_100_000,
-            data_rate: data_rate % 16,
-            rssi: -60.0,
-            snr: f32::from(data_rate) - 128.0,
-            clock: ConcentratorClock::Forwarder(0),
-        };
+        let clock = ConcentratorClock::Forwarder(0);
+        let reception = Reception::new(Eui64::new(2), 868_100_000, data_rate % 16, clock)
+            .with_signal(-60.0, f32::from(data_rate) - 128.0);
         let heard = network.hear(&Collected::new(frame.into(), reception), Duration::MAX);
         let after = network.session(DEVICE).expect("a session").clone();
         match heard {

@@ -92,14 +92,8 @@ fn network(profile: DeviceProfile) -> Network {
 }
 
 fn hear(network: &mut Network, frame: Bytes) -> Result<Heard, Refusal> {
-    let reception = Reception {
-        gateway: Eui64::new(1),
-        frequency: 868_100_000,
-        data_rate: 5,
-        rssi: -60.0,
-        snr: 5.0,
-        clock: ConcentratorClock::Forwarder(0),
-    };
+    let clock = ConcentratorClock::Forwarder(0);
+    let reception = Reception::new(Eui64::new(1), 868_100_000, 5, clock).with_signal(-60.0, 5.0);
     let now = Duration::from_secs(1_577_836_800);
     network.hear(&Collected::new(frame, reception), now)
 }

@@ -32,5 +32,7 @@ pub(crate) use dialect::{Dialect, Publication};
 #[cfg(feature = "cloud")]
 pub use downstream::CloudDownstream;
 #[cfg(feature = "cloud")]
+pub use gateway_net::BindError;
+#[cfg(feature = "cloud")]
 pub(crate) use http::Request;
 pub use told::{DecodeError, Route, Told};

@@ -1,5 +1,6 @@
 //! Who a device is at the hub, and how it is treated.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -88,20 +89,34 @@ pub enum DeviceIdCase {
     Upper,
 }
 
-/// Takes every device, under its EUI, with one profile. Credentials decide whom the hub knows.
+impl DeviceIdCase {
+    /// Writes an EUI as a device id.
+    #[must_use]
+    pub fn write(self, dev_eui: DevEui) -> String {
+        match self {
+            Self::Lower => dev_eui.to_string(),
+            Self::Upper => dev_eui.to_string().to_ascii_uppercase(),
+        }
+    }
+}
+
+/// Takes every device: one that is listed as it says there, any other under its EUI with one profile
+/// for all. Credentials decide whom the hub knows.
 #[derive(Debug, Default)]
 pub struct EuiDirectory {
     profile: Arc<Profile>,
     case: DeviceIdCase,
+    listed: HashMap<DevEui, Device>,
+    names: HashMap<DeviceId, DevEui>,
 }
 
 impl EuiDirectory {
     /// Makes a directory with this profile for all.
     #[must_use]
-    pub fn new(profile: Profile) -> Self {
+    pub fn new(profile: impl Into<Arc<Profile>>) -> Self {
         Self {
-            profile: Arc::new(profile),
-            case: DeviceIdCase::default(),
+            profile: profile.into(),
+            ..Self::default()
         }
     }
 
@@ -112,22 +127,38 @@ impl EuiDirectory {
         self
     }
 
-    fn name(&self, dev_eui: DevEui) -> Option<DeviceId> {
-        let mut name = dev_eui.to_string();
-        if self.case == DeviceIdCase::Upper {
-            name.make_ascii_uppercase();
+    /// Lists a device, which has a name or a profile of its own. One that is listed before under the
+    /// same EUI, or the same name, is forgotten.
+    #[must_use]
+    pub fn with_device(mut self, dev_eui: DevEui, device: Device) -> Self {
+        if let Some(before) = self.names.insert(device.id.clone(), dev_eui) {
+            self.listed.remove(&before);
         }
-        DeviceId::new(name).ok()
+        if let Some(before) = self.listed.insert(dev_eui, device) {
+            self.names.remove(&before.id);
+        }
+        self
+    }
+
+    fn name(&self, dev_eui: DevEui) -> Option<DeviceId> {
+        DeviceId::new(self.case.write(dev_eui)).ok()
     }
 }
 
 impl Directory for EuiDirectory {
     fn device(&self, dev_eui: DevEui) -> Option<Device> {
-        Some(Device::new(self.name(dev_eui)?, self.profile.clone()))
+        let listed = self.listed.get(&dev_eui).cloned();
+        listed.or_else(|| Some(Device::new(self.name(dev_eui)?, self.profile.clone())))
     }
 
     fn dev_eui(&self, device: &DeviceId) -> Option<DevEui> {
+        if let Some(dev_eui) = self.names.get(device) {
+            return Some(*dev_eui);
+        }
         let dev_eui = device.as_str().parse().ok()?;
+        if self.listed.contains_key(&dev_eui) {
+            return None;
+        }
         // An EUI has several forms, and the hub knows the device under one.
         (self.name(dev_eui)? == *device).then_some(dev_eui)
     }
@@ -148,5 +179,23 @@ mod tests {
             let other = DeviceId::new(other).unwrap();
             assert_eq!(directory.dev_eui(&other), None);
         }
+    }
+
+    #[test]
+    fn a_listed_device_has_a_name_of_its_own_and_no_other() {
+        let (first, second) = (DevEui::new([1; 8]), DevEui::new([2; 8]));
+        let device = |name: &str| Device::new(DeviceId::new(name).unwrap(), Arc::default());
+        let directory = EuiDirectory::default()
+            .with_device(first, device("pump"))
+            .with_device(second, device("valve"));
+        assert_eq!(directory.device(first).unwrap().id.as_str(), "pump");
+        assert_eq!(directory.dev_eui(&device("valve").id), Some(second));
+        assert_eq!(directory.dev_eui(&device("0101010101010101").id), None);
+
+        let renamed = directory.with_device(first, device("valve"));
+        assert_eq!(renamed.dev_eui(&device("pump").id), None);
+        assert_eq!(renamed.dev_eui(&device("valve").id), Some(first));
+        let forgotten = renamed.device(second).unwrap().id;
+        assert_eq!(forgotten.as_str(), "0202020202020202");
     }
 }

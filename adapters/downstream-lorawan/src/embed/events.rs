@@ -53,7 +53,12 @@ impl NetworkEvents {
     ///
     /// A frame that is handed in again after [`Settlement::RetryLater`] has the same message id:
     /// its [deduplication id](Uplink::deduplication_id), or else DevEUI, DevAddr and counter. Set
-    /// its [window](Uplink::window) to zero then: that has passed.
+    /// its [window](Uplink::window) to zero then: that has passed. Handed in twice for another
+    /// reason, as by a broker that delivers at least once, it is two messages with one id, by which
+    /// whoever reads them at the hub knows that they are the same.
+    ///
+    /// To devices that want an acknowledgement it is a promise: give it after
+    /// [`Settlement::Accepted`], and not before.
     ///
     /// # Cancel safety
     /// Safe; the hub may or may not have the message. A command that was being given to the network

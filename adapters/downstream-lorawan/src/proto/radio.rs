@@ -75,6 +75,7 @@ impl fmt::Display for CodingRate {
 
 /// Is how one concentrator heard a frame.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Reception {
     /// The concentrator.
     pub gateway: Eui64,
@@ -88,6 +89,37 @@ pub struct Reception {
     pub snr: f32,
     /// The concentrator's clock at the frame's end: what a window is counted from.
     pub clock: ConcentratorClock,
+    /// Channel of the concentrator.
+    pub channel: Option<u8>,
+    /// Radio chain or antenna of the concentrator.
+    pub rf_chain: Option<u8>,
+    /// When it was heard, since the Unix epoch, by a concentrator that knows the time.
+    pub time: Option<Duration>,
+}
+
+impl Reception {
+    /// Makes one of which nothing is known but where, how and when on the concentrator's clock.
+    #[must_use]
+    pub fn new(gateway: Eui64, frequency: u32, data_rate: u8, clock: ConcentratorClock) -> Self {
+        Self {
+            gateway,
+            frequency,
+            data_rate,
+            rssi: 0.0,
+            snr: 0.0,
+            clock,
+            channel: None,
+            rf_chain: None,
+            time: None,
+        }
+    }
+
+    /// Sets the strength of the signal, dBm, and how far it is above the noise, dB.
+    #[must_use]
+    pub fn with_signal(mut self, rssi: f32, snr: f32) -> Self {
+        (self.rssi, self.snr) = (rssi, snr);
+        self
+    }
 }
 
 /// Is a reading of a concentrator's own clock, which only that concentrator understands.

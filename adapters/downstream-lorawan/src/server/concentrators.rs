@@ -11,10 +11,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::config::ConcentratorConfig;
+use super::losses::Losses;
 use crate::event::TransmitResult;
 use crate::proto::gwmp::TxRequest;
 use crate::proto::station::Downlink;
 use crate::proto::{ConcentratorClock, Eui64, Reception, Transmission};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What concentrators tell the server.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) enum Refused {
     Unlisted,
     #[error("the concentrator is to come from {0}, or the one there is to be silent first")]
     Source(IpAddr),
+    #[error("the concentrator says too much")]
+    Flood,
 }
 
 /// How a concentrator is reached.
@@ -54,16 +59,43 @@ struct Entry {
     /// Where it was heard last, and when.
     heard: Option<(IpAddr, Instant)>,
     way: Option<Way>,
+    share: Share,
+}
+
+/// What a concentrator has said of what it may say in a second.
+#[derive(Debug, Default)]
+struct Share {
+    since: Option<Instant>,
+    said: u32,
+    losses: Losses,
+}
+
+impl Share {
+    fn take(&mut self, gateway: Eui64, now: Instant, rate: u32) -> Result<(), Refused> {
+        if self.since.is_none_or(|since| now - since >= SECOND) {
+            (self.since, self.said) = (Some(now), 0);
+        }
+        if self.said < rate {
+            self.said += 1;
+            return Ok(());
+        }
+        if let Some(lost) = self.losses.count() {
+            tracing::warn!(%gateway, lost, "A concentrator says too much; the rest was dropped");
+        }
+        Err(Refused::Flood)
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Concentrators {
     pin_timeout: Duration,
+    /// What each may say in a second.
+    rate: u32,
     entries: Mutex<HashMap<Eui64, Entry>>,
 }
 
 impl Concentrators {
-    pub(super) fn new(listed: &[ConcentratorConfig], pin_timeout: Duration) -> Self {
+    pub(super) fn new(listed: &[ConcentratorConfig], pin_timeout: Duration, rate: u32) -> Self {
         let entry = |listed: &ConcentratorConfig| {
             let entry = Entry {
                 source: listed.source,
@@ -73,6 +105,7 @@ impl Concentrators {
         };
         Self {
             pin_timeout,
+            rate,
             entries: Mutex::new(listed.iter().map(entry).collect()),
         }
     }
@@ -82,7 +115,8 @@ impl Concentrators {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a concentrator in that is listed and comes from where it is to come from.
+    /// Lets a concentrator in that is listed, comes from where it is to come from, and does not say
+    /// too much.
     pub(super) fn admit(&self, gateway: Eui64, from: IpAddr) -> Result<(), Refused> {
         let from = from.to_canonical();
         let now = Instant::now();
@@ -97,7 +131,16 @@ impl Concentrators {
             tracing::info!(gateway = %gateway, address = %from, "Concentrator heard");
         }
         entry.heard = Some((from, now));
-        Ok(())
+        entry.share.take(gateway, now, self.rate)
+    }
+
+    /// Lets one more frame of a concentrator in, if it does not say too much.
+    pub(super) fn admit_frame(&self, gateway: Eui64) -> bool {
+        let mut entries = self.entries();
+        entries.get_mut(&gateway).is_some_and(|entry| {
+            let taken = entry.share.take(gateway, Instant::now(), self.rate);
+            taken.is_ok()
+        })
     }
 
     pub(super) fn is_listed(&self, gateway: Eui64) -> bool {
@@ -178,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_concentrator_stays_where_it_was_heard_first_until_it_is_silent() {
         let listed = [ConcentratorConfig::new(Eui64::new(1))];
-        let concentrators = Concentrators::new(&listed, TIMEOUT);
+        let concentrators = Concentrators::new(&listed, TIMEOUT, 10);
         let admit = |from| concentrators.admit(Eui64::new(1), from);
         assert_eq!(admit(ONE), Ok(()));
         assert_eq!(admit(TWO), Err(Refused::Source(ONE)));
@@ -191,11 +234,25 @@ mod tests {
         assert_eq!(admit(ONE), Err(Refused::Source(TWO)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_concentrator_that_says_too_much_is_not_heard_for_the_rest_of_a_second() {
+        let listed = [1, 2].map(|eui| ConcentratorConfig::new(Eui64::new(eui)));
+        let concentrators = Concentrators::new(&listed, TIMEOUT, 3);
+        let flood = Eui64::new(1);
+        assert_eq!(concentrators.admit(flood, ONE), Ok(()));
+        let frames = (0..5).filter(|_| concentrators.admit_frame(flood));
+        assert_eq!(frames.count(), 2);
+        assert_eq!(concentrators.admit(flood, ONE), Err(Refused::Flood));
+        assert_eq!(concentrators.admit(Eui64::new(2), ONE), Ok(()));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(concentrators.admit(flood, ONE), Ok(()));
+    }
+
     #[tokio::test]
     async fn an_unlisted_concentrator_and_one_that_comes_from_elsewhere_are_refused() {
         let mut listed = ConcentratorConfig::new(Eui64::new(1));
         listed.source = Some(ONE);
-        let concentrators = Concentrators::new(&[listed], TIMEOUT);
+        let concentrators = Concentrators::new(&[listed], TIMEOUT, 10);
         assert_eq!(
             concentrators.admit(Eui64::new(2), ONE),
             Err(Refused::Unlisted)

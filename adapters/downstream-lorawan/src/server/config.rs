@@ -1,6 +1,7 @@
 //! The settings of the network server.
 
 mod device;
+mod list;
 mod radio;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,7 @@ use crate::embed::{LorawanConfig, ProfileConfig};
 use crate::proto::mac::{NetworkConfig, Region, RegionName};
 
 pub use device::{AbpConfig, DeviceConfig, OtaaConfig};
+pub use list::{DeviceListError, parse_devices};
 pub use radio::{ConcentratorConfig, ForwarderConfig, StationConfig};
 
 /// Says how the network server runs: its region, its concentrators, its devices. Every field but
@@ -35,8 +37,9 @@ pub struct ServerConfig {
     pub timing: TimingConfig,
     /// Bounds of what is held.
     pub limits: LimitConfig,
-    /// The file that sessions and counters are kept in; it holds keys. Required, unless the
-    /// program brings a [`SessionStore`](super::SessionStore) of its own.
+    /// The file that sessions and counters are kept in; it holds keys. Without what was in it,
+    /// recorded frames of devices with a session of their own are taken again, and they do not hear
+    /// what comes under counters that they know. Required, unless the program brings a [`SessionStore`](super::SessionStore) of its own.
     pub store: Option<PathBuf>,
     /// Listens for Semtech's packet forwarders. Default: it does not.
     pub forwarders: Option<ForwarderConfig>,
@@ -103,7 +106,12 @@ pub struct LimitConfig {
     /// Frames that wait for copies of themselves, or are remembered for late ones. Default 10,000:
     /// what some hundred concentrators hear at their busiest within two seconds.
     pub frames: usize,
-    /// Uplinks that wait for the hub; further ones are lost. Default 10,000, some 10 MB.
+    /// What one concentrator may say in a second, datagrams or messages and the frames in them;
+    /// what is more is dropped, so that it does not drown the others. Default 1,000: eight channels
+    /// at the fastest data rate carry some 200 frames.
+    pub rate: u32,
+    /// Uplinks that wait for the hub; new ones beyond are lost and counted, and not acknowledged,
+    /// so that a device that wants to be heard says them again. Default 10,000, some 10 MB.
     pub uplinks: usize,
     /// Messages of concentrators and downlinks that wait for the server, which stores what came
     /// before. Default 8,192 of each, some 2 MB.
@@ -114,6 +122,7 @@ impl Default for LimitConfig {
     fn default() -> Self {
         Self {
             frames: 10_000,
+            rate: 1000,
             uplinks: 10_000,
             queue: 8192,
         }
@@ -142,9 +151,11 @@ impl ServerConfig {
             .map_err(|error| error.within("timing"))?;
         let LimitConfig {
             frames,
+            rate,
             uplinks,
             queue,
         } = self.limits;
+        ConfigError::check_range("limits.rate", rate, 1, 1_000_000)?;
         for (key, value) in [
             ("limits.frames", frames),
             ("limits.uplinks", uplinks),

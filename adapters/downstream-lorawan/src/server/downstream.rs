@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use gateway_core::{
-    ConfigError, Delivered, Downlink, Downstream, DownstreamError, ErrorKind, ServeContext,
-};
+use gateway_core::{ConfigError, Delivered, Downlink, Downstream, DownstreamError, ServeContext};
 use gateway_net::Listener;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
@@ -92,6 +90,7 @@ impl LorawanServerBuilder {
         let concentrators = Arc::new(Concentrators::new(
             &config.concentrators,
             config.timing.pin_timeout,
+            config.limits.rate,
         ));
         let mut addresses = [None, None];
         let forwarders = match &config.forwarders {

@@ -12,7 +12,7 @@ use super::concentrators::{Concentrators, Radio};
 use super::losses::Losses;
 use crate::event::{TransmitError, TransmitResult};
 use crate::proto::Eui64;
-use crate::proto::gwmp::{Body, CrcStatus, Datagram, PushData, TxOutcome};
+use crate::proto::gwmp::{Body, CrcStatus, Datagram, DatagramError, PushData, TxOutcome};
 use crate::proto::mac::Region;
 
 /// A datagram's greatest length.
@@ -46,18 +46,18 @@ impl Forwarders {
     }
 
     async fn receive(&mut self, bytes: &[u8], from: SocketAddr) {
-        let datagram = match Datagram::decode(bytes) {
-            Ok(datagram) => datagram,
-            Err(error) => {
-                tracing::debug!(%from, error = %error, "Datagram dropped");
-                return;
-            }
+        let dropped =
+            |error: &DatagramError| tracing::debug!(%from, error = %error, "Datagram dropped");
+        let Ok(gateway) = Datagram::sender(bytes).inspect_err(dropped) else {
+            return;
         };
-        let gateway = datagram.gateway;
         if let Err(error) = self.concentrators.admit(gateway, from.ip()) {
             tracing::debug!(gateway = %gateway, %from, error = %error, "Datagram refused");
             return;
         }
+        let Ok(datagram) = Datagram::decode(bytes).inspect_err(dropped) else {
+            return;
+        };
         if let Some(answer) = datagram.acknowledgement() {
             // One that is lost is asked for again.
             self.socket.send_to(&answer, from).await.ok();
@@ -78,7 +78,7 @@ impl Forwarders {
             tracing::debug!(gateway = %gateway, error = %odd, "Part of a datagram dropped");
         }
         for packet in data.packets {
-            if packet.crc == CrcStatus::Bad {
+            if packet.crc == CrcStatus::Bad || !self.concentrators.admit_frame(gateway) {
                 continue;
             }
             match packet.reception(gateway, &self.region) {

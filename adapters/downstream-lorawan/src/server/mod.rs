@@ -5,6 +5,12 @@
 //! best. What must outlive a restart is [stored](SessionStore) before it is acted upon. Towards the
 //! hub it is a downstream like the [embedding API](crate::embed), by which it is made.
 //!
+//! A confirmed uplink is acknowledged on air when the hub has it, and not before. A device that
+//! gets no acknowledgement says it again; what was lost meanwhile, even by a restart, goes to the
+//! hub then, under the same message id. Nobody says an unconfirmed uplink again: it waits in memory
+//! for a hub that is away, and is lost if the gateway is killed, or if as many as
+//! [may](LimitConfig::uplinks) wait already.
+//!
 //! LoRaWAN 1.0.x, classes A and C. A concentrator must be listed, and stays pinned to the address
 //! that it was heard from. The packet forwarders' protocol has no authentication: let nobody else
 //! send to its port.
@@ -50,8 +56,8 @@ mod store;
 mod teller;
 
 pub use config::{
-    AbpConfig, ConcentratorConfig, DeviceConfig, ForwarderConfig, LimitConfig, OtaaConfig,
-    ServerConfig, StationConfig, TimingConfig,
+    AbpConfig, ConcentratorConfig, DeviceConfig, DeviceListError, ForwarderConfig, LimitConfig,
+    OtaaConfig, ServerConfig, StationConfig, TimingConfig, parse_devices,
 };
 pub use downstream::{LorawanServer, LorawanServerBuilder};
 pub use error::BindError;

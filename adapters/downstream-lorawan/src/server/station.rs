@@ -170,7 +170,11 @@ impl Stations {
                 Ok(Some(frame)) => frame?,
             };
             (asked, quiet_until) = (0, Instant::now() + quarter);
-            self.concentrators.admit(station, from.ip())?;
+            match self.concentrators.admit(station, from.ip()) {
+                // What it says is lost, and its connection is none the worse.
+                Err(Refused::Flood) => continue,
+                admitted => admitted?,
+            }
             let Frame::Text(text) = frame else { continue };
             let answer = match Message::decode(&text) {
                 Ok(message) => self.receive(station, message).await,

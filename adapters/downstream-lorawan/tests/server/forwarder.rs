@@ -74,11 +74,20 @@ impl Forwarder {
 
     /// Hands on a frame as heard, without waiting for the acknowledgement.
     pub(crate) async fn push(&self, frame: &[u8], snr: f32) {
-        let data = json!({"rxpk": [{
+        self.push_as(frame, json!({"lsnr": snr})).await;
+    }
+
+    /// Hands on a frame as heard, with these fields beside the usual ones or in their place.
+    pub(crate) async fn push_as(&self, frame: &[u8], fields: Value) {
+        let mut heard = json!({
             "tmst": 1_000_000, "freq": 868.1, "chan": 0, "rfch": 0, "stat": 1, "modu": "LORA",
-            "datr": "SF7BW125", "codr": "4/5", "rssi": -60, "lsnr": snr, "size": frame.len(),
+            "datr": "SF7BW125", "codr": "4/5", "rssi": -60, "size": frame.len(),
             "data": STANDARD.encode(frame),
-        }]});
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            heard[name] = value.clone();
+        }
+        let data = json!({"rxpk": [heard]});
         self.send(0, [0, 2], &data.to_string()).await;
     }
 

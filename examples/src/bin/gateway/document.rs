@@ -106,6 +106,17 @@ impl<'t> Document<'t> {
         self.mistakes.iter().any(|mistake| mistake.key == key)
     }
 
+    fn is_noted_within(&self, section: &str) -> bool {
+        let below = |mistake: &Mistake| {
+            mistake
+                .key
+                .strip_prefix(section)?
+                .strip_prefix('.')
+                .map(drop)
+        };
+        self.mistakes.iter().any(|mistake| below(mistake).is_some())
+    }
+
     /// Takes out a value and reads it; `None` if it is not there, or wrong, which is noted.
     pub(crate) fn take<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let value = remove(self.rest.get_mut(), key)?;
@@ -147,6 +158,10 @@ impl<'t> Document<'t> {
             };
             let key = format!("{section}.{}", error.key);
             let key = key.trim_end_matches('.');
+            if error.is_missing && self.is_noted_within(key) {
+                // It was there, but wrong, which is told.
+                return None;
+            }
             let is_new = !self.is_noted(key);
             self.note(key, error.problem);
             let mended = match is_new {
@@ -164,18 +179,20 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// Notes what is left in a table, or at the root, beside the names that are allowed there.
-    pub(crate) fn leave(&mut self, key: &str, allowed: &[&str]) {
+    /// The names in what is left of a table, or of the root.
+    pub(crate) fn names(&self, key: &str) -> Vec<String> {
         let table = match key {
             "" => Some(self.rest.get_ref()),
             key => find(self.rest.get_ref(), key).and_then(|value| value.get_ref().as_table()),
         };
-        let names: Vec<String> = table
-            .into_iter()
-            .flat_map(|table| table.keys())
-            .map(|name| name.get_ref().to_string())
-            .filter(|name| !allowed.contains(&&**name))
-            .collect();
+        let names = table.into_iter().flat_map(|table| table.keys());
+        names.map(|name| name.get_ref().to_string()).collect()
+    }
+
+    /// Notes what is left in a table, or at the root, beside the names that are allowed there.
+    pub(crate) fn leave(&mut self, key: &str, allowed: &[&str]) {
+        let mut names = self.names(key);
+        names.retain(|name| !allowed.contains(&&**name));
         for name in names {
             let key = if key.is_empty() {
                 name

@@ -2,6 +2,7 @@
 
 mod devices;
 mod hub;
+mod lorawan;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::credentials::{Credentials, CredentialsConfig};
 use crate::document::{Document, Mistake};
-use crate::secret::Surroundings;
+use crate::secret::{SecretSource, Surroundings};
 pub(crate) use devices::Devices;
 pub(crate) use hub::{Hub, HubSection};
 
@@ -94,6 +95,25 @@ fn resolve(document: &mut Document<'_>, directory: &Path, key: &str, path: Optio
             key,
             format!("names {}, which cannot be read: {error}", path.display()),
         );
+    }
+}
+
+/// Reads the secret that a key names, if it is there; what is wrong is noted.
+fn secret<T>(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    key: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let source = document.take::<SecretSource>(key)?;
+    let read = source.read(around).and_then(|text| parse(&text));
+    read.map_err(|problem| document.note(key, problem)).ok()
+}
+
+/// Puts the secret that a key names in the key's place; what is wrong is noted.
+fn reveal(document: &mut Document<'_>, around: &Surroundings<'_>, key: &str) {
+    if let Some(text) = secret(document, around, key, |text| Ok(text.to_owned())) {
+        document.set(key, &text);
     }
 }
 

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 /// Runs a simulated hub, a gateway and a fleet of devices, and checks what arrived.
 ///
-/// Devices speak JSON lines over TCP, or CoAP over UDP, to the gateway, a process of its own, which carries them all
-/// with TLS to the hub: over few AMQP connections, or one MQTT connection each. Everything is on
-/// this machine. The run ends by
-/// itself; its exit code is 0 if the hub has every message that was acknowledged to a device and
-/// everything was answered.
+/// Devices speak JSON lines over TCP, CoAP over UDP, or LoRaWAN over simulated concentrators, to the
+/// gateway, a process of its own, which carries them all with TLS to the hub: over few AMQP
+/// connections, or one MQTT connection each. Everything is on this machine. The run ends by itself;
+/// its exit code is 0 if the hub has every message that was acknowledged to a device and everything
+/// was answered.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "quickstart", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -64,6 +64,10 @@ pub(crate) enum Downstream {
     Tcp,
     /// Confirmable messages over UDP, a port for each device, which observes its commands.
     Coap,
+    /// Class A in EU868: every frame is heard by three packet forwarders. A LoRaWAN network asks for
+    /// no frame again, so devices send confirmed ones, each until it is acknowledged in a receive
+    /// window, a second after it: a message takes that long. Commands are confirmed, too.
+    Lorawan,
 }
 
 /// What the program runs as, if not as the whole.
@@ -89,10 +93,15 @@ impl Args {
             0 => 1000,
             rate => rate.min(1000),
         };
+        // A join and each message wait for their windows, and now and then for another try.
+        let windows = match self.downstream {
+            Downstream::Lorawan => 60 + 3 * u64::from(self.messages),
+            Downstream::Tcp | Downstream::Coap => 0,
+        };
         match self.timeout {
             Some(seconds) => Duration::from_secs(seconds),
             None => {
-                Duration::from_secs(60 + self.total() / u64::from(rate))
+                Duration::from_secs(60 + windows + self.total() / u64::from(rate))
                     + Duration::from_millis(20) * self.devices
             }
         }

@@ -8,13 +8,15 @@ use hub_simulator::{C2d, C2dOutcome, HubSimulator, MethodError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::args::Downstream;
 use crate::plan::{Plan, device_id};
 use crate::progress::Progress;
 
 /// Commands on their way at a time.
 const UNDER_WAY: usize = 64;
-/// How long a device may take to answer a method.
+/// How long a device may take to answer a method, and one that hears only after it spoke.
 const METHOD_PATIENCE: Duration = Duration::from_secs(10);
+const SLEEPER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends every command at its moment and waits until each has its answer, or has none.
 pub(crate) async fn send_all(
@@ -22,6 +24,7 @@ pub(crate) async fn send_all(
     hub: &Arc<HubSimulator>,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<()> {
+    let sleeps = plan.downstream == Downstream::Lorawan;
     let mut under_way = JoinSet::new();
     for nth in 0..plan.commands {
         progress.settled(plan.moment(nth)).await;
@@ -33,7 +36,11 @@ pub(crate) async fn send_all(
         let command = Command {
             nth,
             device: device_id(plan.target(nth)),
-            is_called_again: plan.cut,
+            is_called_again: plan.cut || sleeps,
+            patience: match sleeps {
+                true => SLEEPER_PATIENCE,
+                false => METHOD_PATIENCE,
+            },
             hub: hub.clone(),
             progress: progress.clone(),
         };
@@ -50,8 +57,9 @@ struct Command {
     nth: u32,
     device: String,
     /// Whether a method without an answer is called again, as back ends do: it may have been on
-    /// its way when the connections were cut.
+    /// its way when the connections were cut, or its device has not heard it in time.
     is_called_again: bool,
+    patience: Duration,
     hub: Arc<HubSimulator>,
     progress: Arc<Progress>,
 }
@@ -94,7 +102,7 @@ impl Command {
         self.hub.wait_methods(&self.device).await;
         let call = self
             .hub
-            .call_method(&self.device, "blink", r#"{"times":3}"#, METHOD_PATIENCE);
+            .call_method(&self.device, "blink", r#"{"times":3}"#, self.patience);
         match call.await {
             Ok(answer) if answer.status == 200 => Ok(()),
             Ok(answer) => Err(format!("a method was answered with {}", answer.status)),

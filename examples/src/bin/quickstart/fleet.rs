@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::device::Device;
+use crate::device::lorawan::Air;
 use crate::plan::Plan;
 use crate::progress::{Counter, Progress};
 use crate::verdict::Told;
@@ -24,6 +25,8 @@ pub(crate) struct Fleet {
     pub(crate) gateway: SocketAddr,
     pub(crate) secret: String,
     pub(crate) progress: Arc<Progress>,
+    /// What LoRaWAN devices speak over.
+    pub(crate) air: Option<Air>,
     /// Who connects takes a place, and gives it back when it leaves.
     pub(crate) places: Semaphore,
     pub(crate) door: Semaphore,
@@ -40,6 +43,7 @@ impl Fleet {
         gateway: SocketAddr,
         secret: String,
         progress: Arc<Progress>,
+        air: Option<Air>,
     ) -> Self {
         Self {
             places: Semaphore::new(plan.places as usize),
@@ -47,6 +51,7 @@ impl Fleet {
             gateway,
             secret,
             progress,
+            air,
             door: Semaphore::new(KNOCKING),
             go: CancellationToken::new(),
             started: OnceLock::new(),

@@ -1,7 +1,10 @@
 //! The gateway: what an integrator would write, here in a process of its own.
 
+mod lorawan;
+
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +14,7 @@ use gateway_core::credential::{GroupKey, GroupKeyCredentials};
 use gateway_core::governor::Rate;
 use gateway_core::{DeviceId, ErrorKind, Gateway, GatewayConfig};
 use gateway_downstream_coap::{Claim, CoapConfig, CoapDownstream};
+use gateway_downstream_lorawan::server::LorawanServer;
 use gateway_downstream_tcp::proto::{Peer, Refusal};
 use gateway_downstream_tcp::{Authenticator, TcpConfig, TcpDownstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
@@ -65,7 +69,9 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
     };
     let setup: Setup = serde_json::from_str(&line).context("the setup is not what it should be")?;
 
-    let (downstream, address) = listen(&setup).await?;
+    // For what a network server must not forget.
+    let folder = tempfile::tempdir()?;
+    let (downstream, address) = listen(&setup, folder.path()).await?;
     let (hub, port) = (setup.hub.ip().to_string(), setup.hub.port());
     let upstream: Arc<dyn gateway_core::Upstream> = match setup.upstream {
         Upstream::Amqp => {
@@ -112,7 +118,10 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
 }
 
 /// Opens the gateway to the devices, and says where.
-async fn listen(setup: &Setup) -> anyhow::Result<(Arc<dyn gateway_core::Downstream>, SocketAddr)> {
+async fn listen(
+    setup: &Setup,
+    folder: &Path,
+) -> anyhow::Result<(Arc<dyn gateway_core::Downstream>, SocketAddr)> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let secret = setup.secret.clone();
     Ok(match setup.downstream {
@@ -138,6 +147,14 @@ async fn listen(setup: &Setup) -> anyhow::Result<(Arc<dyn gateway_core::Downstre
             let coap = coap.bind().await?;
             let address = coap.udp_addr().context("no address")?;
             (Arc::new(coap), address)
+        }
+        Downstream::Lorawan => {
+            let config = lorawan::config(setup, address, folder)?;
+            let codec = lorawan::codec(setup).await?;
+            let server = LorawanServer::builder(config).with_codec(lorawan::PROFILE, codec);
+            let server = server.bind().await?;
+            let address = server.forwarder_address().context("no address")?;
+            (Arc::new(server), address)
         }
     })
 }

@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use crate::args::{Args, Downstream, Upstream};
+use crate::device::lorawan::concentrators;
 
 /// Files that the process needs beside a device's: pipes, the runtime's, and some to spare.
 const OTHER_FILES: u64 = 48;
@@ -39,13 +40,20 @@ impl Plan {
     /// Fits what was asked for into the number of files that this process, and the gateway as
     /// well, may have open.
     pub(crate) fn new(args: &Args, file_limit: Option<u64>) -> anyhow::Result<Self> {
+        // Over the air a device needs no file; there is one for a hundred of them.
+        let (air, own) = match args.downstream {
+            Downstream::Tcp | Downstream::Coap => (0, 1),
+            Downstream::Lorawan => (concentrators(args.devices).count() as u32, 0),
+        };
         let (shared, each) = match args.upstream {
-            Upstream::Amqp => (args.devices.div_ceil(DEVICES_PER_CONNECTION), 1),
-            Upstream::Mqtt => (0, 2),
+            Upstream::Amqp => (air + args.devices.div_ceil(DEVICES_PER_CONNECTION), own),
+            Upstream::Mqtt => (air, own + 1),
         };
         let other = OTHER_FILES + u64::from(shared);
         let files = file_limit.map_or(u64::from(u32::MAX), |limit| limit.saturating_sub(other));
-        let files = files / each;
+        let files = files
+            .checked_div(each)
+            .unwrap_or(files.min(1) * u64::from(u32::MAX));
         if files == 0 {
             bail!(
                 "this process may have {} files open, but {other} are needed before the first \
@@ -96,7 +104,7 @@ impl Plan {
 
     /// Whether devices make themselves known before they send: over CoAP they do if they listen.
     pub(crate) fn greets(&self) -> bool {
-        self.downstream == Downstream::Tcp || self.listens()
+        self.downstream != Downstream::Coap || self.listens()
     }
 
     /// The devices that get commands.

@@ -1,23 +1,27 @@
 //! A whole run: brings everything up, lets the fleet work, compares, takes everything down.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use gateway_core::MessageId;
-use hub_simulator::{HubSimulator, Limits, RecordMode};
+use hub_simulator::{Accepted, HubSimulator, Limits, RecordMode};
+use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::args::{Args, Upstream};
+use crate::args::{Args, Downstream, Upstream};
 use crate::commands;
+use crate::device::lorawan::Air;
 use crate::fleet::Fleet;
 use crate::gateway::Setup;
 use crate::plan::{Plan, device_id};
 use crate::process::{GatewayProcess, Meter};
 use crate::progress::Progress;
 use crate::report::{Report, rounded};
-use crate::verdict::compare;
+use crate::verdict::{compare, message_id};
 use crate::view::View;
 
 /// Runs once. The list names what is not as it should be: an empty one is success.
@@ -41,7 +45,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     let hub = HubSimulator::builder()
         .with_limits(limits)
         .with_auto_register(true)
-        .with_record(RecordMode::Compact)
+        .with_record(match plan.downstream {
+            // Its messages have no names of the device's: what they say tells them apart.
+            Downstream::Lorawan => RecordMode::Full,
+            Downstream::Tcp | Downstream::Coap => RecordMode::Compact,
+        })
         .start()
         .await
         .context("the hub simulator cannot start")?;
@@ -62,11 +70,19 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     };
     let mut gateway = GatewayProcess::start(&setup).await?;
     let progress = Arc::new(Progress::new(&plan)?);
+    let mut concentrators = JoinSet::new();
+    let air = match plan.downstream {
+        Downstream::Lorawan => {
+            Some(Air::open(plan.devices, gateway.address(), &mut concentrators).await?)
+        }
+        Downstream::Tcp | Downstream::Coap => None,
+    };
     let fleet = Arc::new(Fleet::new(
         plan,
         gateway.address(),
         secret,
         progress.clone(),
+        air,
     ));
     let devices = fleet.launch();
 
@@ -92,9 +108,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
     }
 
     let recorded = hub.record().take();
-    let messages = recorded
+    let messages: Vec<_> = recorded
         .iter()
-        .map(|message| (&*message.device_id, message.message_id.as_deref()));
+        .map(|message| (&*message.device_id, name(fleet.plan.downstream, message)))
+        .collect();
+    let messages = messages
+        .iter()
+        .map(|(device, name)| (*device, name.as_deref()));
     let verdict = compare(&told, fleet.plan.messages, messages);
     let cpu = work
         .cpu
@@ -124,6 +144,18 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<(Report, Vec<String>)> {
         verdict.foreign,
     ));
     Ok((report, faults))
+}
+
+/// The name that a message's device knows it by.
+fn name(downstream: Downstream, message: &Accepted) -> Option<Cow<'_, str>> {
+    match downstream {
+        Downstream::Tcp | Downstream::Coap => message.message_id.as_deref().map(Cow::from),
+        Downstream::Lorawan => {
+            let body: Value = serde_json::from_slice(&message.body).ok()?;
+            let count = body["object"]["count"].as_u64()?.try_into().ok()?;
+            Some(message_id(&message.device_id, count).into())
+        }
+    }
 }
 
 /// Is the part of a run that is measured.

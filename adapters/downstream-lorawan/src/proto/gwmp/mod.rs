@@ -93,12 +93,17 @@ pub enum DatagramError {
 }
 
 impl Datagram {
-    /// Reads a datagram.
+    /// Reads which concentrator a datagram claims to come from, and no more: whoever must not speak
+    /// costs nothing else.
     ///
     /// # Errors
-    /// [`DatagramError`] if it is not of this protocol. JSON that cannot be read is no error, so
-    /// that what says so is acknowledged and not sent again: see [`PushData::odd`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, DatagramError> {
+    /// [`DatagramError`] if it is not of this protocol.
+    pub fn sender(bytes: &[u8]) -> Result<Eui64, DatagramError> {
+        Ok(Self::header(bytes)?.1)
+    }
+
+    /// Reads token and kind, the concentrator, and what else there is.
+    fn header(bytes: &[u8]) -> Result<([u8; 3], Eui64, &[u8]), DatagramError> {
         if let Some(&version) = bytes.first().filter(|version| **version != VERSION) {
             return Err(DatagramError::Version(version));
         }
@@ -106,9 +111,19 @@ impl Datagram {
         else {
             return Err(DatagramError::TooShort);
         };
+        Ok(([high, low, kind], Eui64::from_be_bytes(*eui), json))
+    }
+
+    /// Reads a datagram.
+    ///
+    /// # Errors
+    /// [`DatagramError`] if it is not of this protocol. JSON that cannot be read is no error, so
+    /// that what says so is acknowledged and not sent again: see [`PushData::odd`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DatagramError> {
+        let ([high, low, kind], gateway, json) = Self::header(bytes)?;
         Ok(Self {
             token: [high, low],
-            gateway: Eui64::from_be_bytes(*eui),
+            gateway,
             body: match kind {
                 PUSH_DATA => Body::PushData(PushData::decode(json)),
                 PULL_DATA => Body::PullData,

@@ -1,11 +1,13 @@
 //! A frame that was heard.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::super::Eui64;
-use super::super::mac::Region;
+use super::super::mac::{Region, unix_time};
 use super::super::radio::{CodingRate, ConcentratorClock, MAX_FRAME, Modulation, Reception};
 use super::base64;
 
@@ -66,13 +68,22 @@ impl Packet {
     /// was told.
     #[must_use]
     pub fn reception(&self, gateway: Eui64, region: &Region) -> Option<Reception> {
-        Some(Reception {
-            gateway,
-            frequency: self.frequency,
-            data_rate: region.data_rate(&self.modulation)?,
-            rssi: self.rssi.unwrap_or_default(),
-            snr: self.snr.unwrap_or_default(),
-            clock: ConcentratorClock::Forwarder(self.timestamp?),
+        let data_rate = region.data_rate(&self.modulation)?;
+        let clock = ConcentratorClock::Forwarder(self.timestamp?);
+        let reception = Reception::new(gateway, self.frequency, data_rate, clock);
+        let (rssi, snr) = (self.rssi.unwrap_or_default(), self.snr.unwrap_or_default());
+        let mut reception = reception.with_signal(rssi, snr);
+        (reception.channel, reception.rf_chain) = (self.channel, self.rf_chain);
+        reception.time = self.since_unix();
+        Some(reception)
+    }
+
+    /// Returns when it was heard, since the Unix epoch; GPS is the better clock.
+    fn since_unix(&self) -> Option<Duration> {
+        let gps = self.gps_time.map(Duration::from_millis).map(unix_time);
+        gps.or_else(|| {
+            let time = humantime::parse_rfc3339(self.time.as_deref()?).ok()?;
+            time.duration_since(SystemTime::UNIX_EPOCH).ok()
         })
     }
 }

@@ -86,3 +86,11 @@ pub fn gps_time(since_unix: Duration) -> Duration {
         .saturating_add(LEAP_SECONDS)
         .saturating_sub(GPS_EPOCH)
 }
+
+/// Returns the time since the Unix epoch of a time since the GPS epoch.
+#[must_use]
+pub fn unix_time(since_gps_epoch: Duration) -> Duration {
+    since_gps_epoch
+        .saturating_add(GPS_EPOCH)
+        .saturating_sub(LEAP_SECONDS)
+}

@@ -1,11 +1,14 @@
 //! What a station says of itself and of the air.
 
+use std::time::Duration;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::super::Eui64;
 use super::super::id::hex;
+use super::super::mac::unix_time;
 use super::super::radio::{ConcentratorClock, MAX_FRAME, Reception};
 
 /// Is what a station says of itself when it has come.
@@ -53,17 +56,16 @@ impl Uplink {
     /// Returns how it was heard.
     #[must_use]
     pub fn reception(&self, gateway: Eui64) -> Reception {
-        Reception {
-            gateway,
-            frequency: self.frequency,
-            data_rate: self.data_rate,
-            rssi: self.rssi,
-            snr: self.snr,
-            clock: ConcentratorClock::Station {
-                xtime: self.xtime,
-                rctx: self.rctx,
-            },
-        }
+        let clock = ConcentratorClock::Station {
+            xtime: self.xtime,
+            rctx: self.rctx,
+        };
+        let mut reception = Reception::new(gateway, self.frequency, self.data_rate, clock)
+            .with_signal(self.rssi, self.snr);
+        reception.rf_chain = u8::try_from(self.rctx).ok();
+        let since_gps_epoch = self.gps_time.and_then(|time| u64::try_from(time).ok());
+        reception.time = since_gps_epoch.map(Duration::from_micros).map(unix_time);
+        reception
     }
 }
 

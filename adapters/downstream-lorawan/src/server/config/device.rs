@@ -115,7 +115,7 @@ impl DeviceConfig {
         }
     }
 
-    fn new(dev_eui: DevEui) -> Self {
+    pub(super) fn new(dev_eui: DevEui) -> Self {
         Self {
             dev_eui,
             id: None,

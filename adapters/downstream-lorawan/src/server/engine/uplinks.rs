@@ -9,7 +9,7 @@ use super::timers::Timer;
 use super::{Effect, Engine, Scope};
 use crate::event::{self, Battery, DevEui, DeviceAck, Event, Status};
 use crate::proto::mac::{self, Collected, Delivery, DeviceStatus, Heard};
-use crate::proto::{ConcentratorClock, Reception};
+use crate::proto::{Modulation, Reception};
 
 /// How long storing a counter may take.
 const STORING: Duration = Duration::from_millis(100);
@@ -40,10 +40,14 @@ impl Engine {
     pub(super) fn heard(&mut self, mut collected: Collected, heard_at: Instant) {
         self.prefer_reachable(&mut collected);
         let collected = &collected;
-        let since_unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let received_at = SystemTime::now() - heard_at.elapsed();
+        let since_unix = received_at.duration_since(SystemTime::UNIX_EPOCH);
         match self.network.hear(collected, since_unix.unwrap_or_default()) {
             Ok(Heard::Join(join)) => self.joined(join, heard_at),
-            Ok(Heard::Uplink(uplink)) => self.uplink(uplink, collected, heard_at),
+            Ok(Heard::Uplink(uplink)) => {
+                let event = self.describe(&uplink, collected, received_at);
+                self.uplink(uplink, event, heard_at);
+            }
             Ok(Heard::Repeat(repeat)) => {
                 let dev_eui = repeat.dev_eui;
                 self.changed(dev_eui, Scope::Session);
@@ -83,7 +87,7 @@ impl Engine {
         self.effects.push(Effect::Tell(Told::Report(event)));
     }
 
-    fn uplink(&mut self, uplink: mac::Uplink, collected: &Collected, heard_at: Instant) {
+    fn uplink(&mut self, uplink: mac::Uplink, event: event::Uplink, heard_at: Instant) {
         let dev_eui = uplink.dev_eui;
         let scope = match uplink.first {
             true => Scope::Device,
@@ -96,7 +100,7 @@ impl Engine {
         let status = uplink.status.map(|status| status_event(dev_eui, status));
         self.effects.push(Effect::Tell(Told::Uplink {
             before,
-            uplink: Box::new(self.describe(uplink, collected)),
+            uplink: Box::new(event),
             closes,
         }));
         if let Some(status) = status {
@@ -160,9 +164,16 @@ impl Engine {
     }
 
     /// Makes an event of an uplink.
-    fn describe(&self, uplink: mac::Uplink, collected: &Collected) -> event::Uplink {
+    fn describe(
+        &self,
+        uplink: &mac::Uplink,
+        collected: &Collected,
+        received_at: SystemTime,
+    ) -> event::Uplink {
         let best = &collected.best;
-        let mut event = event::Uplink::new(uplink.dev_eui, uplink.counter, 1, uplink.payload);
+        let mut event =
+            event::Uplink::new(uplink.dev_eui, uplink.counter, 1, uplink.payload.clone());
+        event.received_at = received_at;
         event.port = uplink.port;
         event.dev_addr = Some(uplink.dev_addr);
         event.confirmed = uplink.confirmed;
@@ -171,7 +182,8 @@ impl Engine {
         event.frequency = Some(best.frequency);
         event.modulation = self.network.region().modulation(best.data_rate);
         let all = std::iter::once(best).chain(&collected.others);
-        event.receptions = all.map(reception).collect();
+        let is_lora = matches!(event.modulation, Some(Modulation::Lora { .. }));
+        event.receptions = all.map(|heard| reception(heard, is_lora)).collect();
         event
     }
 
@@ -188,15 +200,16 @@ impl Engine {
     }
 }
 
-fn reception(heard: &Reception) -> event::Reception {
+fn reception(heard: &Reception, is_lora: bool) -> event::Reception {
     let mut reception = event::Reception::new(
         heard.gateway.to_string(),
         heard.rssi.round() as i16,
-        Some(heard.snr),
+        is_lora.then_some(heard.snr),
     );
-    if let ConcentratorClock::Station { rctx, .. } = heard.clock {
-        reception.rf_chain = u32::try_from(rctx).ok();
-    }
+    reception.channel = heard.channel.map(Into::into);
+    reception.rf_chain = heard.rf_chain.map(Into::into);
+    let time = heard.time;
+    reception.time = time.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time));
     reception
 }
 

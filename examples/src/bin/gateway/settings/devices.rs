@@ -8,6 +8,7 @@ use gateway_downstream_coap::{CoapConfig, CoapDownstream};
 use gateway_downstream_tcp::{TcpConfig, TcpDownstream};
 use serde::de::IgnoredAny;
 
+use super::lorawan::{self, LORAWAN, Lorawan};
 use super::resolve;
 use crate::document::Document;
 use crate::secret::Surroundings;
@@ -20,6 +21,7 @@ const COAP: &str = "downstream.coap";
 pub(crate) struct Devices {
     pub(crate) tcp: Option<TcpConfig>,
     pub(crate) coap: Option<CoapConfig>,
+    pub(crate) lorawan: Option<Lorawan>,
 }
 
 impl Devices {
@@ -30,7 +32,17 @@ impl Devices {
             let ports = usize::from(coap.tcp.is_some()) + usize::from(coap.tls.is_some());
             ports * coap.connections.max
         });
-        tcp.chain(coap).map(|count| count as u64).sum()
+        let lorawan = self.lorawan.iter().map(Lorawan::max_connections);
+        let all = tcp.chain(coap).chain(lorawan);
+        all.map(|count| count as u64).sum()
+    }
+
+    /// Tries what cannot be told from the file alone.
+    pub(crate) async fn try_out(&self) -> anyhow::Result<()> {
+        match &self.lorawan {
+            Some(lorawan) => lorawan.try_out().await,
+            None => Ok(()),
+        }
     }
 
     /// Listens, and tells where.
@@ -58,24 +70,34 @@ impl Devices {
             addresses.extend(open);
             gateway = gateway.with_downstream("coap", coap);
         }
+        if let Some(lorawan) = self.lorawan {
+            let (added, open) = lorawan.bind(gateway).await?;
+            gateway = added;
+            addresses.extend(open);
+        }
         Ok((gateway, addresses))
     }
 }
 
 /// Reads the sections of devices; what is wrong is noted.
 pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<Devices> {
-    let has = [TCP, COAP].map(|key| document.has(key));
-    if has == [false; 2] {
-        let problem = format!("is missing; a gateway needs devices: {TCP}, {COAP}");
+    let has = [TCP, COAP, LORAWAN].map(|key| document.has(key));
+    if has == [false; 3] {
+        let problem = format!("is missing; a gateway needs devices: {TCP}, {COAP}, {LORAWAN}");
         document.note(TCP, problem);
     }
-    let [tcp, coap] = has;
+    let [tcp, coap, lorawan] = has;
     let devices = Devices {
         tcp: tcp.then(|| read_tcp(document, around)).flatten(),
         coap: coap.then(|| read_coap(document, around)).flatten(),
+        lorawan: lorawan.then(|| lorawan::read(document, around)).flatten(),
     };
-    document.leave("downstream", &["tcp", "coap"]);
-    let read = [devices.tcp.is_some(), devices.coap.is_some()];
+    document.leave("downstream", &["tcp", "coap", "lorawan"]);
+    let read = [
+        devices.tcp.is_some(),
+        devices.coap.is_some(),
+        devices.lorawan.is_some(),
+    ];
     (read == has).then_some(devices)
 }
 
@@ -111,7 +133,7 @@ fn read_coap(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<C
 }
 
 /// Notes secrets that stand in the file, and takes them out.
-fn refuse_secrets(document: &mut Document<'_>, section: &str, key: &str, allowed: &str) {
+pub(super) fn refuse_secrets(document: &mut Document<'_>, section: &str, key: &str, allowed: &str) {
     let key = format!("{section}.{key}");
     if document.has(&key) {
         document.take::<IgnoredAny>(&key);
@@ -120,7 +142,7 @@ fn refuse_secrets(document: &mut Document<'_>, section: &str, key: &str, allowed
     }
 }
 
-fn resolve_all(
+pub(super) fn resolve_all(
     document: &mut Document<'_>,
     around: &Surroundings<'_>,
     section: &str,

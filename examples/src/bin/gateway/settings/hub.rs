@@ -10,9 +10,9 @@ use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream, MqttPoolConfig, MqttPoolUpstream};
 use serde::de::DeserializeOwned;
 
-use super::resolve;
+use super::{resolve, reveal, secret};
 use crate::document::Document;
-use crate::secret::{SecretSource, Surroundings};
+use crate::secret::Surroundings;
 
 const AMQP: &str = "upstream.amqp";
 const MQTT: &str = "upstream.mqtt";
@@ -143,10 +143,7 @@ fn azure<T: DeserializeOwned>(
 }
 
 fn pooled(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<MqttPoolConfig> {
-    let key = format!("{MQTT_POOLED}.password");
-    if let Some(password) = secret(document, around, &key, |text| Ok(text.to_owned())) {
-        document.set(&key, &password);
-    }
+    reveal(document, around, &format!("{MQTT_POOLED}.password"));
     let mut config = document.section(MQTT_POOLED, MqttPoolConfig::validate)?;
     for (key, path) in [
         ("ca_file", &mut config.ca_file),
@@ -157,16 +154,4 @@ fn pooled(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<Mqtt
         resolve(document, around.directory, &key, path.as_mut());
     }
     Some(config)
-}
-
-/// Reads the secret that a key names, if it is there; what is wrong is noted.
-fn secret<T>(
-    document: &mut Document<'_>,
-    around: &Surroundings<'_>,
-    key: &str,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Option<T> {
-    let source = document.take::<SecretSource>(key)?;
-    let read = source.read(around).and_then(|text| parse(&text));
-    read.map_err(|problem| document.note(key, problem)).ok()
 }

@@ -1,3 +1,5 @@
+mod lorawan;
+
 use std::fs;
 
 use gateway_core::Credential;
@@ -17,6 +19,12 @@ kind = "policy"
 [downstream.tcp]
 "#;
 
+const DEVICES: &str = "\
+DevEUI,AppKey,id,profile
+70B3D57ED0000001,00112233445566778899AABBCCDDEEFF,,
+70B3D57ED0000002,00112233445566778899AABBCCDDEEFF,valve-2,valve
+";
+
 /// Reads a text in a directory with a file `key` and an environment with `HUB`.
 fn read(text: &str) -> Result<Settings, Vec<String>> {
     let directory = tempfile::tempdir().unwrap();
@@ -28,6 +36,16 @@ fn read(text: &str) -> Result<Settings, Vec<String>> {
             "pairs.json",
             r#"{"d0": "b25l", "d1": {"primary": "b25l", "secondary": "dHdv"}}"#,
         ),
+        ("devices.csv", DEVICES),
+        (
+            "meters.csv",
+            "dev_eui,app_key\n70b3d57ed0000001,00112233445566778899aabbccddeeff\n",
+        ),
+        (
+            "wrong.csv",
+            "dev_eui,app_key\n70b3d57ed0000001,00112233445566778899aabbccddeeff\n70b3d57ed0000002,00112233\n",
+        ),
+        ("foreign.csv", "dev_eui,profile\n70b3d57ed0000003,valve\n"),
     ] {
         fs::write(directory.path().join(name), content).unwrap();
     }

@@ -3,6 +3,7 @@
 
 mod coap;
 mod frames;
+pub(crate) mod lorawan;
 mod series;
 mod tcp;
 
@@ -23,6 +24,7 @@ use series::Series;
 #[derive(Debug)]
 pub(crate) struct Device {
     fleet: Arc<Fleet>,
+    number: u32,
     id: String,
     series: Series,
     stays: bool,
@@ -32,6 +34,7 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(fleet: Arc<Fleet>, number: u32) -> Self {
         Self {
+            number,
             id: device_id(number),
             stays: fleet.plan.stays(number),
             series: Series::new(fleet.clone()),
@@ -65,6 +68,7 @@ impl Device {
             let ended = match fleet.plan.downstream {
                 Downstream::Tcp => tcp::converse(self).await,
                 Downstream::Coap => coap::converse(self).await,
+                Downstream::Lorawan => lorawan::converse(self).await,
             };
             let Err(lost) = ended else { return };
             self.complain(&lost.error);

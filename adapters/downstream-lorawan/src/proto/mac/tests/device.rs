@@ -193,14 +193,8 @@ impl Device {
 }
 
 pub(super) fn reception(gateway: u64, snr: f32) -> Reception {
-    Reception {
-        gateway: Eui64::new(gateway),
-        frequency: 868_100_000,
-        data_rate: 5,
-        rssi: -80.0,
-        snr,
-        clock: ConcentratorClock::Forwarder(7),
-    }
+    let clock = ConcentratorClock::Forwarder(7);
+    Reception::new(Eui64::new(gateway), 868_100_000, 5, clock).with_signal(-80.0, snr)
 }
 
 pub(super) fn network() -> Network {

@@ -1,6 +1,9 @@
 //! The gateway program as its operators run it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[cfg(unix)]
+mod lorawan;
+
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
