@@ -7,7 +7,8 @@
 //! default). Fleets on ChirpStack or The Things Stack are reached by [`chirpstack`] and [`tts`]
 //! (feature `cloud`, on by default). Any other network server [embeds](embed) the gateway: it hands
 //! in what [happens](event), and gets downlinks when their [window](schedule) is open.
-//! [Payloads](payload) are read by a codec of the device's maker. What a network server itself is
+//! [Payloads](payload) are read by a codec of the device's maker. Who comes from the Azure LoRaWAN
+//! starter kit finds its names [here](starter_kit). What a network server itself is
 //! made of, without IO or a clock, is in [`proto`].
 
 pub mod chirpstack;
@@ -19,4 +20,6 @@ pub mod proto;
 pub mod schedule;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod starter_kit;
 pub mod tts;

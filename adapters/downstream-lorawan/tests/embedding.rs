@@ -354,6 +354,25 @@ async fn the_starter_kits_message_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_starter_kits_method_is_understood_whatever_form_messages_have() {
+    let mut network = Network::start(everybody(always), patient());
+    assert_eq!(network.events.uplink(uplink(1)).await, Settlement::Accepted);
+    network.wait_listening().await;
+    let argument = r#"{"DevEUI":"01-01-01-01-01-01-01-01","fport":9,"payload":"on"}"#;
+    let hub = network.hub.clone();
+    let calling = hub.call_method(call("cloudToDeviceMessage", argument, LONG));
+    let radio = async {
+        let heard = network.events.uplink(uplink(2)).await;
+        assert_eq!(heard, Settlement::Accepted);
+        let downlink = network.downlink().await;
+        assert_eq!((downlink.port, &downlink.payload[..]), (9, &b"on"[..]));
+        network.transmitted(&downlink).await;
+    };
+    let (reply, ()) = tokio::join!(calling, radio);
+    assert_eq!(reply.map(|reply| reply.status), Some(200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_method_waits_for_the_window_and_is_answered_with_the_outcome() {
     let mut network = Network::start(everybody(always), patient());
     assert_eq!(network.events.uplink(closed(1)).await, Settlement::Accepted);

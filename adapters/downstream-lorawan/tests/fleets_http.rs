@@ -65,6 +65,24 @@ async fn a_request_of_chirpstack_succeeds_when_the_hub_has_taken_it() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_a_device_has_its_name_at_the_hub_and_is_told_once() {
+    let hub = MemoryUpstream::new();
+    let downstream = chirpstack::http(config(), site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let mut status = up(1);
+    status["deduplicationId"] = "3ac7e3c4".into();
+    let body = status.to_string();
+    for _ in 0..2 {
+        let answer = post(address, "/?event=status", TOKEN, body.as_bytes()).await;
+        assert_eq!(answer, 204);
+    }
+    let accepted = hub.accepted();
+    assert_eq!(accepted.len(), 1);
+    assert_eq!(accepted[0].id.as_str(), "status-3ac7e3c4");
+}
+
+#[tokio::test]
 async fn a_request_is_refused_without_the_token_or_without_an_event() {
     let hub = MemoryUpstream::new();
     let downstream = chirpstack::http(config(), site::everybody()).await.unwrap();

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway_core::Settlement;
+use gateway_core::{MessageId, Settlement};
 use lru::LruCache;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ impl Intake {
         self.routes.learn(told.dev_eui, &told.route);
         let mut worst = Settlement::Accepted;
         for event in told.events {
-            match self.hand_in(event, retry).await {
+            match self.hand_in(event, told.id.as_deref(), retry).await {
                 Settlement::Accepted => {}
                 settlement @ Settlement::RetryLater(_) => return settlement,
                 settlement => worst = settlement,
@@ -105,9 +105,17 @@ impl Intake {
         worst
     }
 
-    async fn hand_in(&self, mut event: Event, retry: Retry) -> Settlement {
+    async fn hand_in(&self, mut event: Event, name: Option<&str>, retry: Retry) -> Settlement {
+        // The same however often it is handed in.
+        let id = name.and_then(|name| MessageId::new(name).ok());
+        let id = id.unwrap_or_else(MessageId::random);
         loop {
-            let settlement = self.events.handle(event.clone()).await;
+            let settlement = match &event {
+                Event::Status(_) | Event::Located(_) | Event::Log(_) => {
+                    self.events.report(event.clone(), id.clone()).await
+                }
+                _ => self.events.handle(event.clone()).await,
+            };
             match settlement {
                 Settlement::RetryLater(after) if retry == Retry::Here => {
                     tokio::select! {

@@ -67,7 +67,7 @@ impl Told {
 
     /// Names the message; an empty name is none.
     pub(crate) fn with_id(mut self, kind: &str, id: &str) -> Self {
-        self.id = (!id.is_empty()).then(|| format!("{kind} {id}"));
+        self.id = (!id.is_empty()).then(|| format!("{kind}-{id}"));
         self
     }
 }

@@ -18,8 +18,11 @@ use crate::event::DevEui;
 use crate::payload::command::{CommandForm, Content, Request, RequestError};
 use crate::schedule::{Class, Command, Completion, Outcome};
 
-/// The method that sends a downlink as it is asked for, and the starter kit's name for it.
-const SEND: [&str; 2] = ["send_downlink", "cloudToDeviceMessage"];
+/// The method that sends a downlink as it is asked for.
+const SEND: &str = "send_downlink";
+
+/// The starter kit's method that does, with its message for an argument.
+const SEND_STARTER_KIT: &str = "cloudToDeviceMessage";
 
 impl Shared {
     /// Finds a device that listens.
@@ -163,11 +166,10 @@ fn method_request(
     device: &Device,
 ) -> Result<Result<Request, RequestError>, DownstreamError> {
     let profile = &device.profile;
-    if SEND.contains(&call.name.as_str()) {
-        return Ok(match profile.config.commands {
-            CommandForm::Properties => Request::from_method(&call.payload),
-            CommandForm::StarterKit => Request::from_starter_kit(&call.payload, dev_eui),
-        });
+    match call.name.as_str() {
+        SEND => return Ok(Request::from_method(&call.payload)),
+        SEND_STARTER_KIT => return Ok(Request::from_starter_kit(&call.payload, dev_eui)),
+        _ => {}
     }
     if profile.codec.is_none() {
         let reason = "without a codec only the method send_downlink is understood";

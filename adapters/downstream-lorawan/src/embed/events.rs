@@ -143,7 +143,7 @@ impl NetworkEvents {
     }
 
     /// Makes an event that is no uplink a message, if it is to be one.
-    async fn report(&self, event: Event, id: MessageId) -> Settlement {
+    pub(crate) async fn report(&self, event: Event, id: MessageId) -> Settlement {
         let _in_flight = self.0.in_flight.token();
         let Some(device) = self.find(event.dev_eui()) else {
             return Settlement::Rejected(ErrorKind::UnknownDevice);

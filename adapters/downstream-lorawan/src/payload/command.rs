@@ -1,5 +1,7 @@
 //! The forms in which the hub asks for a downlink.
 
+mod starter_kit;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
@@ -158,33 +160,6 @@ impl Request {
         request.mode = json.mode;
         Ok(request)
     }
-
-    /// Reads the starter kit's message: `DevEUI`, `Fport`, `RawPayload` in base64 or `Payload` as
-    /// text, `Confirmed`; names in capitals or not. `MessageId` is ignored: the message has one.
-    ///
-    /// # Errors
-    /// It is something else, is for another device, or asks for MAC commands.
-    ///
-    /// Source: Azure/iotedge-lorawan-starterkit, `LoRaCloudToDeviceMessage.cs`.
-    pub fn from_starter_kit(body: &[u8], device: DevEui) -> Result<Self, RequestError> {
-        let json: StarterKitJson<'_> =
-            serde_json::from_slice(body).map_err(|error| RequestError::Json(error.to_string()))?;
-        if let Some(other) = json.dev_eui.filter(|other| *other != device) {
-            return Err(RequestError::OtherDevice(other));
-        }
-        if !json.mac_commands.is_empty() {
-            return Err(RequestError::MacCommands);
-        }
-        let content = match (json.raw_payload, json.payload) {
-            (Some(raw), None) => base64(&raw)?,
-            (None, Some(text)) => Bytes::from(text.into_owned()),
-            _ => return Err(RequestError::Content),
-        };
-        let mut request = Self::new(Content::Raw(content));
-        request.port = json.port;
-        request.confirmed = Some(json.confirmed);
-        Ok(request)
-    }
 }
 
 type Text<'a> = std::borrow::Cow<'a, str>;
@@ -202,22 +177,6 @@ struct MethodJson<'a> {
     priority: Priority,
     #[serde(default)]
     mode: QueueMode,
-}
-
-#[derive(Deserialize)]
-struct StarterKitJson<'a> {
-    #[serde(rename = "DevEUI", alias = "devEUI", alias = "devEui")]
-    dev_eui: Option<DevEui>,
-    #[serde(rename = "Fport", alias = "fport", alias = "fPort")]
-    port: Option<u8>,
-    #[serde(rename = "RawPayload", alias = "rawPayload", borrow)]
-    raw_payload: Option<Text<'a>>,
-    #[serde(rename = "Payload", alias = "payload", borrow)]
-    payload: Option<Text<'a>>,
-    #[serde(rename = "Confirmed", alias = "confirmed", default)]
-    confirmed: bool,
-    #[serde(rename = "MacCommands", alias = "macCommands", default, borrow)]
-    mac_commands: Vec<&'a RawValue>,
 }
 
 fn base64(text: &str) -> Result<Bytes, RequestError> {
@@ -300,25 +259,5 @@ mod tests {
         ] {
             assert!(Request::from_method(wrong.as_bytes()).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn the_starter_kits_message_is_understood() {
-        let read = |body: &str| Request::from_starter_kit(body.as_bytes(), DEVICE);
-        let request = read(
-            r#"{"DevEUI":"0101010101010101","Fport":5,"RawPayload":"AQI=","Confirmed":true,"MessageId":"m"}"#,
-        );
-        let request = request.unwrap();
-        assert_eq!(request.content, Content::Raw(b"\x01\x02"[..].into()));
-        assert_eq!((request.port, request.confirmed), (Some(5), Some(true)));
-        let request = read(r#"{"fport":5,"payload":"on"}"#).unwrap();
-        assert_eq!(request.content, Content::Raw("on".into()));
-        assert_eq!(
-            read(r#"{"DevEUI":"0202020202020202","Fport":5,"Payload":"on"}"#),
-            Err(RequestError::OtherDevice(DevEui::new([2; 8])))
-        );
-        let commands = r#"{"Fport":5,"Payload":"on","MacCommands":[{"cid":6}]}"#;
-        assert_eq!(read(commands), Err(RequestError::MacCommands));
-        assert_eq!(read(r#"{"Fport":5}"#), Err(RequestError::Content));
     }
 }

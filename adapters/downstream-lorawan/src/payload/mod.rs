@@ -1,8 +1,8 @@
 //! What payloads mean, and the forms in which the hub sees them.
 //!
 //! A [`PayloadCodec`] reads a device's bytes and writes them: [`CayenneLpp`], a
-//! [closure](decode_with), or, with the feature `javascript`, a script of the device's maker. Whatever it makes of a payload, the bytes themselves go to
-//! the hub too.
+//! [closure](decode_with), or, with the feature `javascript`, a script of the device's maker. Whatever
+//! it makes of a payload, the bytes themselves go to the hub too.
 
 mod cayenne;
 mod closure;
@@ -53,6 +53,9 @@ impl DecodeInput {
 pub struct Decoded {
     /// A JSON value.
     pub data: Bytes,
+    /// The same in units that are those of all devices, a JSON value, where the codec knows them
+    /// (`normalizeUplink` of The Things Stack).
+    pub normalized: Option<Bytes>,
     /// What the codec found odd.
     pub warnings: Vec<String>,
 }
@@ -65,7 +68,8 @@ impl Decoded {
     /// Fails if it is too long.
     pub(crate) fn bounded(self) -> Result<Self, CodecError> {
         let warnings: usize = self.warnings.iter().map(String::len).sum();
-        match self.data.len() + warnings <= Self::MAX_SIZE {
+        let normalized = self.normalized.as_ref().map_or(0, Bytes::len);
+        match self.data.len() + normalized + warnings <= Self::MAX_SIZE {
             true => Ok(self),
             false => Err(CodecError::TooLarge),
         }
@@ -76,6 +80,7 @@ impl Decoded {
     pub fn new(data: impl Into<Bytes>) -> Self {
         Self {
             data: data.into(),
+            normalized: None,
             warnings: Vec::new(),
         }
     }

@@ -43,6 +43,12 @@ fn object<'a>(uplink: &'a Uplink, reading: &'a Reading) -> Option<&'a RawValue> 
     serde_json::from_slice(text).ok()
 }
 
+/// What the codec made of a payload in the units of all devices.
+fn normalized(reading: &Reading) -> Option<&RawValue> {
+    let decoded = reading.as_ref()?.as_ref().ok()?;
+    serde_json::from_slice(decoded.normalized.as_ref()?).ok()
+}
+
 /// A codec's failure in words, not longer than anybody reads: a script may say anything.
 fn problem(error: &CodecError) -> String {
     const LONGEST: usize = 500;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::orphans::{Found, Orphans};
+use super::orphans::{Found, Orphans, UPLINKS};
 use super::{Actions, Class, Command, Completion, Failure, Outcome, QueueMode, Sent};
 use crate::event::{Downlink, DownlinkId, FailureReason, Timing, TransmitError, TransmitResult};
 
@@ -19,6 +19,8 @@ struct Entry<T> {
     ticket: T,
     /// A concentrator has sent it.
     transmitted: bool,
+    /// Uplinks since then.
+    uplinks: u8,
 }
 
 /// Where a command was that was taken back.
@@ -68,13 +70,21 @@ impl<T> Default for Lane<T> {
 }
 
 impl<T> Lane<T> {
-    pub(super) fn open(&mut self, now: Instant, closes: Instant) {
+    pub(super) fn open(&mut self, now: Instant, closes: Instant, actions: &mut Actions<T>) {
         if let Some(last) = self.last_uplink.replace(now) {
             let passed = now.saturating_duration_since(last);
             let mean = self.interval.unwrap_or(passed);
             self.interval = Some((mean * (RHYTHM - 1) + passed) / RHYTHM);
         }
         self.orphans.uplink();
+        // Nothing must wait for ever behind a confirmation that does not come.
+        let is_unheard = |entry: &mut Entry<T>| {
+            entry.uplinks += u8::from(entry.transmitted);
+            entry.uplinks >= UPLINKS
+        };
+        if let Some(entry) = self.in_flight.take_if(is_unheard) {
+            actions.end(entry.ticket, Err(Failure::NotAcknowledged));
+        }
         self.window = Some(Window {
             closes,
             is_taken: false,
@@ -103,6 +113,7 @@ impl<T> Lane<T> {
                     command: *command,
                     ticket,
                     transmitted: true,
+                    uplinks: 0,
                 });
                 return None;
             }
@@ -130,6 +141,7 @@ impl<T> Lane<T> {
             command,
             ticket,
             transmitted: false,
+            uplinks: 0,
         };
         self.waiting.insert(at, entry);
         let closed = self.window.as_ref()?.closes;
@@ -138,6 +150,10 @@ impl<T> Lane<T> {
 
     /// Takes what goes now, if anything does; ends what is too old.
     pub(super) fn next(&mut self, now: Instant, actions: &mut Actions<T>) -> Option<Sent> {
+        let is_old = |entry: &mut Entry<T>| entry.command.expires <= now;
+        if let Some(entry) = self.in_flight.take_if(is_old) {
+            actions.end(entry.ticket, Err(Failure::Expired));
+        }
         if self.in_flight.is_some() {
             return None;
         }

@@ -53,7 +53,7 @@ impl<T> Schedule<T> {
     pub fn uplink(&mut self, device: DevEui, now: Instant, closes: Instant) -> Actions<T> {
         let mut actions = Actions::new();
         let lane = self.lane(device, &mut actions);
-        lane.open(now, closes);
+        lane.open(now, closes, &mut actions);
         self.advance(device, now, actions)
     }
 

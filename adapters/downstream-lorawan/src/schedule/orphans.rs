@@ -10,7 +10,7 @@ const ORPHANS: usize = 8;
 
 /// Uplinks after which a device will not confirm any more. It does with the first; the network
 /// server may tell of that uplink before it tells of the confirmation.
-const UPLINKS: u8 = 2;
+pub(super) const UPLINKS: u8 = 2;
 
 #[derive(Debug)]
 struct Orphan {

@@ -248,6 +248,31 @@ fn a_command_taken_back_in_flight_makes_way_for_the_next() {
     ));
 }
 
+#[test]
+fn nothing_waits_for_ever_behind_a_command_that_nobody_tells_of() {
+    let (mut schedule, now) = (schedule(), Instant::now());
+    drop(push(
+        &mut schedule,
+        command(1, now).confirmed(),
+        "mute",
+        now,
+    ));
+    let mut later = command(2, now);
+    later.expires = now + 3 * LOCK;
+    drop(push(&mut schedule, later, "next", now));
+    let sent = uplink(&mut schedule, now).unwrap();
+    drop(schedule.transmitted(&transmitted(&sent.id), now));
+    assert_eq!(uplink(&mut schedule, now), None, "it may be told of late");
+    let actions = schedule.uplink(DEVICE, now, now + WINDOW);
+    assert_eq!(actions.ended, [("mute", Err(Failure::NotAcknowledged))]);
+    let sent = actions.send.unwrap();
+    assert_eq!(sent.port, 2);
+    // Of this one nobody says that it was transmitted.
+    let much_later = now + 3 * LOCK;
+    let actions = push(&mut schedule, command(3, much_later), "last", much_later);
+    assert_eq!(actions.ended, [("next", Err(Failure::Expired))]);
+}
+
 /// A confirmed command that was transmitted, and that its sender gave up before its device said
 /// anything.
 fn orphan(schedule: &mut Schedule<&'static str>, now: Instant) -> DownlinkId {

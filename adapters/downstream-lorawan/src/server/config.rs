@@ -61,8 +61,10 @@ pub struct ServerConfig {
 #[non_exhaustive]
 pub struct TimingConfig {
     /// Seconds from an uplink's end to the first receive window, 1 to 15. Default 1, LoRaWAN's own;
-    /// more leaves the hub more time for a command in the same window. Devices that join are told;
-    /// others must have been made with the same.
+    /// more leaves the hub more time: for a command in the same window, and to take the uplink, on
+    /// which its acknowledgement waits. A hub that is slower than the second window, a second on,
+    /// makes the device say it again. Devices that join are told; others must have been made with
+    /// the same.
     pub rx_delay: u8,
     /// How long copies of a frame from other concentrators are waited for. Default 200 ms.
     #[serde(with = "humantime_serde")]

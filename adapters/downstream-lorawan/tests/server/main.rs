@@ -13,6 +13,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
@@ -713,6 +714,30 @@ async fn what_cannot_be_stored_is_not_done() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(network.hub.accepted().is_empty());
     assert!(!concentrator.has_been_asked());
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_arrives_when_it_is_said_again() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, open) = Gate::new(true);
+    let fails = gate.fails.clone();
+    let mut config = config(vec![device.config()]);
+    config.timing.rx_delay = 2;
+    let network = Network::start_with(config, gate).await;
+    let concentrator = network.concentrator(1).await;
+    let frame = device.confirmed(b"1");
+    concentrator.push(&frame, 5.0).await;
+    asked.recv().await.unwrap();
+    fails.store(false, Ordering::SeqCst);
+    open.add_permits(1000);
+    let answer = async { while asked.recv().await.is_some() {} };
+    let read = tokio::select! {
+        asked = concentrator.asked() => device.read(&asked.frame()),
+        never = says(&concentrator, &frame) => match never {},
+        () = answer => unreachable!("the store is there as long as the network"),
+    };
+    assert!(read.ack);
+    assert_eq!(network.data(1).await, ["MQ=="]);
 }
 
 /// As many devices as a small town has meters, each with a command that waits; the hub is 50 ms

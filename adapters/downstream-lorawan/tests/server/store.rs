@@ -1,6 +1,7 @@
 //! Stores that try the server's patience.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use gateway_downstream_lorawan::proto::store::DeviceRecord;
@@ -12,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub(crate) struct Gate {
     asked: mpsc::Sender<()>,
     open: Arc<Semaphore>,
-    fails: bool,
+    pub(crate) fails: Arc<AtomicBool>,
 }
 
 impl Gate {
@@ -22,7 +23,7 @@ impl Gate {
         let gate = Self {
             asked: sender,
             open: open.clone(),
-            fails,
+            fails: Arc::new(fails.into()),
         };
         (gate, asked, open)
     }
@@ -36,7 +37,7 @@ impl SessionStore for Gate {
 
     async fn save(&self, _: Vec<Change>) -> Result<(), StoreError> {
         self.asked.send(()).await.ok();
-        if self.fails {
+        if self.fails.load(Ordering::SeqCst) {
             return Err(StoreError::database("the disk is full"));
         }
         let permit = self.open.acquire().await;

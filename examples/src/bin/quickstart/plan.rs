@@ -40,7 +40,7 @@ impl Plan {
     /// Fits what was asked for into the number of files that this process, and the gateway as
     /// well, may have open.
     pub(crate) fn new(args: &Args, file_limit: Option<u64>) -> anyhow::Result<Self> {
-        // Over the air a device needs no file; there is one for a hundred of them.
+        // Over the air a device needs no file; there is one for fifty of them.
         let (air, own) = match args.downstream {
             Downstream::Tcp | Downstream::Coap => (0, 1),
             Downstream::Lorawan => (concentrators(args.devices).count() as u32, 0),
@@ -51,17 +51,28 @@ impl Plan {
         };
         let other = OTHER_FILES + u64::from(shared);
         let files = file_limit.map_or(u64::from(u32::MAX), |limit| limit.saturating_sub(other));
-        let files = files
-            .checked_div(each)
-            .unwrap_or(files.min(1) * u64::from(u32::MAX));
-        if files == 0 {
+        let room = match (files, each) {
+            (0, _) => 0,
+            (_, 0) => u64::MAX,
+            (files, each) => files / each,
+        };
+        if room == 0 {
             bail!(
                 "this process may have {} files open, but {other} are needed before the first \
                  device connects; raise the limit, for instance with `ulimit -n 4096`",
                 file_limit.unwrap_or_default()
             );
         }
-        let places = u64::from(args.devices.min(PORTS)).min(files) as u32;
+        let is_on_air = args.downstream == Downstream::Lorawan;
+        if is_on_air && room < u64::from(args.devices) {
+            bail!(
+                "LoRaWAN devices do not take turns, but this process may have files open for {room} \
+                 of {}; raise the limit with `ulimit -n`",
+                args.devices
+            );
+        }
+        let ports = if is_on_air { args.devices } else { PORTS };
+        let places = u64::from(args.devices.min(ports)).min(room) as u32;
         let commands = args.commands();
         // Who gets commands stays connected; where places are short, some must be left for others.
         let eligible = if places < args.devices {
@@ -164,6 +175,18 @@ mod tests {
         assert!(plan.takes_turns());
         let staying = (0..2000).filter(|device| plan.stays(*device)).count();
         assert_eq!(staying, 100);
+    }
+
+    #[test]
+    fn over_the_air_devices_need_no_files_and_take_no_turns() {
+        let air = ["--downstream", "lorawan", "--devices", "30000"];
+        assert_eq!(plan(&air, Some(1024)).unwrap().places, 30_000);
+        let each_has_a_connection = [&air[..], &["--upstream", "mqtt"]].concat();
+        let error = plan(&each_has_a_connection, Some(1024)).unwrap_err();
+        assert!(
+            error.to_string().contains("files open for 376 of 30000"),
+            "{error}"
+        );
     }
 
     #[test]

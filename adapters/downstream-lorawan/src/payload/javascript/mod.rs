@@ -4,8 +4,10 @@ mod sandbox;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -31,6 +33,8 @@ pub struct JavaScriptConfig {
     pub memory_limit: usize,
     /// Payloads that wait for the script. Default 64; more are not decoded.
     pub max_waiting: usize,
+    /// What the script finds in `input.variables`, as it does in ChirpStack. Default nothing.
+    pub variables: BTreeMap<String, String>,
 }
 
 impl Default for JavaScriptConfig {
@@ -39,6 +43,7 @@ impl Default for JavaScriptConfig {
             time_limit: Duration::from_millis(100),
             memory_limit: 8 * 1024 * 1024,
             max_waiting: 64,
+            variables: BTreeMap::new(),
         }
     }
 }
@@ -59,11 +64,20 @@ impl JavaScriptConfig {
 
 /// Reads and writes payloads with a script of the device's maker.
 ///
-/// The script defines, at its top level, the functions of TS013-1.0.0: `decodeUplink({bytes, fPort,
-/// recvTime})` and, where the device takes commands, `encodeDownlink({data, fPort})`. Without them
-/// the older forms are looked for: `Decoder(bytes, port)` and `Encoder(data, port)` of The Things
-/// Network, `Decode(port, bytes)` and `Encode(port, data)` of ChirpStack. Bytes that a script returns
-/// as fractions are rounded.
+/// The script defines, at its top level, the functions of TS013-1.0.0, under the names of ChirpStack
+/// and of The Things Stack, or of what was before them:
+///
+/// | function | of |
+/// | --- | --- |
+/// | `decodeUplink({bytes, fPort, recvTime, variables})` gives `{data, errors, warnings}` | TS013; `variables` as in ChirpStack v4 |
+/// | `normalizeUplink({data})` gives `{data, errors, warnings}` | The Things Stack v3 |
+/// | `encodeDownlink({data, fPort, variables})` gives `{bytes, fPort, errors, warnings}` | TS013 |
+/// | `Decoder(bytes, port)`, `Encoder(data, port)` | The Things Network v2 |
+/// | `Decode(port, bytes, variables)`, `Encode(port, data, variables)` | ChirpStack v3 |
+///
+/// Those above go before those below. `bytes` is an array of numbers, `recvTime` a `Date`. Whatever is
+/// in `errors` is a failure; bytes that a script returns as fractions are rounded. There is a `Buffer`
+/// for what codecs do with Node's, as in ChirpStack, and a `console` that says nothing.
 ///
 /// It runs on a thread of its own in an engine (QuickJS) that has no access to anything, within a
 /// time and a memory. The engine is kept from call to call, so that a call takes microseconds, and
@@ -72,6 +86,7 @@ impl JavaScriptConfig {
 #[derive(Clone)]
 pub struct JavaScriptCodec {
     calls: mpsc::Sender<Call>,
+    variables: Arc<BTreeMap<String, String>>,
 }
 
 impl fmt::Debug for JavaScriptCodec {
@@ -116,11 +131,12 @@ impl JavaScriptCodec {
         let (calls, waiting) = mpsc::channel(config.max_waiting);
         let (loaded, is_loaded) = oneshot::channel();
         let script = script.to_owned();
+        let variables = Arc::new(config.variables.clone());
         thread::Builder::new()
             .name("lorawan-codec".to_owned())
             .spawn(move || work(&script, &config, loaded, waiting))?;
         is_loaded.await.unwrap_or_else(|_| Err(ended()))?;
-        Ok(Self { calls })
+        Ok(Self { calls, variables })
     }
 
     async fn call<T: for<'de> Deserialize<'de>>(
@@ -186,6 +202,7 @@ struct DecodeArgument<'a> {
     f_port: u8,
     /// Milliseconds since 1970.
     recv_time: u64,
+    variables: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -193,11 +210,13 @@ struct DecodeArgument<'a> {
 struct EncodeArgument<'a> {
     data: &'a RawValue,
     f_port: Option<u8>,
+    variables: &'a BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct DecodeResult {
     data: Option<Box<RawValue>>,
+    normalized: Option<Box<RawValue>>,
     errors: Vec<String>,
     warnings: Vec<String>,
 }
@@ -208,6 +227,11 @@ struct EncodeResult {
     bytes: Vec<u8>,
     f_port: Option<u8>,
     errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+fn text(json: Box<RawValue>) -> Bytes {
+    Box::<str>::from(json).into_string().into()
 }
 
 #[async_trait]
@@ -219,13 +243,15 @@ impl PayloadCodec for JavaScriptCodec {
             bytes: &input.bytes,
             f_port: input.port,
             recv_time: since_epoch.unwrap_or_default().as_millis() as u64,
+            variables: &self.variables,
         };
         let result: DecodeResult = self.call(Function::Decode, &argument).await?;
         match (result.errors.is_empty(), result.data) {
             (false, _) => Err(CodecError::Refused(result.errors)),
             (true, Some(data)) => {
-                let data = Bytes::from(Box::<str>::from(data).into_string());
-                Ok(Decoded::new(data).with_warnings(result.warnings))
+                let mut decoded = Decoded::new(text(data)).with_warnings(result.warnings);
+                decoded.normalized = result.normalized.map(text);
+                Ok(decoded)
             }
             (true, None) => Err(CodecError::Failed("it returned no data".to_owned())),
         }
@@ -234,8 +260,15 @@ impl PayloadCodec for JavaScriptCodec {
     async fn encode(&self, data: Bytes, port: Option<u8>) -> Result<Encoded, CodecError> {
         let data = serde_json::from_slice(&data);
         let data = data.map_err(|error| CodecError::Refused(vec![error.to_string()]))?;
-        let argument = EncodeArgument { data, f_port: port };
+        let argument = EncodeArgument {
+            data,
+            f_port: port,
+            variables: &self.variables,
+        };
         let result: EncodeResult = self.call(Function::Encode, &argument).await?;
+        if !result.warnings.is_empty() {
+            tracing::debug!(warnings = ?result.warnings, "Codec warns of a command");
+        }
         match result.errors.is_empty() {
             true => Ok(Encoded::new(result.f_port, result.bytes)),
             false => Err(CodecError::Refused(result.errors)),

@@ -13,6 +13,9 @@ use crate::payload::CodecError;
 /// What the engine's own stack may take: much less than its thread has.
 const STACK: usize = 256 * 1024;
 
+/// Makes what scripts expect to be there.
+const GLOBALS: &str = include_str!("globals.js");
+
 /// Finds the script's functions, and speaks JSON with them.
 const GLUE: &str = include_str!("glue.js");
 
@@ -76,7 +79,8 @@ impl Sandbox {
         runtime.set_interrupt_handler(Some(Box::new(move || watch.is_over())));
         let context = Context::full(&runtime).map_err(broken)?;
         let (decode, encode) = context.with(|ctx| {
-            let functions = run(&ctx, script).and_then(|()| {
+            let ready = run(&ctx, GLOBALS).and_then(|()| run(&ctx, script));
+            let functions = ready.and_then(|()| {
                 let glue: rquickjs::Object<'_> = ctx.eval(GLUE)?;
                 let save = |name| {
                     let function: rquickjs::Function<'_> = glue.get(name)?;

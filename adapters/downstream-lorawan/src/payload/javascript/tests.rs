@@ -54,6 +54,78 @@ async fn a_makers_script_reads_and_writes() {
 }
 
 #[tokio::test]
+async fn what_a_script_expects_of_chirpstack_is_there() {
+    let script = r#"
+        function decodeUplink(input) {
+            console.log("not said");
+            var old = new Buffer(input.bytes), buffer = Buffer.from(input.bytes);
+            return { data: {
+                hex: old.toString("hex"), base64: buffer.toString("base64"),
+                be: buffer.readInt16BE(0), le: buffer.readUInt16LE(0), odd: buffer.readUIntBE(0, 3),
+                float: Buffer.from("41ac0000", "hex").readFloatBE(0),
+                text: Buffer.from("w6Q=", "base64").toString(), part: buffer.slice(1).length,
+                factor: input.variables.factor, port: input.fPort
+            } };
+        }
+        function encodeDownlink(input) {
+            var buffer = Buffer.alloc(3);
+            buffer.writeInt16BE(input.data.target * input.variables.factor, 1);
+            return { bytes: buffer, warnings: ["not said"] };
+        }
+    "#;
+    let config = JavaScriptConfig {
+        time_limit: Duration::from_secs(1),
+        variables: [("factor".to_owned(), "10".to_owned())].into(),
+        ..JavaScriptConfig::default()
+    };
+    let codec = JavaScriptCodec::load(script, config).await.unwrap();
+    let decoded = decode(&codec, &[0xff, 0xf6, 0x01]).await.unwrap();
+    let data: serde_json::Value = serde_json::from_slice(&decoded.data).unwrap();
+    let expected = serde_json::json!({
+        "hex": "fff601", "base64": "//YB", "be": -10, "le": 0xf6ff, "odd": 0x00ff_f601,
+        "float": 21.5, "text": "ä", "part": 2, "factor": "10", "port": 2,
+    });
+    assert_eq!(data, expected);
+    let encoded = codec.encode(r#"{"target":-1.5}"#.into(), None).await;
+    assert_eq!(encoded, Ok(Encoded::new(None, &[0, 0xff, 0xf1][..])));
+}
+
+#[tokio::test]
+async fn what_was_decoded_is_normalized_as_in_the_things_stack() {
+    let script = r#"
+        function decodeUplink(input) {
+            return { data: { celsius: input.bytes[0] }, warnings: ["first"] };
+        }
+        function normalizeUplink(input) {
+            if (input.data.celsius === 1) return { errors: ["out of range"] };
+            if (input.data.celsius === 2) throw new Error("boom");
+            var temperature = input.data.celsius;
+            delete input.data.celsius;
+            return { data: [{ air: { temperature: temperature } }], warnings: ["second"] };
+        }
+    "#;
+    let codec = load(script).await;
+    let decoded = decode(&codec, &[20]).await.unwrap();
+    assert_eq!(decoded.data, r#"{"celsius":20}"#);
+    let normalized = decoded.normalized.unwrap();
+    assert_eq!(normalized, r#"[{"air":{"temperature":20}}]"#);
+    assert_eq!(decoded.warnings, ["first", "normalizeUplink: second"]);
+    // Whatever becomes of that, what was decoded is there.
+    for (bytes, warning) in [(&[1], "out of range"), (&[2], "Error: boom")] {
+        let decoded = decode(&codec, bytes).await.unwrap();
+        assert_eq!(decoded.normalized, None);
+        assert_eq!(decoded.warnings[1], format!("normalizeUplink: {warning}"));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_none_is_the_scripts_failure() {
+    let codec = load("function encodeDownlink() { return { bytes: [1], fPort: 300 }; }").await;
+    let encoded = codec.encode("{}".into(), None).await;
+    assert!(matches!(encoded, Err(CodecError::Failed(_))), "{encoded:?}");
+}
+
+#[tokio::test]
 async fn the_older_forms_are_understood() {
     for script in [
         "function Decoder(bytes, port) { return { port: port, first: bytes[0] }; }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Reading, object, problem, rfc3339, to_json};
+use super::{Reading, normalized, object, problem, rfc3339, to_json};
 use crate::event::{
     Battery, DevAddr, DevEui, Event, Location, LogLevel, Modulation, Reception, Uplink,
 };
@@ -17,7 +17,7 @@ use crate::event::{
 /// ```json
 /// {"devEui":"70b3d57ed0000001","devAddr":"01020304","receivedAt":"2026-01-01T00:00:00.000Z",
 ///  "port":1,"frameCounter":4,"confirmed":false,"adr":true,
-///  "data":"qgA=","object":{"temperature":21.5},"warnings":["battery low"],
+///  "data":"qgA=","object":{"temperature":21.5},"normalized":{"air":{"temperature":21.5}},"warnings":["battery low"],
 ///  "codecError":"the codec took longer than it may",
 ///  "dataRate":5,"frequency":868100000,"modulation":{"lora":{"spreadingFactor":7,"bandwidth":125000}},
 ///  "receptions":[{"gateway":"0016c001f1500812","rssi":-48,"snr":9.0,"channel":0,"rfChain":1,
@@ -26,7 +26,8 @@ use crate::event::{
 /// ```
 ///
 /// `data` is the payload in base64 and always there; `object` is what the codec, or else the network
-/// server, made of it, and `codecError` tells why there is none. What is not known is left out.
+/// server, made of it, and `codecError` tells why there is none; `normalized` is the codec's too. What
+/// is not known is left out.
 #[must_use]
 pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
     let warnings = match reading {
@@ -47,6 +48,7 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
         adr: uplink.adr,
         data: BASE64_STANDARD.encode(&uplink.payload),
         object: object(uplink, reading),
+        normalized: normalized(reading),
         warnings,
         codec_error,
         data_rate: uplink.data_rate,
@@ -71,6 +73,8 @@ struct UplinkJson<'a> {
     data: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    normalized: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,12 +217,14 @@ mod tests {
 
     #[test]
     fn an_uplink_has_its_payload_and_what_the_codec_made_of_it() {
-        let decoded = Decoded::new(r#"{"t":21.50}"#).with_warnings(vec!["low".to_owned()]);
+        let mut decoded = Decoded::new(r#"{"t":21.50}"#).with_warnings(vec!["low".to_owned()]);
+        decoded.normalized = Some(r#"[{"air":1}]"#.into());
         let expected = json!({
             "devEui": "70b3d57ed0000001", "devAddr": "01020304",
             "receivedAt": "2026-01-01T00:00:00.250Z",
             "port": 1, "frameCounter": 4, "confirmed": false, "adr": false,
-            "data": "qgA=", "object": {"t": 21.5}, "warnings": ["low"],
+            "data": "qgA=", "object": {"t": 21.5}, "normalized": [{"air": 1}],
+            "warnings": ["low"],
             "modulation": {"lora": {"spreadingFactor": 7, "bandwidth": 125000}},
             "receptions": [{"gateway": "0016c001f1500812", "rssi": -48, "snr": 9.0}],
         });

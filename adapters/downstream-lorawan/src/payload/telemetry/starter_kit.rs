@@ -11,11 +11,17 @@ use serde_json::value::RawValue;
 use super::{Reading, object, problem, rfc3339, to_json};
 use crate::event::{Modulation, Uplink};
 
-/// Writes an uplink under the starter kit's names: `data` is what the codec made of the payload,
-/// `rawdata` the payload in base64, `freq` in MHz, `edgets` in milliseconds since 1970, `eui` in
-/// capitals; the radio's values are the first reception's. A codec's failure is in `data.error`.
+/// Writes an uplink under the starter kit's names: `data` is what the codec made of the payload, or
+/// else the payload in base64 in `data.value`; a codec's failure is in `data.error`. `rawdata` is the payload in base64, `freq` in MHz, `edgets` in milliseconds
+/// since 1970, `eui` in capitals; the radio's values are the first reception's.
 ///
-/// Source: Azure/iotedge-lorawan-starterkit, `LoRaDeviceTelemetry.cs`.
+/// What the kit has from its concentrators alone differs: `time` is when the frame was heard, in RFC
+/// 3339, if the concentrator knows, not its own count of microseconds; there is no `tmms`; `chan` is
+/// the channel, not the data rate; `gatewayid` is the concentrator, as `stationeui`, since no IoT Edge
+/// device is between; `fcnt` has 32 bits. `dupmsg` is not there: copies are dropped.
+///
+/// Source: Azure/iotedge-lorawan-starterkit, `LoRaDeviceTelemetry.cs`, `UndecodedPayload.cs`,
+/// `DecodingFailedPayload.cs`.
 #[must_use]
 pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
     let best = uplink.receptions.first();
@@ -31,12 +37,13 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
         Some(Modulation::LrFhss { .. }) => (Some("LR-FHSS"), None),
         None => (None, None),
     };
+    let rawdata = BASE64_STANDARD.encode(&uplink.payload);
     let data = match (object(uplink, reading), reading) {
-        (Some(object), _) => Some(Data::Object(object)),
-        (None, Some(Err(error))) => Some(Data::Failure {
+        (Some(object), _) => Data::Object(object),
+        (None, Some(Err(error))) => Data::Failure {
             error: problem(error),
-        }),
-        (None, _) => None,
+        },
+        (None, _) => Data::Undecoded { value: &rawdata },
     };
     let since_epoch = uplink.received_at.duration_since(UNIX_EPOCH);
     to_json(&UplinkJson {
@@ -52,7 +59,7 @@ pub fn uplink(uplink: &Uplink, reading: &Reading) -> Bytes {
         port: uplink.port,
         fcnt: uplink.frame_counter,
         edgets: since_epoch.unwrap_or_default().as_millis() as u64,
-        rawdata: BASE64_STANDARD.encode(&uplink.payload),
+        rawdata: &rawdata,
         eui: uplink.dev_eui.to_string().to_uppercase(),
         gatewayid: best.map(|reception| &*reception.gateway),
         stationeui: best.map(|reception| &*reception.gateway),
@@ -77,13 +84,12 @@ struct UplinkJson<'a> {
     rssi: Option<i16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lsnr: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Data<'a>>,
+    data: Data<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u8>,
     fcnt: u32,
     edgets: u64,
-    rawdata: String,
+    rawdata: &'a str,
     eui: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     gatewayid: Option<&'a str>,
@@ -95,6 +101,7 @@ struct UplinkJson<'a> {
 #[serde(untagged)]
 enum Data<'a> {
     Object(&'a RawValue),
+    Undecoded { value: &'a str },
     Failure { error: String },
 }
 
@@ -136,5 +143,7 @@ mod tests {
             json!({"error": "too many wait for the codec"})
         );
         assert_eq!(body["rawdata"], "qgA=");
+        let body: Value = serde_json::from_slice(&uplink(&sample, &None)).unwrap();
+        assert_eq!(body["data"], json!({"value": "qgA="}));
     }
 }

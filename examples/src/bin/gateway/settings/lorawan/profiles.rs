@@ -46,7 +46,7 @@ enum CodecConfig {
     Javascript {
         file: PathBuf,
         #[serde(default)]
-        limits: JavaScriptConfig,
+        settings: JavaScriptConfig,
     },
 }
 
@@ -54,19 +54,19 @@ impl CodecConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::CayenneLpp {} => Ok(()),
-            Self::Javascript { limits, .. } => {
-                limits.validate().map_err(|error| error.within("limits"))
-            }
+            Self::Javascript { settings, .. } => settings
+                .validate()
+                .map_err(|error| error.within("settings")),
         }
     }
 
     async fn load(&self) -> anyhow::Result<Arc<dyn PayloadCodec>> {
         Ok(match self {
             Self::CayenneLpp {} => Arc::new(CayenneLpp::new()),
-            Self::Javascript { file, limits } => {
+            Self::Javascript { file, settings } => {
                 let name = || file.display().to_string();
                 let script = std::fs::read_to_string(file).with_context(name)?;
-                let codec = JavaScriptCodec::load(&script, limits.clone()).await;
+                let codec = JavaScriptCodec::load(&script, settings.clone()).await;
                 Arc::new(codec.with_context(name)?)
             }
         })

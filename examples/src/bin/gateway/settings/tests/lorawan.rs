@@ -154,6 +154,8 @@ codec = { kind = "javascript", file = "nowhere.js" }
 [downstream.lorawan.profiles.valve]
 port = 224
 codec = { kind = "java" }
+[downstream.lorawan.profiles.pump]
+codec = { kind = "javascript", file = "key", settings = { max_waiting = 0 } }
 [downstream.lorawan.server]
 region = "EU"
 devices = [{ dev_eui = "70b3d57ed0000001", otaa = { app_key = "00112233445566778899aabbccddeeff" } }]
@@ -182,6 +184,7 @@ downlinks = { url = "https://example", api_key = "hidden" }
         "`downstream.lorawan.profiles.meter.class` has an unknown variant `B`",
         "`downstream.lorawan.profiles.meter.port` ",
         "`downstream.lorawan.profiles.meter.codec.file` names ",
+        "`downstream.lorawan.profiles.pump.codec.settings.max_waiting` is 0; allowed: 1 to 100000",
         "`downstream.lorawan.profiles.valve.port` is 224; allowed: 1 to 223",
         "`downstream.lorawan.profiles.valve.codec.kind` has an unknown variant `java`",
         "`downstream.lorawan.server.region` ",
@@ -223,18 +226,23 @@ fn a_section_without_a_network_server_says_which_there_are() {
 #[tokio::test]
 async fn a_codec_that_does_not_run_is_named_before_anything_starts() {
     let directory = tempfile::tempdir().unwrap();
-    let codec = |script: &str| {
+    let codec = |script: &str, settings: &str| {
         let path = directory.path().join("codec.js");
         fs::write(&path, script).unwrap();
         lorawan(&format!(
             "{SERVER}[downstream.lorawan.profiles.valve]\n\
-             codec = {{ kind = 'javascript', file = '{}' }}\n",
+             codec.kind = 'javascript'\ncodec.file = '{}'\n{settings}\n",
             path.display()
         ))
     };
     let runs = "function decodeUplink(input) { return { data: {} } }";
-    codec(runs).try_out().await.unwrap();
-    let error = format!("{:#}", codec("function(").try_out().await.unwrap_err());
+    let shown = GATEWAY
+        .lines()
+        .find(|line| line.contains("codec.settings = "));
+    let settings = shown.unwrap().trim_start_matches(['#', ' ']);
+    codec(runs, settings).try_out().await.unwrap();
+    let refused = codec("function(", "").try_out().await.unwrap_err();
+    let error = format!("{refused:#}");
     assert!(error.contains("profiles.valve.codec"), "{error}");
     assert!(error.contains("the script does not run"), "{error}");
 }
