@@ -176,6 +176,20 @@ opaque_error!(
     CredentialError
 );
 
+impl DownstreamError {
+    /// Says that a command did not reach its device.
+    #[must_use]
+    pub fn undelivered(kind: ErrorKind) -> Self {
+        Self::new(kind, "deliver")
+    }
+
+    /// Says that [`serve`](crate::Downstream::serve) was called again where it can be only once.
+    #[must_use]
+    pub fn served_before() -> Self {
+        Self::new(ErrorKind::Closed, "serve").with_source("it serves only once")
+    }
+}
+
 impl From<CredentialError> for UpstreamError {
     fn from(error: CredentialError) -> Self {
         let wrapped =

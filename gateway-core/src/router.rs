@@ -80,7 +80,7 @@ impl Router {
             None => Err(DownstreamError::new(ErrorKind::UnknownDevice, "route")),
             Some(downstream) => match timeout_at(deadline, downstream.send(downlink)).await {
                 Ok(result) => result,
-                Err(_) => Err(DownstreamError::new(ErrorKind::TimedOut, "deliver")),
+                Err(_) => Err(DownstreamError::undelivered(ErrorKind::TimedOut)),
             },
         };
         if let Err(error) = &result {

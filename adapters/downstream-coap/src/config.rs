@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gateway_core::credential::Secret;
 use gateway_core::{ConfigError, DeviceId};
 use serde::Deserialize;
 
 use crate::dtls::DtlsConfig;
-use crate::identity::Secret;
 use crate::proto::EndpointConfig;
 use crate::proto::resource::{RouteConfig, Routes};
 use crate::stream::{ConnectionConfig, TcpConfig, TlsConfig};

@@ -1,47 +1,20 @@
 //! Who speaks, and for whom.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
 use gateway_core::DeviceId;
-use serde::Deserialize;
-use subtle::ConstantTimeEq as _;
+use gateway_core::credential::Secret;
+use gateway_net::BindError;
 
 use crate::carrier::Sender;
 use crate::config::IdentityConfig;
-use crate::error::BindError;
 use crate::proto::message::Code;
 
 /// Begins the query parameter with the device's id.
 const ID: &str = "$.id=";
 /// Begins the query parameter with the device's token.
 const TOKEN: &str = "$.token=";
-
-/// Is a text that is not shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Tells whether a text is the same, in a time that depends on the lengths alone.
-    #[must_use]
-    pub fn matches(&self, text: &str) -> bool {
-        self.0.as_bytes().ct_eq(text.as_bytes()).into()
-    }
-}
-
-impl<T: Into<String>> From<T> for Secret {
-    fn from(text: T) -> Self {
-        Self(text.into().into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
 
 /// Is what a request without a session says of its sender.
 #[derive(Clone, Copy)]
@@ -82,14 +55,7 @@ impl IdentityConfig {
         let Some(path) = &self.tokens_file else {
             return Ok(self);
         };
-        const PURPOSE: &str = "tokens by device";
-        let text = std::fs::read(path).map_err(|error| BindError::file(path, PURPOSE, error))?;
-        let tokens = serde_json::from_slice::<HashMap<DeviceId, Secret>>(&text)
-            // serde_json repeats values in its messages; the place must do.
-            .map_err(|error| {
-                let place = format!("line {}, column {}", error.line(), error.column());
-                BindError::file(path, PURPOSE, place)
-            })?;
+        let tokens = gateway_net::read_secrets(path, "tokens by device")?;
         self.tokens.extend(tokens);
         Ok(self)
     }

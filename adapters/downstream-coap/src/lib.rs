@@ -46,7 +46,6 @@ mod delivering;
 mod devices;
 mod downlink;
 pub mod dtls;
-mod error;
 mod identity;
 mod layer;
 mod listener;
@@ -64,7 +63,7 @@ mod uplink;
 pub use config::{
     CoapConfig, CommandConfig, IdentityConfig, SecureConfig, TimeoutConfig, UdpConfig,
 };
-pub use error::BindError;
-pub use identity::{Authenticator, Claim, Secret};
+pub use gateway_net::BindError;
+pub use identity::{Authenticator, Claim};
 pub use serve::{CoapDownstream, CoapDownstreamBuilder};
 pub use stream::{ConnectionConfig, TcpConfig, TlsConfig};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_core::{Delivered, Downlink, Downstream, DownstreamError, ErrorKind, ServeContext};
+use gateway_net::BindError;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -15,7 +16,6 @@ use crate::carrier::{Carrier, PeerKey, Plain};
 use crate::commands::{self, Answers};
 use crate::config::{CoapConfig, SecureConfig};
 use crate::dtls::{PskStore, StaticPskStore};
-use crate::error::{BindError, undelivered};
 use crate::identity::Authenticator;
 use crate::proto::resource::Routes;
 use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
@@ -220,7 +220,7 @@ fn share(_socket: &Socket) -> io::Result<()> {
 
 fn random_number() -> Result<u64, BindError> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(BindError::Random)?;
+    getrandom::fill(&mut bytes).map_err(|error| BindError::Random(error.into()))?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
@@ -342,7 +342,9 @@ impl Downstream for CoapDownstream {
         }
         let block_bytes = Budget::new(limits(&self.shared.config).max_block_bytes);
         for door in doors {
-            let seed = seed().map_err(|error| failed(ErrorKind::Other).with_source(error))?;
+            let seed = seed().map_err(|error| {
+                DownstreamError::new(ErrorKind::Other, "serve").with_source(error)
+            })?;
             let (shared, bytes) = (self.shared.clone(), block_bytes.clone());
             tasks.spawn(door.serve(shared, context.clone(), bytes, seed));
         }
@@ -358,6 +360,6 @@ impl Downstream for CoapDownstream {
 
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
         let delivered = commands::deliver(&self.shared, downlink).await;
-        delivered.map_err(undelivered)
+        delivered.map_err(DownstreamError::undelivered)
     }
 }

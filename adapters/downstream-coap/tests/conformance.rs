@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use gateway_core::credential::Secret;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
 use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply};
 use gateway_downstream_coap::proto::message::{Code, Message, option};
-use gateway_downstream_coap::{Authenticator, Claim, CoapConfig, CoapDownstream, Secret};
+use gateway_downstream_coap::{Authenticator, Claim, CoapConfig, CoapDownstream};
 use support::{Device, Purpose, TOKEN};
 use tokio::net::UdpSocket;
 

@@ -12,9 +12,10 @@ mod site;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_core::credential::Secret;
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{CloudMessage, DeviceId, Disposition, Interest};
-use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig, Secret};
+use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
 use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};

@@ -7,10 +7,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gateway_core::credential::Secret;
 use gateway_core::{DeviceId, Interest};
 use serde::Deserialize;
 
-use crate::proto::{Framing, Secret};
+use crate::proto::Framing;
 
 /// Where to listen, whom to let in, and how much of everything. Every field has a default.
 #[derive(Debug, Clone, Deserialize)]

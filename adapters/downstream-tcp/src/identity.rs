@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use gateway_core::credential::Secret;
 use gateway_core::{DeviceId, ErrorKind};
 
 use crate::config::IdentityConfig;
-use crate::error::BindError;
-use crate::proto::{Peer, Refusal, Secret};
+use crate::proto::{Peer, Refusal};
+use gateway_net::BindError;
 
 /// Judges devices by a secret, or by their word.
 ///
@@ -49,15 +50,7 @@ impl SharedSecrets {
     /// # Errors
     /// The file cannot be read or is not such an object.
     pub fn read_file(&mut self, path: &Path) -> Result<(), BindError> {
-        let fault = |source: Box<dyn std::error::Error + Send + Sync>| {
-            BindError::file(path, "secrets by device", source)
-        };
-        let text = std::fs::read(path).map_err(|error| fault(error.into()))?;
-        let secrets = serde_json::from_slice::<HashMap<DeviceId, Secret>>(&text)
-            // serde_json repeats values in its messages; the place must do.
-            .map_err(|error| {
-                fault(format!("line {}, column {}", error.line(), error.column()).into())
-            })?;
+        let secrets = gateway_net::read_secrets(path, "secrets by device")?;
         self.0.extend(secrets);
         Ok(())
     }
@@ -77,7 +70,7 @@ impl Authenticator for SharedSecrets {
             Some(expected) => (true, expected),
             None => (false, secret),
         };
-        match expected.matches(secret) && known {
+        match (expected == secret) && known {
             true => Ok(()),
             false => Err(Refusal::new(ErrorKind::Unauthorized)),
         }

@@ -23,7 +23,6 @@
 
 mod config;
 mod connection;
-mod error;
 mod identity;
 pub mod proto;
 mod registry;
@@ -34,6 +33,6 @@ pub use config::{
     IdentityConfig, InterestConfig, JsonLinesConfig, LimitConfig, TcpConfig, TimeoutConfig,
     TlsConfig,
 };
-pub use error::BindError;
+pub use gateway_net::BindError;
 pub use identity::{Authenticator, SharedSecrets, TrustAnyId};
 pub use serve::{TcpDownstream, TcpDownstreamBuilder};

@@ -1,10 +1,8 @@
 //! The downstream itself: put together, served, and spoken to by the core.
 
-mod addresses;
 mod server;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,24 +10,19 @@ use async_trait::async_trait;
 use gateway_core::{
     Delivered, Downlink, Downstream, DownstreamError, ErrorKind, MessageId, ServeContext,
 };
-use socket2::{Domain, Protocol as Transport, Socket, Type};
-use tokio::net::TcpListener;
+use gateway_net::{BindError, Listener};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{JsonLinesConfig, TcpConfig};
-use crate::error::{BindError, undelivered};
 use crate::identity::{self, Authenticator};
 use crate::proto::json_lines::JsonLines;
 use crate::proto::{CloseReason, Peer, ProtocolFactory};
 use crate::registry::{Delivery, Registry};
 use crate::tls;
 use server::Server;
-
-/// Connections that the system completes before they are taken in.
-const BACKLOG: i32 = 1024;
 
 /// What the connections share.
 pub(crate) struct Shared {
@@ -88,12 +81,8 @@ impl TcpDownstreamBuilder {
             Some(authenticator) => authenticator,
             None => identity::from_config(&config.identity)?,
         };
-        let refused = |source| BindError::Listen {
-            address: config.listen,
-            source,
-        };
-        let listener = listen(config.listen).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let listener = Listener::bind(config.listen)?;
+        let address = listener.local_addr();
         let factory = factory.unwrap_or_else(|| json_lines(&config));
         let registry = Arc::default();
         Ok(TcpDownstream {
@@ -120,25 +109,10 @@ fn json_lines(config: &TcpConfig) -> Box<dyn ProtocolFactory> {
     })
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Transport::TCP),
-    )?;
-    // A restarted gateway takes its address back while old connections fade away.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
-}
-
 /// Speaks with devices over TCP and TLS.
 pub struct TcpDownstream {
     pub(crate) shared: Arc<Shared>,
-    listener: Mutex<Option<TcpListener>>,
+    listener: Mutex<Option<Listener>>,
     address: SocketAddr,
 }
 
@@ -191,9 +165,7 @@ impl Downstream for TcpDownstream {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let listener = listener.ok_or_else(|| {
-            DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
-        })?;
+        let listener = listener.ok_or_else(DownstreamError::served_before)?;
         tracing::info!(address = %self.address, "Serving devices");
         Server::new(self.shared.clone(), context)
             .serve(listener)
@@ -202,7 +174,7 @@ impl Downstream for TcpDownstream {
     }
 
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
-        let unknown = || undelivered(ErrorKind::UnknownDevice);
+        let unknown = || DownstreamError::undelivered(ErrorKind::UnknownDevice);
         let registry = &self.shared.registry;
         let patience = Instant::now() + self.shared.config.timeouts.command;
         let (deadline, is_method) = match &downlink {
@@ -241,8 +213,8 @@ impl Downstream for TcpDownstream {
             outcome.await.unwrap_or(Err(ErrorKind::Disconnected))
         };
         match timeout_at(deadline, delivered).await {
-            Ok(outcome) => outcome.map_err(undelivered),
-            Err(_) => Err(undelivered(ErrorKind::TimedOut)),
+            Ok(outcome) => outcome.map_err(DownstreamError::undelivered),
+            Err(_) => Err(DownstreamError::undelivered(ErrorKind::TimedOut)),
         }
     }
 }

@@ -1,65 +1,24 @@
 //! TLS: the files, and the name in a client's certificate.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use gateway_net::BindError;
+use gateway_net::tls::server::{self, Clients};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::config::TlsConfig;
-use crate::error::BindError;
 
 pub(crate) fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, BindError> {
-    let provider = Arc::new(ring::default_provider());
-    let chain = certificates(&config.certificate, "the server's certificates")?;
-    let key = PrivateKeyDer::from_pem_file(&config.key)
-        .map_err(|error| BindError::file(&config.key, "the server's key", error))?;
-    let verifier: Arc<dyn ClientCertVerifier> = match &config.client_ca {
-        None => WebPkiClientVerifier::no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for root in certificates(path, "roots of client certificates")? {
-                roots.add(root).map_err(|error| {
-                    BindError::file(path, "roots of client certificates", error)
-                })?;
-            }
-            let builder =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-            let builder = match config.client_certificate_required {
-                true => builder,
-                false => builder.allow_unauthenticated(),
-            };
-            builder
-                .build()
-                .map_err(|error| BindError::Tls(error.into()))?
-        }
+    let clients = match &config.client_ca {
+        None => Clients::Unasked,
+        Some(roots) => Clients::Asked {
+            roots,
+            required: config.client_certificate_required,
+        },
     };
-    let server = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BindError::Tls(error.into()))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| BindError::Tls(error.into()))?;
-    Ok(TlsAcceptor::from(Arc::new(server)))
-}
-
-fn certificates(
-    path: &Path,
-    purpose: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, BindError> {
-    let all: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| BindError::file(path, purpose, error))?;
-    match all.is_empty() {
-        true => Err(BindError::file(path, purpose, "it has no certificate")),
-        false => Ok(all),
-    }
+    let tls = server::config(&config.certificate, &config.key, clients)?;
+    Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
 /// The name in a certificate: the first DNS name, else the first URI, else the common name.

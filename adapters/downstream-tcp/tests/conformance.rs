@@ -30,7 +30,7 @@ impl gateway_downstream_tcp::Authenticator for OneSecret {
     async fn authenticate(
         &self,
         device: &DeviceId,
-        secret: Option<&gateway_downstream_tcp::proto::Secret>,
+        secret: Option<&gateway_core::credential::Secret>,
         peer: &gateway_downstream_tcp::proto::Peer,
     ) -> Result<(), gateway_downstream_tcp::proto::Refusal> {
         let known = [(device.clone(), SECRET.to_owned().into())]

@@ -1,15 +1,13 @@
 //! TCP, with TLS unless told otherwise.
 
 use std::io;
-use std::sync::Arc;
 
 use gateway_core::ConfigError;
+use gateway_net::tls::client;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::either::Either;
 
 use crate::config::AmqpConfig;
@@ -48,7 +46,8 @@ impl Transport {
                 let server = ServerName::try_from(name.to_owned()).map_err(|_| {
                     ConfigError::new("host", format!("is {name:?}"), "a DNS name or an address")
                 })?;
-                Some((TlsConnector::from(Arc::new(client_config(config)?)), server))
+                let trust = client::config(config.ca_file.as_deref(), config.ca_pem.as_deref())?;
+                Some((TlsConnector::from(trust), server))
             }
             false => None,
         };
@@ -72,63 +71,5 @@ impl Transport {
                 connector.connect(server.clone(), socket).await?,
             )),
         }
-    }
-}
-
-fn client_config(config: &AmqpConfig) -> Result<ClientConfig, ConfigError> {
-    let roots = match (&config.ca_file, &config.ca_pem) {
-        (None, None) => system_roots()?,
-        (file, pem) => {
-            let mut roots = RootCertStore::empty();
-            if let Some(path) = file {
-                let pem = std::fs::read(path).map_err(|error| {
-                    let problem = format!("({}) cannot be read: {error}", path.display());
-                    ConfigError::new("ca_file", problem, "a readable PEM file")
-                })?;
-                add(&mut roots, "ca_file", &pem)?;
-            }
-            if let Some(pem) = pem {
-                add(&mut roots, "ca_pem", pem.as_bytes())?;
-            }
-            roots
-        }
-    };
-    let provider = Arc::new(crypto::ring::default_provider());
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = versions.map_err(|error| {
-        ConfigError::new(
-            "tls",
-            format!("cannot be set up: {error}"),
-            "TLS 1.2 or 1.3",
-        )
-    })?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn add(roots: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .filter_map(Result::ok)
-        .collect();
-    match roots.add_parsable_certificates(certificates).0 {
-        0 => Err(ConfigError::new(
-            key,
-            "has no certificate",
-            "certificates in PEM form",
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn system_roots() -> Result<RootCertStore, ConfigError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    match roots.is_empty() {
-        true => Err(ConfigError::new(
-            "ca_file",
-            "is not set, and this system has no trusted certificates",
-            "a PEM file, or install the system's ca-certificates",
-        )),
-        false => Ok(roots),
     }
 }

@@ -14,7 +14,6 @@
 //! | `error` | what can go wrong, and what can be done about it |
 //! | `hub` | Azure IoT Hub's own dialect |
 //! | [`pooled`] | any broker as the hub |
-//! | `tls` | which certificates are trusted |
 //!
 //! # What a client must get right
 //! Each has a test in `client/tests`, `tests/` or beside the code:
@@ -63,7 +62,6 @@ mod error;
 mod hub;
 mod lock;
 pub mod pooled;
-mod tls;
 
 pub use hub::{
     MqttCommandConfig, MqttHubBudgetConfig, MqttHubConfig, MqttHubStats, MqttHubUpstream,
@@ -71,7 +69,7 @@ pub use hub::{
 };
 pub use pooled::{
     MqttEncoding, MqttEventTopic, MqttPoolCommands, MqttPoolConfig, MqttPoolStats, MqttPoolTopics,
-    MqttPoolUpstream, MqttPoolWire, MqttSubscriptions, MqttVersion, Password,
+    MqttPoolUpstream, MqttPoolWire, MqttSubscriptions, MqttVersion,
 };
 
 /// What fuzz targets feed. Not part of the interface: it changes at will.

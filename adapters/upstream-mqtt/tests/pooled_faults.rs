@@ -11,9 +11,10 @@ mod proxy;
 
 use std::time::Duration;
 
+use gateway_core::credential::Secret;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Backoff, ErrorKind, Properties, Upstream};
-use gateway_upstream_mqtt::{MqttPoolConfig, MqttVersion, Password};
+use gateway_upstream_mqtt::{MqttPoolConfig, MqttVersion};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -56,7 +57,7 @@ async fn wrong_credentials_are_unauthorized_and_tried_ever_more_rarely() {
         };
         let proxy = Proxy::start(broker.port()).await;
         let config = config(proxy.port(), version);
-        let upstream = common::upstream(config.with_login("gateway", Password::new("wrong")));
+        let upstream = common::upstream(config.with_login("gateway", Secret::new("wrong")));
         let refused = attach(&*upstream, "dev").await;
         assert_eq!(
             common::kind(refused),

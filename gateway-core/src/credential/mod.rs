@@ -5,6 +5,7 @@ mod key;
 mod provider;
 mod renewal;
 mod sas;
+mod secret;
 
 pub use connection_string::{ConnectionString, ParseConnectionStringError};
 pub use key::{GroupKey, KeyPair, ParseKeyError, SharedAccessPolicy, SymmetricKey};
@@ -14,6 +15,7 @@ pub use provider::{
 };
 pub use renewal::Renewals;
 pub use sas::{ParseTokenError, SasToken, sas_resource};
+pub use secret::Secret;
 
 /// Proves a device's identity to the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,7 +25,5 @@ mod wire;
 
 pub use config::DtlsConfig;
 pub use event::{DtlsEvent, DtlsSendError, DtlsTransmit, Refusal, SessionEnd, SessionId};
-pub use store::{
-    PskEntry, PskFileError, PskFn, PskKey, PskKeyError, PskStore, PskStoreError, StaticPskStore,
-};
+pub use store::{PskEntry, PskFn, PskKey, PskKeyError, PskStore, PskStoreError, StaticPskStore};
 pub use table::{DtlsStats, DtlsTable};

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use gateway_core::DeviceId;
+use gateway_net::{BindError, read_secrets};
 use serde::Deserialize;
 
 /// Is a key that a device and the gateway share. It is not shown.
@@ -146,21 +147,12 @@ impl StaticPskStore {
     ///
     /// # Errors
     /// The file cannot be read, or something in it is wrong; the error does not repeat keys.
-    pub fn read_file(&mut self, path: &Path) -> Result<(), PskFileError> {
-        let fault = |source: Box<dyn std::error::Error + Send + Sync>| PskFileError {
-            path: path.to_owned(),
-            source,
-        };
-        let text = std::fs::read(path).map_err(|error| fault(error.into()))?;
-        let entries = serde_json::from_slice::<HashMap<String, FileEntry>>(&text)
-            // serde_json repeats values in its messages; the place must do.
-            .map_err(|error| {
-                fault(format!("line {}, column {}", error.line(), error.column()).into())
+    pub fn read_file(&mut self, path: &Path) -> Result<(), BindError> {
+        const PURPOSE: &str = "keys by identity";
+        for (identity, entry) in read_secrets::<String, FileEntry>(path, PURPOSE)? {
+            let entry = entry.check(&identity).map_err(|error| {
+                BindError::file(path, PURPOSE, format!("identity {identity:?}: {error}"))
             })?;
-        for (identity, entry) in entries {
-            let entry = entry
-                .check(&identity)
-                .map_err(|error| fault(format!("identity {identity:?}: {error}").into()))?;
             self.0.insert(identity, entry);
         }
         Ok(())
@@ -172,14 +164,6 @@ impl PskStore for StaticPskStore {
     async fn find(&self, identity: &str) -> Result<Option<PskEntry>, PskStoreError> {
         Ok(self.0.get(identity).cloned())
     }
-}
-
-/// Says that a file of keys cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use {path:?} as keys by identity")]
-pub struct PskFileError {
-    path: PathBuf,
-    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 #[derive(Deserialize)]
@@ -248,6 +232,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
     use std::io::Write as _;
 
     use super::*;
@@ -258,7 +243,7 @@ mod tests {
         let mut store = StaticPskStore::new();
         match store.read_file(file.path()) {
             Ok(()) => Ok(store),
-            Err(error) => Err(format!("{error}: {}", error.source)),
+            Err(error) => Err(format!("{error}: {}", error.source().expect("a source"))),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::stream::StreamExt as _;
 use gateway_core::{ErrorKind, Ingress};
+use gateway_net::Place;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -14,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::clocks::{Clocks, Due};
 use super::layer::{StreamEvent, StreamLayer};
-use super::sources::Place;
 use super::wire::{Moved, Wire};
 use crate::carrier::{PeerKey, Sender};
 use crate::devices::Devices;

@@ -10,7 +10,6 @@ mod config;
 mod connection;
 mod layer;
 mod serve;
-mod sources;
 mod tls;
 mod wire;
 

@@ -1,34 +1,26 @@
 //! A listener: takes connections in, within bounds, and never ends for anything they do.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use gateway_core::{Backoff, Ingress, ServeContext};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use gateway_core::{Ingress, ServeContext};
+use gateway_net::{BindError, Listener, Sources};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::sources::Sources;
 use super::{TcpConfig, TlsConfig, tls};
-use crate::error::BindError;
 use crate::proto::tcp::{Session, StreamConfig};
 use crate::proto::{Budget, Random, Seed};
 use crate::serve::Shared;
 
-/// Connections that the system completes before they are taken in.
-const BACKLOG: i32 = 1024;
-
 /// A listener and what its connections begin with, until it is served.
 #[derive(Debug)]
 pub(crate) struct Door {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     tls: Option<Tls>,
 }
 
@@ -52,29 +44,19 @@ impl Door {
     }
 
     fn open(address: SocketAddr, tls: Option<Tls>) -> Result<Self, BindError> {
-        let listen = || {
-            let listener = listen(address)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) =
-            listen().map_err(|source| BindError::Listen { address, source })?;
-        Ok(Self {
-            listener,
-            address,
-            tls,
-        })
+        let listener = Listener::bind(address)?;
+        Ok(Self { listener, tls })
     }
 
     /// The address, with the port that was taken.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.local_addr()
     }
 
     /// Serves until the context's shutdown fires and every connection has ended. Sessions share the
     /// budget for bytes of bodies in blocks.
     pub(crate) async fn serve(
-        self,
+        mut self,
         shared: Arc<Shared>,
         context: ServeContext,
         block_bytes: Budget,
@@ -91,30 +73,12 @@ impl Door {
             sources: Sources::default(),
             refused: 0,
         };
-        let mut failures = 0;
         loop {
             tokio::select! {
                 biased;
                 () = context.shutdown.cancelled() => break,
                 Some(ended) = server.connections.join_next() => report(ended),
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, address)) => {
-                        failures = 0;
-                        server.accepted(stream, address);
-                    }
-                    // The peer gave up already.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(error) => {
-                        // Most likely out of file descriptors: connections that end free some.
-                        let wait = accept_backoff(failures);
-                        failures = failures.saturating_add(1);
-                        tracing::warn!(error = %error, count = failures, "Cannot take connections in");
-                        tokio::select! {
-                            () = context.shutdown.cancelled() => break,
-                            () = sleep(wait) => {}
-                        }
-                    }
-                }
+                (stream, address) = self.listener.accept() => server.accepted(stream, address),
             }
         }
         drop(self.listener);
@@ -124,34 +88,12 @@ impl Door {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    // A restarted gateway takes its address back while old connections fade away.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
         tracing::error!(error = %error, "A connection's task panicked: a defect");
     }
-}
-
-/// The wait after a failed accept: short, since it also holds up the next healthy connection.
-fn accept_backoff(failures: u32) -> Duration {
-    Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
-        .unwrap_or_default()
-        .delay(failures)
 }
 
 /// What the connections of one listener have in common.

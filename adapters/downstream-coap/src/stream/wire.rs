@@ -7,8 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use crate::proto::tcp::Session;
 
@@ -16,8 +15,6 @@ use crate::proto::tcp::Session;
 const READ_SIZE: usize = 2048;
 /// Room below which more is made.
 const LEAST_ROOM: usize = 512;
-/// How long a closed connection waits for the peer to take the last bytes.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What one turn brought.
 #[derive(Debug, Default)]
@@ -128,22 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes the last bytes, says goodbye, and waits a little for the peer to do the same: a
-    /// socket closed with bytes unread resets the connection, and with it what was just written.
-    pub(super) async fn close(mut self, session: &mut Session, patience: Duration) {
-        let goodbye = async {
-            self.stream.write_all_buf(&mut self.output).await?;
-            self.stream
-                .write_all_buf(&mut session.take_output())
-                .await?;
-            self.stream.shutdown().await
-        };
-        if !matches!(timeout(patience, goodbye).await, Ok(Ok(()))) {
-            return;
-        }
-        let mut scrap = [0; 512];
-        let unread = async { while matches!(self.stream.read(&mut scrap).await, Ok(1..)) {} };
-        // Whatever comes, or does not: nothing more can be done for it.
-        drop(timeout(LINGER, unread).await);
+    /// Writes the last bytes and says goodbye.
+    pub(super) async fn close(self, session: &mut Session, patience: Duration) {
+        let last = self.output.chain(session.take_output());
+        gateway_net::close(self.stream, last, patience).await;
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use gateway_core::ConfigError;
+use gateway_net::BindError;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::topic::Template;
 use super::{EventKind, Format, decode, encode};
 use crate::cloud::{
-    BindError, CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, Publication, Request,
-    Route, Told, check_name,
+    CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, Publication, Request, Route,
+    Told, check_name,
 };
 use crate::embed::LorawanBuilder;
 use crate::event::Downlink;

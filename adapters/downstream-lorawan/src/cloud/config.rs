@@ -1,52 +1,16 @@
 //! The settings of connections to network servers.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
 use gateway_core::ConfigError;
+use gateway_core::credential::Secret;
 use serde::Deserialize;
 
 use super::post::Target;
 use super::told::is_name;
-
-/// Is a password or a token. It does not show in `Debug`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    /// Writes it as requests have it.
-    ///
-    /// # Errors
-    /// It has what a header cannot have, such as the end of the line that it was read from.
-    fn bearer(&self, key: &str) -> Result<HeaderValue, ConfigError> {
-        let is_whole = !self.0.is_empty() && self.0.trim() == self.0;
-        let value = HeaderValue::try_from(format!("Bearer {}", self.0));
-        value.ok().filter(|_| is_whole).ok_or_else(|| {
-            let problem = "cannot be sent in a header";
-            ConfigError::new(key, problem, "one line without spaces around it")
-        })
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
 
 /// The longest message that is read so that it can be dropped, in bytes.
 pub(super) const MAX_SKIPPED: usize = 16 << 20;
@@ -173,7 +137,7 @@ impl HttpConfig {
                 "16 bytes or more",
             ));
         }
-        self.token.bearer("token")?;
+        bearer(&self.token, "token")?;
         check("max_connections", self.max_connections, 1, 10_000)?;
         check("max_body", self.max_body, 1024, 16 << 20)?;
         check_seconds("idle_timeout", self.idle_timeout)
@@ -231,8 +195,22 @@ impl PostConfig {
     }
 
     pub(super) fn authorization(&self) -> Result<HeaderValue, ConfigError> {
-        self.api_key.bearer("api_key")
+        bearer(&self.api_key, "api_key")
     }
+}
+
+/// Writes a token as requests have it.
+///
+/// # Errors
+/// It has what a header cannot have, such as the end of the line that it was read from.
+fn bearer(token: &Secret, key: &str) -> Result<HeaderValue, ConfigError> {
+    let token = token.reveal();
+    let is_whole = !token.is_empty() && token.trim() == token;
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    value.ok().filter(|_| is_whole).ok_or_else(|| {
+        let problem = "cannot be sent in a header";
+        ConfigError::new(key, problem, "one line without spaces around it")
+    })
 }
 
 fn check_seconds(key: &str, time: Duration) -> Result<(), ConfigError> {

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_core::{
-    ConfigError, Delivered, Downlink as Command, Downstream, DownstreamError, ErrorKind,
-    ServeContext,
+    ConfigError, Delivered, Downlink as Command, Downstream, DownstreamError, ServeContext,
 };
+use gateway_net::{BindError, Listener};
 use rumqttc::EventLoop;
-use tokio::net::TcpListener;
 
 use super::config::{HttpConfig, MqttConfig, PostConfig};
 use super::dialect::Dialect;
@@ -21,27 +20,10 @@ use super::post::PostNetwork;
 use crate::embed::{LorawanBuilder, LorawanDownstream, NetworkServer};
 use crate::event::{DevEui, Downlink, DownlinkId, FailureReason};
 
-/// Tells why it cannot be listened for a network server.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BindError {
-    /// A setting is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The address cannot be had.
-    #[error("cannot listen on {address}; choose another `listen`")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
 /// Where what the network server tells comes from.
 enum Source {
     Mqtt(Link, Box<EventLoop>),
-    Http(Receiver, TcpListener),
+    Http(Receiver, Listener),
 }
 
 /// Speaks with LoRaWAN devices through a network server elsewhere.
@@ -93,10 +75,8 @@ impl CloudDownstream {
             }
             None => lorawan.build(NoDownlinks)?,
         };
-        let address = config.listen;
-        let failed = |source| BindError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let local_addr = listener.local_addr().map_err(failed)?;
+        let listener = Listener::bind(config.listen)?;
+        let local_addr = listener.local_addr();
         Ok(Self {
             lorawan,
             routes,
@@ -126,9 +106,7 @@ impl Downstream for CloudDownstream {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let source = source.ok_or_else(|| {
-            DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
-        })?;
+        let source = source.ok_or_else(DownstreamError::served_before)?;
         let shutdown = context.shutdown.clone();
         let intake = Intake::new(self.lorawan.events(), self.routes.clone(), shutdown.clone());
         let intake = Arc::new(intake);

@@ -3,28 +3,25 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use gateway_core::Settlement;
+use gateway_net::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use subtle::ConstantTimeEq as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::config::HttpConfig;
 use super::dialect::Dialect;
 use super::intake::{Intake, Retry};
-
-/// How long to wait when no connection can be accepted, as with too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Is what a request says.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ impl Receiver {
     /// Serves until shutdown; what was asked by then is answered.
     pub(super) async fn run(
         self,
-        listener: TcpListener,
+        mut listener: Listener,
         intake: Arc<Intake>,
         shutdown: CancellationToken,
     ) {
@@ -55,17 +52,10 @@ impl Receiver {
             let has_room = connections.len() < receiver.config.max_connections;
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = listener.accept(), if has_room => match accepted {
-                    Ok((stream, _)) => {
-                        let (receiver, intake) = (receiver.clone(), intake.clone());
-                        let shutdown = shutdown.clone();
-                        connections.spawn(receiver.serve(stream, intake, shutdown));
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = %error, "No connection can be accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                (stream, _) = listener.accept(), if has_room => {
+                    let (receiver, intake) = (receiver.clone(), intake.clone());
+                    connections.spawn(receiver.serve(stream, intake, shutdown.clone()));
+                }
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(error = %error, "A task panicked; please report this");

@@ -19,8 +19,6 @@ mod mqtt;
 #[cfg(feature = "cloud")]
 mod post;
 pub(crate) mod read;
-#[cfg(feature = "cloud")]
-mod tls;
 mod told;
 #[cfg(feature = "cloud")]
 mod turns;
@@ -28,11 +26,13 @@ mod turns;
 #[cfg(feature = "cloud")]
 pub(crate) use config::check_name;
 #[cfg(feature = "cloud")]
-pub use config::{HttpConfig, MqttConfig, PostConfig, Secret};
+pub use config::{HttpConfig, MqttConfig, PostConfig};
 #[cfg(feature = "cloud")]
 pub(crate) use dialect::{Dialect, Publication};
 #[cfg(feature = "cloud")]
-pub use downstream::{BindError, CloudDownstream};
+pub use downstream::CloudDownstream;
+#[cfg(feature = "cloud")]
+pub use gateway_net::BindError;
 #[cfg(feature = "cloud")]
 pub(crate) use http::Request;
 pub use told::{DecodeError, Route, Told};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::{Stream, StreamExt as _, unfold};
 use gateway_core::{Backoff, ConfigError, MessageId, Settlement};
+use gateway_net::tls::client;
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
     StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport, mqttbytes,
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use super::config::{MAX_SKIPPED, MqttConfig};
 use super::dialect::{Dialect, Publication};
 use super::intake::{Intake, Retry, Routes};
-use super::tls;
 use crate::embed::NetworkServer;
 use crate::event::{DevEui, Downlink, DownlinkId, FailureReason};
 
@@ -132,7 +132,7 @@ fn options(config: &MqttConfig) -> Result<MqttOptions, ConfigError> {
         options.set_credentials(username, password);
     }
     if config.tls {
-        let tls = TlsConfiguration::Rustls(tls::client_config(config.ca_file.as_deref())?);
+        let tls = TlsConfiguration::Rustls(client::config(config.ca_file.as_deref(), None)?);
         options.set_transport(Transport::tls_with_config(tls));
     }
     Ok(options)

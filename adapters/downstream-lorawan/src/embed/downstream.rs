@@ -114,9 +114,7 @@ impl Downstream for LorawanDownstream {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let jobs = jobs.ok_or_else(|| {
-            DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
-        })?;
+        let jobs = jobs.ok_or_else(DownstreamError::served_before)?;
         serve::serve(self.shared.clone(), jobs, context).await;
         Ok(())
     }

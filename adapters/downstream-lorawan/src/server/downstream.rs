@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use gateway_core::{
-    ConfigError, Delivered, Downlink, Downstream, DownstreamError, ErrorKind, ServeContext,
-};
+use gateway_core::{ConfigError, Delivered, Downlink, Downstream, DownstreamError, ServeContext};
+use gateway_net::Listener;
 use socket2::SockRef;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -105,8 +104,8 @@ impl LorawanServerBuilder {
         };
         let stations = match &config.stations {
             Some(station) => {
-                let bound = stations(station, &config, &concentrators, &radio_sender).await?;
-                addresses[1] = bound.1.local_addr().ok();
+                let bound = stations(station, &config, &concentrators, &radio_sender)?;
+                addresses[1] = Some(bound.1.local_addr());
                 Some(bound)
             }
             None => None,
@@ -134,11 +133,9 @@ async fn forwarders(
     concentrators: &Arc<Concentrators>,
     radio: &mpsc::Sender<Radio>,
 ) -> Result<(Forwarders, SocketAddr), BindError> {
-    let refused = |source| BindError::Listen {
-        address: forwarder.listen,
-        source,
-    };
-    let socket = UdpSocket::bind(forwarder.listen).await.map_err(refused)?;
+    let address = forwarder.listen;
+    let refused = |source| gateway_net::BindError::Listen { address, source };
+    let socket = UdpSocket::bind(address).await.map_err(refused)?;
     let granted = SockRef::from(&socket).set_recv_buffer_size(forwarder.socket_buffer);
     if let Err(error) = granted {
         tracing::warn!(error = %error, "Socket buffer is smaller than configured");
@@ -154,17 +151,13 @@ async fn forwarders(
     Ok((forwarders, address))
 }
 
-async fn stations(
+fn stations(
     station: &StationConfig,
     config: &ServerConfig,
     concentrators: &Arc<Concentrators>,
     radio: &mpsc::Sender<Radio>,
-) -> Result<(Stations, TcpListener), BindError> {
-    let listener = TcpListener::bind(station.listen).await;
-    let listener = listener.map_err(|source| BindError::Listen {
-        address: station.listen,
-        source,
-    })?;
+) -> Result<(Stations, Listener), BindError> {
+    let listener = Listener::bind(station.listen)?;
     let stations = Stations {
         config: station.clone(),
         router_config: router_config(station, &config.make_region()?)?,
@@ -193,7 +186,7 @@ struct Parts {
     radio: mpsc::Receiver<Radio>,
     orders: mpsc::Receiver<Order>,
     forwarders: Option<Forwarders>,
-    stations: Option<(Stations, TcpListener)>,
+    stations: Option<(Stations, Listener)>,
 }
 
 /// A small LoRaWAN network server, for fleets that have none: concentrators speak to it, and its
@@ -250,9 +243,7 @@ impl Downstream for LorawanServer {
             orders,
             forwarders,
             stations,
-        } = parts.ok_or_else(|| {
-            DownstreamError::new(ErrorKind::Closed, "serve").with_source("it serves only once")
-        })?;
+        } = parts.ok_or_else(DownstreamError::served_before)?;
         let stop: CancellationToken = context.shutdown.clone();
         let forwarders = async {
             if let Some(forwarders) = forwarders {

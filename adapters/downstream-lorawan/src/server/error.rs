@@ -1,8 +1,5 @@
 //! What can go wrong at the start.
 
-use std::io;
-use std::net::SocketAddr;
-
 use gateway_core::ConfigError;
 
 use super::store::StoreError;
@@ -17,12 +14,7 @@ pub enum BindError {
     /// The stored sessions cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}; is it taken, or not this machine's?")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// An address or a file cannot be used.
+    #[error(transparent)]
+    Net(#[from] gateway_net::BindError),
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use gateway_net::Listener;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 
@@ -26,9 +27,6 @@ use handshake::Endpoint;
 
 /// Downlinks that wait for a station's connection: some seconds' worth of air.
 const OUTGOING: usize = 64;
-/// How long is waited after a connection could not be accepted, as for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 type Socket = WebSocketStream<TcpStream>;
 
 /// Listens to stations, for ever; their connections end when it is dropped.
@@ -65,7 +63,7 @@ impl From<Error> for Ended {
 }
 
 impl Stations {
-    pub(super) async fn serve(self, listener: TcpListener) {
+    pub(super) async fn serve(self, mut listener: Listener) {
         let this = Arc::new(self);
         let room = Arc::new(Semaphore::new(this.config.max_connections));
         let mut connections = JoinSet::new();
@@ -74,18 +72,11 @@ impl Stations {
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
             };
-            match listener.accept().await {
-                Ok((stream, from)) => {
-                    let this = this.clone();
-                    connections.spawn(async move {
-                        this.connection(stream, from, number, permit).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(error = %error, "No connection accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            let (stream, from) = listener.accept().await;
+            let this = this.clone();
+            connections.spawn(async move {
+                this.connection(stream, from, number, permit).await;
+            });
         }
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use gateway_core::ConfigError;
+use gateway_net::BindError;
 use serde::Deserialize;
 
 use super::{clear, decode, push};
 use crate::cloud::{
-    BindError, CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, PostConfig,
-    Publication, Request, Route, Told, check_name,
+    CloudDownstream, DecodeError, Dialect, HttpConfig, MqttConfig, PostConfig, Publication,
+    Request, Route, Told, check_name,
 };
 use crate::embed::LorawanBuilder;
 use crate::event::Downlink;

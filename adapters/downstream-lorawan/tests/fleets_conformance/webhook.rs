@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use gateway_core::credential::Secret;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
 use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply};
-use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig, Secret};
+use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
 use gateway_downstream_lorawan::event::DevEui;
 use gateway_downstream_lorawan::tts::{self, TtsWebhookConfig};
 use serde_json::{Value, json};

@@ -1,13 +1,11 @@
 //! Who a device says it is, and how it proves that.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use gateway_core::credential::SasToken;
+use gateway_core::credential::Secret;
 use gateway_core::{DeviceId, ErrorKind, Interest, UpstreamError};
-use serde::Deserialize;
-use subtle::ConstantTimeEq as _;
 
 /// Is the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,31 +33,6 @@ impl Peer {
     pub fn with_certificate_name(mut self, name: impl Into<String>) -> Self {
         self.certificate_name = Some(name.into());
         self
-    }
-}
-
-/// Is a secret that a device and the gateway share. It never shows in `Debug` output.
-#[derive(Clone, Deserialize)]
-#[serde(from = "String")]
-pub struct Secret(Box<str>);
-
-impl Secret {
-    /// Tells whether another secret is the same, in a time that depends on their lengths alone.
-    #[must_use]
-    pub fn matches(&self, other: &Self) -> bool {
-        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
-    }
-}
-
-impl<T: Into<String>> From<T> for Secret {
-    fn from(text: T) -> Self {
-        Self(text.into().into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
     }
 }
 

@@ -10,7 +10,7 @@ mod protocol;
 
 pub(crate) use framing::TOO_LONG;
 pub use framing::{Endian, FrameCodec, FrameError, Framing};
-pub use login::{Login, Peer, Proof, Refusal, Secret};
+pub use login::{Login, Peer, Proof, Refusal};
 pub use protocol::{
     Actions, CloseReason, Command, Confirmation, Protocol, ProtocolFactory, Request,
 };

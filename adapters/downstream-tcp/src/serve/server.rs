@@ -4,15 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gateway_core::{Backoff, Ingress, ServeContext};
+use gateway_core::{Ingress, ServeContext};
+use gateway_net::{Listener, Sources};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::net::TcpStream;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::addresses::Addresses;
 use crate::config::TimeoutConfig;
 use crate::connection::Connection;
 use crate::proto::{Actions, CloseReason, Peer};
@@ -24,7 +24,7 @@ pub(super) struct Server {
     ingress: Ingress,
     shutdown: CancellationToken,
     connections: JoinSet<()>,
-    addresses: Addresses,
+    sources: Sources,
     refused: u64,
 }
 
@@ -35,85 +35,55 @@ impl Server {
             ingress: context.ingress,
             shutdown: context.shutdown,
             connections: JoinSet::new(),
-            addresses: Addresses::default(),
+            sources: Sources::default(),
             refused: 0,
         }
     }
 
-    pub(super) async fn serve(mut self, listener: TcpListener) {
-        let mut failures = 0;
+    pub(super) async fn serve(mut self, mut listener: Listener) {
         let shutdown = self.shutdown.clone();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(ended) = self.connections.join_next_with_id() => self.ended(ended),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => {
-                        failures = 0;
-                        self.accepted(stream, address);
-                    }
-                    // The peer gave up already.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(error) => {
-                        // Most likely out of file descriptors: connections that end free some.
-                        let wait = accept_backoff(failures);
-                        failures = failures.saturating_add(1);
-                        tracing::warn!(error = %error, count = failures, "Cannot take connections in");
-                        tokio::select! {
-                            () = shutdown.cancelled() => break,
-                            () = sleep(wait) => {}
-                        }
-                    }
-                }
+                Some(ended) = self.connections.join_next() => report(ended),
+                (stream, address) = listener.accept() => self.accepted(stream, address),
             }
         }
         drop(listener);
-        while let Some(ended) = self.connections.join_next_with_id().await {
-            self.ended(ended);
+        while let Some(ended) = self.connections.join_next().await {
+            report(ended);
         }
-    }
-
-    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
-        let id = match ended {
-            Ok((id, ())) => id,
-            Err(error) => {
-                if error.is_panic() {
-                    tracing::error!(error = %error, "A connection panicked: a defect in its protocol");
-                }
-                error.id()
-            }
-        };
-        self.addresses.remove(id);
     }
 
     fn accepted(&mut self, stream: TcpStream, address: SocketAddr) {
         let limits = &self.shared.config.limits;
-        let is_full = self.connections.len() >= limits.max_connections
-            || self.addresses.count(address) >= limits.max_connections_per_address;
+        let place = match self.connections.len() < limits.max_connections {
+            true => self
+                .sources
+                .enter(address, limits.max_connections_per_address),
+            false => None,
+        };
         let peer = Peer::new(address);
-        if is_full {
+        let Some(place) = place else {
             self.refused += 1;
             // Not a line for each: whoever floods connections must not flood the log.
             if self.refused.is_power_of_two() {
                 tracing::warn!(count = self.refused, %address, "Connections refused: too many");
             }
             return self.turn_away(stream, &peer);
-        }
+        };
         if let Err(error) = prepare(&stream, &self.shared.config.timeouts) {
             tracing::debug!(error = %error, %address, "Connection was gone before it began");
             return;
         }
         let stop = Stop::new(&self.shutdown);
-        let served = converse(
-            self.shared.clone(),
-            self.ingress.clone(),
-            peer,
-            stream,
-            stop,
-        );
-        let task = self.connections.spawn(served);
-        self.addresses.add(task.id(), address);
+        let (shared, ingress) = (self.shared.clone(), self.ingress.clone());
+        let served = converse(shared, ingress, peer, stream, stop);
+        self.connections.spawn(async move {
+            served.await;
+            drop(place);
+        });
     }
 
     /// Says why, if that costs nothing: not over TLS, and not to a peer that does not read.
@@ -132,11 +102,12 @@ impl Server {
     }
 }
 
-/// The wait after a failed accept: short, since it also holds up the next healthy connection.
-fn accept_backoff(failures: u32) -> Duration {
-    Backoff::new(Duration::from_millis(10), Duration::from_secs(1))
-        .unwrap_or_default()
-        .delay(failures)
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(error = %error, "A connection panicked: a defect in its protocol");
+    }
 }
 
 /// Sets what makes dead peers show.
@@ -192,15 +163,12 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
-    use super::super::listen;
     use super::*;
 
     #[tokio::test]
     async fn a_connection_is_watched_by_the_system_for_a_dead_peer() {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let stream = TcpStream::connect(listener.local_addr()).await.unwrap();
         prepare(&stream, &TimeoutConfig::default()).unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());

@@ -12,6 +12,7 @@ use gateway_core::{
     CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, TwinReply, TwinRequest,
     Uplink, Upstream, UpstreamError, UpstreamExplanation, desired_of,
 };
+use gateway_net::tls::client;
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
@@ -24,7 +25,6 @@ use super::error::HubError;
 use super::{convert, twin};
 use crate::client::Transport;
 use crate::lock::lock;
-use crate::tls;
 
 /// The hub's path for WebSockets (Microsoft, "Communicate with an IoT hub using the MQTT protocol").
 const WEB_SOCKET_PATH: &str = "/$iothub/websocket";
@@ -263,7 +263,7 @@ impl MqttHubUpstream {
 /// What every connection is opened over.
 fn transport(config: &MqttHubConfig) -> Result<Transport, ConfigError> {
     let tls = match config.tls {
-        true => Some(tls::client_config(
+        true => Some(client::config(
             config.ca_file.as_deref(),
             config.ca_pem.as_deref(),
         )?),

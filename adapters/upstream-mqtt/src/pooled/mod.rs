@@ -105,7 +105,6 @@ mod upstream;
 
 pub use config::{
     MqttEncoding, MqttPoolCommands, MqttPoolConfig, MqttPoolWire, MqttSubscriptions, MqttVersion,
-    Password,
 };
 pub use topics::{MqttEventTopic, MqttPoolTopics};
 pub use upstream::{MqttPoolStats, MqttPoolUpstream};

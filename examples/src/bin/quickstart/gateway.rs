@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
+use gateway_core::credential::Secret;
 use gateway_core::credential::{GroupKey, GroupKeyCredentials};
 use gateway_core::governor::Rate;
 use gateway_core::{DeviceId, ErrorKind, Gateway, GatewayConfig};
 use gateway_downstream_coap::{Claim, CoapConfig, CoapDownstream};
 use gateway_downstream_lorawan::server::LorawanServer;
-use gateway_downstream_tcp::proto::{Peer, Refusal, Secret};
+use gateway_downstream_tcp::proto::{Peer, Refusal};
 use gateway_downstream_tcp::{Authenticator, TcpConfig, TcpDownstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream};
@@ -176,7 +177,7 @@ impl Authenticator for FleetSecret {
         secret: Option<&Secret>,
         _peer: &Peer,
     ) -> Result<(), Refusal> {
-        match secret.is_some_and(|secret| self.0.matches(secret)) {
+        match secret == Some(&self.0) {
             true => Ok(()),
             false => Err(Refusal::new(ErrorKind::Unauthorized)),
         }
@@ -185,7 +186,7 @@ impl Authenticator for FleetSecret {
 
 /// Knows the same secret as the token of devices on CoAP.
 #[derive(Debug)]
-struct FleetToken(gateway_downstream_coap::Secret);
+struct FleetToken(Secret);
 
 impl gateway_downstream_coap::Authenticator for FleetToken {
     fn identify(&self, claim: Claim<'_>) -> Option<DeviceId> {

@@ -10,13 +10,13 @@ use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Request, StatusCode, Uri};
 use bytes::Bytes;
 use gateway_core::ConfigError;
+use gateway_net::tls::client;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::super::config::PostConfig;
-use super::super::tls;
 use super::connection::{Connection, Unanswered};
 
 /// How long a connection is kept for the next request: less than servers keep one.
@@ -88,7 +88,7 @@ impl Server {
         let mut target = Target::parse(&config.url)?;
         let tls = match target.name.take() {
             Some(name) => {
-                let trust = tls::client_config(config.ca_file.as_deref())?;
+                let trust = client::config(config.ca_file.as_deref(), None)?;
                 Some((TlsConnector::from(trust), name))
             }
             None => None,

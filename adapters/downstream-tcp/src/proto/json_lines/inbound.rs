@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use gateway_core::credential::SasToken;
+use gateway_core::credential::Secret;
 use gateway_core::{
     Delivered, DeviceId, ErrorKind, MessageId, MethodReply, PropertyAck, TwinProperties,
     TwinRequest, Uplink,
@@ -12,7 +13,7 @@ use gateway_core::{
 use super::decode::{Key, Message};
 use super::encode::Frame;
 use super::{Fault, JsonLines, Waiting, fault};
-use crate::proto::{Actions, Login, Proof, Secret};
+use crate::proto::{Actions, Login, Proof};
 
 impl JsonLines {
     fn hello(&mut self, message: Message<'_>, actions: &mut Actions) -> Result<(), Fault> {

@@ -245,9 +245,7 @@ fn a_hello_says_who_with_what_proof_and_what_it_wants_to_hear() {
         (&login.device, login.interest),
         (&device(), Interest::COMMANDS.with_methods(false))
     );
-    assert!(
-        matches!(&login.proof, Proof::Secret(secret) if secret.matches(&"s".to_owned().into()))
-    );
+    assert!(matches!(&login.proof, Proof::Secret(secret) if secret.matches("s")));
     let token = r#"{"type":"hello","id":"dev1","token":"SharedAccessSignature sr=a&sig=b&se=1"}"#;
     let requests = frame(&mut protocol(), token).take_requests();
     assert!(matches!(

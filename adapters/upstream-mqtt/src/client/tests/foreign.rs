@@ -10,6 +10,7 @@ use broker::Mosquitto;
 use futures_util::future::join_all;
 use gateway_core::credential::{SasToken, SymmetricKey, sas_resource};
 use gateway_core::{DeviceId, ErrorKind};
+use gateway_net::tls::client;
 use hub_simulator::{C2d, C2dOutcome, HubSimulator};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
@@ -19,7 +20,6 @@ use tokio_util::task::TaskTracker;
 use super::{Kept, local, message, soon};
 use crate::client::{Client, Options, Properties5, Publish, Transport, Version};
 use crate::error::MqttError;
-use crate::tls::client_config;
 
 const BOTH: [Version; 2] = [Version::V4, Version::V5];
 const DEVICE: &str = "dev-1";
@@ -56,7 +56,7 @@ fn device(hub: &HubSimulator) -> Options {
     options.user_name = Some(format!("{}/{DEVICE}/?api-version=2021-04-12", hub.host()));
     options.password = Some(token.secret_text().to_owned());
     options.clean_start = false;
-    options.transport = Transport::Tls(client_config(None, hub.ca_pem()).expect("a CA"));
+    options.transport = Transport::Tls(client::config(None, hub.ca_pem()).expect("a CA"));
     options
 }
 
@@ -119,7 +119,7 @@ async fn a_hub_that_does_not_know_the_key_says_so() {
     options.password = Some("SharedAccessSignature sr=x&sig=y&se=1".to_owned());
     let refused = connect(&options).await.map(|_| ()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unauthorized);
-    options.transport = Transport::Tls(client_config(None, None).expect("the system's"));
+    options.transport = Transport::Tls(client::config(None, None).expect("the system's"));
     let distrusted = connect(&options).await.map(|_| ()).unwrap_err();
     assert!(matches!(distrusted, MqttError::Connect(_)));
 }

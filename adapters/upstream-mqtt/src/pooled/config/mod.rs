@@ -1,17 +1,17 @@
 mod commands;
 mod wire;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gateway_core::credential::Secret;
 use gateway_core::governor::Rate;
 use gateway_core::{Backoff, ConfigError};
+use gateway_net::tls::client::config_with_certificate;
 use serde::Deserialize;
 
 use super::topics::{MqttPoolTopics, Topics};
 use crate::client::Transport;
-use crate::tls::with_certificate;
 pub use commands::{MqttPoolCommands, MqttSubscriptions};
 pub use wire::MqttPoolWire;
 
@@ -61,7 +61,7 @@ pub struct MqttPoolConfig {
     pub user_name: Option<String>,
     /// The gateway's password at the broker. Default none.
     #[serde(default)]
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// The protocol's version. Default 5, which can refuse a message and say why; 3.1.1 cannot.
     #[serde(default)]
     pub version: MqttVersion,
@@ -111,29 +111,6 @@ fn default_connects() -> Rate {
 
 fn backoff(least: u64, most: u64) -> Backoff {
     Backoff::new(Duration::from_millis(least), Duration::from_millis(most)).unwrap_or_default()
-}
-
-/// Is a password. It does not show in `Debug`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Password(String);
-
-impl Password {
-    /// Takes a password.
-    #[must_use]
-    pub fn new(password: impl Into<String>) -> Self {
-        Self(password.into())
-    }
-
-    pub(in crate::pooled) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(..)")
-    }
 }
 
 /// Names a version of MQTT.
@@ -217,7 +194,7 @@ impl MqttPoolConfig {
 
     /// Sets the gateway's user name and password.
     #[must_use]
-    pub fn with_login(mut self, user_name: impl Into<String>, password: Password) -> Self {
+    pub fn with_login(mut self, user_name: impl Into<String>, password: Secret) -> Self {
         self.user_name = Some(user_name.into());
         self.password = Some(password);
         self
@@ -293,7 +270,7 @@ impl MqttPoolConfig {
         };
         let ca_file = self.ca_file.as_deref();
         let tls = match self.tls {
-            true => Some(with_certificate(
+            true => Some(config_with_certificate(
                 ca_file,
                 self.ca_pem.as_deref(),
                 certificate,
@@ -464,7 +441,7 @@ mod tests {
         assert_eq!(key(&|c| c.host.clear()), "host");
         assert_eq!(key(&|c| c.instance = "a/b".to_owned()), "instance");
         assert_eq!(key(&|c| c.connections = 0), "connections");
-        assert_eq!(key(&|c| c.password = Some(Password::new("x"))), "user_name");
+        assert_eq!(key(&|c| c.password = Some(Secret::new("x"))), "user_name");
         assert_eq!(key(&|c| c.key_file = Some("k".into())), "certificate_file");
         assert_eq!(
             key(&|c| c.commands.group = Some("a/b".to_owned())),
@@ -490,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_password_does_not_show() {
-        let config = config().with_login("user", Password::new("hunter2"));
+        let config = config().with_login("user", Secret::new("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

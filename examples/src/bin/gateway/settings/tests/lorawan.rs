@@ -1,7 +1,8 @@
 //! The sections of LoRaWAN devices.
 
+use gateway_core::credential::Secret;
 use gateway_downstream_lorawan::chirpstack::ChirpStackConfig;
-use gateway_downstream_lorawan::cloud::{HttpConfig, MqttConfig, PostConfig, Secret};
+use gateway_downstream_lorawan::cloud::{HttpConfig, MqttConfig, PostConfig};
 use gateway_downstream_lorawan::embed::{DeviceIdCase, LorawanConfig};
 use gateway_downstream_lorawan::proto::mac::RegionName;
 use gateway_downstream_lorawan::server::{ConcentratorConfig, ForwarderConfig, ServerConfig};

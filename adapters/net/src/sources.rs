@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts connections by source, the network of one customer in IPv6 being one source.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// A connection's place among those of its source; dropped, it is free again.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     sources: Sources,
     source: IpAddr,
 }
@@ -22,7 +22,7 @@ impl Sources {
     }
 
     /// A place for a connection from there, if there are not as many already.
-    pub(super) fn enter(&self, address: SocketAddr, most: usize) -> Option<Place> {
+    pub fn enter(&self, address: SocketAddr, most: usize) -> Option<Place> {
         let source = source(address);
         let mut counts = self.lock();
         let count = counts.entry(source).or_default();

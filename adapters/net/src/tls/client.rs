@@ -1,30 +1,31 @@
-//! TLS to a hub or a broker: which certificates are trusted.
+//! TLS towards a hub, a broker or another server: whom it trusts.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use gateway_core::ConfigError;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
 /// Trusts the certificates of a file and of a text, or, if there is neither, those of the system.
 ///
 /// # Errors
-/// The certificates cannot be read, or there are none.
-pub(crate) fn client_config(
+/// The certificates cannot be read, or there are none. Names the key `ca_file` or `ca_pem`.
+pub fn config(
     ca_file: Option<&Path>,
     ca_pem: Option<&str>,
 ) -> Result<Arc<ClientConfig>, ConfigError> {
-    with_certificate(ca_file, ca_pem, None)
+    config_with_certificate(ca_file, ca_pem, None)
 }
 
-/// As [`client_config`], with a certificate chain and its key, both PEM files, for a broker that
-/// asks for one.
+/// As [`config`], with a certificate chain and its key, both PEM files, for a server that asks for
+/// one.
 ///
 /// # Errors
-/// A certificate or the key cannot be read, or they do not belong together.
-pub(crate) fn with_certificate(
+/// As [`config`]; or the certificate or key cannot be read, or they do not belong together. Names
+/// the key `certificate_file` or `key_file`.
+pub fn config_with_certificate(
     ca_file: Option<&Path>,
     ca_pem: Option<&str>,
     certificate: Option<(&Path, &Path)>,
@@ -53,13 +54,11 @@ pub(crate) fn with_certificate(
     let Some((chain, key)) = certificate else {
         return Ok(Arc::new(builder.with_no_client_auth()));
     };
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read("certificate_file", chain)?)
-        .filter_map(Result::ok)
-        .collect();
+    let chain = certificates(&read("certificate_file", chain)?);
     // What was read is not repeated: it may be a key in another form.
     let key = PrivateKeyDer::from_pem_slice(&read("key_file", key)?)
         .map_err(|_| ConfigError::new("key_file", "has no private key", "a key in PEM form"))?;
-    let config = builder.with_client_auth_cert(certificates, key);
+    let config = builder.with_client_auth_cert(chain, key);
     config.map(Arc::new).map_err(|error| {
         let problem = format!("cannot be used with its key: {error}");
         ConfigError::new("certificate_file", problem, "a certificate and its own key")
@@ -73,11 +72,15 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
     })
 }
 
-fn add(roots: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+/// The certificates of a text; what is none in a bundle of many spoils nothing.
+fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem)
         .filter_map(Result::ok)
-        .collect();
-    match roots.add_parsable_certificates(certificates).0 {
+        .collect()
+}
+
+fn add(roots: &mut RootCertStore, key: &str, pem: &[u8]) -> Result<(), ConfigError> {
+    match roots.add_parsable_certificates(certificates(pem)).0 {
         0 => Err(ConfigError::new(
             key,
             "has no certificate",

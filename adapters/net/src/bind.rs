@@ -1,12 +1,10 @@
-//! What can go wrong at the start, and what goes to the core later.
+//! What can go wrong before anything is served.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use gateway_core::{ConfigError, DownstreamError, ErrorKind};
-
-use crate::dtls::PskFileError;
+use gateway_core::ConfigError;
 
 /// Tells why a downstream could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -34,18 +32,16 @@ pub enum BindError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The files of TLS do not go together.
-    #[error("certificate and key do not go together")]
+    #[error("certificate, key and roots do not go together")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The file of keys cannot be used.
-    #[error(transparent)]
-    Keys(#[from] PskFileError),
-    /// The system has no random source, without which tokens could be guessed.
+    /// The system has no random source, without which what is to be secret could be guessed.
     #[error("cannot read the system's random source")]
-    Random(#[source] getrandom::Error),
+    Random(#[source] io::Error),
 }
 
 impl BindError {
-    pub(crate) fn file(
+    /// Says that a file cannot be used; what is wrong with it must not repeat its content.
+    pub fn file(
         path: &Path,
         purpose: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -56,9 +52,4 @@ impl BindError {
             source: source.into(),
         }
     }
-}
-
-/// Makes the error of a command that was not delivered.
-pub(crate) fn undelivered(kind: ErrorKind) -> DownstreamError {
-    DownstreamError::new(kind, "deliver")
 }
