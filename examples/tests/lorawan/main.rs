@@ -127,7 +127,7 @@ async fn a_thousand_devices_get_their_commands_in_their_windows() {
             }
             for _ in 0..share {
                 let asked = concentrator.asked().await;
-                assert_eq!(asked.txpk["tmst"], 16_000_000, "the first window");
+                assert_eq!(asked.txpk["tmst"], 6_000_000, "the first window");
                 concentrator.acknowledge(&asked, "NONE").await;
             }
             for ticket in tickets {

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::forwarder::Forwarder;
 
-/// Concentrators 1 to 8, and devices whose commands go to port 5; windows so late that no machine
-/// misses one.
+/// Concentrators 1 to 8, and devices whose commands go to port 5; windows as late as The Things Stack
+/// has them.
 pub(crate) fn config(folder: &Path, devices: Vec<DeviceConfig>) -> ServerConfig {
     let mut config = ServerConfig::new(RegionName::Eu868);
     let mut forwarders = ForwarderConfig::default();
@@ -31,7 +31,7 @@ pub(crate) fn config(folder: &Path, devices: Vec<DeviceConfig>) -> ServerConfig 
     config.store = Some(folder.join("sessions"));
     let concentrators = (1..=8).map(|eui| ConcentratorConfig::new(Eui64::new(eui)));
     config.concentrators = concentrators.collect();
-    config.timing.rx_delay = 15;
+    config.timing.rx_delay = 5;
     let mut profile = ProfileConfig::default();
     profile.port = Some(5);
     config.profiles.insert("a".to_owned(), profile.clone());
