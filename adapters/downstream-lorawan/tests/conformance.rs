@@ -13,7 +13,7 @@ use bytes::Bytes;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
-use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply, Settlement};
+use gateway_core::{DeviceId, Disposition, Downstream, MessageId, Settlement};
 use gateway_downstream_lorawan::embed::{
     LorawanConfig, LorawanDownstream, NetworkEvents, NetworkServer,
 };
@@ -209,18 +209,6 @@ impl DeviceClient for Client {
                     .await;
             }
         }
-    }
-
-    async fn reply(&mut self, _: &str, _: MethodReply) {
-        unreachable!("the gateway answers methods");
-    }
-
-    async fn ask_twin(&mut self) {
-        unreachable!("devices have no twins");
-    }
-
-    async fn report(&mut self, _: Bytes) {
-        unreachable!("devices have no twins");
     }
 
     async fn close(self: Box<Self>) {}

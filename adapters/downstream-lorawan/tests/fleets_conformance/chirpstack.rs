@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
-use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply};
+use gateway_core::{DeviceId, Disposition, Downstream, MessageId};
 use gateway_downstream_lorawan::chirpstack::{self, ChirpStackConfig};
 use gateway_downstream_lorawan::event::DevEui;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
@@ -219,18 +219,6 @@ impl DeviceClient for Client {
             Disposition::Abandon => self.tell("log", log("EXPIRED")).await,
         };
         assert!(told);
-    }
-
-    async fn reply(&mut self, _: &str, _: MethodReply) {
-        unreachable!("the gateway answers methods");
-    }
-
-    async fn ask_twin(&mut self) {
-        unreachable!("devices have no twins");
-    }
-
-    async fn report(&mut self, _: Bytes) {
-        unreachable!("devices have no twins");
     }
 
     async fn close(self: Box<Self>) {}

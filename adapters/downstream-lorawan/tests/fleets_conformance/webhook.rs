@@ -12,7 +12,7 @@ use gateway_core::credential::Secret;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
-use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply};
+use gateway_core::{DeviceId, Disposition, Downstream, MessageId};
 use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
 use gateway_downstream_lorawan::event::DevEui;
 use gateway_downstream_lorawan::tts::{self, TtsWebhookConfig};
@@ -248,18 +248,6 @@ impl DeviceClient for Client {
         for event in told {
             assert_eq!(tell(self.gateway, &event).await, 204);
         }
-    }
-
-    async fn reply(&mut self, _: &str, _: MethodReply) {
-        unreachable!("the gateway answers methods");
-    }
-
-    async fn ask_twin(&mut self) {
-        unreachable!("devices have no twins");
-    }
-
-    async fn report(&mut self, _: Bytes) {
-        unreachable!("devices have no twins");
     }
 
     async fn close(self: Box<Self>) {}

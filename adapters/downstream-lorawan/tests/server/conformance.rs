@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gateway_core::testkit::{
     DeviceClient, DeviceEvent, DownstreamCapabilities, DownstreamFixture, DownstreamSettings,
 };
-use gateway_core::{DeviceId, Disposition, Downstream, MessageId, MethodReply};
+use gateway_core::{DeviceId, Disposition, Downstream, MessageId};
 use gateway_downstream_lorawan::payload::telemetry::TelemetryForm;
 use gateway_downstream_lorawan::proto::Eui64;
 use gateway_downstream_lorawan::server::{ConcentratorConfig, EmbeddedStore, LorawanServer};
@@ -204,18 +204,6 @@ impl DeviceClient for Client {
         self.concentrator.acknowledge(&asked, "NONE").await;
         let acknowledgement = self.device.lock().unwrap().empty(true);
         self.concentrator.push(&acknowledgement, 5.0).await;
-    }
-
-    async fn reply(&mut self, _: &str, _: MethodReply) {
-        unreachable!("the gateway answers methods");
-    }
-
-    async fn ask_twin(&mut self) {
-        unreachable!("devices have no twins");
-    }
-
-    async fn report(&mut self, _: Bytes) {
-        unreachable!("devices have no twins");
     }
 
     async fn close(self: Box<Self>) {}

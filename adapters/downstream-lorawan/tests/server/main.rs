@@ -11,6 +11,7 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::convert::{Infallible, identity};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,6 +53,8 @@ struct Network {
     stations: SocketAddr,
     stop: CancellationToken,
     run: JoinSet<()>,
+    /// Where its store is, unless somebody else keeps that.
+    folder: Option<TempDir>,
 }
 
 /// Concentrators 1 to 3, and devices whose commands go to port 5; windows so late that no machine
@@ -118,6 +121,7 @@ impl Network {
             stations: stations.unwrap(),
             stop,
             run,
+            folder: None,
         }
     }
 
@@ -132,12 +136,30 @@ impl Network {
         Forwarder::connect(eui, self.forwarders).await
     }
 
+    /// Waits until the hub has a device's commands fetched.
+    async fn listens(&self, device: &Device) {
+        let device = name(device.dev_eui);
+        self.hub.wait_listening(&device, Interest::COMMANDS).await;
+    }
+
     /// The payloads of the first messages that the hub has, once there are so many.
     async fn data(&self, count: usize) -> Vec<Value> {
         let accepted = self.hub.wait_accepted(count).await;
         let data = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap()["data"].clone();
         accepted.iter().map(|message| data(&message.body)).collect()
     }
+}
+
+/// A network, a concentrator of it, and a device that it has heard and that listens since then.
+async fn awake(treated: fn(DeviceConfig) -> DeviceConfig) -> (Network, Forwarder, Device) {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let config = config(vec![treated(device.config())]);
+    let mut network = Network::start(config, &folder).await;
+    network.folder = Some(folder);
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    (network, concentrator, device)
 }
 
 fn name(dev_eui: DevEui) -> DeviceId {
@@ -171,15 +193,7 @@ async fn the_same_uplink_by_three_concentrators_is_one_message() {
 
 #[tokio::test]
 async fn a_command_for_a_sleeper_goes_in_its_window_and_completes_with_the_radios_result() {
-    let (folder, mut device) = (folder(), Device::abp(1));
-    let network = Network::start(config(vec![device.config()]), &folder).await;
-    let concentrator = network.concentrator(1).await;
-    concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    let (network, concentrator, mut device) = awake(identity).await;
     let command = message(&device, "on");
     let radio = async {
         let asked = concentrator.asked().await;
@@ -195,15 +209,7 @@ async fn a_command_for_a_sleeper_goes_in_its_window_and_completes_with_the_radio
 
 #[tokio::test]
 async fn a_frame_that_is_too_late_for_one_window_goes_in_the_other() {
-    let (folder, mut device) = (folder(), Device::abp(1));
-    let network = Network::start(config(vec![device.config()]), &folder).await;
-    let concentrator = network.concentrator(1).await;
-    concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    let (network, concentrator, mut device) = awake(identity).await;
     let command = message(&device, "on");
     let radio = async {
         let first = concentrator.asked().await;
@@ -220,15 +226,7 @@ async fn a_frame_that_is_too_late_for_one_window_goes_in_the_other() {
 
 #[tokio::test]
 async fn a_command_that_the_device_is_to_confirm_completes_when_it_has() {
-    let (folder, mut device) = (folder(), Device::abp(1));
-    let network = Network::start(config(vec![class_c(device.config())]), &folder).await;
-    let concentrator = network.concentrator(1).await;
-    concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    let (network, concentrator, mut device) = awake(class_c).await;
     let mut command = message(&device, "on");
     command.properties.insert("lorawan-confirmed", "true");
     let radio = async {
@@ -247,15 +245,7 @@ async fn a_command_that_the_device_is_to_confirm_completes_when_it_has() {
 
 /// What becomes of a command that a sleeper is to confirm, by what it says next.
 async fn confirmed_then(next: fn(&mut Device) -> Vec<u8>) -> Option<Disposition> {
-    let (folder, mut device) = (folder(), Device::abp(1));
-    let network = Network::start(config(vec![device.config()]), &folder).await;
-    let concentrator = network.concentrator(1).await;
-    concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    let (network, concentrator, mut device) = awake(identity).await;
     let mut command = message(&device, "on");
     command.properties.insert("lorawan-confirmed", "true");
     let radio = async {
@@ -320,15 +310,7 @@ async fn a_concentrator_that_takes_no_downlinks_leaves_the_answer_to_another() {
 
 #[tokio::test]
 async fn a_method_is_answered_with_what_the_radio_did() {
-    let (folder, mut device) = (folder(), Device::abp(1));
-    let network = Network::start(config(vec![class_c(device.config())]), &folder).await;
-    let concentrator = network.concentrator(1).await;
-    concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    let (network, concentrator, mut device) = awake(class_c).await;
     let call = MethodCall::new(
         name(device.dev_eui),
         gateway_core::CorrelationId::new("call").unwrap(),
@@ -367,7 +349,7 @@ async fn an_uplink_that_wants_an_acknowledgement_gets_one_without_a_command() {
 }
 
 /// A device that says a frame until it is answered, as one does that wants an acknowledgement.
-async fn says(concentrator: &Forwarder, frame: &[u8]) -> std::convert::Infallible {
+async fn says(concentrator: &Forwarder, frame: &[u8]) -> Infallible {
     loop {
         concentrator.push(frame, 5.0).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -561,11 +543,7 @@ async fn send_at_once(
     device: &mut Device,
     counter: u32,
 ) {
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    network.listens(&device).await;
     let command = message(device, "on");
     let radio = async {
         let asked = concentrator.asked().await;
@@ -621,11 +599,7 @@ async fn a_station_finds_its_way_is_heard_and_sends() {
     assert_eq!(station.hears().await.unwrap()["msgtype"], "router_config");
     station.say(json!({"msgtype": "updf", "odd": true})).await;
     station.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    network.listens(&device).await;
     let command = message(&device, "on");
     let radio = async {
         let asked = station.hears().await.unwrap();
@@ -664,11 +638,7 @@ async fn a_command_with_no_concentrator_to_send_it_is_given_back() {
     // It is heard, but never asks for downlinks.
     let concentrator = Forwarder::open(1, network.forwarders).await;
     concentrator.hear(&device.uplink(b"1")).await;
-    let interest = Interest::COMMANDS;
-    network
-        .hub
-        .wait_listening(&name(device.dev_eui), interest)
-        .await;
+    network.listens(&device).await;
     let settled = network.hub.send_message(message(&device, "on")).await;
     assert_eq!(settled, Some(Disposition::Abandon));
 }

@@ -146,14 +146,20 @@ pub trait DeviceClient: fmt::Debug + Send {
     /// Settles a message.
     async fn settle(&mut self, tag: &str, disposition: Disposition);
 
-    /// Answers a method.
-    async fn reply(&mut self, tag: &str, reply: MethodReply);
+    /// Answers a method. Not called without [`DownstreamCapabilities::methods`].
+    async fn reply(&mut self, tag: &str, reply: MethodReply) {
+        unreachable!("{reply:?} to {tag}: this device has no methods");
+    }
 
     /// Asks for the twin. Not called without [`DownstreamCapabilities::twins`].
-    async fn ask_twin(&mut self);
+    async fn ask_twin(&mut self) {
+        unreachable!("this device has no twin");
+    }
 
     /// Reports properties, a JSON object. Not called without [`DownstreamCapabilities::twins`].
-    async fn report(&mut self, patch: Bytes);
+    async fn report(&mut self, patch: Bytes) {
+        unreachable!("{patch:?}: this device has no twin");
+    }
 
     /// Says farewell, where the protocol has one, and closes the connection.
     async fn close(self: Box<Self>);
