@@ -209,7 +209,7 @@ async fn a_command_for_a_sleeper_goes_in_its_window_and_completes_with_the_radio
 
 #[tokio::test]
 async fn a_frame_that_is_too_late_for_one_window_goes_in_the_other() {
-    let (network, concentrator, mut device) = awake(identity).await;
+    let (network, concentrator, device) = awake(identity).await;
     let command = message(&device, "on");
     let radio = async {
         let first = concentrator.asked().await;
@@ -543,7 +543,7 @@ async fn send_at_once(
     device: &mut Device,
     counter: u32,
 ) {
-    network.listens(&device).await;
+    network.listens(device).await;
     let command = message(device, "on");
     let radio = async {
         let asked = concentrator.asked().await;
