@@ -20,7 +20,7 @@ use super::orders::Order;
 use super::store::{Change, SessionStore};
 use super::teller::{Settled, Teller};
 use crate::embed::NetworkEvents;
-use crate::event::DevEui;
+use crate::event::{DevEui, Downlink};
 use crate::proto::mac::{Collector, CopyKind, Network};
 use downlinks::{Awaited, Flight, Launch};
 use timers::{Timer, Timers};
@@ -50,6 +50,8 @@ pub(super) struct Engine {
     next_token: u16,
     /// Confirmed downlinks that their devices have not answered.
     awaited: HashMap<DevEui, Awaited>,
+    /// Downlinks that wait for the hub's word on the uplink that opened their window.
+    held: HashMap<DevEui, Downlink>,
     losses: Losses,
     changes: BTreeMap<DevEui, Scope>,
     effects: Vec<Effect>,
@@ -93,6 +95,7 @@ impl Engine {
             flights: HashMap::new(),
             next_token: 0,
             awaited: HashMap::new(),
+            held: HashMap::new(),
             losses: Losses::default(),
             changes: BTreeMap::new(),
             effects: Vec::new(),

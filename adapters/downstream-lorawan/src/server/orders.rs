@@ -28,6 +28,6 @@ impl NetworkServer for Orders {
     }
 
     async fn withdraw(&self, _: DevEui, _: &DownlinkId) {
-        // Nothing is held here: a frame is with its concentrator at once.
+        // At the latest in its window it is with a concentrator, where nobody gets it back from.
     }
 }

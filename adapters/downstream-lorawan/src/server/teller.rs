@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep};
 
 use super::losses::Losses;
 use crate::embed::NetworkEvents;
-use crate::event::{DevAddr, DevEui, DeviceAck, Event, TransmitAck, Uplink};
+use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, TransmitAck, Uplink};
 
 /// What became of a downlink.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Transmit(TransmitAck),
     Device(DeviceAck),
+    Failed(DownlinkFailed),
 }
 
 /// Says what became of an uplink whose device wants an acknowledgement.
@@ -77,6 +78,7 @@ impl Teller {
             match outcome {
                 Outcome::Transmit(ack) => events.transmit_ack(ack).await,
                 Outcome::Device(ack) => events.device_ack(ack).await,
+                Outcome::Failed(failed) => events.downlink_failed(failed).await,
             }
         });
     }

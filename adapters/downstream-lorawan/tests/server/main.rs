@@ -381,6 +381,28 @@ async fn an_uplink_is_acknowledged_only_when_the_hub_has_it() {
 }
 
 #[tokio::test]
+async fn a_command_waits_for_the_hubs_word_and_goes_in_the_frame_that_acknowledges() {
+    let (network, concentrator, mut device) = awake(identity).await;
+    network.hub.hold();
+    concentrator.hear(&device.confirmed(b"2")).await;
+    network.hub.wait_held(1).await;
+    let command = message(&device, "on");
+    let radio = async {
+        // Long enough for a command that does not wait.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!concentrator.has_been_asked());
+        network.hub.release();
+        let asked = concentrator.asked().await;
+        let read = device.read(&asked.frame());
+        assert!(read.ack);
+        assert_eq!(read.payload, b"on");
+        concentrator.acknowledge(&asked, "NONE").await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
+#[tokio::test]
 async fn an_uplink_that_no_hub_had_before_a_restart_arrives_when_it_is_repeated() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let network = Network::start(config(vec![device.config()]), &folder).await;

@@ -13,8 +13,8 @@ use super::timers::Timer;
 use super::uplinks::Told;
 use super::{Effect, Engine, Scope};
 use crate::event::{
-    DevEui, DeviceAck, Downlink, DownlinkId, FailureReason, Timing, TransmitAck, TransmitError,
-    TransmitResult,
+    DevEui, DeviceAck, Downlink, DownlinkFailed, DownlinkId, FailureReason, Timing, TransmitAck,
+    TransmitError, TransmitResult,
 };
 use crate::proto::mac::{Message, SendError};
 use crate::proto::{Eui64, Transmission};
@@ -31,8 +31,11 @@ pub(super) struct Launch {
     heard_at: Option<Instant>,
     carried: Option<Carried>,
     /// Who waits to hear that a concentrator has it.
-    taken: Option<oneshot::Sender<Result<(), FailureReason>>>,
+    taken: Option<Taken>,
 }
+
+/// Takes the word on whether a downlink is sent.
+type Taken = oneshot::Sender<Result<(), FailureReason>>;
 
 /// The downlink that a frame carries.
 #[derive(Debug, Clone)]
@@ -67,10 +70,63 @@ impl Engine {
     /// Takes a downlink, or says why not.
     pub(super) fn order(&mut self, order: Order) {
         let Order { downlink, taken } = order;
+        if self.must_wait(&downlink) {
+            reply(taken, Ok(()));
+            self.held.insert(downlink.dev_eui, downlink);
+        } else {
+            self.dispatch(downlink, Some(taken));
+        }
+    }
+
+    /// Tells whether the hub may still say in time that it has the uplink that opened the window:
+    /// a device that hears a frame without that acknowledgement says its uplink again, and knows
+    /// nothing of the frame by then.
+    fn must_wait(&self, downlink: &Downlink) -> bool {
+        let opening = self.openings.get(&downlink.dev_eui);
+        downlink.timing != Timing::Immediate
+            && self.network.is_unsettled(downlink.dev_eui)
+            && opening.is_some_and(|opening| {
+                Instant::now() < self.answer_at(opening.heard_at, opening.delay + 1)
+            })
+    }
+
+    /// Lets the downlink go that waited for the hub, in this window if the hub has the uplink.
+    pub(super) fn release(&mut self, dev_eui: DevEui, now: bool) {
+        match self.held.remove(&dev_eui) {
+            Some(downlink) if now => self.dispatch(downlink, None),
+            Some(downlink) => self.late(dev_eui, downlink.id),
+            None => {}
+        }
+    }
+
+    /// Leaves a downlink to the next window, where it is the first to go.
+    fn late(&mut self, dev_eui: DevEui, id: DownlinkId) {
+        let late = TransmitAck::new(dev_eui, id, Err(TransmitError::TooLate));
+        self.teller.outcome(Outcome::Transmit(late));
+    }
+
+    /// Says that a downlink is not sent, to whom waits for the word, or else to all.
+    fn refuse(
+        &mut self,
+        dev_eui: DevEui,
+        id: DownlinkId,
+        taken: Option<Taken>,
+        reason: FailureReason,
+    ) {
+        match taken {
+            Some(taken) => reply(taken, Err(reason)),
+            None => {
+                let failed = DownlinkFailed::new(dev_eui, id, reason);
+                self.teller.outcome(Outcome::Failed(failed));
+            }
+        }
+    }
+
+    /// Has a downlink sent, or says why not.
+    fn dispatch(&mut self, downlink: Downlink, taken: Option<Taken>) {
         let (dev_eui, id) = (downlink.dev_eui, downlink.id.clone());
         if Instant::now() >= downlink.expires {
-            reply(taken, Err(FailureReason::Expired));
-            return;
+            return self.refuse(dev_eui, id, taken, FailureReason::Expired);
         }
         match self.frame(&downlink) {
             Ok((transmission, heard_at)) => {
@@ -96,16 +152,16 @@ impl Engine {
                     transmission,
                     heard_at,
                     carried: Some(carried),
-                    taken: Some(taken),
+                    taken,
                 }));
             }
             Err(None) => {
-                // It is the first to go in the next window.
-                reply(taken, Ok(()));
-                let late = TransmitAck::new(dev_eui, id, Err(TransmitError::TooLate));
-                self.teller.outcome(Outcome::Transmit(late));
+                if let Some(taken) = taken {
+                    reply(taken, Ok(()));
+                }
+                self.late(dev_eui, id);
             }
-            Err(Some(reason)) => reply(taken, Err(reason)),
+            Err(Some(reason)) => self.refuse(dev_eui, id, taken, reason),
         }
     }
 
@@ -162,6 +218,7 @@ impl Engine {
             self.timers.set(second, Timer::Answer(dev_eui, heard_at));
             return;
         }
+        self.release(dev_eui, false);
         match self.network.answer(dev_eui, None, false) {
             Ok(Some(frame)) => {
                 self.changed(dev_eui, Scope::Session);
@@ -210,12 +267,16 @@ impl Engine {
             Ok(true) | Err(_) => Ok(()),
             Ok(false) => Err(FailureReason::NoGateway),
         };
-        if let Err(reason) = result {
-            self.unawait(dev_eui, carried.as_ref());
-            tracing::debug!(device.id = %dev_eui, ?reason, "Frame has no concentrator to send it");
-        }
-        if let Some(taken) = taken {
-            reply(taken, result);
+        match (result, taken) {
+            (Ok(()), Some(taken)) => reply(taken, Ok(())),
+            (Ok(()), None) => {}
+            (Err(reason), taken) => {
+                self.unawait(dev_eui, carried.as_ref());
+                tracing::debug!(device.id = %dev_eui, ?reason, "Frame has no concentrator to send it");
+                if let Some(carried) = &carried {
+                    self.refuse(dev_eui, carried.id.clone(), taken, reason);
+                }
+            }
         }
         if let Err(error) = given {
             self.end(dev_eui, carried, None, Err(error));
@@ -360,9 +421,10 @@ impl Engine {
     pub(super) fn undo(&mut self, effect: Effect) {
         match effect {
             Effect::Launch(launch) => {
-                self.unawait(launch.transmission.dev_eui, launch.carried.as_ref());
-                if let Some(taken) = launch.taken {
-                    reply(taken, Err(FailureReason::Other));
+                let dev_eui = launch.transmission.dev_eui;
+                self.unawait(dev_eui, launch.carried.as_ref());
+                if let Some(carried) = launch.carried {
+                    self.refuse(dev_eui, carried.id, launch.taken, FailureReason::Other);
                 }
             }
             Effect::Tell(Told::Uplink { uplink, .. }) => {
@@ -382,7 +444,7 @@ impl Engine {
 }
 
 /// Whoever asked may have given up.
-fn reply(taken: oneshot::Sender<Result<(), FailureReason>>, result: Result<(), FailureReason>) {
+fn reply(taken: Taken, result: Result<(), FailureReason>) {
     taken.send(result).ok();
 }
 

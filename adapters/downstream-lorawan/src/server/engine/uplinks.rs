@@ -137,6 +137,9 @@ impl Engine {
         if self.network.settle(dev_eui, dev_addr, counter, taken) {
             self.changed(dev_eui, Scope::Session);
         }
+        if !self.network.is_unsettled(dev_eui) {
+            self.release(dev_eui, taken);
+        }
     }
 
     /// Tells how the last confirmed downlink ended.
