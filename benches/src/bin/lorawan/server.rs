@@ -49,6 +49,7 @@ pub(crate) fn config(devices: usize, store: &Path) -> ServerConfig {
     config.limits.frames = ROOM;
     config.limits.uplinks = ROOM;
     config.limits.queue = ROOM;
+    config.limits.rate = 1_000_000;
     config
 }
 
