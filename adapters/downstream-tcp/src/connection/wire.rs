@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::time::Instant;
 
 /// Room made for one read.
 pub(super) const READ_SIZE: usize = 4096;
@@ -16,8 +16,6 @@ pub(super) const READ_SIZE: usize = 4096;
 const LEAST_ROOM: usize = 1024;
 /// An empty buffer above this goes back to the allocator.
 const KEPT_SIZE: usize = 4 * READ_SIZE;
-/// How long a closed connection waits for the peer to take the last bytes.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What one turn with the socket brought.
 #[derive(Debug, Default)]
@@ -140,19 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes the last bytes, says goodbye, and waits a little for the peer to do the same: a
-    /// socket closed with bytes unread resets the connection, and with it what was just written.
-    pub(super) async fn close(mut self, output: &mut BytesMut, patience: Duration) {
-        let goodbye = async {
-            self.stream.write_all_buf(output).await?;
-            self.stream.shutdown().await
-        };
-        if !matches!(timeout(patience, goodbye).await, Ok(Ok(()))) {
-            return;
-        }
-        let mut scrap = [0; 512];
-        let unread = async { while matches!(self.stream.read(&mut scrap).await, Ok(1..)) {} };
-        // Whatever comes, or does not: nothing more can be done for it.
-        drop(timeout(LINGER, unread).await);
+    /// Writes the last bytes and says goodbye.
+    pub(super) async fn close(self, output: &mut BytesMut, patience: Duration) {
+        gateway_net::close(self.stream, output, patience).await;
     }
 }
