@@ -94,10 +94,15 @@ impl DeviceIdCase {
     /// Writes an EUI as a device id.
     #[must_use]
     pub fn write(self, dev_eui: DevEui) -> String {
-        match self {
-            Self::Lower => dev_eui.to_string(),
-            Self::Upper => dev_eui.to_string().to_ascii_uppercase(),
+        self.digits(dev_eui).as_str().to_owned()
+    }
+
+    fn digits(self, dev_eui: DevEui) -> Digits {
+        let mut digits = Digits::new(&dev_eui.bytes());
+        if self == Self::Upper {
+            digits.make_upper_case();
         }
+        digits
     }
 }
 
@@ -142,11 +147,7 @@ impl EuiDirectory {
     }
 
     fn name(&self, dev_eui: DevEui) -> Option<DeviceId> {
-        let mut digits = Digits::new(&dev_eui.bytes());
-        if self.case == DeviceIdCase::Upper {
-            digits.make_upper_case();
-        }
-        DeviceId::new(digits.as_str()).ok()
+        DeviceId::new(self.case.digits(dev_eui).as_str()).ok()
     }
 }
 

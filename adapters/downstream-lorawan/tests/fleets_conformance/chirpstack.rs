@@ -1,7 +1,6 @@
 //! ChirpStack over MQTT: what it publishes passes through a Mosquitto, and so do its downlinks.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Radio;
 use super::book::Book;
 use super::broker::Mosquitto;
 
@@ -36,7 +36,7 @@ async fn fixture() -> Option<Fixture> {
     .await;
     let radio = Arc::new(Radio::default());
     let mut connection = JoinSet::new();
-    connection.spawn(radio.clone().run(eventloop));
+    connection.spawn(radio.clone().hear_the_broker(eventloop));
     Some(Fixture {
         broker,
         client,
@@ -70,27 +70,15 @@ async fn know_the_gateway(broker: &Mosquitto) {
     while eventloop.poll().await.is_ok() {}
 }
 
-/// Where downlinks go.
-#[derive(Debug, Default)]
-struct Radio(Mutex<HashMap<String, mpsc::Sender<Value>>>);
-
 impl Radio {
-    fn listen(&self, dev_eui: DevEui) -> mpsc::Receiver<Value> {
-        let (sender, downlinks) = mpsc::channel(10);
-        self.0.lock().unwrap().insert(dev_eui.to_string(), sender);
-        downlinks
-    }
-
-    async fn run(self: Arc<Self>, mut eventloop: EventLoop) {
+    async fn hear_the_broker(self: Arc<Self>, mut eventloop: EventLoop) {
         loop {
             let Event::Incoming(Packet::Publish(message)) = eventloop.poll().await.unwrap() else {
                 continue;
             };
             let downlink: Value = serde_json::from_slice(&message.payload).unwrap();
             let dev_eui = downlink["devEui"].as_str().unwrap();
-            let device = self.0.lock().unwrap().get(dev_eui).cloned().unwrap();
-            // A device that is gone hears nothing.
-            drop(device.send(downlink).await);
+            self.send(dev_eui, downlink.clone()).await;
         }
     }
 }

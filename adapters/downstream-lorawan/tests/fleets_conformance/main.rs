@@ -12,12 +12,34 @@ mod chirpstack;
 mod post;
 mod webhook;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use gateway_core::testkit::{DownstreamCapabilities, DownstreamSettings};
 use gateway_downstream_lorawan::embed::{LorawanBuilder, LorawanConfig, LorawanDownstream};
+use gateway_downstream_lorawan::event::DevEui;
+use serde_json::Value;
+use tokio::sync::mpsc;
 
 use book::Book;
+
+/// Where downlinks go.
+#[derive(Debug, Default)]
+struct Radio(Mutex<HashMap<String, mpsc::Sender<Value>>>);
+
+impl Radio {
+    fn listen(&self, dev_eui: DevEui) -> mpsc::Receiver<Value> {
+        let (sender, downlinks) = mpsc::channel(10);
+        self.0.lock().unwrap().insert(dev_eui.to_string(), sender);
+        downlinks
+    }
+
+    /// Gives a downlink to its device; one that is gone hears nothing.
+    async fn send(&self, dev_eui: &str, downlink: Value) {
+        let device = self.0.lock().unwrap().get(dev_eui).cloned().unwrap();
+        drop(device.send(downlink).await);
+    }
+}
 
 /// What applies wherever the network server is elsewhere.
 fn capabilities() -> DownstreamCapabilities {

@@ -1,6 +1,5 @@
 //! A webhook of The Things Stack: it posts what happens, and downlinks are posted to it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Radio;
 use super::book::Book;
 use super::post::{post, take_request};
 
@@ -31,7 +31,7 @@ async fn fixture() -> Fixture {
     let address = listener.local_addr().unwrap();
     let radio = Arc::new(Radio::default());
     let mut server = JoinSet::new();
-    server.spawn(radio.clone().run(listener));
+    server.spawn(radio.clone().hear_posts(listener));
     Fixture {
         server: address,
         gateway: Mutex::default(),
@@ -43,18 +43,8 @@ async fn fixture() -> Fixture {
 
 gateway_core::downstream_conformance!(fixture);
 
-/// Where downlinks go.
-#[derive(Debug, Default)]
-struct Radio(Mutex<HashMap<String, mpsc::Sender<Value>>>);
-
 impl Radio {
-    fn listen(&self, dev_eui: DevEui) -> mpsc::Receiver<Value> {
-        let (sender, downlinks) = mpsc::channel(10);
-        self.0.lock().unwrap().insert(dev_eui.to_string(), sender);
-        downlinks
-    }
-
-    async fn run(self: Arc<Self>, listener: TcpListener) {
+    async fn hear_posts(self: Arc<Self>, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -66,10 +56,8 @@ impl Radio {
         while let Some((head, body)) = take_request(&mut stream, "200 OK").await {
             let path = head.split(' ').nth(1).unwrap();
             let device = path.split('/').nth(9).unwrap();
-            let device = self.0.lock().unwrap().get(device).cloned().unwrap();
             for downlink in body["downlinks"].as_array().unwrap() {
-                // A device that is gone hears nothing.
-                drop(device.send(downlink.clone()).await);
+                self.send(device, downlink.clone()).await;
             }
         }
     }

@@ -167,20 +167,25 @@ impl Site {
             ListenPolicy::Always => self.devices,
             _ => 0,
         };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.downstream.listening() != listening {
-            ensure!(
-                Instant::now() < deadline,
-                "the devices do not stop listening"
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
+        settled_down(&self.downstream, listening).await
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.gateway.stop().await
     }
+}
+
+/// Waits until so many devices listen.
+pub(crate) async fn settled_down(downstream: &LorawanDownstream, listening: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while downstream.listening() != listening {
+        ensure!(
+            Instant::now() < deadline,
+            "the devices do not stop listening"
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 async fn hand_in(events: &NetworkEvents, number: usize, counter: u32) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use benches::embedded::{Embedded, Keys};
 use benches::hub::HubAccess;
 use benches::latency::Latencies;
@@ -15,16 +15,14 @@ use gateway_downstream_lorawan::server::{
 };
 use gateway_upstream_amqp::AmqpUpstream;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
 
 use crate::air::{Air, CONCENTRATORS, Round, concentrator};
 use crate::device;
+use crate::embedded::settled_down;
 use crate::settled::{Departures, Watched};
 
 /// Bound of everything that waits: what is measured is the cost, not the bounds.
 const ROOM: usize = 1_000_000;
-/// How long it may take until no device listens.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway that is a network server, and what surrounds it.
 #[derive(Debug)]
@@ -104,15 +102,7 @@ impl Site {
 
     /// Waits until no device listens any more.
     pub(crate) async fn deaf(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while self.server.downstream().listening() > 0 {
-            ensure!(
-                Instant::now() < deadline,
-                "the devices do not stop listening"
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
+        settled_down(self.server.downstream(), 0).await
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
