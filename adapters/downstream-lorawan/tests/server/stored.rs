@@ -1,0 +1,137 @@
+//! What the store has, before a restart and after it.
+
+use super::*;
+
+#[tokio::test]
+async fn an_uplink_that_no_hub_had_before_a_restart_arrives_when_it_is_repeated() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    network.hub.hold();
+    let frame = device.confirmed(b"1");
+    concentrator.hear(&frame).await;
+    network.hub.wait_held(1).await;
+    drop(network);
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&frame).await;
+    assert_eq!(network.data(1).await, ["MQ=="]);
+}
+
+#[tokio::test]
+async fn a_restart_loses_no_counter_and_no_nonce() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let devices = || vec![class_c(Device::abp(1).config()), otaa(OTAA)];
+    let network = Network::start(config(devices()), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    let replayed = device.uplink(b"1");
+    concentrator.hear(&replayed).await;
+    concentrator.hear(&join_request(OTAA, 7)).await;
+    let mut joined = Device::joined(OTAA, 7, &concentrator.asked().await.frame());
+    let first = joined.uplink(b"2");
+    concentrator.hear(&first).await;
+    network.data(2).await;
+    send_at_once(&network, &concentrator, &mut device, 0).await;
+    network.stop().await;
+
+    let network = Network::start(config(devices()), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    for frame in [replayed, join_request(OTAA, 7), first] {
+        concentrator.hear(&frame).await;
+    }
+    concentrator.hear(&device.uplink(b"3")).await;
+    concentrator.hear(&joined.uplink(b"4")).await;
+    let mut data = network.data(2).await;
+    data.sort_by_key(Value::to_string);
+    assert_eq!(
+        data,
+        ["Mw==", "NA=="],
+        "what was said before is not said again"
+    );
+    send_at_once(&network, &concentrator, &mut device, 1).await;
+}
+
+/// Sends a command to a device of class C, which reads it with this counter.
+async fn send_at_once(
+    network: &Network,
+    concentrator: &Forwarder,
+    device: &mut Device,
+    counter: u32,
+) {
+    network.listens(device).await;
+    let command = message(device, "on");
+    let radio = async {
+        let asked = concentrator.asked().await;
+        assert_eq!(device.read(&asked.frame()).counter, counter);
+        concentrator.acknowledge(&asked, "NONE").await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_store() {
+    let folder = folder();
+    let path = folder.path().join("sessions");
+    let first = Arc::new(EmbeddedStore::open(&path).await.unwrap());
+    let second = EmbeddedStore::open(&path).await;
+    assert!(matches!(second, Err(StoreError::Database(_))));
+    let wrong = LorawanServer::builder(ServerConfig::new(RegionName::Eu868));
+    let wrong = wrong.with_store(first).bind().await;
+    assert!(matches!(wrong, Err(BindError::Config(_))));
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_before_it_is_stored() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, open) = Gate::new(false);
+    let network = Network::start_with(config(vec![device.config()]), gate).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    asked.recv().await.unwrap();
+    // Long enough for a message that does not wait to be there.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(network.hub.accepted().is_empty());
+    open.add_permits(1000);
+    assert_eq!(network.data(1).await, ["MQ=="]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_not_done() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, _) = Gate::new(true);
+    let devices = vec![class_c(device.config()), otaa(OTAA)];
+    let network = Network::start_with(config(devices), gate).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&join_request(OTAA, 7)).await;
+    asked.recv().await.unwrap();
+    concentrator.hear(&device.uplink(b"1")).await;
+    asked.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(network.hub.accepted().is_empty());
+    assert!(!concentrator.has_been_asked());
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_arrives_when_it_is_said_again() {
+    let mut device = Device::abp(1);
+    let (gate, mut asked, open) = Gate::new(true);
+    let fails = gate.fails.clone();
+    let mut config = config(vec![device.config()]);
+    config.timing.rx_delay = 2;
+    let network = Network::start_with(config, gate).await;
+    let concentrator = network.concentrator(1).await;
+    let frame = device.confirmed(b"1");
+    concentrator.push(&frame, 5.0).await;
+    asked.recv().await.unwrap();
+    fails.store(false, Ordering::SeqCst);
+    open.add_permits(1000);
+    let answer = async { while asked.recv().await.is_some() {} };
+    let read = tokio::select! {
+        asked = concentrator.asked() => device.read(&asked.frame()),
+        never = says(&concentrator, &frame) => match never {},
+        () = answer => unreachable!("the store is there as long as the network"),
+    };
+    assert!(read.ack);
+    assert_eq!(network.data(1).await, ["MQ=="]);
+}
