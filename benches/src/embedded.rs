@@ -11,7 +11,7 @@ use gateway_core::credential::{GroupKeyCredentials, HubPolicyCredentials};
 use gateway_core::{
     CredentialProvider, Delivered, DeviceId, Downlink, Downstream, DownstreamError, ErrorKind,
     Gateway, GatewayConfig, Ingress, MessageId, RunError, ServeContext, Settlement, ShutdownReport,
-    Uplink,
+    Uplink, Upstream,
 };
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use tokio::task::JoinSet;
@@ -90,11 +90,24 @@ impl Embedded {
         devices: usize,
         downstream: impl Downstream,
     ) -> Result<Self> {
+        Self::over(AmqpUpstream::new(config)?, credentials, devices, downstream)
+    }
+
+    /// As [`start`](Self::start), over any way to the hub.
+    ///
+    /// # Errors
+    /// The parts do not make a gateway.
+    pub fn over(
+        upstream: impl Upstream,
+        credentials: impl CredentialProvider,
+        devices: usize,
+        downstream: impl Downstream,
+    ) -> Result<Self> {
         let mut settings = GatewayConfig::default();
         settings.max_in_flight = devices.max(4096);
         settings.sessions.capacity = devices.max(1);
         settings.timeouts.attach = Duration::from_secs(300);
-        let gateway = Gateway::builder(AmqpUpstream::new(config)?)
+        let gateway = Gateway::builder(upstream)
             .with_config(settings)
             .with_credentials(credentials)
             .with_downstream("embedder", downstream)
