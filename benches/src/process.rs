@@ -5,7 +5,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::param::clock_ticks_per_second;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, interval_at, sleep};
 
@@ -15,6 +14,8 @@ const QUIET: f64 = 0.03;
 const REST: Duration = Duration::from_millis(500);
 /// After this long its rest is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The unit of times in `/proc/*/stat`, the same on every Linux but for DEC's Alpha.
+const TICKS_A_SECOND: f64 = 100.0;
 
 /// The CPU time that this process has used, over all threads.
 #[must_use]
@@ -116,9 +117,7 @@ impl ThreadClock {
         let (_, fields) = text.rsplit_once(')').context("no stat")?;
         let ticks = fields.split_ascii_whitespace().nth(12).context("no time")?;
         let ticks: f64 = ticks.parse()?;
-        Ok(Duration::from_secs_f64(
-            ticks / clock_ticks_per_second() as f64,
-        ))
+        Ok(Duration::from_secs_f64(ticks / TICKS_A_SECOND))
     }
 
     fn file(&self, name: &str) -> Result<String> {

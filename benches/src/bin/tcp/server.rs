@@ -51,7 +51,7 @@ pub(crate) struct Server {
 
 #[derive(Debug)]
 enum Running {
-    Echo(JoinSet<Result<()>>),
+    Echo(#[expect(dead_code, reason = "held: it ends when dropped")] JoinSet<Result<()>>),
     Gateway(Embedded),
 }
 
