@@ -9,6 +9,7 @@ pub mod limits;
 pub mod process;
 pub mod raw;
 pub mod report;
+pub mod takes_all;
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! What this process uses: CPU time and resident memory.
 
 use std::pin::pin;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{Instant, interval_at, sleep};
 
@@ -13,6 +14,8 @@ const QUIET: f64 = 0.03;
 const REST: Duration = Duration::from_millis(500);
 /// After this long its rest is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The unit of times in `/proc/*/stat`, the same on every Linux but for DEC's Alpha.
+const TICKS_A_SECOND: f64 = 100.0;
 
 /// The CPU time that this process has used, over all threads.
 #[must_use]
@@ -61,6 +64,26 @@ pub fn raise_file_limit() -> Result<()> {
     Ok(())
 }
 
+/// Starts a thread that a profiler knows by its name.
+///
+/// # Errors
+/// The system refuses.
+pub fn named(
+    name: &str,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<JoinHandle<Result<()>>> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).context("no thread")
+}
+
+/// Waits for a thread's end.
+///
+/// # Errors
+/// Its own, or it panicked.
+pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
+}
+
 /// The processor time of one thread, to be read by any other of this process.
 #[derive(Debug, Clone)]
 pub struct ThreadClock(String);
@@ -70,7 +93,7 @@ impl ThreadClock {
     #[must_use]
     pub fn of_this_thread() -> Self {
         let thread = rustix::thread::gettid().as_raw_nonzero();
-        Self(format!("/proc/self/task/{thread}/schedstat"))
+        Self(format!("/proc/self/task/{thread}"))
     }
 
     /// The time that the thread has spent on the processor so far.
@@ -79,9 +102,27 @@ impl ThreadClock {
     /// The system is not Linux, or the thread has ended.
     pub fn read(&self) -> Result<Duration> {
         // Linux, "Scheduler Statistics": the first number is the time on the processor.
-        let text = std::fs::read_to_string(&self.0).with_context(|| format!("no {}", self.0))?;
+        let text = self.file("schedstat")?;
         let nanoseconds = text.split_ascii_whitespace().next().context("no time")?;
         Ok(Duration::from_nanos(nanoseconds.parse()?))
+    }
+
+    /// The part of that time spent in the kernel, to a hundredth of a second.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn kernel(&self) -> Result<Duration> {
+        // proc_pid_stat(5): `stime` is field 15; what is before field 3 may have spaces.
+        let text = self.file("stat")?;
+        let (_, fields) = text.rsplit_once(')').context("no stat")?;
+        let ticks = fields.split_ascii_whitespace().nth(12).context("no time")?;
+        let ticks: f64 = ticks.parse()?;
+        Ok(Duration::from_secs_f64(ticks / TICKS_A_SECOND))
+    }
+
+    fn file(&self, name: &str) -> Result<String> {
+        let path = format!("{}/{name}", self.0);
+        std::fs::read_to_string(&path).with_context(|| format!("no {path}"))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use gateway_core::{
     DEFAULT_RETRY_AFTER, DeviceId, ErrorKind, Ingress, Settlement, Slot, TwinReply, TwinRequest,
     Uplink,
@@ -50,30 +52,54 @@ impl Job {
     }
 }
 
-/// Is what a job needs to begin.
+/// A job with what it needs to begin.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are uplinks, which a box would cost an allocation each"
+)]
 #[derive(Debug)]
-pub(super) enum Permit {
-    Uplink(Slot),
-    /// The turn of the connection's twin requests, which go one after the other: of two patches the
-    /// later one stays, even if the hub had to be asked twice for the earlier one.
-    Twin(Arc<Mutex<()>>),
+pub(super) enum Start {
+    Uplink {
+        token: u64,
+        uplink: Uplink,
+        slot: Slot,
+    },
+    Twin {
+        token: u64,
+        request: TwinRequest,
+        device: DeviceId,
+        /// The turn of the connection's twin requests, which go one after the other: of two patches
+        /// the later one stays, even if the hub had to be asked twice for the earlier one.
+        turn: Arc<Mutex<()>>,
+    },
 }
 
-/// Does a job; one without its own permit is not begun.
-pub(super) async fn perform(ingress: Ingress, device: DeviceId, permit: Permit, job: Job) -> Done {
-    match (job, permit) {
-        (Job::Uplink { token, uplink }, Permit::Uplink(slot)) => Done::Uplink {
+/// Does a job. The future of an uplink is no larger than its delivery; the rare one is boxed.
+pub(super) fn perform(ingress: &Ingress, start: Start) -> impl Future<Output = Done> + use<> {
+    match start {
+        Start::Uplink {
             token,
-            settlement: slot.deliver(uplink).await,
-        },
-        (Job::Twin { token, request }, Permit::Twin(turn)) => {
-            let _turn = turn.lock().await;
-            let answer = ingress.twin(&device, request).await;
-            Done::Twin {
-                token,
-                answer: answer.map_err(|error| Refusal::from(&error)),
-            }
+            uplink,
+            slot,
+        } => Either::Left(
+            slot.deliver(uplink)
+                .map(move |settlement| Done::Uplink { token, settlement }),
+        ),
+        Start::Twin {
+            token,
+            request,
+            device,
+            turn,
+        } => {
+            let ingress = ingress.clone();
+            Either::Right(Box::pin(async move {
+                let _turn = turn.lock().await;
+                let answer = ingress.twin(&device, request).await;
+                Done::Twin {
+                    token,
+                    answer: answer.map_err(|error| Refusal::from(&error)),
+                }
+            }))
         }
-        (job, _) => job.undone(),
     }
 }

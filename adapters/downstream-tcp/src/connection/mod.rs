@@ -9,9 +9,10 @@ mod requests;
 mod wire;
 
 use std::collections::VecDeque;
-use std::future::pending;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,7 +20,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gateway_core::{Delivered, DeviceId, Ingress, Presence, Slot};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::proto::{Actions, CloseReason, Peer, Protocol};
 use crate::registry::{Claim, Delivery, Outcome, Stop};
@@ -59,16 +60,16 @@ enum Standing {
     Known { device: DeviceId, _claim: Claim },
 }
 
-/// Waits for a future that may not be there, and takes it out when it is done.
-async fn next<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
-    match slot {
-        Some(future) => {
-            let output = future.await;
-            *slot = None;
-            output
-        }
-        None => pending().await,
+/// Polls a future that may not be there, and takes it out when it is done.
+fn poll_in<T>(slot: &mut Option<BoxFuture<'static, T>>, cx: &mut Context<'_>) -> Poll<T> {
+    let polled = match slot {
+        Some(future) => future.as_mut().poll(cx),
+        None => Poll::Pending,
+    };
+    if polled.is_ready() {
+        *slot = None;
     }
+    polled
 }
 
 pub(crate) struct Connection<S> {
@@ -148,8 +149,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the device to its end.
     ///
-    /// What is ready is handled before the socket is touched, so that the frames of many answers
-    /// go out in one write.
+    /// Each time it is woken it does all that can be done, and looks at what comes seldom only once:
+    /// a message costs two wake-ups, one to be read and one to be answered. Seldom goes before often,
+    /// so that a device that never pauses keeps nobody waiting.
     pub(crate) async fn run(mut self) -> End {
         let mut jobs = FuturesUnordered::new();
         let mut alarm = pin!(sleep_until(self.hello_deadline));
@@ -162,46 +164,94 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .map(|every| (every, Instant::now() + every));
         self.obey();
 
-        let end = loop {
-            while jobs.len() < self.shared.config.limits.window {
-                let Some((device, permit, job)) = self.next_job() else {
-                    break;
-                };
-                jobs.push(perform(self.ingress.clone(), device, permit, job));
-            }
-            let intake = self.take_frame(jobs.len());
-            if let Some(end) = self.end {
-                break end;
-            }
-            let reads = match intake {
-                Intake::Taken => continue,
-                Intake::Starved => true,
-                Intake::Held => false,
-            };
-            self.note_reading(reads);
-            self.wire
-                .watch(&self.actions.output, self.shared.config.timeouts.write);
-            let is_set = self.set(alarm.as_mut());
-            let takes_commands = self.takes_commands();
-            tokio::select! {
-                biased;
-                reason = &mut stopped => self.end = Some(End::Told(reason)),
-                Some(done) = jobs.next() => self.done(done),
-                slot = next(&mut self.reserving) => self.slot = Some(slot),
-                verdict = next(&mut self.judgement) => self.judged(verdict),
-                verdict = next(&mut self.arrival) => self.arrived(verdict),
-                verdict = next(&mut self.renewal) => self.presented(verdict),
-                Some(delivery) = self.deliveries.recv(), if takes_commands => {
-                    self.command(delivery);
+        let end = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(reason) = stopped.as_mut().poll(cx) {
+                    return Poll::Ready(End::Told(reason));
                 }
-                () = &mut alarm, if is_set => self.ring(),
-                progress = self.wire.turn(&mut self.actions.output, reads) => {
-                    self.progressed(progress);
+                while self.end.is_none() && self.poll_seldom(cx).is_ready() {}
+                let awaited = self.awaited();
+                loop {
+                    while jobs.len() < self.shared.config.limits.window
+                        && let Some(start) = self.next_job()
+                    {
+                        jobs.push(perform(&self.ingress, start));
+                    }
+                    let intake = self.take_frame(jobs.len());
+                    if let Some(end) = self.end {
+                        return Poll::Ready(end);
+                    }
+                    if intake == Intake::Taken {
+                        continue;
+                    }
+                    let in_flight = jobs.len();
+                    while let Poll::Ready(Some(done)) = jobs.poll_next_unpin(cx) {
+                        self.done(done);
+                    }
+                    // There may be room for another frame, whose answer goes out with the others.
+                    if jobs.len() < in_flight {
+                        continue;
+                    }
+                    if self.poll_wire(cx, intake == Intake::Starved).is_pending() {
+                        break;
+                    }
+                }
+                if self.poll_alarm(alarm.as_mut(), cx).is_pending() && self.awaited() == awaited {
+                    return Poll::Pending;
                 }
             }
-        };
+        })
+        .await;
         self.leave(jobs, end).await;
         end
+    }
+
+    /// Takes one of the things that come seldom, if it is there.
+    fn poll_seldom(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Poll::Ready(slot) = poll_in(&mut self.reserving, cx) {
+            self.slot = Some(slot);
+        } else if let Poll::Ready(verdict) = poll_in(&mut self.judgement, cx) {
+            self.judged(verdict);
+        } else if let Poll::Ready(verdict) = poll_in(&mut self.arrival, cx) {
+            self.arrived(verdict);
+        } else if let Poll::Ready(verdict) = poll_in(&mut self.renewal, cx) {
+            self.presented(verdict);
+        } else if self.takes_commands()
+            && let Poll::Ready(Some(delivery)) = self.deliveries.poll_recv(cx)
+        {
+            self.command(delivery);
+        } else {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Which of the things that come seldom may come now. What is awaited anew has to be polled.
+    fn awaited(&self) -> [bool; 5] {
+        [
+            self.reserving.is_some(),
+            self.judgement.is_some(),
+            self.arrival.is_some(),
+            self.renewal.is_some(),
+            self.takes_commands(),
+        ]
+    }
+
+    /// Writes and reads what can be.
+    fn poll_wire(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<()> {
+        self.note_reading(reads);
+        let output = &mut self.actions.output;
+        let polled = self.wire.poll_turn(cx, output, reads);
+        self.wire.watch(output, self.shared.config.timeouts.write);
+        polled.map(|progress| self.progressed(progress))
+    }
+
+    /// Does what it is time for.
+    fn poll_alarm(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        match self.set(alarm.as_mut()) {
+            true => alarm.poll(cx).map(|()| self.ring()),
+            false => Poll::Pending,
+        }
     }
 
     /// Ends: nothing new is taken, what is in flight settles and is told, the last bytes go out.

@@ -2,11 +2,11 @@
 
 use futures_util::FutureExt as _;
 use gateway_core::credential::SasToken;
-use gateway_core::{DeviceId, ErrorKind, Interest, Presence, Settlement, UpstreamError};
+use gateway_core::{DeviceId, ErrorKind, Interest, Presence, Settlement, Slot, UpstreamError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::jobs::{Done, Job, Permit};
+use super::jobs::{Done, Job, Start};
 use super::login::{self, Admission};
 use super::{Connection, End, Standing};
 use crate::proto::{CloseReason, Login, Proof, Refusal, Request};
@@ -188,22 +188,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Takes the next job that may begin: an uplink needs a credit.
-    pub(super) fn next_job(&mut self) -> Option<(DeviceId, Permit, Job)> {
+    pub(super) fn next_job(&mut self) -> Option<Start> {
         let Standing::Known { device, .. } = &self.standing else {
             return None;
         };
-        let permit = match self.queue.front()? {
-            Job::Twin { .. } => Permit::Twin(self.twin_turn.get_or_insert_default().clone()),
-            Job::Uplink { .. } if self.reserving.is_some() => return None,
-            Job::Uplink { .. } => match self.slot.take().or_else(|| self.ingress.try_reserve()) {
-                Some(slot) => Permit::Uplink(slot),
+        match self.queue.pop_front()? {
+            Job::Twin { token, request } => Some(Start::Twin {
+                token,
+                request,
+                device: device.clone(),
+                turn: self.twin_turn.get_or_insert_default().clone(),
+            }),
+            Job::Uplink { token, uplink } => match self.take_slot() {
+                Some(slot) => Some(Start::Uplink {
+                    token,
+                    uplink,
+                    slot,
+                }),
                 None => {
-                    let ingress = self.ingress.clone();
-                    self.reserving = Some(async move { ingress.reserve().await }.boxed());
-                    return None;
+                    self.queue.push_front(Job::Uplink { token, uplink });
+                    None
                 }
             },
-        };
-        Some((device.clone(), permit, self.queue.pop_front()?))
+        }
+    }
+
+    /// Takes a credit, or begins to wait for one.
+    fn take_slot(&mut self) -> Option<Slot> {
+        if self.slot.is_some() || self.reserving.is_some() {
+            return self.slot.take();
+        }
+        let slot = self.ingress.try_reserve();
+        if slot.is_none() {
+            let ingress = self.ingress.clone();
+            self.reserving = Some(async move { ingress.reserve().await }.boxed());
+        }
+        slot
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Wire<S> {
     stream: S,
     /// Bytes read and not decoded yet.
     pub(super) input: BytesMut,
+    /// How large the input's memory is, frames that were taken off it included.
+    allocated: usize,
     is_flushed: bool,
     backlog: Backlog,
 }
@@ -50,6 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self {
             stream,
             input: BytesMut::new(),
+            allocated: 0,
             is_flushed: true,
             backlog: Backlog::default(),
         }
@@ -78,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         poll_fn(|cx| self.poll_turn(cx, output, read)).await
     }
 
-    fn poll_turn(
+    pub(super) fn poll_turn(
         &mut self,
         cx: &mut Context<'_>,
         output: &mut BytesMut,
@@ -92,6 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if read {
             if self.input.capacity() - self.input.len() < LEAST_ROOM {
                 self.input.reserve(READ_SIZE);
+                self.allocated = self.input.capacity();
             }
             match pin!(self.stream.read_buf(&mut self.input)).poll(cx) {
                 Poll::Ready(count) => progress.read = Some(count?),
@@ -133,13 +137,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Gives back what a large frame took.
     pub(super) fn shrink(&mut self) {
-        if self.input.is_empty() && self.input.capacity() > KEPT_SIZE {
-            self.input = BytesMut::new();
+        if self.input.is_empty() && self.allocated > KEPT_SIZE {
+            (self.input, self.allocated) = (BytesMut::new(), 0);
         }
     }
 
     /// Writes the last bytes and says goodbye.
     pub(super) async fn close(self, output: &mut BytesMut, patience: Duration) {
         gateway_net::close(self.stream, output, patience).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_frame_taken_off_the_input_keeps_none_of_its_memory() {
+        let frame = vec![b'x'; 2 * KEPT_SIZE];
+        let (mut device, stream) = duplex(frame.len());
+        device.write_all(&frame).await.unwrap();
+        let mut wire = Wire::new(stream);
+        let mut output = BytesMut::new();
+        while wire.input.len() < frame.len() {
+            wire.turn(&mut output, true).await.unwrap();
+        }
+        let taken = wire.input.split_to(frame.len()).freeze();
+        wire.shrink();
+        assert!(
+            taken.is_unique(),
+            "the input still holds the frame's memory"
+        );
+
+        device.write_all(b"small").await.unwrap();
+        wire.turn(&mut output, true).await.unwrap();
+        wire.input.clear();
+        wire.shrink();
+        assert!(wire.input.capacity() >= LEAST_ROOM, "what is small stays");
     }
 }

@@ -4,12 +4,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use benches::process::{join, named};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::server::{Server, join, named};
+use crate::server::Server;
 
 /// What came of a round.
 #[derive(Debug, Clone, Copy, Default)]

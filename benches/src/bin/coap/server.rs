@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use async_trait::async_trait;
-use benches::process::ThreadClock;
+use anyhow::{Context, Result};
+use benches::process::{ThreadClock, join, named};
+use benches::takes_all::TakesAll;
 use coap_lite::{MessageClass, MessageType, Packet, ResponseType};
 use gateway_core::credential::VouchedCredentials;
-use gateway_core::{
-    CloudCallback, DeviceId, DeviceIdentity, ErrorKind, Gateway, TwinReply, TwinRequest, Uplink,
-    Upstream, UpstreamError, UpstreamExplanation,
-};
+use gateway_core::{DeviceId, Gateway};
 use gateway_downstream_coap::dtls::{PskEntry, PskFn, PskKey};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, SecureConfig};
 use tokio::net::UdpSocket;
@@ -79,19 +76,6 @@ impl Server {
     }
 }
 
-/// Starts a thread that a profiler knows by its name.
-pub(crate) fn named(
-    name: &str,
-    work: impl FnOnce() -> Result<()> + Send + 'static,
-) -> Result<JoinHandle<Result<()>>> {
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(work).context("no thread")
-}
-
-pub(crate) fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    thread.join().map_err(|_| anyhow!("a thread panicked"))?
-}
-
 async fn bare(opened: oneshot::Sender<Open>, until: CancellationToken) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     tell(opened, socket.local_addr()?, None)?;
@@ -147,43 +131,4 @@ fn tell(
         clock: ThreadClock::of_this_thread(),
     };
     opened.send(open).ok().context("nobody measures any more")
-}
-
-/// A hub that has everything at once and keeps nothing.
-#[derive(Debug)]
-struct TakesAll;
-
-#[async_trait]
-impl Upstream for TakesAll {
-    async fn attach(
-        &self,
-        _: DeviceIdentity,
-        _: Arc<dyn CloudCallback>,
-    ) -> Result<(), UpstreamError> {
-        Ok(())
-    }
-
-    async fn send(&self, _: &Uplink) -> Result<(), UpstreamError> {
-        Ok(())
-    }
-
-    async fn send_batch(&self, _: &[Uplink]) -> Result<(), UpstreamError> {
-        Ok(())
-    }
-
-    async fn twin(&self, _: &DeviceId, _: TwinRequest) -> Result<TwinReply, UpstreamError> {
-        Err(UpstreamError::new(ErrorKind::Unsupported, "twin"))
-    }
-
-    async fn detach(&self, _: &DeviceId) -> Result<(), UpstreamError> {
-        Ok(())
-    }
-
-    fn explain(&self, _: &DeviceId) -> Option<UpstreamExplanation> {
-        None
-    }
-
-    async fn close(&self, _: Duration) -> Result<(), UpstreamError> {
-        Ok(())
-    }
 }
