@@ -39,12 +39,17 @@ fn clock(id: rustix::time::ClockId) -> Duration {
 /// # Errors
 /// The system is not Linux.
 pub fn resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("there is no /proc")?;
+    resident_of("self")
+}
+
+fn resident_of(process: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(path).context("no such process, or no /proc")?;
     let kib = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.split_whitespace().next())
-        .context("no VmRSS in /proc/self/status")?;
+        .context("no VmRSS in the status")?;
     Ok(kib.parse::<u64>()? * 1024)
 }
 
@@ -59,6 +64,41 @@ pub fn raise_file_limit() -> Result<()> {
         setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
     }
     Ok(())
+}
+
+/// Another process, seen from outside.
+#[derive(Debug, Clone)]
+pub struct Observed(String);
+
+impl Observed {
+    /// The process of this number.
+    #[must_use]
+    pub fn new(process: u32) -> Self {
+        Self(process.to_string())
+    }
+
+    /// The CPU time that it has used, over all threads, to the system's tick: 10 ms as a rule.
+    ///
+    /// # Errors
+    /// The system is not Linux, or the process has ended.
+    pub fn cpu(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.0);
+        let stat = std::fs::read_to_string(path).context("no such process, or no /proc")?;
+        // proc_pid_stat(5): the name, field 2, may hold anything; `utime` and `stime` are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("no name in the statistics")?;
+        let times = fields.split_ascii_whitespace().skip(11).take(2);
+        let ticks = times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        let a_second = rustix::param::clock_ticks_per_second();
+        Ok(Duration::from_secs_f64(ticks as f64 / a_second as f64))
+    }
+
+    /// Its memory that is in RAM, in bytes.
+    ///
+    /// # Errors
+    /// As [`cpu`](Self::cpu).
+    pub fn resident(&self) -> Result<u64> {
+        resident_of(&self.0)
+    }
 }
 
 /// The processor time of one thread, to be read by any other of this process.
