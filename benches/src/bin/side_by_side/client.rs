@@ -95,7 +95,8 @@ impl Client {
         let mut answer = String::new();
         match timeout(PATIENCE, self.from.read_line(&mut answer)).await {
             Err(_) => bail!("no answer within {PATIENCE:?}"),
-            Ok(read) => ensure_some(read?)?,
+            Ok(read) if read? == 0 => bail!("it has ended"),
+            Ok(_) => {}
         }
         serde_json::from_str(&answer).with_context(|| format!("it said {answer:?}"))
     }
@@ -104,12 +105,5 @@ impl Client {
     pub(crate) async fn resident(&mut self) -> Result<u64> {
         self.order(&Order::Rest).await?;
         self.observed.resident()
-    }
-}
-
-fn ensure_some(read: usize) -> Result<()> {
-    match read {
-        0 => bail!("it has ended"),
-        _ => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ use super::contender::Contender;
 use super::figures::Row;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Figure = fn(&Row) -> f64;
 
 const SIZE: (u32, u32) = (1200, 900);
 const LEGEND: u32 = 90;
@@ -30,7 +31,7 @@ fn paint(root: &Area<'_>, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>
     in_flight.sort_unstable();
     in_flight.dedup();
     let panels = panels.split_evenly((2, in_flight.len().max(1)));
-    let figures: [(&str, fn(&Row) -> f64); 2] = [
+    let figures: [(&str, Figure); 2] = [
         ("settled messages a second", |row| row.messages_per_second),
         ("CPU a message, microseconds", |row| row.cpu_us_per_message),
     ];
@@ -56,7 +57,7 @@ fn draw_panel(
     panel: &Area<'_>,
     title: &str,
     rows: &[&Row],
-    figure: fn(&Row) -> f64,
+    figure: Figure,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let devices = span(rows.iter().map(|row| row.devices as f64));
     let figures = span(rows.iter().map(|row| figure(row)));
