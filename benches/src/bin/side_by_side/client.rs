@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use benches::hub::HubAccess;
 use benches::process::{Observed, Usage};
 use serde::{Deserialize, Serialize};
@@ -93,11 +93,9 @@ impl Client {
         line.push(b'\n');
         self.to.write_all(&line).await.context("it has ended")?;
         let mut answer = String::new();
-        match timeout(PATIENCE, self.from.read_line(&mut answer)).await {
-            Err(_) => bail!("no answer within {PATIENCE:?}"),
-            Ok(read) if read? == 0 => bail!("it has ended"),
-            Ok(_) => {}
-        }
+        let read = timeout(PATIENCE, self.from.read_line(&mut answer)).await;
+        let read = read.with_context(|| format!("no answer within {PATIENCE:?}"))?;
+        ensure!(read? > 0, "it has ended");
         serde_json::from_str(&answer).with_context(|| format!("it said {answer:?}"))
     }
 
