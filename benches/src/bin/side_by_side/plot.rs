@@ -82,7 +82,10 @@ fn draw_panel(
         .draw()?;
     // The gateway comes last, so that no line hides its own.
     for contender in Contender::all().into_iter().rev() {
-        let own = rows.iter().filter(|row| row.contender == contender);
+        // A round too short for the system's clock shows no CPU: there is no such decade.
+        let own = rows
+            .iter()
+            .filter(|row| row.contender == contender && figure(row) > 0.0);
         let points: Vec<_> = own.map(|row| (row.devices as f64, figure(row))).collect();
         let style = line(contender);
         chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
