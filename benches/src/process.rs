@@ -14,8 +14,6 @@ const QUIET: f64 = 0.03;
 const REST: Duration = Duration::from_millis(500);
 /// After this long its rest is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The unit of times in `/proc/*/stat`, the same on every Linux but for DEC's Alpha.
-const TICKS_A_SECOND: f64 = 100.0;
 
 /// The CPU time that this process has used, over all threads.
 #[must_use]
@@ -42,12 +40,17 @@ fn clock(id: rustix::time::ClockId) -> Duration {
 /// # Errors
 /// The system is not Linux.
 pub fn resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("there is no /proc")?;
+    resident_of("self")
+}
+
+fn resident_of(process: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(path).context("no such process, or no /proc")?;
     let kib = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.split_whitespace().next())
-        .context("no VmRSS in /proc/self/status")?;
+        .context("no VmRSS in the status")?;
     Ok(kib.parse::<u64>()? * 1024)
 }
 
@@ -84,6 +87,45 @@ pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
+/// The unit of times in `/proc/*/stat`.
+fn ticks_to_time(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Another process, seen from outside.
+#[derive(Debug, Clone)]
+pub struct Observed(String);
+
+impl Observed {
+    /// The process of this number.
+    #[must_use]
+    pub fn new(process: u32) -> Self {
+        Self(process.to_string())
+    }
+
+    /// The CPU time that it has used, over all threads, to the system's tick: 10 ms as a rule.
+    ///
+    /// # Errors
+    /// The system is not Linux, or the process has ended.
+    pub fn cpu(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.0);
+        let stat = std::fs::read_to_string(path).context("no such process, or no /proc")?;
+        // proc_pid_stat(5): the name, field 2, may hold anything; `utime` and `stime` are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("no name in the statistics")?;
+        let times = fields.split_ascii_whitespace().skip(11).take(2);
+        let ticks = times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(ticks_to_time(ticks))
+    }
+
+    /// Its memory that is in RAM, in bytes.
+    ///
+    /// # Errors
+    /// As [`cpu`](Self::cpu).
+    pub fn resident(&self) -> Result<u64> {
+        resident_of(&self.0)
+    }
+}
+
 /// The processor time of one thread, to be read by any other of this process.
 #[derive(Debug, Clone)]
 pub struct ThreadClock(String);
@@ -116,8 +158,7 @@ impl ThreadClock {
         let text = self.file("stat")?;
         let (_, fields) = text.rsplit_once(')').context("no stat")?;
         let ticks = fields.split_ascii_whitespace().nth(12).context("no time")?;
-        let ticks: f64 = ticks.parse()?;
-        Ok(Duration::from_secs_f64(ticks / TICKS_A_SECOND))
+        Ok(ticks_to_time(ticks.parse()?))
     }
 
     fn file(&self, name: &str) -> Result<String> {

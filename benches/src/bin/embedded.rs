@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use benches::embedded::{Embedded, Keys, OnlySpeaking, send};
 use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
 use benches::process::{Usage, metered};
-use benches::raw::Raw;
+use benches::raw::{Raw, Writes};
 use benches::report::{Fields, Report};
 use clap::Parser;
 
@@ -41,7 +41,7 @@ async fn main() -> Result<()> {
     let (devices, messages) = (options.devices, options.messages);
     let hub = HubProcess::start(&HubSetup::default()).await?;
 
-    let raw = Raw::open(&hub.access, devices).await?;
+    let raw = Raw::open(&hub.access, 0..devices, Keys::Policy, Writes::Coalesced).await?;
     let credentials = Keys::Policy.credentials(&hub.access)?;
     let gateway = Embedded::start(hub.access.amqp(), credentials, devices, OnlySpeaking)?;
     let through_gateway = async |count: usize, round: &str| {

@@ -1,7 +1,6 @@
 //! The servers that are measured, each in a thread of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
