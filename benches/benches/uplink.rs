@@ -1,7 +1,5 @@
 //! From a TCP device's frames to their acknowledgements, before a hub that takes everything at once.
 
-#![allow(missing_docs, reason = "the macro's own items")]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 

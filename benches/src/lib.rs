@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod hub;
 pub mod latency;
 pub mod limits;
+pub mod lorawan_device;
 pub mod process;
 pub mod raw;
 pub mod report;
