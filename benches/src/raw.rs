@@ -141,6 +141,17 @@ impl Raw {
         Ok(accepted)
     }
 
+    /// Sends one message of a device and says whether the hub accepted it.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub async fn send_one(&self, device: usize, id: String) -> Result<bool> {
+        let mut sender = self.senders[device].lock().await;
+        let sent = sender.send_batchable(telemetry(id)).await?;
+        drop(sender);
+        Ok(sent.await?.is_accepted())
+    }
+
     /// Sends from every device, so many messages in flight each, until it is over, and counts what
     /// the hub accepted.
     ///

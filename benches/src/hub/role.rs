@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::command::{Command, HubAccess, HubCounts, HubSetup};
 use super::tally::Tally;
 use super::{ROLE, flood};
-use crate::process::machine_time;
+use crate::process::{machine_time, resident};
 use crate::{HOST, device_name};
 
 /// Is the hub, if the arguments say so, until standard input closes.
@@ -124,6 +124,7 @@ impl Role {
                     connections: stats.connections.len(),
                     connections_opened: stats.connections_opened,
                     messages: stats.messages,
+                    resident: resident()?,
                 })?);
             }
             Command::Tally => {
