@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use benches::process::cpu;
 use criterion::Throughput;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 
+use crate::process::cpu;
+
 /// Measures CPU time over all threads.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CpuTime;
+pub struct CpuTime;
 
 impl Measurement for CpuTime {
     type Intermediate = Duration;
