@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::coalesced::coalesce;
 use crate::embedded::Keys;
 use crate::hub::HubAccess;
-use crate::{BODY, HOST, device_name};
+use crate::{BODY, BoxFuture, HOST, device_name};
 
 /// How long a token is good for: longer than anything here is measured.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -56,7 +56,16 @@ impl Raw {
     ///
     /// # Errors
     /// The hub refuses something.
-    pub async fn open(
+    pub fn open(
+        access: &HubAccess,
+        devices: Range<usize>,
+        keys: Keys,
+        writes: Writes,
+    ) -> BoxFuture<'_, Result<Self>> {
+        Box::pin(Self::open_all(access, devices, keys, writes))
+    }
+
+    async fn open_all(
         access: &HubAccess,
         devices: Range<usize>,
         keys: Keys,
