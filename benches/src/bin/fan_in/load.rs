@@ -17,6 +17,14 @@ use tokio::task::JoinSet;
 /// How often what has become due is sent: far below what is measured, far above what a sleep costs.
 const TICK: Duration = Duration::from_micros(100);
 
+/// Latencies above this count as this, in nanoseconds: a minute.
+const LONGEST: u64 = 60_000_000_000;
+
+/// Makes a histogram of latencies in nanoseconds, to three digits.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_max(LONGEST, 3)?)
+}
+
 /// The way that a message takes to the hub.
 #[derive(Debug)]
 pub(crate) enum Path {
@@ -74,7 +82,7 @@ pub(crate) struct Round {
 impl Round {
     fn new() -> Result<Self> {
         Ok(Self {
-            latencies: Histogram::new(3)?,
+            latencies: histogram()?,
             refused: 0,
         })
     }

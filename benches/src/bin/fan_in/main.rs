@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use load::{Load, Path, Round};
+use load::{Load, Path, Round, histogram};
 
 /// A message is many small pieces, made on one thread and dropped on another.
 #[global_allocator]
@@ -91,7 +91,7 @@ impl Side {
 
     /// The latencies of all rounds.
     fn latencies(&self) -> Result<Histogram<u64>> {
-        let mut all = Histogram::new(3)?;
+        let mut all = histogram()?;
         for round in &self.rounds {
             all.add(&round.latencies)?;
         }
