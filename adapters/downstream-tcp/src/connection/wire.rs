@@ -34,17 +34,35 @@ pub(super) struct Wire<S> {
     /// How large the input's memory is, frames that were taken off it included.
     allocated: usize,
     is_flushed: bool,
+    /// The stream gets nothing more until it has passed on what it has.
+    is_flushing: bool,
     backlog: Backlog,
 }
 
-/// Watches that bytes do not wait too long to be written.
+/// Watches that bytes do not wait too long to be written and flushed: a TLS session takes what the
+/// socket does not.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// When the bytes watched have to be written.
+    /// When the bytes watched have to be out.
     deadline: Option<Instant>,
-    /// How many are watched still. Those that came later wait for the next watch, so that steady
-    /// new output does not hide that old output is stuck.
+    /// How many are watched still and not written. Those that came later wait for the next watch,
+    /// so that steady new output does not hide that old output is stuck.
     watched: usize,
+}
+
+impl Backlog {
+    /// Notes what was written. True if that was all that is watched.
+    fn wrote(&mut self, count: usize) -> bool {
+        self.watched = self.watched.saturating_sub(count);
+        self.deadline.is_some() && self.watched == 0
+    }
+
+    /// Notes that all that was written is out.
+    fn flushed(&mut self) {
+        if self.watched == 0 {
+            self.deadline = None;
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -54,13 +72,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             input: BytesMut::new(),
             allocated: 0,
             is_flushed: true,
+            is_flushing: false,
             backlog: Backlog::default(),
         }
     }
 
-    /// Starts to watch output that has just come.
+    /// Starts to watch output that has just come, and what the stream holds back.
     pub(super) fn watch(&mut self, output: &BytesMut, patience: Duration) {
-        if self.backlog.deadline.is_none() && !output.is_empty() {
+        let is_out = output.is_empty() && self.is_flushed;
+        if self.backlog.deadline.is_none() && !is_out {
             self.backlog = Backlog {
                 deadline: Some(Instant::now() + patience),
                 watched: output.len(),
@@ -68,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// When the output has to be written.
+    /// When the output has to be out.
     pub(super) fn write_deadline(&self) -> Option<Instant> {
         self.backlog.deadline
     }
@@ -114,24 +134,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         cx: &mut Context<'_>,
         output: &mut BytesMut,
     ) -> Poll<io::Result<bool>> {
-        while !output.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, output))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            output.advance(count);
-            self.is_flushed = false;
-            self.backlog.watched = self.backlog.watched.saturating_sub(count);
-            if self.backlog.watched == 0 {
-                self.backlog.deadline = None;
-            }
-        }
-        if self.is_flushed {
+        if output.is_empty() && self.is_flushed {
             return Poll::Ready(Ok(false));
         }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.is_flushed = true;
-        self.backlog.deadline = None;
+        while !(output.is_empty() && self.is_flushed) {
+            while !output.is_empty() && !self.is_flushing {
+                let count = ready!(Pin::new(&mut self.stream).poll_write(cx, output))?;
+                if count == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                output.advance(count);
+                self.is_flushed = false;
+                self.is_flushing = self.backlog.wrote(count);
+            }
+            self.is_flushing = true;
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            (self.is_flushed, self.is_flushing) = (true, false);
+            self.backlog.flushed();
+        }
         Poll::Ready(Ok(true))
     }
 
@@ -150,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::*;
 
