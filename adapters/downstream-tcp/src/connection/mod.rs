@@ -87,6 +87,8 @@ pub(crate) struct Connection<S> {
     renewal: Option<Arrival>,
     sender: mpsc::Sender<Delivery>,
     deliveries: mpsc::Receiver<Delivery>,
+    /// The next delivery wakes the connection.
+    is_listening: bool,
     commands: Commands,
     /// Commands that count as sent once the output is written.
     unwritten: Vec<oneshot::Sender<Outcome>>,
@@ -133,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             renewal: None,
             sender,
             deliveries,
+            is_listening: false,
             commands: Commands::default(),
             unwritten: Vec::new(),
             queue: VecDeque::new(),
@@ -159,7 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut jobs = Jobs::new(first);
         let mut alarm = pin!(sleep_until(self.hello_deadline));
         let stop = self.stop.clone();
-        let mut stopped = pin!(stop.stopped());
+        let (mut stopped, mut is_watching) = (pin!(stop.stopped()), false);
         self.protocol.on_connect(&self.peer, &mut self.actions);
         self.heartbeat = self
             .protocol
@@ -169,9 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
         let end = poll_fn(|cx| {
             loop {
-                if let Poll::Ready(reason) = stopped.as_mut().poll(cx) {
+                // Once it has been asked it wakes us, and a look costs less than asking again.
+                if (!is_watching || stop.is_stopped())
+                    && let Poll::Ready(reason) = stopped.as_mut().poll(cx)
+                {
                     return Poll::Ready(End::Told(reason));
                 }
+                is_watching = true;
                 while self.end.is_none() && self.poll_seldom(cx).is_ready() {}
                 let awaited = self.awaited();
                 loop {
@@ -220,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         } else if let Poll::Ready(verdict) = poll_in(&mut self.renewal, cx) {
             self.presented(verdict);
         } else if self.takes_commands()
-            && let Poll::Ready(Some(delivery)) = self.deliveries.poll_recv(cx)
+            && let Poll::Ready(delivery) = self.poll_delivery(cx)
         {
             self.command(delivery);
         } else {
