@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Takes a delivery. While none is on its way the channel is left alone: a look at its memory
     /// with each message costs more than all the rest of this.
-    pub(super) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
+    pub(super) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Box<Delivery>> {
         if self.is_listening && self.sender.capacity() == self.sender.max_capacity() {
             return Poll::Pending;
         }
@@ -105,12 +105,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    pub(super) fn command(&mut self, delivery: Delivery) {
+    pub(super) fn command(&mut self, delivery: Box<Delivery>) {
         let Delivery {
             downlink,
             reply,
             deadline,
-        } = delivery;
+        } = *delivery;
         let time_left = deadline.saturating_duration_since(Instant::now());
         if reply.is_closed() || time_left.is_zero() {
             return answer(reply, Err(ErrorKind::TimedOut));

@@ -85,8 +85,8 @@ pub(crate) struct Connection<S> {
     presence: Option<Presence>,
     /// A new token of the device before the hub.
     renewal: Option<Arrival>,
-    sender: mpsc::Sender<Delivery>,
-    deliveries: mpsc::Receiver<Delivery>,
+    sender: mpsc::Sender<Box<Delivery>>,
+    deliveries: mpsc::Receiver<Box<Delivery>>,
     /// The next delivery wakes the connection.
     is_listening: bool,
     commands: Commands,

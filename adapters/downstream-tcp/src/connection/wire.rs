@@ -2,20 +2,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Room made for one read.
+/// What is read at once.
 pub(super) const READ_SIZE: usize = 4096;
-/// Room below which more is made.
-const LEAST_ROOM: usize = 1024;
-/// An empty buffer above this goes back to the allocator.
-const KEPT_SIZE: usize = 4 * READ_SIZE;
 
 /// What one turn with the socket brought.
 #[derive(Debug, Default)]
@@ -31,8 +28,6 @@ pub(super) struct Wire<S> {
     stream: S,
     /// Bytes read and not decoded yet.
     pub(super) input: BytesMut,
-    /// How large the input's memory is, frames that were taken off it included.
-    allocated: usize,
     is_flushed: bool,
     /// The stream gets nothing more until it has passed on what it has.
     is_flushing: bool,
@@ -70,7 +65,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self {
             stream,
             input: BytesMut::new(),
-            allocated: 0,
             is_flushed: true,
             is_flushing: false,
             backlog: Backlog::default(),
@@ -113,13 +107,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Poll::Pending => {}
         }
         if read {
-            if self.input.capacity() - self.input.len() < LEAST_ROOM {
-                self.input.reserve(READ_SIZE);
-                self.allocated = self.input.capacity();
-            }
-            match pin!(self.stream.read_buf(&mut self.input)).poll(cx) {
-                Poll::Ready(count) => progress.read = Some(count?),
-                Poll::Pending => {}
+            // On the stack, since memory of each connection's own would seldom be in the processor's
+            // cache; what came takes no more room than it needs.
+            let mut room = [MaybeUninit::uninit(); READ_SIZE];
+            let mut came = ReadBuf::uninit(&mut room);
+            if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, &mut came) {
+                result?;
+                self.input.extend_from_slice(came.filled());
+                progress.read = Some(came.filled().len());
             }
         }
         match progress.drained || progress.read.is_some() {
@@ -155,10 +150,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(true))
     }
 
-    /// Gives back what a large frame took.
+    /// Keeps no memory for input while there is none: a frame that was taken has its own then.
     pub(super) fn shrink(&mut self) {
-        if self.input.is_empty() && self.allocated > KEPT_SIZE {
-            (self.input, self.allocated) = (BytesMut::new(), 0);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
         }
     }
 
@@ -175,8 +170,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_frame_taken_off_the_input_keeps_none_of_its_memory() {
-        let frame = vec![b'x'; 2 * KEPT_SIZE];
+    async fn a_frame_taken_off_the_input_leaves_it_without_memory() {
+        let frame = vec![b'x'; 2 * READ_SIZE];
         let (mut device, stream) = duplex(frame.len());
         device.write_all(&frame).await.unwrap();
         let mut wire = Wire::new(stream);
@@ -190,11 +185,6 @@ mod tests {
             taken.is_unique(),
             "the input still holds the frame's memory"
         );
-
-        device.write_all(b"small").await.unwrap();
-        wire.turn(&mut output, true).await.unwrap();
-        wire.input.clear();
-        wire.shrink();
-        assert!(wire.input.capacity() >= LEAST_ROOM, "what is small stays");
+        assert_eq!(wire.input.capacity(), 0);
     }
 }
