@@ -109,7 +109,7 @@ impl Side {
             .with("p50_us", us(all.value_at_quantile(0.5)))
             .with("p90_us", us(all.value_at_quantile(0.9)))
             .with("p99_us", us(all.value_at_quantile(0.99)))
-            .with("p99.9_us", us(all.value_at_quantile(0.999)))
+            .with("p999_us", us(all.value_at_quantile(0.999)))
             .with("max_us", us(all.max()))
             .with(
                 "cpu_us_per_message",
