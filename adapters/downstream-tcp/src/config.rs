@@ -158,7 +158,7 @@ pub struct LimitConfig {
     /// Bytes of a frame from a device. Default 64 KiB: what devices send is far smaller, and
     /// 10,000 connections take at most 640 MiB.
     pub max_frame: usize,
-    /// Connections. Default 10,000; each needs a file descriptor and about 20 KiB,
+    /// Connections. Default 10,000; each needs a file descriptor and about 16 KiB,
     /// its session included.
     pub max_connections: usize,
     /// Connections from one address (IPv6: one /64 network). Default 1,000: a site or a mobile

@@ -46,10 +46,6 @@ impl Stop {
         self.token.cancel();
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
     pub(crate) async fn stopped(&self) -> CloseReason {
         self.token.cancelled().await;
         self.reason.get().copied().unwrap_or(CloseReason::Shutdown)

@@ -29,10 +29,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Sets the alarm. One that is early finds nothing to do and is set again, which is cheaper
-    /// than moving it with every frame. Tells whether there is anything to wait for: an alarm that
-    /// has rung goes on ringing.
-    pub(super) fn set(&self, mut alarm: Pin<&mut Sleep>) -> bool {
+    /// Sets the alarm, and tells whether it was moved. One that is early finds nothing to do and is
+    /// set again, which is cheaper than moving it with every frame.
+    pub(super) fn set(&mut self, alarm: Pin<&mut Sleep>) -> bool {
         let deadlines = [
             self.device_deadline().map(|(at, _)| at),
             self.wire.write_deadline(),
@@ -42,13 +41,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Some(at) = deadlines.into_iter().flatten().min() else {
             return false;
         };
-        if at < alarm.deadline() || alarm.is_elapsed() {
-            alarm.as_mut().reset(at);
+        let is_moved = self.alarm.is_none_or(|set| at < set);
+        if is_moved {
+            self.alarm = Some(at);
+            alarm.reset(at);
         }
-        true
+        is_moved
     }
 
-    pub(super) fn ring(&mut self) {
+    /// Does what it is time for.
+    pub(super) fn due(&mut self) {
         let now = Instant::now();
         if self.wire.write_deadline().is_some_and(|at| at <= now) {
             self.end = Some(End::Gone("write_timeout"));

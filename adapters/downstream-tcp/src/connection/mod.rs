@@ -1,5 +1,6 @@
 //! One device's connection: a task that owns its socket, its protocol and what is in flight.
 
+mod bell;
 mod clocks;
 mod commands;
 mod intake;
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::proto::{Actions, CloseReason, Peer, Protocol};
 use crate::registry::{Claim, Delivery, Outcome, Stop};
 use crate::serve::Shared;
+use bell::Bell;
 use commands::{Commands, answer};
 use intake::Intake;
 use jobs::{Done, Job, Jobs, perform};
@@ -87,8 +89,6 @@ pub(crate) struct Connection<S> {
     renewal: Option<Arrival>,
     sender: mpsc::Sender<Box<Delivery>>,
     deliveries: mpsc::Receiver<Box<Delivery>>,
-    /// The next delivery wakes the connection.
-    is_listening: bool,
     commands: Commands,
     /// Commands that count as sent once the output is written.
     unwritten: Vec<oneshot::Sender<Outcome>>,
@@ -100,6 +100,8 @@ pub(crate) struct Connection<S> {
     twin_turn: Option<Arc<Mutex<()>>>,
     hello_deadline: Instant,
     heartbeat: Option<(Duration, Instant)>,
+    /// When the alarm rings; none once it has.
+    alarm: Option<Instant>,
     /// When bytes came last.
     read: Instant,
     /// When the last frame came whole, or reading began again.
@@ -135,7 +137,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             renewal: None,
             sender,
             deliveries,
-            is_listening: false,
             commands: Commands::default(),
             unwritten: Vec::new(),
             queue: VecDeque::new(),
@@ -144,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             twin_turn: None,
             hello_deadline,
             heartbeat: None,
+            alarm: Some(hello_deadline),
             read: Instant::now(),
             heard: Instant::now(),
             frame_began: None,
@@ -154,15 +156,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the device to its end.
     ///
-    /// Each time it is woken it does all that can be done, and looks at what comes seldom only once:
-    /// a message costs two wake-ups, one to be read and one to be answered. Seldom goes before often,
-    /// so that a device that never pauses keeps nobody waiting.
+    /// Each time it is woken it does all that can be done, and looks at what comes seldom only if the
+    /// bell was rung: a message costs two wake-ups, one to be read and one to be answered. Seldom goes
+    /// before often, so that a device that never pauses keeps nobody waiting.
     pub(crate) async fn run(mut self) -> End {
         let first = pin!(None);
         let mut jobs = Jobs::new(first);
         let mut alarm = pin!(sleep_until(self.hello_deadline));
         let stop = self.stop.clone();
-        let (mut stopped, mut is_watching) = (pin!(stop.stopped()), false);
+        let mut stopped = pin!(stop.stopped());
         self.protocol.on_connect(&self.peer, &mut self.actions);
         self.heartbeat = self
             .protocol
@@ -170,16 +172,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .map(|every| (every, Instant::now() + every));
         self.obey();
 
+        let mut bell = Bell::new(Waker::noop());
         let end = poll_fn(|cx| {
+            if !bell.is_of(cx.waker()) {
+                bell = Bell::new(cx.waker());
+            }
             loop {
-                // Once it has been asked it wakes us, and a look costs less than asking again.
-                if (!is_watching || stop.is_stopped())
-                    && let Poll::Ready(reason) = stopped.as_mut().poll(cx)
-                {
-                    return Poll::Ready(End::Told(reason));
+                let is_rung = bell.silence();
+                if is_rung {
+                    let waker = Waker::from(bell.clone());
+                    let seldom = &mut Context::from_waker(&waker);
+                    if let Poll::Ready(reason) = stopped.as_mut().poll(seldom) {
+                        return Poll::Ready(End::Told(reason));
+                    }
+                    while self.end.is_none() && self.poll_seldom(seldom).is_ready() {}
                 }
-                is_watching = true;
-                while self.end.is_none() && self.poll_seldom(cx).is_ready() {}
                 let awaited = self.awaited();
                 loop {
                     while jobs.len() < self.shared.config.limits.window
@@ -206,7 +213,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         break;
                     }
                 }
-                if self.poll_alarm(alarm.as_mut(), cx).is_pending() && self.awaited() == awaited {
+                // Behind the wire: whoever spoke in time is not late because we are.
+                if self.set(alarm.as_mut()) || is_rung {
+                    self.poll_alarm(alarm.as_mut(), &bell);
+                }
+                if self.awaited() != awaited {
+                    // What is awaited anew is to ring the bell.
+                    bell.ring();
+                }
+                if !bell.is_rung() {
                     return Poll::Pending;
                 }
             }
@@ -227,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         } else if let Poll::Ready(verdict) = poll_in(&mut self.renewal, cx) {
             self.presented(verdict);
         } else if self.takes_commands()
-            && let Poll::Ready(delivery) = self.poll_delivery(cx)
+            && let Poll::Ready(Some(delivery)) = self.deliveries.poll_recv(cx)
         {
             self.command(delivery);
         } else {
@@ -263,11 +278,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Does what it is time for.
-    fn poll_alarm(&mut self, mut alarm: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.set(alarm.as_mut()) {
-            true => alarm.poll(cx).map(|()| self.ring()),
-            false => Poll::Pending,
+    /// Does what it is time for, and rings the bell, since anything may have come of it.
+    fn poll_alarm(&mut self, alarm: Pin<&mut Sleep>, bell: &Arc<Bell>) {
+        let waker = Waker::from(bell.clone());
+        if self.alarm.is_some() && alarm.poll(&mut Context::from_waker(&waker)).is_ready() {
+            self.alarm = None;
+            self.due();
+            bell.ring();
         }
     }
 

@@ -201,7 +201,7 @@ impl FrameCodec {
             },
             (Framing::Fixed { size }, _) => {
                 let size = *size;
-                Ok((input.len() >= size).then(|| input.split_to(size).freeze()))
+                Ok((input.len() >= size).then(|| split_to(input, size).freeze()))
             }
             (Framing::Delimiter { delimiter }, _) => {
                 let (length, last) = (delimiter.len(), delimiter[delimiter.len() - 1]);
@@ -242,7 +242,7 @@ impl FrameCodec {
             return Ok(None);
         };
         self.searched = 0;
-        let mut frame = input.split_to(last + 1);
+        let mut frame = split_to(input, last + 1);
         frame.truncate(frame.len() - delimiter);
         if std::mem::take(&mut self.skipping) || frame.len() > self.max_frame {
             return Err(FrameError::skipped(TOO_LONG));
@@ -299,6 +299,14 @@ impl FrameCodec {
             return Err(FrameError::skipped(TOO_LONG));
         }
         Ok(())
+    }
+}
+
+/// Takes the front of the input off, which is most often all of it: then nothing is shared.
+fn split_to(input: &mut BytesMut, length: usize) -> BytesMut {
+    match length == input.len() {
+        true => std::mem::take(input),
+        false => input.split_to(length),
     }
 }
 
