@@ -1,5 +1,5 @@
-//! A session in use as a row of bytes: it is written with every frame, and JSON took five times as
-//! long and as much room.
+//! A session in use as a row of bytes: it is written with every frame, and in JSON it is five times as
+//! large.
 
 use serde::de::Error as _;
 
