@@ -79,8 +79,9 @@ pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
-/// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
+/// What benchmarks measure and compare with. Not part of the interface: it changes at will.
 #[doc(hidden)]
 pub mod internal {
+    pub use crate::convert::bench::{encode_uplinks, read_message, read_method};
     pub use crate::transport::{Stream, Transport as Dialer};
 }
