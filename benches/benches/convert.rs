@@ -3,7 +3,6 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_core::{DeviceId, MessageId, Properties, SystemProperties, Uplink};
 use gateway_upstream_amqp::internal::{encode_uplinks, read_message, read_method};
@@ -28,7 +27,7 @@ fn uplink(body: usize) -> Uplink {
 }
 
 /// What the hub sends when it calls a method: its sections are an uplink's.
-fn method() -> Bytes {
+fn method() -> Vec<u8> {
     let mut properties = Properties::new();
     properties.insert("IoThub-methodname", "reboot");
     let mut system = SystemProperties::default();

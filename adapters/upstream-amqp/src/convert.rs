@@ -4,7 +4,7 @@ pub(crate) mod bench;
 
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageId, Properties as Sections, SerializableBody,
@@ -51,23 +51,23 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Message<Body<Value>>, AmqpError> 
 }
 
 /// Encodes one uplink, or several of one device as a batch, with the format of what it made.
-pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Bytes, u32), AmqpError> {
+pub(crate) fn uplinks(uplinks: &[Uplink]) -> Result<(Vec<u8>, u32), AmqpError> {
     let size = uplinks.iter().map(Uplink::size).sum();
     if size > MAX_UPLINK || uplinks.len() > MAX_BATCH {
         return Err(AmqpError::TooLarge(size));
     }
-    let mut message = BytesMut::with_capacity(size + OVERHEAD * uplinks.len());
+    let mut message = Vec::with_capacity(size + OVERHEAD * uplinks.len());
     if let [uplink] = uplinks {
         put_uplink(&mut message, uplink);
-        return Ok((message.freeze(), 0));
+        return Ok((message, 0));
     }
-    let mut one = BytesMut::new();
+    let mut one = Vec::new();
     for uplink in uplinks {
         one.clear();
         put_uplink(&mut one, uplink);
         put_data(&mut message, &one);
     }
-    Ok((message.freeze(), BATCH_FORMAT))
+    Ok((message, BATCH_FORMAT))
 }
 
 /// Makes a cloud-to-device message of what came on the device's link.

@@ -3,7 +3,7 @@
 //! Every message goes through here. What the types of `fe2o3-amqp-types` would cost on the way, a
 //! copy of each text and a serializer's bookkeeping, is more than all the rest of sending it.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use gateway_core::Uplink;
 
 /// System properties that IoT Hub takes as application properties or annotations.
@@ -30,7 +30,7 @@ const SYMBOL: u8 = 0xa3;
 pub(crate) const OVERHEAD: usize = 128;
 
 /// Writes an uplink's sections.
-pub(crate) fn put_uplink(out: &mut BytesMut, uplink: &Uplink) {
+pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
     let system = &uplink.system;
     if let Some(component) = &system.component {
         section(out, MESSAGE_ANNOTATIONS);
@@ -73,23 +73,23 @@ pub(crate) fn put_uplink(out: &mut BytesMut, uplink: &Uplink) {
 }
 
 /// Writes a data section.
-pub(crate) fn put_data(out: &mut BytesMut, bytes: &[u8]) {
+pub(crate) fn put_data(out: &mut Vec<u8>, bytes: &[u8]) {
     section(out, DATA);
     put(out, BINARY, bytes);
 }
 
-fn section(out: &mut BytesMut, code: u8) {
+fn section(out: &mut Vec<u8>, code: u8) {
     out.put_slice(&[0x00, 0x53, code]);
 }
 
-fn put_some(out: &mut BytesMut, constructor: u8, text: Option<&str>) {
+fn put_some(out: &mut Vec<u8>, constructor: u8, text: Option<&str>) {
     match text {
         Some(text) => put(out, constructor, text.as_bytes()),
         None => out.put_u8(NULL),
     }
 }
 
-fn put(out: &mut BytesMut, constructor: u8, bytes: &[u8]) {
+fn put(out: &mut Vec<u8>, constructor: u8, bytes: &[u8]) {
     match u8::try_from(bytes.len()) {
         Ok(length) => out.put_slice(&[constructor, length]),
         Err(_) => {
@@ -101,13 +101,7 @@ fn put(out: &mut BytesMut, constructor: u8, bytes: &[u8]) {
 }
 
 /// Writes a list or map of `count` values in its shortest form.
-fn compound(
-    out: &mut BytesMut,
-    small: u8,
-    large: u8,
-    count: u32,
-    write: impl FnOnce(&mut BytesMut),
-) {
+fn compound(out: &mut Vec<u8>, small: u8, large: u8, count: u32, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_slice(&[large, 0, 0, 0, 0]);
     out.put_u32(count);
@@ -169,7 +163,7 @@ mod tests {
                 .with_properties(given)
                 .with_system(system);
 
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             put_uplink(&mut out, &uplink);
             let message = convert::decode(&out).unwrap();
             let sections = message.properties.unwrap();

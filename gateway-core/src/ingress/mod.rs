@@ -213,29 +213,35 @@ impl Slot {
     /// # Cancel safety
     /// Safe; the hub may or may not have the message, so the device must not be told anything. Other
     /// uplinks of the device go on: those that were in a batch with it may reach the hub twice.
-    pub async fn deliver(self, uplink: Uplink) -> Settlement {
-        let inner = &*self.ingress.inner;
-        if self.credit.is_none() {
-            return Settlement::RetryLater(DEFAULT_RETRY_AFTER);
-        }
-        let settlement = match inner.sessions.enter(&uplink.device) {
-            Err(error) => Settlement::from(&error),
-            Ok(session) => {
-                session.set_route(self.ingress.route);
-                match session.try_gate() {
-                    Some(gate) => inner.send_now(&gate, &uplink).await,
-                    // Larger than all the rest.
-                    None => Box::pin(inner.send_in_turn(&session, uplink)).await,
-                }
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function would keep the uplink twice: in its argument and in its body"
+    )]
+    pub fn deliver(self, uplink: Uplink) -> impl Future<Output = Settlement> + Send {
+        async move {
+            let inner = &*self.ingress.inner;
+            if self.credit.is_none() {
+                return Settlement::RetryLater(DEFAULT_RETRY_AFTER);
             }
-        };
-        let counter = match settlement {
-            Settlement::Accepted => &inner.counters.accepted,
-            Settlement::Rejected(_) => &inner.counters.rejected,
-            Settlement::RetryLater(_) => &inner.counters.retry_later,
-        };
-        counter.fetch_add(1, Relaxed);
-        settlement
+            let settlement = match inner.sessions.enter(&uplink.device) {
+                Err(error) => Settlement::from(&error),
+                Ok(session) => {
+                    session.set_route(self.ingress.route);
+                    match session.try_gate() {
+                        Some(gate) => inner.send_now(&gate, &uplink).await,
+                        // Larger than all the rest.
+                        None => Box::pin(inner.send_in_turn(&session, uplink)).await,
+                    }
+                }
+            };
+            let counter = match settlement {
+                Settlement::Accepted => &inner.counters.accepted,
+                Settlement::Rejected(_) => &inner.counters.rejected,
+                Settlement::RetryLater(_) => &inner.counters.retry_later,
+            };
+            counter.fetch_add(1, Relaxed);
+            settlement
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::{DeviceId, ErrorKind, MessageId, Properties, Settlement, Uplink as Message};
+use gateway_core::{
+    DeviceId, ErrorKind, MessageId, Properties, Settlement, Slot, Uplink as Message,
+};
 use tokio::time::Instant;
 
 use super::config::ReportConfig;
@@ -86,18 +88,26 @@ impl NetworkEvents {
         let window = (now < closes).then_some(closes);
         self.0.listen(&device, dev_eui, window);
         if uplink.port.is_none() && !self.0.config.reports.empty {
-            self.0.perform(actions).await;
+            // Larger than the usual way.
+            Box::pin(self.0.perform(actions)).await;
             return Settlement::Accepted;
         }
-        let deliver = async {
-            let reading = read(&device, uplink).await;
-            self.deliver(message(device, uplink, &reading)).await
-        };
         if actions.is_empty() {
-            return deliver.await;
+            // Not kept meanwhile.
+            drop(actions);
+            return self.pass_on(device, uplink).await;
         }
-        let ((), settlement) = tokio::join!(self.0.perform(actions), deliver);
+        // Rare, and as large again.
+        let both = async { tokio::join!(self.0.perform(actions), self.pass_on(device, uplink)) };
+        let ((), settlement) = Box::pin(both).await;
         settlement
+    }
+
+    /// Makes a frame a message, and says what the hub made of that.
+    async fn pass_on(&self, device: Device, uplink: &Uplink) -> Settlement {
+        let reading = read(&device, uplink).await;
+        let slot = self.slot().await;
+        slot.deliver(message(device, uplink, &reading)).await
     }
 
     /// Takes a join, and says what the hub made of it.
@@ -173,14 +183,16 @@ impl NetworkEvents {
             _ => return Settlement::Accepted,
         };
         match telemetry::report(&event).filter(|_| is_wanted) {
-            Some(body) => self.deliver(json(device.id, id, body, name)).await,
+            Some(body) => {
+                let slot = self.slot().await;
+                slot.deliver(json(device.id, id, body, name)).await
+            }
             None => Settlement::Accepted,
         }
     }
 
-    async fn deliver(&self, message: Message) -> Settlement {
-        let ingress = self.0.ingress.wait().await;
-        ingress.reserve().await.deliver(message).await
+    async fn slot(&self) -> Slot {
+        self.0.ingress.wait().await.reserve().await
     }
 }
 

@@ -28,6 +28,10 @@ use uplinks::{Opening, Told};
 
 /// What is written at a time at most; what waits is the next write's.
 const BATCH: usize = 1024;
+/// How long a frame that is due waits for others, so that one write is for all of them: a disk that is
+/// flushed for each frame is busy with a thousand a second. It is little beside the second that a
+/// device waits for its window.
+const GATHER: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -169,21 +173,18 @@ impl Engine {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let frame = self.collector.next_at().map(|at| self.started + at);
+        let frame = self.collector.next_at();
+        let frame = frame.map(|at| self.started + at + GATHER);
         frame.into_iter().chain(self.timers.next_at()).min()
     }
 
     /// Does what is due.
     fn fire(&mut self) {
         let now = Instant::now();
-        for _ in 0..BATCH {
-            // A frame is handed out so long after it was heard first.
-            let due = self.collector.next_at();
-            let Some(collected) = self.collector.next(now - self.started) else {
-                break;
-            };
-            let heard_at = due.map_or(now, |due| self.started + due - self.timing.hold);
-            self.heard(collected, heard_at);
+        let since_start = now - self.started;
+        let is_time = |due| due + GATHER <= since_start;
+        if self.collector.next_at().is_some_and(is_time) {
+            self.hand_out(since_start);
         }
         while let Some(timer) = self.timers.pop(now) {
             match timer {
@@ -191,6 +192,21 @@ impl Engine {
                 Timer::Flight(token, number) => self.lost(token, number),
                 Timer::Acknowledgement(dev_eui, number) => self.unanswered(dev_eui, number),
             }
+        }
+    }
+
+    /// Hands out frames whose time has come.
+    fn hand_out(&mut self, now: Duration) {
+        for _ in 0..BATCH {
+            let Some(due) = self.collector.next_at() else {
+                break;
+            };
+            let Some(collected) = self.collector.next(now) else {
+                break;
+            };
+            // That long after it was heard first.
+            let heard_at = self.started + due - self.timing.hold;
+            self.heard(collected, heard_at);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Sessions and counters that survive a restart.
 
 mod embedded;
+mod row;
 
 use std::fmt;
 use std::sync::Arc;

@@ -90,10 +90,11 @@ impl Teller {
         let word = Settled::lost(&uplink).map(|word| (word, self.settled.clone()));
         self.tasks.spawn(async move {
             if let Some(before) = before {
-                events.device_ack(before).await;
+                // Rare, and larger than the usual way.
+                Box::pin(events.device_ack(before)).await;
             }
             let taken = match turn.begin().await {
-                Some(_turn) => deliver(&events, uplink, closes).await,
+                Some(_turn) => deliver(&events, &uplink, closes).await,
                 None => false,
             };
             if let Some((word, settled)) = word {
@@ -145,10 +146,10 @@ impl Teller {
 }
 
 /// Tells of an uplink until the hub says yes or no, and whether it has it.
-async fn deliver(events: &NetworkEvents, uplink: Uplink, closes: Instant) -> bool {
+async fn deliver(events: &NetworkEvents, uplink: &Uplink, closes: Instant) -> bool {
     loop {
         let window = closes.saturating_duration_since(Instant::now());
-        match events.hand_in(&uplink, Some(window)).await {
+        match events.hand_in(uplink, Some(window)).await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,
         }

@@ -185,6 +185,8 @@ fn end(out: &mut BytesMut, start: usize) {
 
 /// The most that a transfer frame takes besides its payload.
 pub(super) const TRANSFER_OVERHEAD: usize = 40;
+/// Where a transfer's values begin.
+const LIST: usize = HEADER + 6;
 
 /// What stands in front of a transfer's payload.
 #[derive(Debug, Clone, Copy)]
@@ -214,12 +216,10 @@ pub(super) fn put_transfer(
     const YES: u8 = 0x41;
     const NO: u8 = 0x42;
     let flag = |is: bool| if is { YES } else { NO };
-    out.reserve(HEADER + TRANSFER_OVERHEAD + payload.len());
-    let start = begin(out, AMQP, channel);
-    // A described list of one byte's length: size and count follow once known.
-    out.put_slice(&[0x00, 0x53, 0x14, 0xc0, 0, 0]);
-    let list = out.len();
-    put_uint(out, handle);
+    // Put together here, since many small pieces cost more to add to a buffer that grows.
+    let mut head = [0; HEADER + TRANSFER_OVERHEAD];
+    let mut rest = &mut head[LIST..];
+    put_uint(&mut rest, handle);
     let count = match transfer {
         Transfer::First {
             delivery,
@@ -227,30 +227,36 @@ pub(super) fn put_transfer(
             settled,
             more,
         } => {
-            put_uint(out, delivery);
-            out.put_slice(&[0xa0, 4]);
-            out.put_u32(delivery);
-            put_uint(out, format);
-            out.put_slice(&[flag(settled), flag(more)]);
+            put_uint(&mut rest, delivery);
+            rest.put_slice(&[0xa0, 4]);
+            rest.put_u32(delivery);
+            put_uint(&mut rest, format);
+            rest.put_slice(&[flag(settled), flag(more)]);
             6
         }
         Transfer::Next { more } => {
-            out.put_slice(&[NULL, NULL, NULL, NULL, flag(more)]);
+            rest.put_slice(&[NULL, NULL, NULL, NULL, flag(more)]);
             6
         }
         Transfer::Aborted => {
-            out.put_slice(&[NULL, NULL, NULL, NULL, NO, NULL, NULL, NULL, YES]);
+            rest.put_slice(&[NULL, NULL, NULL, NULL, NO, NULL, NULL, NULL, YES]);
             10
         }
     };
-    out[list - 1] = count;
-    // The count is in the list's size.
-    out[list - 2] = (out.len() - list + 1) as u8;
+    let left = rest.len();
+    let length = head.len() - left;
+    head[..4].copy_from_slice(&((length + payload.len()) as u32).to_be_bytes());
+    head[4..6].copy_from_slice(&[2, AMQP]);
+    head[6..HEADER].copy_from_slice(&channel.to_be_bytes());
+    // A described list of one byte's length, which counts the count.
+    let size = (length - LIST + 1) as u8;
+    head[HEADER..LIST].copy_from_slice(&[0x00, 0x53, 0x14, 0xc0, size, count]);
+    out.reserve(length + payload.len());
+    out.put_slice(&head[..length]);
     out.put_slice(payload);
-    end(out, start);
 }
 
-fn put_uint(out: &mut BytesMut, value: u32) {
+fn put_uint(out: &mut impl BufMut, value: u32) {
     match value {
         0 => out.put_u8(0x43),
         1..=255 => out.put_slice(&[0x52, value as u8]),

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::error::ClientError;
@@ -30,12 +29,14 @@ impl Shared {
     /// Works on the state, then has written and woken what came of it.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
+        // Who put the first frame there has told of it.
+        let had_output = !state.out.is_empty();
         let result = work(&mut state);
         let mut wake = std::mem::take(&mut state.wake);
         let has_output = !state.out.is_empty();
         drop(state);
         wake.wake();
-        if has_output {
+        if has_output && !had_output {
             self.output.notify_one();
         }
         result
@@ -208,33 +209,37 @@ impl Sender {
     /// Cancel safe: what has been sent of a large message is taken back before the next one.
     pub(crate) async fn send(
         &mut self,
-        payload: Bytes,
+        payload: impl AsRef<[u8]>,
         format: u32,
     ) -> Result<Delivery, ClientError> {
         let delivery = self.send_whole(payload, format, false).await?;
         Ok(Delivery {
             session: self.link.session.clone(),
             delivery,
+            is_over: false,
         })
     }
 
     /// Sends a message that the hub does not settle.
     ///
     /// Cancel safe, as [`send`](Self::send).
-    pub(crate) async fn send_settled(&mut self, payload: Bytes) -> Result<(), ClientError> {
+    pub(crate) async fn send_settled(
+        &mut self,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), ClientError> {
         self.send_whole(payload, 0, true).await.map(drop)
     }
 
     async fn send_whole(
         &mut self,
-        payload: Bytes,
+        payload: impl AsRef<[u8]>,
         format: u32,
         settled: bool,
     ) -> Result<u32, ClientError> {
         let (id, session) = (self.link.id, &self.link.session);
         let mut begun = false;
         poll_fn(|cx| {
-            let message = (&payload, format, settled);
+            let message = (payload.as_ref(), format, settled);
             ready(session.state(|state, out, _| {
                 state
                     .send(id, &mut begun, message, out, cx.waker())
@@ -333,23 +338,29 @@ impl Receiver {
 pub(crate) struct Delivery {
     session: Session,
     delivery: u32,
+    /// The session has forgotten it.
+    is_over: bool,
 }
 
 impl Future for Delivery {
     type Output = Result<Outcome, ClientError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let delivery = self.delivery;
-        ready(
+        let settled = ready(
             self.session
                 .state(|state, _, _| state.poll_settled(delivery, cx.waker())),
-        )
+        );
+        self.is_over = settled.is_ready();
+        settled
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        let delivery = self.delivery;
-        drop(self.session.state(|state, _, _| state.forget(delivery)));
+        if !self.is_over {
+            let delivery = self.delivery;
+            drop(self.session.state(|state, _, _| state.forget(delivery)));
+        }
     }
 }

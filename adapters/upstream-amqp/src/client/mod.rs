@@ -19,6 +19,7 @@ mod error;
 mod frame;
 mod handle;
 mod link;
+mod numbers;
 mod outbox;
 mod session;
 mod state;

@@ -1,9 +1,9 @@
 //! One session: its windows, links and unsettled deliveries (AMQP 1.0, section 2.5).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
 
-use bytes::Bytes;
 use fe2o3_amqp_types::definitions::{Error as WireError, Handle, LinkError, Role};
 use fe2o3_amqp_types::messaging::{Accepted, DeliveryState, Rejected, Released};
 use fe2o3_amqp_types::performatives::{
@@ -13,6 +13,7 @@ use fe2o3_amqp_types::performatives::{
 use super::error::ClientError;
 use super::frame::Transfer;
 use super::link::{FIRST, Inbox, Kind, Link, LinkSpec, Outgoing, Phase, Piece, left};
+use super::numbers::ByNumber;
 use super::outbox::{Outbox, Wakers};
 
 /// Frames that the hub may send before it hears from us.
@@ -80,7 +81,7 @@ pub(super) struct Session {
     /// Links that the hub has not answered.
     attaching: HashMap<String, u32>,
     by_remote: HashMap<u32, u32>,
-    pending: HashMap<u32, Pending>,
+    pending: ByNumber<Pending>,
     /// Links that wait for the window, or for room in the outbox.
     blocked: Vec<u32>,
     detached: VecDeque<LinkId>,
@@ -118,7 +119,7 @@ impl Session {
             serials: 0,
             attaching: HashMap::new(),
             by_remote: HashMap::new(),
-            pending: HashMap::new(),
+            pending: ByNumber::default(),
             blocked: Vec::new(),
             detached: VecDeque::new(),
             ended: None,
@@ -235,7 +236,7 @@ impl Session {
         &mut self,
         id: LinkId,
         begun: &mut bool,
-        (payload, format, settled): (&Bytes, u32, bool),
+        (payload, format, settled): (&[u8], u32, bool),
         out: &mut Outbox,
         waker: &Waker,
     ) -> Result<Option<u32>, ClientError> {
@@ -302,16 +303,16 @@ impl Session {
         delivery: u32,
         waker: &Waker,
     ) -> Option<Result<Outcome, ClientError>> {
-        match self.pending.get_mut(&delivery) {
-            Some(Pending::Waiting { waker: slot, .. }) => {
-                *slot = Some(waker.clone());
-                None
-            }
-            Some(Pending::Done(_)) => match self.pending.remove(&delivery) {
-                Some(Pending::Done(result)) => Some(result),
-                _ => None,
-            },
-            None => Some(Err(ClientError::Down)),
+        let Entry::Occupied(mut pending) = self.pending.entry(delivery) else {
+            return Some(Err(ClientError::Down));
+        };
+        if let Pending::Waiting { waker: slot, .. } = pending.get_mut() {
+            *slot = Some(waker.clone());
+            return None;
+        }
+        match pending.remove() {
+            Pending::Done(result) => Some(result),
+            Pending::Waiting { .. } => None,
         }
     }
 

@@ -1,12 +1,11 @@
 //! Both ways alone, for benchmarks.
 
-use bytes::Bytes;
 use gateway_core::{CloudMessage, DeviceId, MethodCall, Uplink};
 use tokio::time::Instant;
 
 /// Encodes one uplink, or several as a batch; none if they are too large.
 #[must_use]
-pub fn encode_uplinks(uplinks: &[Uplink]) -> Option<Bytes> {
+pub fn encode_uplinks(uplinks: &[Uplink]) -> Option<Vec<u8>> {
     super::uplinks(uplinks).ok().map(|(encoded, _)| encoded)
 }
 

@@ -1,9 +1,11 @@
 //! A frame that was heard.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde::de::Error as _;
+use serde::de::{self, Error as _, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::super::Eui64;
@@ -90,7 +92,7 @@ impl Packet {
 
 /// What travels; unknown fields are ignored, as forwarders add theirs.
 #[derive(Deserialize)]
-struct Wire {
+struct Wire<'a> {
     time: Option<String>,
     tmms: Option<u64>,
     tmst: Option<u32>,
@@ -100,17 +102,25 @@ struct Wire {
     rfch: Option<u8>,
     brd: Option<u32>,
     stat: Option<i8>,
-    modu: Option<String>,
-    datr: DataRate,
-    codr: Option<String>,
+    #[serde(borrow)]
+    modu: Option<Text<'a>>,
+    #[serde(borrow)]
+    datr: DataRate<'a>,
+    #[serde(borrow)]
+    codr: Option<Text<'a>>,
     rssi: Option<f32>,
     rssis: Option<f32>,
     lsnr: Option<f32>,
     foff: Option<i32>,
     #[serde(default)]
     rsig: Vec<Antenna>,
-    data: String,
+    #[serde(borrow)]
+    data: Cow<'a, str>,
 }
+
+/// A text that is copied only where it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// One antenna of several; such concentrators tell the signal for each.
 #[derive(Deserialize)]
@@ -122,11 +132,41 @@ struct Antenna {
 }
 
 /// `"SF7BW125"`, `"M0CW137"`, or bits in a second.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum DataRate {
+enum DataRate<'a> {
     Number(u32),
-    Text(String),
+    Text(Cow<'a, str>),
+}
+
+/// By hand, since an untagged enum reads into a tree of values first.
+impl<'de: 'a, 'a> Deserialize<'de> for DataRate<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DataRateVisitor)
+    }
+}
+
+struct DataRateVisitor;
+
+impl<'de> Visitor<'de> for DataRateVisitor {
+    type Value = DataRate<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a data rate: a text, or bits in a second")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        let number = u32::try_from(number);
+        number
+            .map(DataRate::Number)
+            .map_err(|_| E::custom("datr is out of range"))
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(DataRate::Text(text.into()))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(DataRate::Text(text.to_owned().into()))
+    }
 }
 
 impl<'de> Deserialize<'de> for Packet {
@@ -141,8 +181,9 @@ impl<'de> Deserialize<'de> for Packet {
         }
         // Negative, infinite and absurd ones saturate, and then fit no channel.
         let frequency = (wire.freq * 1e6).round() as u32;
-        let coding_rate = wire.codr.as_deref().and_then(|codr| codr.parse().ok());
-        let modulation = modulation(wire.modu.as_deref(), &wire.datr, coding_rate)
+        let coding_rate = wire.codr.and_then(|Text(codr)| codr.parse().ok());
+        let modu = wire.modu.as_ref().map(|Text(modu)| &**modu);
+        let modulation = modulation(modu, &wire.datr, coding_rate)
             .ok_or_else(|| D::Error::custom("modu, datr and codr name no modulation"))?;
         let best = wire.rsig.iter().max_by(|a, b| {
             a.lsnr
@@ -177,7 +218,7 @@ impl<'de> Deserialize<'de> for Packet {
 /// Reads the modulation; where `modu` is missing, the form of `datr` tells it.
 fn modulation(
     modu: Option<&str>,
-    datr: &DataRate,
+    datr: &DataRate<'_>,
     coding_rate: Option<CodingRate>,
 ) -> Option<Modulation> {
     match (modu, datr) {

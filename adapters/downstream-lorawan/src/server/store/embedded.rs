@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::{Change, SessionStore, StoreError};
+use super::{Change, SessionStore, StoreError, row};
 use crate::event::DevEui;
-use crate::proto::store::{DeviceRecord, SessionRecord};
+use crate::proto::store::DeviceRecord;
 
 type Table = TableDefinition<'static, [u8; 8], &'static [u8]>;
 
 /// All that is known of a device but its session in use, in JSON.
 const DEVICES: Table = TableDefinition::new("devices");
-/// Sessions in use, in JSON; written with every frame.
+/// Sessions in use; written with every frame.
 const SESSIONS: Table = TableDefinition::new("sessions");
 /// How long a database that is in use is waited for: a server that has just ended may be writing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -90,12 +89,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn load(database: &Database) -> Result<Vec<DeviceRecord>, StoreError> {
-    let mut records: Vec<DeviceRecord> = rows(database, DEVICES)?
-        .into_iter()
-        .map(|(_, record)| record)
-        .collect();
+    let records = rows(database, DEVICES, |row| serde_json::from_slice(row))?;
+    let mut records: Vec<DeviceRecord> = records.into_iter().map(|(_, record)| record).collect();
     // In the order of their names, as the table has them.
-    for (dev_eui, session) in rows::<SessionRecord>(database, SESSIONS)? {
+    for (dev_eui, session) in rows(database, SESSIONS, row::decode)? {
         let at = records.binary_search_by_key(&dev_eui, |record| record.dev_eui);
         let at = at.unwrap_or_else(|at| {
             records.insert(at, DeviceRecord::new(dev_eui));
@@ -106,9 +103,10 @@ fn load(database: &Database) -> Result<Vec<DeviceRecord>, StoreError> {
     Ok(records)
 }
 
-fn rows<T: DeserializeOwned>(
+fn rows<T>(
     database: &Database,
     table: Table,
+    decode: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
 ) -> Result<Vec<(DevEui, T)>, StoreError> {
     let read = database.begin_read().map_err(StoreError::database)?;
     let table = match read.open_table(table) {
@@ -120,7 +118,7 @@ fn rows<T: DeserializeOwned>(
     for entry in table.iter().map_err(StoreError::database)? {
         let (key, value) = entry.map_err(StoreError::database)?;
         let dev_eui = DevEui::new(key.value());
-        let row = serde_json::from_slice(value.value());
+        let row = decode(value.value());
         rows.push((dev_eui, row.map_err(|source| content(dev_eui, source))?));
     }
     Ok(rows)
@@ -136,7 +134,8 @@ fn save(database: &Database, changes: Vec<Change>) -> Result<(), StoreError> {
                 Change::Device(mut record) => {
                     let dev_eui = record.dev_eui;
                     let session = record.session.take();
-                    let row = json(dev_eui, &record)?;
+                    let row = serde_json::to_vec(&record);
+                    let row = row.map_err(|source| content(dev_eui, source))?;
                     let put = devices.insert(dev_eui.bytes(), &*row);
                     put.map_err(StoreError::database)?;
                     (dev_eui, session)
@@ -144,20 +143,13 @@ fn save(database: &Database, changes: Vec<Change>) -> Result<(), StoreError> {
                 Change::Session { dev_eui, session } => (dev_eui, Some(session)),
             };
             let old = match session {
-                Some(session) => {
-                    let row = json(dev_eui, &session)?;
-                    sessions.insert(dev_eui.bytes(), &*row)
-                }
+                Some(session) => sessions.insert(dev_eui.bytes(), &*row::encode(&session)),
                 None => sessions.remove(dev_eui.bytes()),
             };
             old.map_err(StoreError::database)?;
         }
     }
     write.commit().map_err(StoreError::database)
-}
-
-fn json<T: serde::Serialize>(dev_eui: DevEui, row: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(row).map_err(|source| content(dev_eui, source))
 }
 
 fn content(dev_eui: DevEui, source: serde_json::Error) -> StoreError {
