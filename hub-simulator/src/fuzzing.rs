@@ -1,9 +1,18 @@
 //! Pure entry points for fuzz targets; not part of the public API.
 
 use std::hint::black_box;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use futures_util::{FutureExt, poll};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+use tokio::runtime::Builder;
+use tokio::task::yield_now;
 
 use crate::amqp::codec::message::{Sections, annotated};
 use crate::amqp::codec::performative::Performative;
@@ -12,6 +21,7 @@ use crate::amqp::connection::Connection;
 use crate::amqp::events::selector;
 use crate::clock::Ticks;
 use crate::cloud::{Addresses, Caller, Cloud};
+use crate::http;
 use crate::hub::Hub;
 use crate::hub::peer::Peer;
 use crate::hub::query::{Groups, Query};
@@ -21,6 +31,7 @@ use crate::hub::sas::{SasToken, sign};
 use crate::hub::state::Now;
 use crate::hub::twin::{Change, Mode, Twin};
 use crate::limits::Limits;
+use crate::line::Line;
 use crate::mqtt::login::UserName;
 use crate::mqtt::{self, bag, codec, topic};
 use crate::provisioning::{Dps, ProvisioningOptions};
@@ -102,6 +113,99 @@ fn feed(engine: &mut impl Engine, peer: &Peer, input: &[u8], piece: usize) -> us
     answered
 }
 
+/// Feeds an HTTPS connection with bytes, in pieces of `piece`, `{service}` and `{device}` in them
+/// being good tokens; returns what it answers.
+#[must_use]
+pub fn feed_http(input: &[u8], piece: usize) -> Vec<u8> {
+    let caller = caller();
+    let input = with_tokens(input, &caller.hub);
+    let runtime = Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime without IO needs nothing");
+    runtime.block_on(converse(caller, &input, piece))
+}
+
+/// Says all of the input, and hears what is answered until nothing more comes: what waits for the
+/// clock is given up.
+async fn converse(caller: Caller, input: &[u8], piece: usize) -> Vec<u8> {
+    /// Looks that nothing came of before it is given up.
+    const PATIENCE: usize = 8;
+    let (mut near, far) = duplex(input.len().max(64 * 1024));
+    let mut serving = pin!(http::serve(Wire(far), caller));
+    let mut parts = input.chunks(piece.max(1));
+    let mut answered = Vec::new();
+    let mut idle = 0;
+    while idle < PATIENCE && poll!(serving.as_mut()).is_pending() {
+        idle += 1;
+        // There is room for all of it.
+        if let Some(part) = parts.next()
+            && let Some(Ok(())) = near.write_all(part).now_or_never()
+        {
+            idle = 0;
+        }
+        while let Some(Ok(1..)) = near.read_buf(&mut answered).now_or_never() {
+            idle = 0;
+        }
+        yield_now().await;
+    }
+    while let Some(Ok(1..)) = near.read_buf(&mut answered).now_or_never() {}
+    answered
+}
+
+/// A stream in memory, which nothing resets.
+struct Wire(DuplexStream);
+
+impl Line for Wire {
+    fn reset_on_drop(&self) {}
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// The input with good tokens where it names them.
+fn with_tokens(input: &[u8], hub: &Hub) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return input.to_vec();
+    };
+    let state = hub.state();
+    let policy = state.registry.policy("iothubowner");
+    let policy = policy.map(|policy| (policy.keys.primary(), Some(policy.name)));
+    let device = state.registry.get("dev1").and_then(|device| device.keys());
+    let device = device.map(|keys| (keys.primary(), None));
+    let token = |resource: &str, known: Option<(&[u8], Option<&str>)>| {
+        known.map_or_else(String::new, |(key, policy)| {
+            sign(resource, key, u64::MAX, policy)
+        })
+    };
+    text.replace("{service}", &token("hub.test", policy))
+        .replace("{device}", &token("hub.test/devices/dev1", device))
+        .into_bytes()
+}
+
 /// Somebody who calls on a hub of one device.
 pub(crate) fn caller() -> Caller {
     let mut registry = Registry::new("hub.test", true);
@@ -119,7 +223,7 @@ pub(crate) fn caller() -> Caller {
         control: None,
     };
     let dps = Dps::new(
-        &ProvisioningOptions::default(),
+        &ProvisioningOptions::default().with_id_scope("0ne00000001"),
         &hub.host,
         None,
         &[0; 32],
