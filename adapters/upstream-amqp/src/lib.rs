@@ -79,12 +79,9 @@ pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
-/// What fuzz targets play with. Not part of the interface: it changes at will.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-pub mod fuzzing {
-    pub use crate::client::fuzzing::{feed_client, play_client};
-}
+pub mod fuzzing;
 
 /// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
 #[doc(hidden)]

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use fuzz_seeds::Conversation;
 use hub_simulator::HubSimulator;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -42,6 +43,7 @@ pub(crate) struct Http {
     stream: BufReader<TcpStream>,
     host: String,
     token: String,
+    said: Conversation,
 }
 
 impl Http {
@@ -61,6 +63,7 @@ impl Http {
             stream: BufReader::new(stream),
             host: host.to_owned(),
             token: String::new(),
+            said: Conversation::new("hub_http", &[0]),
         }
     }
 
@@ -105,6 +108,15 @@ impl Http {
         }
         for header in headers {
             head += &format!("{header}\r\n");
+        }
+        if self.said.is_kept() {
+            // The target has tokens of its own.
+            let known = match self.token.contains("&skn=") {
+                true => head.replace(&self.token, "{service}"),
+                false if self.token.is_empty() => head.clone(),
+                false => head.replace(&self.token, "{device}"),
+            };
+            self.said.say(&[known.as_bytes(), b"\r\n", body].concat());
         }
         self.send(&[head.as_bytes(), b"\r\n", body].concat()).await;
         self.reply().await

@@ -27,6 +27,7 @@ DevEUI,AppKey,id,profile
 
 /// Reads a text in a directory with a file `key` and an environment with `HUB`.
 fn read(text: &str) -> Result<Settings, Vec<String>> {
+    fuzz_seeds::keep("settings", text.as_bytes());
     let directory = tempfile::tempdir().unwrap();
     for (name, content) in [
         ("key", "c2VjcmV0\n"),
