@@ -68,12 +68,6 @@ impl Conversation {
         }
     }
 
-    /// Tells whether what is said next is noted.
-    #[must_use]
-    pub fn is_kept(&self) -> bool {
-        !self.is_full
-    }
-
     /// Notes what is said. Nothing more is noted behind the first that is too much.
     pub fn say(&mut self, bytes: &[u8]) {
         self.is_full |= self.seed.len() + bytes.len() > LONGEST;

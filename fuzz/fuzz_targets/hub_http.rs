@@ -1,7 +1,5 @@
 //! The hub's HTTPS side, with the provisioning service's and what is spoken over WebSockets: it
 //! answers whatever comes, in any pieces, and not without measure.
-//!
-//! `{service}` and `{device}` in the input stand for tokens that are good.
 #![no_main]
 
 use hub_simulator::fuzzing::feed_http;

@@ -16,7 +16,7 @@ pub fn read_message(device: &DeviceId, payload: &[u8], now: Instant) {
         let cloud = convert::cloud_message(device.clone(), message.clone(), now);
         assert_eq!(&cloud.device, device);
         if let Ok((_, call)) = convert::method_call(device.clone(), message, now) {
-            assert_eq!(call.body, cloud.body);
+            assert_eq!(call.payload, cloud.body);
         }
     }
     match wire::read(payload) {

@@ -63,7 +63,7 @@ impl Http {
             stream: BufReader::new(stream),
             host: host.to_owned(),
             token: String::new(),
-            said: Conversation::new("hub_http", &[0]),
+            said: Conversation::new("hub_http", &[255]),
         }
     }
 
@@ -109,15 +109,6 @@ impl Http {
         for header in headers {
             head += &format!("{header}\r\n");
         }
-        if self.said.is_kept() {
-            // The target has tokens of its own.
-            let known = match self.token.contains("&skn=") {
-                true => head.replace(&self.token, "{service}"),
-                false if self.token.is_empty() => head.clone(),
-                false => head.replace(&self.token, "{device}"),
-            };
-            self.said.say(&[known.as_bytes(), b"\r\n", body].concat());
-        }
         self.send(&[head.as_bytes(), b"\r\n", body].concat()).await;
         self.reply().await
     }
@@ -133,6 +124,7 @@ impl Http {
 
     /// Writes bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.said.say(bytes);
         soon(self.stream.write_all(bytes)).await.unwrap();
     }
 

@@ -62,18 +62,15 @@ impl Wire {
         Self {
             stream: TcpStream::connect(hub.mqtts_addr()).await.unwrap(),
             input: BytesMut::new(),
-            // In one piece; of a device that is connected.
-            said: Conversation::new("mqtt_connection", &[1, 0]),
+            // Before CONNECT; in pieces of this many bytes.
+            said: Conversation::new("mqtt_connection", &[0, 255]),
             // As MQTT 3.1.1.
-            heard: Conversation::new("mqtt_client", &[0, 0]),
+            heard: Conversation::new("mqtt_client", &[0, 255]),
         }
     }
 
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
-        // The target connects by itself.
-        if bytes.first().is_none_or(|first| first >> 4 != 1) {
-            self.said.say(bytes);
-        }
+        self.said.say(bytes);
         self.stream.write_all(bytes).await.unwrap();
     }
 

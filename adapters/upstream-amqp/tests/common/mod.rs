@@ -20,8 +20,8 @@ pub(crate) fn config(hub: &HubSimulator) -> AmqpConfig {
         Some(_) => hub.addr(),
         None => fuzz_seeds::tap(
             hub.addr(),
-            ("amqp_connection", &[0]),
-            ("amqp_client_bytes", &[0]),
+            ("amqp_connection", &[255]),
+            ("amqp_client_bytes", &[255]),
         ),
     };
     let config = AmqpConfig::new(HOST).with_address(address.ip().to_string(), address.port());
