@@ -33,7 +33,9 @@ fn read(kind: EventKind, body: &Value) -> Result<Told, DecodeError> {
     let body = body.to_string();
     // Behind the kind's place among the target's.
     let kinds = ["up", "join", "ack", "txack", "log", "status", "location"];
-    let place = kinds.iter().position(|known| known.parse() == Ok(kind));
+    let place = kinds
+        .iter()
+        .position(|known| known.parse().is_ok_and(|known: EventKind| known == kind));
     let place = place.expect("the target knows it") as u8;
     fuzz_seeds::keep("lorawan_chirpstack", &[&[place], body.as_bytes()].concat());
     decode(kind, Format::Json, body.as_bytes())
