@@ -2,6 +2,7 @@
 //! is; what is taken is valid; and a key that is not known is named.
 #![no_main]
 
+#[expect(dead_code, reason = "the program uses more of it")]
 #[path = "../../examples/src/bin/gateway/document/mod.rs"]
 mod document;
 

@@ -71,6 +71,13 @@ fn mistakes(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_line_that_is_wrong_twice_in_one_way_is_told_once() {
+    let found = mistakes("[a\u{17}b\"\n");
+    let told: std::collections::HashSet<_> = found.iter().collect();
+    assert_eq!(told.len(), found.len(), "{found:#?}");
+}
+
+#[test]
 fn a_minimal_file_gives_the_defaults_and_the_host_of_the_connection_string() {
     let settings = read(MINIMAL).unwrap();
     assert_eq!(settings.hub, Hub::Amqp(AmqpConfig::new("hub.example")));

@@ -76,6 +76,7 @@ pub(in crate::client) enum Act {
     },
     Message {
         link: u8,
+        #[cfg_attr(feature = "fuzzing", arbitrary(with = frames))]
         frames: u8,
         settled: bool,
         abort: bool,
@@ -144,4 +145,10 @@ pub(super) fn few(from: &mut Unstructured<'_>) -> Result<u32> {
 fn size(from: &mut Unstructured<'_>) -> Result<u16> {
     let tenth: u8 = from.arbitrary()?;
     Ok(u16::from(tenth) * 10)
+}
+
+/// Frames of a message from the hub.
+#[cfg(feature = "fuzzing")]
+fn frames(from: &mut Unstructured<'_>) -> Result<u8> {
+    from.int_in_range(1..=3)
 }
