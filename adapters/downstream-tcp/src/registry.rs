@@ -15,6 +15,8 @@ use crate::proto::CloseReason;
 pub(crate) type Outcome = Result<Delivered, ErrorKind>;
 
 /// A downlink on its way to a connection. Dropped unanswered, it counts as disconnected.
+///
+/// It goes in a box, since every connection has a channel, and every channel room for 32 of them.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) downlink: Downlink,
@@ -44,6 +46,10 @@ impl Stop {
         self.token.cancel();
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     pub(crate) async fn stopped(&self) -> CloseReason {
         self.token.cancelled().await;
         self.reason.get().copied().unwrap_or(CloseReason::Shutdown)
@@ -53,7 +59,7 @@ impl Stop {
 #[derive(Debug, Clone)]
 struct Seat {
     number: u64,
-    deliveries: mpsc::Sender<Delivery>,
+    deliveries: mpsc::Sender<Box<Delivery>>,
     stop: Stop,
 }
 
@@ -70,7 +76,7 @@ impl Registry {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn find(&self, device: &DeviceId) -> Option<mpsc::Sender<Delivery>> {
+    pub(crate) fn find(&self, device: &DeviceId) -> Option<mpsc::Sender<Box<Delivery>>> {
         self.lock().get(device).map(|seat| seat.deliveries.clone())
     }
 
@@ -99,7 +105,7 @@ impl Claim {
     pub(crate) fn new(
         registry: Arc<Registry>,
         device: DeviceId,
-        deliveries: mpsc::Sender<Delivery>,
+        deliveries: mpsc::Sender<Box<Delivery>>,
         stop: Stop,
     ) -> Self {
         let number = registry.numbers.fetch_add(1, Relaxed);
@@ -148,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    fn claim(registry: &Arc<Registry>) -> (Claim, Stop, mpsc::Receiver<Delivery>) {
+    fn claim(registry: &Arc<Registry>) -> (Claim, Stop, mpsc::Receiver<Box<Delivery>>) {
         let (sender, receiver) = mpsc::channel(1);
         let stop = Stop::new(&CancellationToken::new());
         let device = DeviceId::new("dev1").unwrap();
@@ -160,7 +166,7 @@ mod tests {
     }
 
     /// Whether this receiver is the one that the device's commands go to.
-    fn hears(registry: &Registry, receiver: &mpsc::Receiver<Delivery>) -> bool {
+    fn hears(registry: &Registry, receiver: &mpsc::Receiver<Box<Delivery>>) -> bool {
         let sender = registry.find(&DeviceId::new("dev1").unwrap());
         let before = receiver.sender_strong_count();
         drop(sender);

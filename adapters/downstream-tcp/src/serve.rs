@@ -194,11 +194,11 @@ impl Downstream for TcpDownstream {
         };
         let connection = registry.find(downlink.device()).ok_or_else(unknown)?;
         let (reply, outcome) = oneshot::channel();
-        let delivery = Delivery {
+        let delivery = Box::new(Delivery {
             downlink,
             reply,
             deadline,
-        };
+        });
         let delivered = async {
             let place = match connection.try_reserve() {
                 Ok(place) => place,

@@ -1,6 +1,7 @@
 //! Commands that wait for their device.
 
 use std::collections::VecDeque;
+use std::task::{Context, Poll};
 
 use gateway_core::{Delivered, Downlink, ErrorKind};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -90,12 +91,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             && self.actions.output.len() < limits.max_unwritten
     }
 
-    pub(super) fn command(&mut self, delivery: Delivery) {
+    /// Takes a delivery. While none is on its way the channel is left alone: a look at its memory
+    /// with each message costs more than all the rest of this.
+    pub(super) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Box<Delivery>> {
+        if self.is_listening && self.sender.capacity() == self.sender.max_capacity() {
+            return Poll::Pending;
+        }
+        let polled = self.deliveries.poll_recv(cx);
+        self.is_listening = polled.is_pending();
+        match polled {
+            Poll::Ready(Some(delivery)) => Poll::Ready(delivery),
+            _ => Poll::Pending,
+        }
+    }
+
+    pub(super) fn command(&mut self, delivery: Box<Delivery>) {
         let Delivery {
             downlink,
             reply,
             deadline,
-        } = delivery;
+        } = *delivery;
         let time_left = deadline.saturating_duration_since(Instant::now());
         if reply.is_closed() || time_left.is_zero() {
             return answer(reply, Err(ErrorKind::TimedOut));

@@ -1,7 +1,6 @@
 //! From bytes to what the protocol makes of them.
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 use super::wire::READ_SIZE;
 use super::{Connection, End, Standing};
@@ -44,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Ok(None) => {
                 if !self.wire.input.is_empty() {
-                    self.frame_began.get_or_insert_with(Instant::now);
+                    self.frame_began.get_or_insert(self.read);
                 }
                 self.wire.shrink();
                 Intake::Starved
@@ -59,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn frame_ended(&mut self) {
         self.frame_began = None;
-        self.heard = Instant::now();
+        self.heard = self.read;
     }
 
     fn bad_frame(&mut self, error: FrameError) {

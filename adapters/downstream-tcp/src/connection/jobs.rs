@@ -1,9 +1,12 @@
 //! Work at the hub.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gateway_core::{
     DEFAULT_RETRY_AFTER, DeviceId, ErrorKind, Ingress, Settlement, Slot, TwinReply, TwinRequest,
     Uplink,
@@ -101,5 +104,50 @@ pub(super) fn perform(ingress: &Ingress, start: Start) -> impl Future<Output = D
                 }
             }))
         }
+    }
+}
+
+/// What is on its way. Most devices have one message there at a time: it has a place of its own,
+/// where it costs neither memory nor a wake-up of its own.
+#[derive(Debug)]
+pub(super) struct Jobs<'a, F> {
+    first: Pin<&'a mut Option<F>>,
+    others: FuturesUnordered<F>,
+}
+
+impl<'a, F: Future<Output = Done>> Jobs<'a, F> {
+    /// Begins with none, and with the place of the first.
+    pub(super) fn new(first: Pin<&'a mut Option<F>>) -> Self {
+        Self {
+            first,
+            others: FuturesUnordered::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(super) fn push(&mut self, job: F) {
+        match self.first.is_some() {
+            true => self.others.push(job),
+            false => self.first.set(Some(job)),
+        }
+    }
+
+    /// Takes one that is done.
+    pub(super) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        if let Some(first) = self.first.as_mut().as_pin_mut()
+            && let Poll::Ready(done) = first.poll(cx)
+        {
+            self.first.set(None);
+            return Poll::Ready(done);
+        }
+        if !self.others.is_empty()
+            && let Poll::Ready(Some(done)) = self.others.poll_next_unpin(cx)
+        {
+            return Poll::Ready(done);
+        }
+        Poll::Pending
     }
 }

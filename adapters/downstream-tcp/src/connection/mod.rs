@@ -12,11 +12,10 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gateway_core::{Delivered, DeviceId, Ingress, Presence, Slot};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -27,7 +26,7 @@ use crate::registry::{Claim, Delivery, Outcome, Stop};
 use crate::serve::Shared;
 use commands::{Commands, answer};
 use intake::Intake;
-use jobs::{Done, Job, perform};
+use jobs::{Done, Job, Jobs, perform};
 use login::{Arrival, Judgement};
 use wire::{Progress, Wire};
 
@@ -86,8 +85,10 @@ pub(crate) struct Connection<S> {
     presence: Option<Presence>,
     /// A new token of the device before the hub.
     renewal: Option<Arrival>,
-    sender: mpsc::Sender<Delivery>,
-    deliveries: mpsc::Receiver<Delivery>,
+    sender: mpsc::Sender<Box<Delivery>>,
+    deliveries: mpsc::Receiver<Box<Delivery>>,
+    /// The next delivery wakes the connection.
+    is_listening: bool,
     commands: Commands,
     /// Commands that count as sent once the output is written.
     unwritten: Vec<oneshot::Sender<Outcome>>,
@@ -99,7 +100,9 @@ pub(crate) struct Connection<S> {
     twin_turn: Option<Arc<Mutex<()>>>,
     hello_deadline: Instant,
     heartbeat: Option<(Duration, Instant)>,
-    /// When the last frame ended, or reading began again.
+    /// When bytes came last.
+    read: Instant,
+    /// When the last frame came whole, or reading began again.
     heard: Instant,
     /// When the frame at the front of the input began.
     frame_began: Option<Instant>,
@@ -132,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             renewal: None,
             sender,
             deliveries,
+            is_listening: false,
             commands: Commands::default(),
             unwritten: Vec::new(),
             queue: VecDeque::new(),
@@ -140,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             twin_turn: None,
             hello_deadline,
             heartbeat: None,
+            read: Instant::now(),
             heard: Instant::now(),
             frame_began: None,
             was_reading: false,
@@ -153,10 +158,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// a message costs two wake-ups, one to be read and one to be answered. Seldom goes before often,
     /// so that a device that never pauses keeps nobody waiting.
     pub(crate) async fn run(mut self) -> End {
-        let mut jobs = FuturesUnordered::new();
+        let first = pin!(None);
+        let mut jobs = Jobs::new(first);
         let mut alarm = pin!(sleep_until(self.hello_deadline));
         let stop = self.stop.clone();
-        let mut stopped = pin!(stop.stopped());
+        let (mut stopped, mut is_watching) = (pin!(stop.stopped()), false);
         self.protocol.on_connect(&self.peer, &mut self.actions);
         self.heartbeat = self
             .protocol
@@ -166,9 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
         let end = poll_fn(|cx| {
             loop {
-                if let Poll::Ready(reason) = stopped.as_mut().poll(cx) {
+                // Once it has been asked it wakes us, and a look costs less than asking again.
+                if (!is_watching || stop.is_stopped())
+                    && let Poll::Ready(reason) = stopped.as_mut().poll(cx)
+                {
                     return Poll::Ready(End::Told(reason));
                 }
+                is_watching = true;
                 while self.end.is_none() && self.poll_seldom(cx).is_ready() {}
                 let awaited = self.awaited();
                 loop {
@@ -185,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         continue;
                     }
                     let in_flight = jobs.len();
-                    while let Poll::Ready(Some(done)) = jobs.poll_next_unpin(cx) {
+                    while let Poll::Ready(done) = jobs.poll_done(cx) {
                         self.done(done);
                     }
                     // There may be room for another frame, whose answer goes out with the others.
@@ -217,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         } else if let Poll::Ready(verdict) = poll_in(&mut self.renewal, cx) {
             self.presented(verdict);
         } else if self.takes_commands()
-            && let Poll::Ready(Some(delivery)) = self.deliveries.poll_recv(cx)
+            && let Poll::Ready(delivery) = self.poll_delivery(cx)
         {
             self.command(delivery);
         } else {
@@ -237,13 +247,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ]
     }
 
-    /// Writes and reads what can be.
+    /// Writes and reads what can be. Ready if that may have made room for more.
     fn poll_wire(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<()> {
         self.note_reading(reads);
         let output = &mut self.actions.output;
         let polled = self.wire.poll_turn(cx, output, reads);
         self.wire.watch(output, self.shared.config.timeouts.write);
-        polled.map(|progress| self.progressed(progress))
+        let progress = ready!(polled);
+        // Input is what was missing, and none came.
+        let is_idle = reads && matches!(progress, Ok(Progress { read: None, .. }));
+        self.progressed(progress);
+        match is_idle {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
     }
 
     /// Does what it is time for.
@@ -255,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Ends: nothing new is taken, what is in flight settles and is told, the last bytes go out.
-    async fn leave(mut self, mut jobs: FuturesUnordered<impl Future<Output = Done>>, end: End) {
+    async fn leave(mut self, mut jobs: Jobs<'_, impl Future<Output = Done>>, end: End) {
         if let Standing::Known { device, .. } = &self.standing {
             tracing::info!(device.id = %device, reason = end.as_str(), "Device disconnected");
         } else {
@@ -275,13 +292,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let mut is_open = !matches!(end, End::Gone(_));
         let patience = self.shared.config.timeouts.write;
-        while !jobs.is_empty() {
+        while jobs.len() > 0 {
             self.wire.watch(&self.actions.output, patience);
             let late = self.wire.write_deadline().unwrap_or(self.heard);
             let is_late = self.wire.write_deadline().is_some();
             tokio::select! {
                 biased;
-                Some(done) = jobs.next() => self.done(done),
+                done = poll_fn(|cx| jobs.poll_done(cx)) => self.done(done),
                 written = self.wire.turn(&mut self.actions.output, false), if is_open => {
                     is_open = written.is_ok();
                 }
@@ -307,7 +324,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 match read {
                     Some(0) => self.end = Some(End::HalfClosed),
                     Some(_) => {
-                        self.frame_began.get_or_insert_with(Instant::now);
+                        self.read = Instant::now();
+                        self.frame_began.get_or_insert(self.read);
                     }
                     None => {}
                 }

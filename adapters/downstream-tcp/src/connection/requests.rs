@@ -1,5 +1,7 @@
 //! What the protocol asks for, and what came of it.
 
+use std::collections::VecDeque;
+
 use futures_util::FutureExt as _;
 use gateway_core::credential::SasToken;
 use gateway_core::{DeviceId, ErrorKind, Interest, Presence, Settlement, Slot, UpstreamError};
@@ -16,13 +18,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Does what the protocol asked for.
     pub(super) fn obey(&mut self) {
         while !self.actions.requests.is_empty() {
-            let mut requests = std::mem::take(&mut self.actions.requests);
-            for request in requests.drain(..) {
+            // Its memory serves the next connection, and is in the processor's cache then.
+            for request in std::mem::take(&mut self.actions.requests) {
                 self.grant(request);
-            }
-            if self.actions.requests.is_empty() {
-                // The same memory serves the next frame.
-                self.actions.requests = requests;
             }
         }
     }
@@ -192,7 +190,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Standing::Known { device, .. } = &self.standing else {
             return None;
         };
-        match self.queue.pop_front()? {
+        let job = self.queue.pop_front()?;
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        match job {
             Job::Twin { token, request } => Some(Start::Twin {
                 token,
                 request,

@@ -2,20 +2,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Room made for one read.
+/// What is read at once.
 pub(super) const READ_SIZE: usize = 4096;
-/// Room below which more is made.
-const LEAST_ROOM: usize = 1024;
-/// An empty buffer above this goes back to the allocator.
-const KEPT_SIZE: usize = 4 * READ_SIZE;
 
 /// What one turn with the socket brought.
 #[derive(Debug, Default)]
@@ -31,20 +28,36 @@ pub(super) struct Wire<S> {
     stream: S,
     /// Bytes read and not decoded yet.
     pub(super) input: BytesMut,
-    /// How large the input's memory is, frames that were taken off it included.
-    allocated: usize,
     is_flushed: bool,
+    /// The stream gets nothing more until it has passed on what it has.
+    is_flushing: bool,
     backlog: Backlog,
 }
 
-/// Watches that bytes do not wait too long to be written.
+/// Watches that bytes do not wait too long to be written and flushed: a TLS session takes what the
+/// socket does not.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// When the bytes watched have to be written.
+    /// When the bytes watched have to be out.
     deadline: Option<Instant>,
-    /// How many are watched still. Those that came later wait for the next watch, so that steady
-    /// new output does not hide that old output is stuck.
+    /// How many are watched still and not written. Those that came later wait for the next watch,
+    /// so that steady new output does not hide that old output is stuck.
     watched: usize,
+}
+
+impl Backlog {
+    /// Notes what was written. True if that was all that is watched.
+    fn wrote(&mut self, count: usize) -> bool {
+        self.watched = self.watched.saturating_sub(count);
+        self.deadline.is_some() && self.watched == 0
+    }
+
+    /// Notes that all that was written is out.
+    fn flushed(&mut self) {
+        if self.watched == 0 {
+            self.deadline = None;
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -52,15 +65,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self {
             stream,
             input: BytesMut::new(),
-            allocated: 0,
             is_flushed: true,
+            is_flushing: false,
             backlog: Backlog::default(),
         }
     }
 
-    /// Starts to watch output that has just come.
+    /// Starts to watch output that has just come, and what the stream holds back.
     pub(super) fn watch(&mut self, output: &BytesMut, patience: Duration) {
-        if self.backlog.deadline.is_none() && !output.is_empty() {
+        let is_out = output.is_empty() && self.is_flushed;
+        if self.backlog.deadline.is_none() && !is_out {
             self.backlog = Backlog {
                 deadline: Some(Instant::now() + patience),
                 watched: output.len(),
@@ -68,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// When the output has to be written.
+    /// When the output has to be out.
     pub(super) fn write_deadline(&self) -> Option<Instant> {
         self.backlog.deadline
     }
@@ -93,13 +107,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Poll::Pending => {}
         }
         if read {
-            if self.input.capacity() - self.input.len() < LEAST_ROOM {
-                self.input.reserve(READ_SIZE);
-                self.allocated = self.input.capacity();
-            }
-            match pin!(self.stream.read_buf(&mut self.input)).poll(cx) {
-                Poll::Ready(count) => progress.read = Some(count?),
-                Poll::Pending => {}
+            // On the stack, since memory of each connection's own would seldom be in the processor's
+            // cache; what came takes no more room than it needs.
+            let mut room = [MaybeUninit::uninit(); READ_SIZE];
+            let mut came = ReadBuf::uninit(&mut room);
+            if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(cx, &mut came) {
+                result?;
+                self.input.extend_from_slice(came.filled());
+                progress.read = Some(came.filled().len());
             }
         }
         match progress.drained || progress.read.is_some() {
@@ -114,31 +129,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         cx: &mut Context<'_>,
         output: &mut BytesMut,
     ) -> Poll<io::Result<bool>> {
-        while !output.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, output))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            output.advance(count);
-            self.is_flushed = false;
-            self.backlog.watched = self.backlog.watched.saturating_sub(count);
-            if self.backlog.watched == 0 {
-                self.backlog.deadline = None;
-            }
-        }
-        if self.is_flushed {
+        if output.is_empty() && self.is_flushed {
             return Poll::Ready(Ok(false));
         }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.is_flushed = true;
-        self.backlog.deadline = None;
+        while !(output.is_empty() && self.is_flushed) {
+            while !output.is_empty() && !self.is_flushing {
+                let count = ready!(Pin::new(&mut self.stream).poll_write(cx, output))?;
+                if count == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                output.advance(count);
+                self.is_flushed = false;
+                self.is_flushing = self.backlog.wrote(count);
+            }
+            self.is_flushing = true;
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            (self.is_flushed, self.is_flushing) = (true, false);
+            self.backlog.flushed();
+        }
         Poll::Ready(Ok(true))
     }
 
-    /// Gives back what a large frame took.
+    /// Keeps no memory for input while there is none: a frame that was taken has its own then.
     pub(super) fn shrink(&mut self) {
-        if self.input.is_empty() && self.allocated > KEPT_SIZE {
-            (self.input, self.allocated) = (BytesMut::new(), 0);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
         }
     }
 
@@ -150,13 +165,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::*;
 
     #[tokio::test]
-    async fn a_large_frame_taken_off_the_input_keeps_none_of_its_memory() {
-        let frame = vec![b'x'; 2 * KEPT_SIZE];
+    async fn a_frame_taken_off_the_input_leaves_it_without_memory() {
+        let frame = vec![b'x'; 2 * READ_SIZE];
         let (mut device, stream) = duplex(frame.len());
         device.write_all(&frame).await.unwrap();
         let mut wire = Wire::new(stream);
@@ -170,11 +185,6 @@ mod tests {
             taken.is_unique(),
             "the input still holds the frame's memory"
         );
-
-        device.write_all(b"small").await.unwrap();
-        wire.turn(&mut output, true).await.unwrap();
-        wire.input.clear();
-        wire.shrink();
-        assert!(wire.input.capacity() >= LEAST_ROOM, "what is small stays");
+        assert_eq!(wire.input.capacity(), 0);
     }
 }

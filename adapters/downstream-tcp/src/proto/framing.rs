@@ -1,6 +1,7 @@
 //! Where one frame ends and the next begins.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use memchr::memchr;
 use serde::Deserialize;
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
@@ -310,7 +311,7 @@ fn find(
 ) -> Option<usize> {
     let mut from = from;
     loop {
-        let at = from + input.get(from..)?.iter().position(|found| *found == byte)?;
+        let at = from + memchr(byte, input.get(from..)?)?;
         if condition(input, at) {
             return Some(at);
         }

@@ -52,7 +52,11 @@ pub(super) struct Message<'a> {
 
 impl<'a> Message<'a> {
     pub(super) fn parse(frame: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(frame)
+        match str::from_utf8(frame) {
+            // Looked at once for the whole frame instead of for each text in it.
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(frame),
+        }
     }
 }
 

@@ -135,6 +135,12 @@ fn fault(reason: &'static str, detail: impl ToString) -> Fault {
     (reason, detail.to_string())
 }
 
+fn note_lost(written: Result<(), FrameError>) {
+    if let Err(error) = written {
+        tracing::debug!(error = %error, "Frame does not fit the framing");
+    }
+}
+
 impl JsonLines {
     /// Makes the protocol of one connection. `id_prefix` begins the ids that the gateway makes
     /// and must be another one for every connection.
@@ -173,9 +179,13 @@ impl JsonLines {
 
     /// Writes what nobody waits for: a frame that does not fit is lost.
     fn tell(&self, frame: &Frame<'_>, actions: &mut Actions) {
-        if let Err(error) = self.write(frame, actions) {
-            tracing::debug!(error = %error, "Frame does not fit the framing");
-        }
+        note_lost(self.write(frame, actions));
+    }
+
+    fn tell_accepted(&self, id: &MessageId, seq: Option<u64>, actions: &mut Actions) {
+        note_lost(self.codec.encode(actions.output(), |output| {
+            encode::append_ack(id.as_str(), seq, output);
+        }));
     }
 
     /// Tells the device what was wrong; one that is not let in yet gets no second try.
@@ -264,16 +274,15 @@ impl Protocol for JsonLines {
         let Some(Waiting::Uplink { id, seq }) = self.take_waiting(token) else {
             return;
         };
-        let id = id.as_str();
         let (reason, retry_after_ms) = match settlement {
-            Settlement::Accepted => return self.tell(&Frame::Ack { id, seq }, actions),
+            Settlement::Accepted => return self.tell_accepted(&id, seq, actions),
             Settlement::Rejected(kind) => (kind.as_str(), None),
             Settlement::RetryLater(after) => ("retry_later", Some(encode::millis(after))),
             // A verdict this version does not know is not an acceptance.
             _ => ("retry_later", Some(encode::millis(DEFAULT_RETRY_AFTER))),
         };
         let nack = Frame::Nack {
-            id: Some(id),
+            id: Some(id.as_str()),
             seq,
             reason,
             detail: None,
