@@ -1,9 +1,8 @@
 //! From a TCP device's frames to their acknowledgements, before a hub that takes everything at once.
 
-#![allow(missing_docs, reason = "the macro's own items")]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use benches::embedded::Embedded;
@@ -79,5 +78,12 @@ fn uplink(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, uplink);
+fn settings() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3))
+}
+
+criterion_group! { name = benches; config = settings(); targets = uplink }
 criterion_main!(benches);

@@ -112,6 +112,10 @@ impl Embedded {
             .with_credentials(credentials)
             .with_downstream("embedder", downstream)
             .build()?;
+        Self::run(gateway)
+    }
+
+    fn run(gateway: Gateway) -> Result<Self> {
         let ingress = gateway
             .ingress("embedder")
             .context("the downstream just added")?;

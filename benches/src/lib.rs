@@ -2,18 +2,24 @@
 //! gateway, the raw client beside it, what this process uses, and how figures are told.
 
 pub mod coalesced;
+pub mod cpu_time;
 pub mod embedded;
 pub mod hub;
 pub mod latency;
 pub mod limits;
+pub mod lorawan_device;
 pub mod process;
 pub mod raw;
 pub mod report;
 pub mod takes_all;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
+
+/// A future that is compiled here once, and not again in every program that polls it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The body of every message: 100 bytes, a usual telemetry reading.
 pub const BODY: [u8; 100] = [b'x'; 100];

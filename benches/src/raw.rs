@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use crate::coalesced::coalesce;
 use crate::embedded::Keys;
 use crate::hub::HubAccess;
-use crate::{BODY, HOST, device_name};
+use crate::{BODY, BoxFuture, HOST, device_name};
 
 /// How long a token is good for: longer than anything here is measured.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -56,7 +56,16 @@ impl Raw {
     ///
     /// # Errors
     /// The hub refuses something.
-    pub async fn open(
+    pub fn open(
+        access: &HubAccess,
+        devices: Range<usize>,
+        keys: Keys,
+        writes: Writes,
+    ) -> BoxFuture<'_, Result<Self>> {
+        Box::pin(Self::open_all(access, devices, keys, writes))
+    }
+
+    async fn open_all(
         access: &HubAccess,
         devices: Range<usize>,
         keys: Keys,
@@ -139,6 +148,17 @@ impl Raw {
             accepted += device??;
         }
         Ok(accepted)
+    }
+
+    /// Sends one message of a device and says whether the hub accepted it.
+    ///
+    /// # Errors
+    /// The link is lost.
+    pub async fn send_one(&self, device: usize, id: String) -> Result<bool> {
+        let mut sender = self.senders[device].lock().await;
+        let sent = sender.send_batchable(telemetry(id)).await?;
+        drop(sender);
+        Ok(sent.await?.is_accepted())
     }
 
     /// Sends from every device, so many messages in flight each, until it is over, and counts what

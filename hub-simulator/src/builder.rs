@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::cloud::Cloud;
@@ -201,6 +201,13 @@ impl Builder {
     /// # Cancel safety
     /// Safe: nothing runs before it returns.
     pub async fn start(self) -> Result<HubSimulator, StartError> {
-        HubSimulator::start(self).await
+        self.starting().await
+    }
+
+    /// Boxed, since a future is compiled where it is polled: the whole hub again in every program
+    /// and test that starts one.
+    #[inline(never)]
+    fn starting(self) -> Pin<Box<dyn Future<Output = Result<HubSimulator, StartError>> + Send>> {
+        Box::pin(HubSimulator::start(self))
     }
 }

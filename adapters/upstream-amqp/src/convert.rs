@@ -1,5 +1,7 @@
 //! Between the gateway's messages and AMQP's.
 
+pub(crate) mod bench;
+
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};

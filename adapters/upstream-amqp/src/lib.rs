@@ -83,8 +83,9 @@ pub use upstream::{AmqpStats, AmqpUpstream};
 #[doc(hidden)]
 pub mod fuzzing;
 
-/// What benchmarks compare the multiplexer with. Not part of the interface: it changes at will.
+/// What benchmarks measure and compare with. Not part of the interface: it changes at will.
 #[doc(hidden)]
 pub mod internal {
+    pub use crate::convert::bench::{encode_uplinks, read_message, read_method};
     pub use crate::transport::{Stream, Transport as Dialer};
 }

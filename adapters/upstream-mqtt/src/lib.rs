@@ -84,5 +84,5 @@ pub mod fuzzing {
 /// What benchmarks compare with other clients. Not part of the interface: it changes at will.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::client::bench::MqttClient;
+    pub use crate::client::bench::{MqttClient, read_packets, write_publish};
 }

@@ -12,7 +12,7 @@ use anyhow::Result;
 use benches::device_name;
 use benches::embedded::{Embedded, Keys, OnlySpeaking, send};
 use benches::hub::{Command, HubProcess, HubSetup, be_the_hub_if_asked};
-use benches::process::{resident, rest};
+use benches::process::{raise_file_limit, resident, rest};
 use benches::report::{Fields, Report};
 use cap::Cap;
 use clap::Parser;
@@ -57,6 +57,7 @@ struct Level {
     resident: i64,
     attached: usize,
     connections: usize,
+    hub_resident: u64,
 }
 
 impl Level {
@@ -68,6 +69,7 @@ impl Level {
             resident: resident()? as i64,
             attached: counts.attached,
             connections: counts.connections,
+            hub_resident: counts.resident,
         })
     }
 
@@ -81,6 +83,7 @@ impl Level {
             .with("connections", self.connections)
             .with("allocated_mib", mib(self.allocated))
             .with("resident_mib", mib(self.resident))
+            .with("hub_resident_mib", mib(self.hub_resident as i64))
             .with(
                 "allocated_bytes_each",
                 each(self.allocated - above.allocated),
@@ -118,6 +121,8 @@ async fn main() -> Result<()> {
     }
     let options = Options::parse();
     let (devices, workers) = (options.devices, options.workers);
+    // A connection for every 995 devices, on both sides.
+    raise_file_limit()?;
     let mut hub = HubProcess::start(&HubSetup::default()).await?;
     let mut budget = BudgetConfig::default();
     // What links cost is measured here, not how they are paced.

@@ -150,4 +150,6 @@ pub struct HubCounts {
     pub connections_opened: u64,
     /// Telemetry messages accepted.
     pub messages: u64,
+    /// The memory of its process that is in RAM, in bytes.
+    pub resident: u64,
 }

@@ -13,18 +13,22 @@ use tokio::task::JoinSet;
 use super::command::{Command, HubAccess, HubCounts, HubSetup};
 use super::tally::Tally;
 use super::{ROLE, flood};
-use crate::process::machine_time;
-use crate::{HOST, device_name};
+use crate::process::{machine_time, resident};
+use crate::{BoxFuture, HOST, device_name};
 
 /// Is the hub, if the arguments say so, until standard input closes.
 ///
 /// # Errors
 /// The simulator cannot start, or a command cannot be read.
-pub async fn be_the_hub_if_asked() -> Result<bool> {
-    let mut arguments = std::env::args()
+pub fn be_the_hub_if_asked() -> BoxFuture<'static, Result<bool>> {
+    Box::pin(be_the_hub())
+}
+
+async fn be_the_hub() -> Result<bool> {
+    let setup = std::env::args()
         .skip_while(|argument| argument != ROLE)
-        .skip(1);
-    let Some(setup) = arguments.next() else {
+        .nth(1);
+    let Some(setup) = setup else {
         return Ok(false);
     };
     let mut role = Role::start(&serde_json::from_str(&setup)?).await?;
@@ -124,6 +128,7 @@ impl Role {
                     connections: stats.connections.len(),
                     connections_opened: stats.connections_opened,
                     messages: stats.messages,
+                    resident: resident()?,
                 })?);
             }
             Command::Tally => {

@@ -4,7 +4,6 @@
 //! The hub runs in a process of its own, the concentrators in a thread whose CPU is not counted.
 
 mod air;
-mod device;
 mod embedded;
 mod memory;
 mod server;
@@ -13,6 +12,7 @@ mod settled;
 use anyhow::{Context, Result, ensure};
 use benches::embedded::{Embedded, Keys, OnlySpeaking, send};
 use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
+use benches::lorawan_device as device;
 use benches::process::{Usage, metered};
 use benches::report::{Fields, Report};
 use cap::Cap;

@@ -10,13 +10,13 @@ use lrwn::{
 };
 
 /// Every device's key: what a key costs does not depend on it.
-const KEY: [u8; 16] = [0x2b; 16];
+pub const KEY: [u8; 16] = [0x2b; 16];
 /// Five temperatures in Cayenne's format: 20 bytes, a usual payload.
-pub(crate) const PAYLOAD: [u8; 20] = [
+pub const PAYLOAD: [u8; 20] = [
     1, 0x67, 0, 215, 2, 0x67, 0, 216, 3, 0x67, 0, 217, 4, 0x67, 0, 218, 5, 0x67, 0, 219,
 ];
 /// What a device's maker would write to read it.
-pub(crate) const SCRIPT: &str = r#"
+pub const SCRIPT: &str = r#"
     function decodeUplink(input) {
         var data = {};
         for (var at = 0; at < input.bytes.length; at += 4) {
@@ -26,22 +26,26 @@ pub(crate) const SCRIPT: &str = r#"
     }"#;
 
 /// The EUI of the n-th device.
-pub(crate) fn dev_eui(number: usize) -> DevEui {
+#[must_use]
+pub fn dev_eui(number: usize) -> DevEui {
     DevEui::new((number as u64).to_be_bytes())
 }
 
 /// The number of a device by its name at the hub.
-pub(crate) fn number(name: &str) -> Option<usize> {
+#[must_use]
+pub fn number(name: &str) -> Option<usize> {
     usize::from_str_radix(name, 16).ok()
 }
 
 /// The address of the n-th device.
-pub(crate) fn dev_addr(number: usize) -> DevAddr {
+#[must_use]
+pub fn dev_addr(number: usize) -> DevAddr {
     DevAddr::new((number as u32).to_be_bytes())
 }
 
 /// The configuration of the n-th device.
-pub(crate) fn config(number: usize) -> DeviceConfig {
+#[must_use]
+pub fn config(number: usize) -> DeviceConfig {
     let key = || Key::new(KEY);
     DeviceConfig::abp(
         dev_eui(number),
@@ -50,7 +54,10 @@ pub(crate) fn config(number: usize) -> DeviceConfig {
 }
 
 /// Makes the frame of a device's uplink.
-pub(crate) fn frame(number: usize, counter: u32) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// It does not fit a frame.
+pub fn frame(number: usize, counter: u32) -> Result<Vec<u8>> {
     let payload = MACPayload {
         fhdr: FHDR {
             devaddr: lrwn::DevAddr::from_be_bytes(dev_addr(number).bytes()),
