@@ -29,7 +29,9 @@ fn message(key: &str, value: &Value) -> Value {
 }
 
 fn read(body: &Value) -> Result<Told, DecodeError> {
-    decode(body.to_string().as_bytes())
+    let body = body.to_string();
+    fuzz_seeds::keep("lorawan_tts", body.as_bytes());
+    decode(body.as_bytes())
 }
 
 fn events(key: &str, value: &Value) -> Vec<Event> {

@@ -17,10 +17,10 @@ pub use conformance::HubFixture;
 /// The simulator's name, as tokens and certificates say it.
 pub const HOST: &str = "localhost";
 
-/// Starts a hub.
+/// Starts a hub; without TLS where what it says becomes [seeds](fuzz_seeds).
 pub async fn hub() -> HubSimulator {
-    let hub = HubSimulator::builder().start().await;
-    hub.expect("the simulator starts")
+    let hub = HubSimulator::builder().with_tls(!fuzz_seeds::are_kept());
+    hub.start().await.expect("the simulator starts")
 }
 
 /// Starts a hub without TLS, for tests of many connections.

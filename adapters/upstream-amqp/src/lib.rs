@@ -79,6 +79,10 @@ pub use config::{AMQPS_PORT, AmqpConfig, PoolConfig, WireConfig};
 pub use token::TokenConfig;
 pub use upstream::{AmqpStats, AmqpUpstream};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 /// What benchmarks measure and compare with. Not part of the interface: it changes at will.
 #[doc(hidden)]
 pub mod internal {

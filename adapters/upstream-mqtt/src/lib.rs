@@ -77,6 +77,8 @@ pub use pooled::{
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::client::fuzzing::{feed_client, read_packets};
+    pub use crate::hub::fuzzing::read_hub_topic;
+    pub use crate::pooled::fuzzing::read_topics;
 }
 
 /// What benchmarks compare with other clients. Not part of the interface: it changes at will.

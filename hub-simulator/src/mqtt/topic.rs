@@ -153,6 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn telemetry(topic: &str, identity: &str) -> Option<Vec<Property>> {
+        fuzz_seeds::keep("mqtt_topics", topic.as_bytes());
         match parse(topic, identity) {
             Ok(Publication::Telemetry(properties)) => Some(properties),
             _ => None,

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use fuzz_seeds::Conversation;
 use hub_simulator::HubSimulator;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -42,6 +43,7 @@ pub(crate) struct Http {
     stream: BufReader<TcpStream>,
     host: String,
     token: String,
+    said: Conversation,
 }
 
 impl Http {
@@ -61,6 +63,7 @@ impl Http {
             stream: BufReader::new(stream),
             host: host.to_owned(),
             token: String::new(),
+            said: Conversation::new("hub_http", &[255]),
         }
     }
 
@@ -121,6 +124,7 @@ impl Http {
 
     /// Writes bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.said.say(bytes);
         soon(self.stream.write_all(bytes)).await.unwrap();
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::BytesMut;
+use fuzz_seeds::Conversation;
 use hub_simulator::HubSimulator;
 use rumqttc::mqttbytes::Error;
 pub(crate) use rumqttc::mqttbytes::QoS;
@@ -52,6 +53,8 @@ fn identity_token(hub: &HubSimulator, id: &str) -> String {
 pub(crate) struct Wire {
     stream: TcpStream,
     input: BytesMut,
+    said: Conversation,
+    heard: Conversation,
 }
 
 impl Wire {
@@ -59,10 +62,15 @@ impl Wire {
         Self {
             stream: TcpStream::connect(hub.mqtts_addr()).await.unwrap(),
             input: BytesMut::new(),
+            // Before CONNECT; in pieces of this many bytes.
+            said: Conversation::new("mqtt_connection", &[0, 255]),
+            // As MQTT 3.1.1.
+            heard: Conversation::new("mqtt_client", &[0, 255]),
         }
     }
 
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.said.say(bytes);
         self.stream.write_all(bytes).await.unwrap();
     }
 
@@ -80,9 +88,10 @@ impl Wire {
                 Err(Error::InsufficientBytes(_)) => {}
                 Err(error) => panic!("the hub sends no MQTT: {error}"),
             }
+            let known = self.input.len();
             match soon(self.stream.read_buf(&mut self.input)).await {
                 Ok(0) | Err(_) => return None,
-                Ok(_) => {}
+                Ok(_) => self.heard.say(&self.input[known..]),
             }
         }
     }

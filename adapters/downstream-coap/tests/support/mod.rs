@@ -246,7 +246,7 @@ impl Device {
 
     /// Sends bytes as they are and waits for the next datagram.
     pub(crate) async fn exchange(&mut self, bytes: &[u8]) -> Vec<u8> {
-        self.socket.send(bytes).await.unwrap();
+        self.write(bytes).await;
         let mut buffer = vec![0; 4096];
         let length = self.socket.recv(&mut buffer).await.unwrap();
         buffer.truncate(length);
@@ -269,7 +269,13 @@ impl Device {
 
     /// Sends a datagram.
     pub(crate) async fn tell(&mut self, datagram: Datagram) {
-        self.socket.send(&datagram.encode()).await.unwrap();
+        self.write(&datagram.encode()).await;
+    }
+
+    async fn write(&self, bytes: &[u8]) {
+        // Behind the size of the pieces in which the target cuts it.
+        fuzz_seeds::keep("coap_message", &[&[7], bytes].concat());
+        self.socket.send(bytes).await.unwrap();
     }
 
     /// The parts of a query that prove who this is.
@@ -350,8 +356,8 @@ impl Device {
     /// Acknowledges a notification.
     pub(crate) async fn acknowledge(&mut self, id: u16) {
         self.acknowledged.insert(id);
-        let datagram = Datagram::empty(Kind::Acknowledgement, id);
-        self.socket.send(&datagram.encode()).await.unwrap();
+        self.write(&Datagram::empty(Kind::Acknowledgement, id).encode())
+            .await;
     }
 
     async fn send(&mut self, purpose: Purpose, message: Message) {
@@ -365,8 +371,7 @@ impl Device {
         };
         self.outstanding.insert(message.token, outstanding);
         let kind = Kind::Confirmable;
-        let bytes = Datagram { kind, id, message }.encode();
-        self.socket.send(&bytes).await.unwrap();
+        self.write(&Datagram { kind, id, message }.encode()).await;
     }
 
     /// Takes the next datagram, or sends again what was not acknowledged.
@@ -386,8 +391,7 @@ impl Device {
                     if !outstanding.is_acknowledged {
                         let (id, message) = (outstanding.id, outstanding.message.clone());
                         let kind = Kind::Confirmable;
-                        let bytes = Datagram { kind, id, message }.encode();
-                        self.socket.send(&bytes).await.unwrap();
+                        self.write(&Datagram { kind, id, message }.encode()).await;
                     }
                 }
             }

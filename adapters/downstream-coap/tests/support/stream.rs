@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::BytesMut;
+use fuzz_seeds::Conversation;
 use gateway_core::testkit::DeviceEvent;
 use gateway_core::{DeviceId, MethodName};
 use gateway_downstream_coap::proto::message::{Code, Message, Token, option};
@@ -18,6 +19,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A device on a connection of its own.
 pub(crate) struct StreamDevice {
     stream: Box<dyn Stream>,
+    said: Conversation,
     input: BytesMut,
     proof: [String; 2],
     last_token: u32,
@@ -39,6 +41,7 @@ impl StreamDevice {
     pub(crate) async fn new(stream: impl Stream + 'static, device: &DeviceId) -> Self {
         let mut client = Self {
             stream: Box::new(stream),
+            said: Conversation::new("coap_session", &[0]),
             input: BytesMut::new(),
             proof: [format!("$.id={device}"), format!("$.token={TOKEN}")],
             last_token: 0,
@@ -64,6 +67,10 @@ impl StreamDevice {
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
+        // Steps of the target: to receive, and how much.
+        for part in bytes.chunks(255) {
+            self.said.say(&[&[0, part.len() as u8], part].concat());
+        }
         self.stream.write_all(bytes).await.is_ok()
     }
 

@@ -58,10 +58,11 @@ impl Forwarder {
         let mut datagram = vec![2, token[0], token[1], kind];
         datagram.extend(self.eui.get().to_be_bytes());
         datagram.extend(json.as_bytes());
-        self.socket.send(&datagram).await.unwrap();
+        self.send_raw(&datagram).await;
     }
 
     pub(crate) async fn send_raw(&self, datagram: &[u8]) {
+        fuzz_seeds::keep("lorawan_gwmp", datagram);
         self.socket.send(datagram).await.unwrap();
     }
 

@@ -26,6 +26,7 @@ impl Station {
     }
 
     pub(crate) async fn say_text(&mut self, message: &str) {
+        fuzz_seeds::keep("lorawan_station", message.as_bytes());
         self.0.send(Message::text(message)).await.unwrap();
     }
 

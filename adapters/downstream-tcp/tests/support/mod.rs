@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fuzz_seeds::Conversation;
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{DeviceId, Gateway, GatewayConfig, ShutdownReport};
@@ -112,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(crate) struct Device {
     lines: Lines<BufReader<ReadHalf<Box<dyn Stream>>>>,
     writer: WriteHalf<Box<dyn Stream>>,
+    said: Conversation,
 }
 
 impl Device {
@@ -120,6 +122,7 @@ impl Device {
         Self {
             lines: BufReader::new(reader).lines(),
             writer,
+            said: Conversation::new("json_lines", &[]),
         }
     }
 
@@ -135,6 +138,7 @@ impl Device {
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.said.say(bytes);
         self.writer.write_all(bytes).await.is_ok() && self.writer.flush().await.is_ok()
     }
 

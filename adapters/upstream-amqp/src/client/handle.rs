@@ -89,7 +89,7 @@ impl Session {
     }
 
     /// What tells it from every other, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn key(&self) -> SessionKey {
         self.0.key
     }
@@ -199,7 +199,7 @@ impl Sender {
     }
 
     /// The session that it is on, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn session(&self) -> SessionKey {
         self.link.session.key()
     }

@@ -17,13 +17,19 @@
 mod driver;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handle;
 mod link;
 mod numbers;
 mod outbox;
 mod session;
 mod state;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[expect(
+    clippy::unwrap_used,
+    reason = "a run ends with the first rule that is broken"
+)]
 mod tests;
 mod value;
 

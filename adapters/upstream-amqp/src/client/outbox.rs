@@ -95,7 +95,7 @@ impl Wakers {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Outbox {
     /// What has gathered.
     pub(super) fn peek(&self) -> &[u8] {

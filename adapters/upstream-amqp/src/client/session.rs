@@ -849,7 +849,7 @@ impl Session {
 }
 
 /// What a session keeps, for tests of what it must not.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Census {
     pub(super) sessions: usize,
@@ -860,7 +860,7 @@ pub(super) struct Census {
     pub(super) names: usize,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Session {
     pub(super) fn count(&self, census: &mut Census) {
         census.sessions += 1;

@@ -233,7 +233,7 @@ impl State {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl State {
     pub(super) fn census(&self) -> super::session::Census {
         let mut census = super::session::Census::default();

@@ -1,6 +1,9 @@
 //! A device's twin: its questions and their answers, and changes of the desired properties.
 
+#[cfg(not(feature = "fuzzing"))]
 mod wire;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -59,7 +59,7 @@ pub(super) fn request(id: u64, operation: Operation, body: &[u8]) -> Result<Byte
 
 /// What the hub says.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// To the request of this number; none if it is no number of ours.
     Answer(Option<u64>, Result<Answer, AmqpError>),
     /// A change of the desired properties, 0 if its version is not said.
@@ -68,14 +68,14 @@ pub(super) enum Heard {
 
 /// A good answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// Of the reported properties, after a patch.
-    pub(super) version: Option<u64>,
-    pub(super) body: Bytes,
+    pub(crate) version: Option<u64>,
+    pub(crate) body: Bytes,
 }
 
 /// Decodes what came on the twin's link.
-pub(super) fn read(payload: &[u8]) -> Result<Heard, AmqpError> {
+pub(crate) fn read(payload: &[u8]) -> Result<Heard, AmqpError> {
     let message = convert::decode(payload)?;
     let annotation = |name: &str| {
         let annotations = message.message_annotations.as_ref()?;

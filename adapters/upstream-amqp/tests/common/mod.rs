@@ -16,7 +16,14 @@ pub(crate) fn config(hub: &HubSimulator) -> AmqpConfig {
     pool.reconnect = backoff;
     let mut commands = CommandConfig::default();
     (commands.reopen, commands.abandon) = (backoff, backoff);
-    let address = hub.addr();
+    let address = match hub.ca_pem() {
+        Some(_) => hub.addr(),
+        None => fuzz_seeds::tap(
+            hub.addr(),
+            ("amqp_connection", &[255]),
+            ("amqp_client_bytes", &[255]),
+        ),
+    };
     let config = AmqpConfig::new(HOST).with_address(address.ip().to_string(), address.port());
     let config = config.with_pool(pool).with_commands(commands);
     match hub.ca_pem() {

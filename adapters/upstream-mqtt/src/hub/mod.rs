@@ -20,6 +20,8 @@ mod device;
 mod env;
 mod error;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod line;
 mod login;
 mod recovery;

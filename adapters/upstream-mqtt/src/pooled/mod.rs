@@ -92,6 +92,8 @@ mod convert;
 mod device;
 mod envelope;
 mod filters;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod inbound;
 mod line;
 mod messages;

@@ -167,11 +167,14 @@ mod tests {
     }
 
     fn holds(condition: &str) -> bool {
-        let query = Query::parse(&format!("SELECT * FROM devices WHERE {condition}"));
+        let query = format!("SELECT * FROM devices WHERE {condition}");
+        fuzz_seeds::keep("queries", query.as_bytes());
+        let query = Query::parse(&query);
         query.unwrap().matches(&row())
     }
 
     fn refused(query: &str) -> String {
+        fuzz_seeds::keep("queries", query.as_bytes());
         Query::parse(query).unwrap_err().to_string()
     }
 

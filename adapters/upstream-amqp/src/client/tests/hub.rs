@@ -26,15 +26,15 @@ pub(super) const APART: u16 = 1000;
 
 /// A connection whose other end is in the test's hands.
 #[derive(Debug, Clone)]
-pub(super) struct Hub {
-    pub(super) shared: Arc<Shared>,
+pub(in crate::client) struct Hub {
+    pub(in crate::client) shared: Arc<Shared>,
 }
 
 /// A frame that the client wrote.
 pub(super) type Written = (u16, Performative, Bytes);
 
 impl Hub {
-    pub(super) fn new() -> Self {
+    pub(in crate::client) fn new() -> Self {
         Self::with(64 * 1024, 65_536, 100)
     }
 
@@ -107,7 +107,7 @@ impl Hub {
     }
 
     /// Begins a session on which the client may send this many frames.
-    pub(super) fn session(&self, window: u32) -> Session {
+    pub(in crate::client) fn session(&self, window: u32) -> Session {
         let mut begin = Task::start(Session::begin(self.shared.clone()))
             .map(drop)
             .unwrap_err();
@@ -120,7 +120,7 @@ impl Hub {
     }
 
     /// Attaches a sender whose handle is this.
-    pub(super) fn sender(&self, session: &Session, handle: u32, credit: u32) -> Sender {
+    pub(in crate::client) fn sender(&self, session: &Session, handle: u32, credit: u32) -> Sender {
         let (held, name) = (session.clone(), format!("sender-{handle}"));
         let mut attach = Task::start(async move { held.attach_sender(spec(&name)).await })
             .map(drop)
@@ -132,7 +132,12 @@ impl Hub {
     }
 
     /// Attaches a receiver whose handle is this.
-    pub(super) fn receiver(&self, session: &Session, handle: u32, credit: u32) -> Receiver {
+    pub(in crate::client) fn receiver(
+        &self,
+        session: &Session,
+        handle: u32,
+        credit: u32,
+    ) -> Receiver {
         let (held, name) = (session.clone(), format!("receiver-{handle}"));
         let mut attach =
             Task::start(async move { held.attach_receiver(spec(&name), credit).await })

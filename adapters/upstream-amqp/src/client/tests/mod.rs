@@ -1,9 +1,16 @@
 //! The client with its hub played by hand: frames in, frames out, futures polled one by one.
 
+#[cfg(test)]
 mod driver;
-mod hub;
-mod model;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the model needs less of it than the tests")
+)]
+pub(super) mod hub;
+pub(super) mod model;
+#[cfg(test)]
 mod receivers;
+#[cfg(test)]
 mod rules;
 
 use std::future::Future;
@@ -57,6 +64,7 @@ impl<T> Task<T> {
 }
 
 /// Runs a future that has nothing to wait for.
+#[cfg(test)]
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     match future

@@ -27,6 +27,7 @@ DevEUI,AppKey,id,profile
 
 /// Reads a text in a directory with a file `key` and an environment with `HUB`.
 fn read(text: &str) -> Result<Settings, Vec<String>> {
+    fuzz_seeds::keep("settings", text.as_bytes());
     let directory = tempfile::tempdir().unwrap();
     for (name, content) in [
         ("key", "c2VjcmV0\n"),
@@ -67,6 +68,13 @@ fn amqp(settings: Settings) -> AmqpConfig {
 
 fn mistakes(text: &str) -> Vec<String> {
     read(text).unwrap_err()
+}
+
+#[test]
+fn a_line_that_is_wrong_twice_in_one_way_is_told_once() {
+    let found = mistakes("[a\u{17}b\"\n");
+    let told: std::collections::HashSet<_> = found.iter().collect();
+    assert_eq!(told.len(), found.len(), "{found:#?}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ enum Half {
     Receiver(Arc<Mutex<Receiver>>),
 }
 
-pub(super) struct World {
+pub(in crate::client) struct World {
     hub: Hub,
     book: Book,
     /// Bytes of the output that the hub has read, though they are not written yet.

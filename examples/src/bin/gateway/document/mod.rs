@@ -209,6 +209,8 @@ impl<'t> Document<'t> {
     /// Everything that was noted, from top to bottom.
     pub(crate) fn finish(mut self) -> Vec<Mistake> {
         self.mistakes.sort();
+        // The parser may say the same of several places in a line.
+        self.mistakes.dedup();
         self.mistakes
     }
 
