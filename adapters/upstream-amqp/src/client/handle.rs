@@ -29,14 +29,12 @@ impl Shared {
     /// Works on the state, then has written and woken what came of it.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
-        // Who put the first frame there has told of it.
-        let had_output = !state.out.is_empty();
         let result = work(&mut state);
         let mut wake = std::mem::take(&mut state.wake);
         let has_output = !state.out.is_empty();
         drop(state);
         wake.wake();
-        if has_output && !had_output {
+        if has_output {
             self.output.notify_one();
         }
         result
