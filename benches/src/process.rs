@@ -87,9 +87,17 @@ pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
-/// The unit of times in `/proc/*/stat`.
-fn ticks_to_time(ticks: u64) -> Duration {
-    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+/// The times outside the kernel and in it that a `stat` of `/proc` tells.
+fn times(stat: &str) -> Result<[Duration; 2]> {
+    // proc_pid_stat(5): the name, field 2, may hold anything; `utime` and `stime` are 14 and 15.
+    let (_, fields) = stat.rsplit_once(')').context("no name in the statistics")?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let a_second = rustix::param::clock_ticks_per_second() as f64;
+    let mut next = || {
+        let ticks: u64 = fields.next().context("no time")?.parse()?;
+        anyhow::Ok(Duration::from_secs_f64(ticks as f64 / a_second))
+    };
+    Ok([next()?, next()?])
 }
 
 /// Another process, seen from outside.
@@ -110,11 +118,8 @@ impl Observed {
     pub fn cpu(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.0);
         let stat = std::fs::read_to_string(path).context("no such process, or no /proc")?;
-        // proc_pid_stat(5): the name, field 2, may hold anything; `utime` and `stime` are 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').context("no name in the statistics")?;
-        let times = fields.split_ascii_whitespace().skip(11).take(2);
-        let ticks = times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(ticks_to_time(ticks))
+        let [user, kernel] = times(&stat)?;
+        Ok(user + kernel)
     }
 
     /// Its memory that is in RAM, in bytes.
@@ -154,11 +159,8 @@ impl ThreadClock {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn kernel(&self) -> Result<Duration> {
-        // proc_pid_stat(5): `stime` is field 15; what is before field 3 may have spaces.
-        let text = self.file("stat")?;
-        let (_, fields) = text.rsplit_once(')').context("no stat")?;
-        let ticks = fields.split_ascii_whitespace().nth(12).context("no time")?;
-        Ok(ticks_to_time(ticks.parse()?))
+        let [_, kernel] = times(&self.file("stat")?)?;
+        Ok(kernel)
     }
 
     fn file(&self, name: &str) -> Result<String> {
