@@ -28,10 +28,6 @@ use uplinks::{Opening, Told};
 
 /// What is written at a time at most; what waits is the next write's.
 const BATCH: usize = 1024;
-/// How long a frame that is due waits for others, so that one write is for all of them: a disk that is
-/// flushed for each frame is busy with a thousand a second. It is little beside the second that a
-/// device waits for its window.
-const GATHER: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -174,7 +170,7 @@ impl Engine {
 
     fn next_due(&self) -> Option<Instant> {
         let frame = self.collector.next_at();
-        let frame = frame.map(|at| self.started + at + GATHER);
+        let frame = frame.map(|at| self.started + at + self.timing.gather);
         frame.into_iter().chain(self.timers.next_at()).min()
     }
 
@@ -182,7 +178,7 @@ impl Engine {
     fn fire(&mut self) {
         let now = Instant::now();
         let since_start = now - self.started;
-        let is_time = |due| due + GATHER <= since_start;
+        let is_time = |due| due + self.timing.gather <= since_start;
         if self.collector.next_at().is_some_and(is_time) {
             self.hand_out(since_start);
         }
