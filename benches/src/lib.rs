@@ -2,8 +2,8 @@
 //! gateway, the raw client beside it, what this process uses, and how figures are told.
 
 pub mod coalesced;
-pub mod cpu_time;
 pub mod embedded;
+pub mod fleet;
 pub mod hub;
 pub mod latency;
 pub mod limits;

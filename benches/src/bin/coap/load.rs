@@ -1,11 +1,9 @@
-//! The devices, in a thread of their own.
+//! The devices and what they do.
 
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use benches::process::{join, named};
-use tokio::sync::{mpsc, oneshot};
+use benches::fleet::Fleet;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -26,74 +24,33 @@ impl Tally {
     }
 }
 
-/// A round to be driven, and where to tell what came of it.
-type Order = (Duration, oneshot::Sender<Tally>);
-
-#[derive(Debug)]
-pub(crate) struct Fleet {
-    orders: mpsc::Sender<Order>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Fleet {
-    /// Brings up the devices, each of which sends one request.
-    pub(crate) fn start(
-        server: &Server,
-        is_secure: bool,
-        sockets: usize,
-        in_flight: usize,
-    ) -> Result<Self> {
-        let address = match is_secure {
-            true => server.open.secure.context("the server has no DTLS")?,
-            false => server.open.plain,
-        };
-        let (orders, mut ordered) = mpsc::channel::<Order>(1);
-        let (ready, is_ready) = oneshot::channel();
-        let thread = named("devices", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let workers = in_flight.clamp(1, sockets);
-                let mut crews = JoinSet::new();
-                for worker in 0..workers {
-                    let numbers = (worker..sockets).step_by(workers);
-                    crews.spawn(async move {
-                        let mut crew = Vec::new();
-                        for number in numbers {
-                            crew.push(Client::start(address, is_secure, number).await?);
-                        }
-                        anyhow::Ok(crew)
-                    });
+/// Brings up the devices, each of which sends one request. An order is how long each worker sends.
+pub(crate) fn fleet(
+    server: &Server,
+    is_secure: bool,
+    sockets: usize,
+    in_flight: usize,
+) -> Result<Fleet<Duration, Tally>> {
+    let address = match is_secure {
+        true => server.open.secure.context("the server has no DTLS")?,
+        false => server.open.plain,
+    };
+    let bring_up = async move || {
+        let workers = in_flight.clamp(1, sockets);
+        let mut crews = JoinSet::new();
+        for worker in 0..workers {
+            let numbers = (worker..sockets).step_by(workers);
+            crews.spawn(async move {
+                let mut crew = Vec::new();
+                for number in numbers {
+                    crew.push(Client::start(address, is_secure, number).await?);
                 }
-                let mut crews = finish(crews).await?;
-                ready.send(()).ok().context("nobody waits")?;
-                while let Some((length, result)) = ordered.recv().await {
-                    let tally;
-                    (crews, tally) = drive(crews, length).await?;
-                    result.send(tally).ok().context("nobody waits")?;
-                }
-                Ok(())
-            })
-        })?;
-        match is_ready.blocking_recv() {
-            Ok(()) => Ok(Self { orders, thread }),
-            Err(_) => Err(join(thread).err().context("it ended without a word")?),
+                anyhow::Ok(crew)
+            });
         }
-    }
-
-    /// Has each worker send for so long.
-    pub(crate) fn drive(&mut self, length: Duration) -> Result<Tally> {
-        let (result, tally) = oneshot::channel();
-        let ordered = self.orders.blocking_send((length, result));
-        ordered.ok().context("the devices are gone")?;
-        tally.blocking_recv().context("the devices gave up")
-    }
-
-    pub(crate) fn stop(self) -> Result<()> {
-        drop(self.orders);
-        join(self.thread)
-    }
+        finish(crews).await
+    };
+    Fleet::start(bring_up, drive)
 }
 
 /// The devices of a worker, which take turns.

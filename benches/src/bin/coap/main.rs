@@ -16,7 +16,7 @@ use benches::report::{Fields, Report};
 use benches::{BODY, duration};
 use cap::Cap;
 use clap::Parser;
-use load::{Fleet, Tally};
+use load::{Tally, fleet};
 use server::{Kind, Server};
 
 /// The gateway program's own, counted.
@@ -109,7 +109,7 @@ struct Round {
 impl Round {
     fn drive(&(kind, name, is_secure): &Side, sockets: usize, options: &Options) -> Result<Self> {
         let server = Server::start(kind)?;
-        let mut fleet = Fleet::start(&server, is_secure, sockets, options.in_flight)?;
+        let mut fleet = fleet(&server, is_secure, sockets, options.in_flight)?;
         let coming = server.cpu()?;
         let tally = fleet.drive(options.round)?;
         let cpu = server.cpu()?.saturating_sub(coming);
@@ -157,9 +157,9 @@ fn middle(mut rounds: Vec<Round>) -> Option<Round> {
 fn memory(options: &Options, is_secure: bool) -> Result<f64> {
     let server = Server::start(Kind::Gateway)?;
     // What one device more does not take again.
-    Fleet::start(&server, is_secure, 1, 1)?.stop()?;
+    fleet(&server, is_secure, 1, 1)?.stop()?;
     let before = ALLOCATOR.allocated();
-    Fleet::start(&server, is_secure, options.devices, options.in_flight)?.stop()?;
+    fleet(&server, is_secure, options.devices, options.in_flight)?.stop()?;
     let kept = ALLOCATOR.allocated().saturating_sub(before);
     server.stop()?;
     Ok(kept as f64 / options.devices as f64)

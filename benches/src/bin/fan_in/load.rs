@@ -5,10 +5,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
+use benches::BODY;
 use benches::embedded::{Embedded, send};
 use benches::process::machine_time;
 use benches::raw::Raw;
-use benches::{BODY, device_name};
 use gateway_core::{DeviceId, MessageId, Settlement, Uplink};
 use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
@@ -30,8 +30,8 @@ pub(crate) fn histogram() -> Result<Histogram<u64>> {
 pub(crate) enum Path {
     /// The AMQP client alone.
     Bare(Raw),
-    /// The embedded gateway.
-    Gateway(Embedded),
+    /// The embedded gateway, with the devices' ids.
+    Gateway(Embedded, Vec<DeviceId>),
 }
 
 impl Path {
@@ -39,7 +39,7 @@ impl Path {
     pub(crate) async fn send_all(&self, devices: usize, messages: usize) -> Result<()> {
         match self {
             Self::Bare(raw) => raw.send(messages, "trial").await.map(drop),
-            Self::Gateway(Embedded { ingress, .. }) => {
+            Self::Gateway(Embedded { ingress, .. }, _) => {
                 let sent = send(ingress, 0..devices, devices, messages, "trial").await;
                 sent.map(drop)
             }
@@ -50,10 +50,9 @@ impl Path {
     async fn send(&self, device: usize, number: u64) -> Result<bool> {
         match self {
             Self::Bare(raw) => raw.send_one(device, number.to_string()).await,
-            Self::Gateway(embedded) => {
-                let device = DeviceId::new(device_name(device))?;
+            Self::Gateway(embedded, devices) => {
                 let id = MessageId::new(number.to_string())?;
-                let uplink = Uplink::new(device, id, &BODY[..]);
+                let uplink = Uplink::new(devices[device].clone(), id, &BODY[..]);
                 let slot = embedded.ingress.reserve().await;
                 Ok(slot.deliver(uplink).await == Settlement::Accepted)
             }

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use benches::device_name;
 use benches::embedded::{Embedded, Keys, OnlySpeaking};
 use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
 use benches::process::metered;
 use benches::raw::{Raw, Writes};
 use benches::report::{Fields, Report};
 use clap::Parser;
+use gateway_core::DeviceId;
 use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -145,7 +147,11 @@ async fn main() -> Result<()> {
     let credentials = Keys::Policy.credentials(&hub.access)?;
     let embedded = Embedded::start(hub.access.amqp(), credentials, devices, OnlySpeaking)?;
     let mut bare = Side::new("bare client", Path::Bare(raw), devices).await?;
-    let mut gateway = Side::new("embedded gateway", Path::Gateway(embedded), devices).await?;
+    let ids: Result<_, _> = (0..devices)
+        .map(|n| DeviceId::new(device_name(n)))
+        .collect();
+    let path = Path::Gateway(embedded, ids?);
+    let mut gateway = Side::new("embedded gateway", path, devices).await?;
 
     let slower = bare.capacity.min(gateway.capacity);
     let per_second = options.per_second.unwrap_or(slower * options.load);

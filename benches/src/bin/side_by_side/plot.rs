@@ -69,7 +69,16 @@ fn draw_panel(
         .margin(12)
         .x_label_area_size(45)
         .y_label_area_size(75)
-        .build_cartesian_2d(devices.log_scale(), figures.log_scale())?;
+        .build_cartesian_2d(
+            devices
+                .clone()
+                .log_scale()
+                .with_key_points(round_within(&devices)),
+            figures
+                .clone()
+                .log_scale()
+                .with_key_points(round_within(&figures)),
+        )?;
     chart
         .configure_mesh()
         .x_desc("devices")
@@ -77,8 +86,8 @@ fn draw_panel(
         .y_label_formatter(&|value| short(*value))
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 16))
-        .bold_line_style(BLACK.mix(0.25))
-        .light_line_style(BLACK.mix(0.07))
+        .bold_line_style(BLACK.mix(0.15))
+        .light_line_style(TRANSPARENT)
         .draw()?;
     // The gateway comes last, so that no line hides its own.
     for contender in Contender::all().into_iter().rev() {
@@ -132,6 +141,15 @@ fn span(values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
     let least = positive.iter().copied().min_by(f64::total_cmp)?;
     let greatest = positive.iter().copied().max_by(f64::total_cmp)?;
     Some(least / MARGIN..greatest * MARGIN)
+}
+
+/// One, two and five in each decade.
+fn round_within(range: &std::ops::Range<f64>) -> Vec<f64> {
+    let (first, last) = (range.start.log10().floor(), range.end.log10().ceil());
+    (first as i32..=last as i32)
+        .flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(decade)))
+        .filter(|value| range.contains(value))
+        .collect()
 }
 
 fn short(value: f64) -> String {

@@ -18,7 +18,7 @@ use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
 use benches::process::raise_file_limit;
 use benches::report::{Fields, Report};
 use clap::Parser;
-use load::Fleet;
+use load::fleet;
 use pki::Pki;
 use server::{Cpu, Kind, Server, Surroundings};
 
@@ -165,7 +165,7 @@ impl Load {
         let is_secure = side.is_secure;
         let server = Server::start(side.kind, around, is_secure, devices, in_flight)?;
         let connector = is_secure.then(|| around.pki.connector()).transpose()?;
-        let mut fleet = Fleet::start(&server, connector, devices, in_flight)?;
+        let mut fleet = fleet(&server, connector, devices, in_flight)?;
         let before = server.cpu()?;
         let wall = fleet.drive(self.messages)?;
         let after = server.cpu()?;
