@@ -6,11 +6,11 @@ use std::time::Duration;
 use criterion::Throughput;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 
-use crate::process::cpu;
+use benches::process::cpu;
 
 /// Measures CPU time over all threads.
 #[derive(Debug, Clone, Copy)]
-pub struct CpuTime;
+pub(crate) struct CpuTime;
 
 impl Measurement for CpuTime {
     type Intermediate = Duration;

@@ -1,11 +1,12 @@
 //! Settled throughput and CPU of the embedded path over TLS, the hub in a process of its own: from a
 //! base of 995 devices on one connection, one thing at a time is varied.
 
+mod cpu_time;
+
 use std::cell::OnceCell;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use benches::cpu_time::CpuTime;
 use benches::device_name;
 use benches::embedded::{Embedded, Keys, OnlySpeaking, deliver};
 use benches::hub::{HubAccess, HubProcess, HubSetup, be_the_hub_if_asked};
@@ -15,6 +16,8 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput
 use gateway_core::{DeviceId, MessageId, Uplink};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+
+use cpu_time::CpuTime;
 
 /// A message is many small pieces, made on one thread and dropped on another.
 #[global_allocator]
