@@ -11,6 +11,7 @@ use gateway_core::{
 };
 use tokio::join;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
@@ -425,15 +426,14 @@ impl Upstream for AmqpUpstream {
         let devices = std::mem::take(&mut *lock(&self.registry));
         // What devices have not settled goes back to the hub's queues while there is a line to it.
         let commands = devices.values().filter_map(|device| take_commands(device));
-        drop(timeout(CLOSE_PATIENCE, join_all(commands.map(Commands::close))).await);
+        // A task's budget of steps would have each look at a few of them poll all that remain.
+        let closed = unconstrained(join_all(commands.map(Commands::close)));
+        drop(timeout(CLOSE_PATIENCE, closed).await);
         self.env.closing.cancel();
         // What is still unsettled fails as its sender is dropped.
-        join_all(
-            devices
-                .values()
-                .map(async |device| *device.link.lock().await = Link::Down(None)),
-        )
-        .await;
+        for device in devices.values() {
+            *device.link.lock().await = Link::Down(None);
+        }
         self.pool.clear();
         self.env.tasks.close();
         let ended = timeout(CLOSE_PATIENCE, self.env.tasks.wait()).await.is_ok();

@@ -12,7 +12,7 @@ use anyhow::Result;
 use benches::device_name;
 use benches::embedded::{Embedded, Keys, OnlySpeaking, send};
 use benches::hub::{Command, HubProcess, HubSetup, be_the_hub_if_asked};
-use benches::process::{raise_file_limit, resident, rest};
+use benches::process::{metered, raise_file_limit, resident, rest};
 use benches::report::{Fields, Report};
 use cap::Cap;
 use clap::Parser;
@@ -158,6 +158,8 @@ async fn main() -> Result<()> {
     let silent = Level::at_rest(&mut hub).await?;
     again += speak(2 * devices, options.churn, 1).await?;
     let churned = Level::at_rest(&mut hub).await?;
+    let (stopped, closing) = metered(gateway.stop()).await;
+    stopped?;
 
     let conditions = Fields::new()
         .with("devices", devices)
@@ -176,7 +178,8 @@ async fn main() -> Result<()> {
             "resident_ratio_after_churn",
             growth(churned.resident, known.resident),
         )
-        .with("sent_again_by_devices", again);
+        .with("sent_again_by_devices", again)
+        .with("seconds_to_close", closing.wall.as_secs_f64());
     Report::new(env!("CARGO_BIN_NAME"), conditions)
         .with_row(empty.row("empty", empty, 0))
         .with_row(attached.row("attached, after traffic", empty, devices))
@@ -186,5 +189,5 @@ async fn main() -> Result<()> {
         .with_row(churned.row("after churn", known, options.churn))
         .with_results(results)
         .print(options.json);
-    gateway.stop().await
+    Ok(())
 }

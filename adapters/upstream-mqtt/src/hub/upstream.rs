@@ -13,6 +13,7 @@ use gateway_core::{
     Uplink, Upstream, UpstreamError, UpstreamExplanation, desired_of,
 };
 use gateway_net::tls::client;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
@@ -363,13 +364,14 @@ impl Upstream for MqttHubUpstream {
         // Each device's task says goodbye to the hub; what is still unsettled fails.
         self.env.closing.cancel();
         let devices = std::mem::take(&mut *lock(&self.env.registry));
-        join_all(devices.values().map(async |device| {
+        // A task's budget of steps would have each look at a few of them poll all that remain.
+        unconstrained(join_all(devices.values().map(async |device| {
             let mut link = device.link.lock().await;
             if let Link::Up(line) = &*link {
                 line.client.disconnect(Duration::ZERO).await;
             }
             device.set(&mut link, Link::Ended);
-        }))
+        })))
         .await;
         self.env.tasks.close();
         let ended = timeout(CLOSE_PATIENCE, self.env.tasks.wait()).await.is_ok();
