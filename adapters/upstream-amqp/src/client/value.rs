@@ -83,8 +83,13 @@ fn array(rest: &mut &[u8], width: usize) -> Result<(), ClientError> {
     let size = number(rest, width)?;
     let mut array = take(rest, size)?;
     let count = number(&mut array, width)?;
-    if count == 0 && array.is_empty() {
-        return Ok(());
+    if count == 0 {
+        // For the decoder an array of none ends here: what it says of its elements would be read as
+        // the next value.
+        return match array.is_empty() {
+            true => Ok(()),
+            false => Err(INEXACT),
+        };
     }
     let element = number(&mut array, 1)?;
     if matches!(element, 0x00 | 0xc0..) {
@@ -178,6 +183,9 @@ mod tests {
         assert_eq!(measure(&[0xd0, 0, 0, 0, 1, 0, 0, 0, 0]), Err(INEXACT));
         assert_eq!(measure(&[0xe0, 1, 1, 0x40]), Err(CUT));
         assert_eq!(measure(&[0xe0, 2, 9, 0x40]), Err(INEXACT));
+        assert_eq!(measure(&[0xe0, 1, 0]), Ok(3));
+        assert_eq!(measure(&[0xe0, 2, 0, 0x53]), Err(INEXACT));
+        assert_eq!(measure(&[0xf0, 0, 0, 0, 5, 0, 0, 0, 0, 0x53]), Err(INEXACT));
         assert_eq!(measure(&[0xc1, 2, 1, 0x40]), Err(ODD));
     }
 

@@ -20,6 +20,28 @@ proptest! {
     }
 }
 
+/// Found by a fuzzer, in the model: at the end nobody waited on a receiver beside one that was gone.
+#[test]
+fn a_receiver_beside_one_that_is_detached_gets_credit_for_what_it_has_received() {
+    let mut world = World::new(1, false);
+    world.open(&[1], 0);
+    for credit in [1, 17, 1] {
+        world.act(Act::AttachReceiver(0, credit));
+        world.act(Act::Serve(0));
+    }
+    world.act(Act::Message {
+        link: 2,
+        frames: 3,
+        settled: true,
+        abort: false,
+    });
+    world.act(Act::Detach {
+        link: 0,
+        error: false,
+    });
+    world.wind_up();
+}
+
 /// Whatever is asked, at any step of the hub's answer to it.
 #[test]
 fn what_is_given_up_at_any_step_leaves_no_trace_and_harms_nobody() {

@@ -44,7 +44,7 @@ impl World {
             Act::SendSettled(which, size) => self.send(which, size, true),
             Act::Receive(which) | Act::Hold(which) => {
                 let holds = matches!(act, Act::Hold(_));
-                if let Some((name, mut receiver)) = self.receiver(which) {
+                if let Some((name, mut receiver)) = pick(self.receivers(), which) {
                     self.start(Job::Receive(name), async move {
                         match holds {
                             true => Came::Held(receiver.recv_and_hold().await),
@@ -54,7 +54,7 @@ impl World {
                 }
             }
             Act::Stop(which) => {
-                if let Some((name, mut receiver)) = self.receiver(which) {
+                if let Some((name, mut receiver)) = pick(self.receivers(), which) {
                     self.start(Job::Stop(name), async move {
                         Came::Stopped(receiver.stop().await)
                     });
@@ -198,15 +198,25 @@ impl World {
         Some(link)
     }
 
-    /// A receiver that nobody waits on.
-    fn receiver(&self, which: u8) -> Option<(String, OwnedMutexGuard<Receiver>)> {
+    /// Has somebody wait on each receiver that nobody waits on.
+    pub(super) fn receive_all(&mut self) {
+        for (name, mut receiver) in self.receivers() {
+            self.start(Job::Receive(name), async move {
+                Came::Received(receiver.recv().await)
+            });
+            self.read();
+        }
+    }
+
+    /// The receivers that nobody waits on.
+    fn receivers(&self) -> Vec<(String, OwnedMutexGuard<Receiver>)> {
         let receivers = self.links.iter().filter_map(|link| match &link.half {
             Half::Receiver(receiver) => {
                 Some((link.name.clone(), receiver.clone().try_lock_owned().ok()?))
             }
             Half::Sender(_) => None,
         });
-        pick(receivers.collect(), which)
+        receivers.collect()
     }
 
     pub(super) fn start(&mut self, job: Job, future: impl Future<Output = Came> + 'static) {

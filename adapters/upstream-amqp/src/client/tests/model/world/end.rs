@@ -137,9 +137,7 @@ impl World {
                     self.act(Act::Done(0));
                 }
             }
-            for which in 0..self.links.len() as u8 {
-                self.act(Act::Receive(which));
-            }
+            self.receive_all();
             for at in self.sessions(is_begun) {
                 for _ in 0..self.book.sessions[at].deliveries.len() {
                     let begun = self.sessions(is_begun);
