@@ -42,6 +42,23 @@ fn a_receiver_beside_one_that_is_detached_gets_credit_for_what_it_has_received()
     world.wind_up();
 }
 
+/// Found by a fuzzer, in the model: its end was over before all frames were written, one a round.
+#[test]
+fn messages_that_wait_for_room_frame_by_frame_are_all_sent_in_the_end() {
+    let mut world = World::new(1, false);
+    world.open(&[0], 5);
+    for act in [Act::Begin, Act::Begin, Act::Serve(31)] {
+        world.act(act);
+    }
+    for act in [Act::AttachSender(1), Act::AttachSender(1), Act::Serve(37)] {
+        world.act(act);
+    }
+    for (link, size) in [(37, 2120), (212, 2120), (7, 1500), (150, 1500), (150, 1500)] {
+        world.act(Act::SendSettled(link, size));
+    }
+    world.wind_up();
+}
+
 /// Whatever is asked, at any step of the hub's answer to it.
 #[test]
 fn what_is_given_up_at_any_step_leaves_no_trace_and_harms_nobody() {

@@ -6,6 +6,10 @@ use fe2o3_amqp_types::performatives::{Close, Flow};
 use super::frames::{flow, is_begun, is_open};
 use super::{Act, ClientError, Job, World, book};
 use crate::client::session::Census;
+use crate::env::lock;
+
+/// A run that is not over by then has no end: the longest needs a round for each frame of what waits.
+const MOST_ROUNDS: usize = 4_000;
 
 impl World {
     /// The connection breaks.
@@ -108,42 +112,59 @@ impl World {
         }
     }
 
+    /// Goes on until nothing more happens.
     pub(super) fn calm_down(&mut self) {
-        for _ in 0..20 {
-            self.run();
-            self.write();
-            self.run();
-            if self.book.is_closed && !self.hub_closed {
-                self.hub_closed = true;
-                self.say(0, &Close { error: None }, b"");
+        let (mut silent, mut stood) = (0, None);
+        for _ in 0..MOST_ROUNDS {
+            self.settle_down();
+            let stands = (self.tasks.len(), self.received.len(), self.held.len());
+            let has_output = !lock(&self.hub.shared.state).out.is_empty();
+            let is_silent = !has_output && self.queue.is_empty() && stood == Some(stands);
+            silent = if is_silent { silent + 1 } else { 0 };
+            stood = Some(stands);
+            if silent == 2 {
+                return;
             }
-            while !self.queue.is_empty() {
-                self.hear();
+        }
+        panic!("it goes on for ever");
+    }
+
+    /// One round of it: what waits to be written is, what is heard is answered, and what came is
+    /// settled.
+    fn settle_down(&mut self) {
+        self.run();
+        self.write();
+        self.run();
+        if self.book.is_closed && !self.hub_closed {
+            self.hub_closed = true;
+            self.say(0, &Close { error: None }, b"");
+        }
+        while !self.queue.is_empty() {
+            self.hear();
+        }
+        self.run();
+        if self.hub_closed {
+            return;
+        }
+        self.answer(0);
+        // Who waits for a message cannot settle the last one.
+        let waits = |job: &Job| matches!(job, Job::Receive(_));
+        self.tasks.retain(|(job, _)| !waits(job));
+        let stops = |job: &Job| matches!(job, Job::Stop(_));
+        if !self.tasks.iter().any(|(job, _)| stops(job)) {
+            while !self.received.is_empty() {
+                self.act(Act::Settle(0, 0));
             }
-            self.run();
-            if self.hub_closed {
-                continue;
+            while !self.held.is_empty() {
+                self.act(Act::Done(0));
             }
-            self.answer(0);
-            // Who waits for a message cannot settle the last one.
-            let waits = |job: &Job| matches!(job, Job::Receive(_));
-            self.tasks.retain(|(job, _)| !waits(job));
-            let stops = |job: &Job| matches!(job, Job::Stop(_));
-            if !self.tasks.iter().any(|(job, _)| stops(job)) {
-                while !self.received.is_empty() {
-                    self.act(Act::Settle(0, 0));
-                }
-                while !self.held.is_empty() {
-                    self.act(Act::Done(0));
-                }
-            }
-            self.receive_all();
-            for at in self.sessions(is_begun) {
-                for _ in 0..self.book.sessions[at].deliveries.len() {
-                    let begun = self.sessions(is_begun);
-                    let session = begun.iter().position(|begun| *begun == at).unwrap_or(0);
-                    self.judge(session as u8, 0, 3, 5, true);
-                }
+        }
+        self.receive_all();
+        for at in self.sessions(is_begun) {
+            for _ in 0..self.book.sessions[at].deliveries.len() {
+                let begun = self.sessions(is_begun);
+                let session = begun.iter().position(|begun| *begun == at).unwrap_or(0);
+                self.judge(session as u8, 0, 3, 5, true);
             }
         }
     }
