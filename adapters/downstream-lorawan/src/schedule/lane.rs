@@ -17,10 +17,19 @@ const RHYTHM: u32 = 8;
 struct Entry<T> {
     command: Command,
     ticket: T,
+    /// What the network server knows it by, if that is the command that it is again.
+    sent_as: Option<DownlinkId>,
     /// A concentrator has sent it.
     transmitted: bool,
     /// Uplinks since then.
     uplinks: u8,
+}
+
+impl<T> Entry<T> {
+    /// What the network server knows it by.
+    fn downlink(&self) -> &DownlinkId {
+        self.sent_as.as_ref().unwrap_or(&self.command.id)
+    }
 }
 
 /// Where a command was that was taken back.
@@ -109,10 +118,11 @@ impl<T> Lane<T> {
                 return None;
             }
             // Its device may confirm it yet; meanwhile nothing else goes.
-            Some(Found::Open(command)) if self.in_flight.is_none() => {
+            Some(Found::Open(first)) if self.in_flight.is_none() => {
                 self.in_flight = Some(Box::new(Entry {
-                    command: *command,
+                    command,
                     ticket,
+                    sent_as: Some(first.id),
                     transmitted: true,
                     uplinks: 0,
                 }));
@@ -141,6 +151,7 @@ impl<T> Lane<T> {
         let entry = Entry {
             command,
             ticket,
+            sent_as: None,
             transmitted: false,
             uplinks: 0,
         };
@@ -211,7 +222,7 @@ impl<T> Lane<T> {
         match result {
             Ok(()) => {
                 let completes = |entry: &mut Box<Entry<T>>| {
-                    let is_it = entry.command.id == *id;
+                    let is_it = entry.downlink() == id;
                     entry.transmitted |= is_it;
                     is_it && entry.command.completion == Completion::Transmitted
                 };
@@ -222,7 +233,7 @@ impl<T> Lane<T> {
             // It is the first to go in the next window. A device of class C has none: whoever sent
             // the command knows better when to try again.
             Err(error) if self.class == Class::A && is_passing(error) => {
-                let entry = self.in_flight.take_if(|entry| entry.command.id == *id);
+                let entry = self.in_flight.take_if(|entry| entry.downlink() == id);
                 if let Some(entry) = entry {
                     self.waiting.push_front(entry);
                 }
@@ -237,7 +248,7 @@ impl<T> Lane<T> {
         outcome: Result<Outcome, Failure>,
         actions: &mut Actions<T>,
     ) {
-        if let Some((entry, _)) = self.take(id) {
+        if let Some((entry, _)) = self.take(|entry| entry.downlink() == id) {
             actions.end(entry.ticket, outcome);
         }
     }
@@ -260,7 +271,7 @@ impl<T> Lane<T> {
         reason: FailureReason,
         actions: &mut Actions<T>,
     ) {
-        if let Some((entry, place)) = self.take(id) {
+        if let Some((entry, place)) = self.take(|entry| entry.downlink() == id) {
             actions.end(entry.ticket, Err(Failure::Network(reason)));
             if let Some(window) = &mut self.window {
                 window.is_taken &= place == Place::Waiting;
@@ -270,15 +281,19 @@ impl<T> Lane<T> {
 
     /// Takes a command back, and tells where it was; one that was transmitted is remembered.
     pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<Place> {
-        let (entry, place) = self.take(id)?;
+        let (entry, place) = self.take(|entry| entry.command.id == *id)?;
         if place == Place::Transmitted {
-            self.orphans.add(entry.command);
+            let id = entry.downlink().clone();
+            self.orphans.add(Command {
+                id,
+                ..entry.command
+            });
         }
         Some(place)
     }
 
-    fn take(&mut self, id: &DownlinkId) -> Option<(Box<Entry<T>>, Place)> {
-        if let Some(entry) = self.in_flight.take_if(|entry| entry.command.id == *id) {
+    fn take(&mut self, is_it: impl Fn(&Entry<T>) -> bool) -> Option<(Box<Entry<T>>, Place)> {
+        if let Some(entry) = self.in_flight.take_if(|entry| is_it(entry)) {
             let place = match entry.transmitted {
                 true => Place::Transmitted,
                 false => Place::InFlight,
@@ -286,7 +301,7 @@ impl<T> Lane<T> {
             return Some((entry, place));
         }
         let mut waiting = self.waiting.iter();
-        let at = waiting.position(|entry| entry.command.id == *id)?;
+        let at = waiting.position(|entry| is_it(entry))?;
         Some((self.waiting.remove(at)?, Place::Waiting))
     }
 

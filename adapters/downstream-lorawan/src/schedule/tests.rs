@@ -315,6 +315,28 @@ fn what_comes_again_before_the_device_has_said_anything_waits_for_its_word() {
 }
 
 #[test]
+fn what_comes_again_a_third_time_still_waits_for_the_devices_word() {
+    let (mut schedule, now) = (schedule(), Instant::now());
+    let id = orphan(&mut schedule, now);
+    let mut later = now + LOCK;
+    for _ in 0..3 {
+        let command = command(1, later).confirmed().with_origin("c2d-1", true);
+        let second = command.id.clone();
+        let actions = push(&mut schedule, command, "again", later);
+        assert!(actions.ended.is_empty() && actions.send.is_none());
+        let first = schedule.withdraw(DEVICE, &id, later);
+        assert!(matches!(first, Withdrawn::Ended), "it was taken back");
+        let withdrawn = schedule.withdraw(DEVICE, &second, later);
+        assert!(matches!(withdrawn, Withdrawn::Transmitted(_)));
+        later += LOCK;
+    }
+    let command = command(1, later).confirmed().with_origin("c2d-1", true);
+    drop(push(&mut schedule, command, "at last", later));
+    let actions = schedule.acknowledged(&DeviceAck::new(DEVICE, id, true), later);
+    assert_eq!(actions.ended, [("at last", Ok(Outcome::Acknowledged))]);
+}
+
+#[test]
 fn what_a_device_did_not_hear_is_sent_when_it_comes_again() {
     let (mut schedule, now) = (schedule(), Instant::now());
     let id = orphan(&mut schedule, now);
