@@ -118,11 +118,11 @@ impl<T> Lane<T> {
                 return None;
             }
             // Its device may confirm it yet; meanwhile nothing else goes.
-            Some(Found::Open(first)) if self.in_flight.is_none() => {
+            Some(Found::Open(downlink)) if self.in_flight.is_none() => {
                 self.in_flight = Some(Box::new(Entry {
                     command,
                     ticket,
-                    sent_as: Some(first.id),
+                    sent_as: Some(downlink),
                     transmitted: true,
                     uplinks: 0,
                 }));
@@ -283,11 +283,8 @@ impl<T> Lane<T> {
     pub(super) fn withdraw(&mut self, id: &DownlinkId) -> Option<Place> {
         let (entry, place) = self.take(|entry| entry.command.id == *id)?;
         if place == Place::Transmitted {
-            let id = entry.downlink().clone();
-            self.orphans.add(Command {
-                id,
-                ..entry.command
-            });
+            let downlink = entry.downlink().clone();
+            self.orphans.add(downlink, entry.command);
         }
         Some(place)
     }

@@ -1,6 +1,7 @@
 //! Commands that were transmitted, and that nobody waits for any more.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{Command, Outcome};
 use crate::event::DownlinkId;
@@ -14,7 +15,9 @@ pub(super) const UPLINKS: u8 = 2;
 
 #[derive(Debug)]
 struct Orphan {
-    command: Command,
+    /// What the network server knows it by.
+    downlink: DownlinkId,
+    origin: Arc<str>,
     acknowledged: bool,
     /// Uplinks since it was taken back.
     uplinks: u8,
@@ -25,8 +28,8 @@ struct Orphan {
 pub(super) enum Found {
     /// Its device has confirmed it.
     Ended(Outcome),
-    /// Its device may still.
-    Open(Box<Command>),
+    /// Its device may still; the network server knows it by this.
+    Open(DownlinkId),
 }
 
 /// The orphans of a device, the oldest first.
@@ -35,15 +38,14 @@ pub(super) struct Orphans(VecDeque<Orphan>);
 
 impl Orphans {
     /// Remembers a command, if it will be known again.
-    pub(super) fn add(&mut self, command: Command) {
-        if command.origin.is_none() {
-            return;
-        }
+    pub(super) fn add(&mut self, downlink: DownlinkId, command: Command) {
+        let Some(origin) = command.origin else { return };
         if self.0.len() == ORPHANS {
             self.0.pop_front();
         }
         self.0.push_back(Orphan {
-            command,
+            downlink,
+            origin,
             acknowledged: false,
             uplinks: 0,
         });
@@ -60,24 +62,22 @@ impl Orphans {
 
     /// Notes a device's word. What it has not heard is forgotten, so that it is sent again.
     pub(super) fn acknowledged(&mut self, id: &DownlinkId, acknowledged: bool) {
-        let at = self.0.iter().position(|orphan| orphan.command.id == *id);
+        let at = self.0.iter().position(|orphan| orphan.downlink == *id);
         match at.and_then(|at| self.0.get_mut(at)) {
             Some(orphan) if acknowledged => orphan.acknowledged = true,
-            Some(_) => self.0.retain(|orphan| orphan.command.id != *id),
+            Some(_) => self.0.retain(|orphan| orphan.downlink != *id),
             None => {}
         }
     }
 
     /// Takes out the command that another one is again.
     pub(super) fn claim(&mut self, again: &Command) -> Option<Found> {
-        let origin = again.origin.as_ref().filter(|_| again.redelivered);
-        let origin = Some(origin?);
-        let is_it = |orphan: &Orphan| orphan.command.origin.as_ref() == origin;
-        let at = self.0.iter().position(is_it)?;
+        let origin = again.origin.as_ref().filter(|_| again.redelivered)?;
+        let at = self.0.iter().position(|orphan| orphan.origin == *origin)?;
         let orphan = self.0.remove(at)?;
         Some(match orphan.acknowledged {
             true => Found::Ended(Outcome::Acknowledged),
-            false => Found::Open(Box::new(orphan.command)),
+            false => Found::Open(orphan.downlink),
         })
     }
 }
