@@ -18,7 +18,7 @@ use crate::error::{BuildError, DownstreamError};
 use crate::explain::Explanation;
 use crate::id::DeviceId;
 use crate::ingress::{Ingress, Inner};
-use crate::layer::{Observe, Retry, Timeout, UpstreamCounters};
+use crate::layer::{Layered, Observe, Retry, Timeout, UpstreamCounters};
 use crate::router::{CommandCounters, Router};
 use crate::session::{Route, SWEEPS_PER_TTL, SessionStats, SessionTable};
 use crate::upstream::Upstream;
@@ -101,11 +101,10 @@ impl<U: Upstream> GatewayBuilder<U> {
         }
         let counters = Arc::new(UpstreamCounters::default());
         let commands = Arc::new(CommandCounters::default());
-        let retried = Retry::new(
-            Timeout::new(upstream, config.timeouts.clone()),
-            config.retry.clone(),
-        );
-        let upstream: Arc<dyn Upstream> = Arc::new(Observe::new(retried, counters.clone()));
+        let retry = Retry::new(config.retry.clone());
+        let timeout = Timeout::new(config.timeouts.clone());
+        let layers = (Observe::new(counters.clone()), (retry, timeout));
+        let upstream: Arc<dyn Upstream> = Arc::new(Layered::new(layers, upstream));
         let sessions = Arc::new_cyclic(|table| {
             let targets = downstreams
                 .iter()

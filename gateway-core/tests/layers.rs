@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use gateway_core::credential::Credential;
-use gateway_core::layer::{Limit, Observe, Retry, Timeout, UpstreamCounters};
+use gateway_core::layer::{Layered, Limit, Observe, Retry, Timeout, UpstreamCounters};
 use gateway_core::testkit::{MemoryUpstream, RecordingCallback};
 use gateway_core::{
     Backoff, DeviceId, DeviceIdentity, ErrorKind, RetryConfig, TimeoutConfig, TwinRequest,
@@ -39,7 +39,7 @@ fn retry(budget: Duration) -> RetryConfig {
 #[tokio::test(start_paused = true)]
 async fn what_failed_in_passing_is_tried_again_until_it_succeeds() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Retry::new(hub.clone(), retry(60 * SECOND));
+    let upstream = Layered::new(Retry::new(retry(60 * SECOND)), hub.clone());
     hub.set_down(true);
     let attaching = attach(&upstream, &a);
     let rise = async {
@@ -61,7 +61,7 @@ async fn what_failed_in_passing_is_tried_again_until_it_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn a_lasting_failure_is_not_tried_again() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Retry::new(hub.clone(), retry(60 * SECOND));
+    let upstream = Layered::new(Retry::new(retry(60 * SECOND)), hub.clone());
     attach(&upstream, &a).await.unwrap();
     let started = Instant::now();
     for kind in [ErrorKind::Rejected, ErrorKind::TooLarge, ErrorKind::Other] {
@@ -81,12 +81,12 @@ async fn retries_end_with_their_budget_and_zero_turns_them_off() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
     hub.set_down(true);
     let started = Instant::now();
-    let upstream = Retry::new(hub.clone(), retry(30 * SECOND));
+    let upstream = Layered::new(Retry::new(retry(30 * SECOND)), hub.clone());
     let error = attach(&upstream, &a).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
     assert!(started.elapsed() >= 25 * SECOND && started.elapsed() <= 30 * SECOND);
     let (started, requests) = (Instant::now(), hub.attach_requests(&a));
-    let upstream = Retry::new(hub.clone(), retry(Duration::ZERO));
+    let upstream = Layered::new(Retry::new(retry(Duration::ZERO)), hub.clone());
     assert!(attach(&upstream, &a).await.is_err());
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(hub.attach_requests(&a), requests + 1);
@@ -95,7 +95,7 @@ async fn retries_end_with_their_budget_and_zero_turns_them_off() {
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_names_a_time_is_not_asked_before_it() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Retry::new(hub.clone(), retry(30 * SECOND));
+    let upstream = Layered::new(Retry::new(retry(30 * SECOND)), hub.clone());
     hub.throttle(Some(20 * SECOND));
     let (error, ()) = tokio::join!(attach(&upstream, &a), async {
         sleep(19 * SECOND).await;
@@ -115,7 +115,7 @@ async fn each_operation_ends_with_its_time() {
     let mut config = TimeoutConfig::default();
     (config.attach, config.send) = (SECOND, 2 * SECOND);
     (config.twin, config.detach) = (3 * SECOND, 4 * SECOND);
-    let upstream = Timeout::new(hub, config);
+    let upstream = Layered::new(Timeout::new(config), hub);
     let started = Instant::now();
     let mut seen = 0;
     let mut check = |result: Result<(), UpstreamError>, seconds: u32| {
@@ -132,7 +132,7 @@ async fn each_operation_ends_with_its_time() {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_the_limit_are_on_their_way_and_the_rest_keep_their_order() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Arc::new(Limit::new(hub.clone(), 3));
+    let upstream = Arc::new(Layered::new(Limit::new(3), hub.clone()));
     attach(&upstream, &a).await.unwrap();
     hub.hold();
     let mut sends = JoinSet::new();
@@ -161,7 +161,7 @@ async fn no_more_than_the_limit_are_on_their_way_and_the_rest_keep_their_order()
 #[tokio::test(start_paused = true)]
 async fn what_waits_at_a_limit_is_closed_with_it() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Limit::new(hub.clone(), 1);
+    let upstream = Layered::new(Limit::new(1), hub.clone());
     attach(&upstream, &a).await.unwrap();
     hub.hold();
     let (first, second) = (uplink(&a, "1"), uplink(&a, "2"));
@@ -179,7 +179,7 @@ async fn what_waits_at_a_limit_is_closed_with_it() {
 async fn everything_that_passes_is_counted() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
     let counters = Arc::new(UpstreamCounters::default());
-    let upstream = Observe::new(hub.clone(), counters.clone());
+    let upstream = Layered::new(Observe::new(counters.clone()), hub.clone());
     attach(&upstream, &a).await.unwrap();
     hub.refuse(&device("b"), ErrorKind::Unauthorized);
     attach(&upstream, &device("b")).await.unwrap_err();

@@ -21,30 +21,31 @@ mod bare {
 
 mod timeout {
     use super::Memory;
-    use gateway_core::{TimeoutConfig, layer};
+    use gateway_core::TimeoutConfig;
+    use gateway_core::layer::{Layered, Timeout};
 
     async fn fixture() -> Memory {
-        Memory::new(|hub| layer::Timeout::new(hub, TimeoutConfig::default()))
+        Memory::new(|hub| Layered::new(Timeout::new(TimeoutConfig::default()), hub))
     }
     gateway_core::upstream_conformance!(fixture);
 }
 
 mod limit {
     use super::Memory;
-    use gateway_core::layer;
+    use gateway_core::layer::{Layered, Limit};
 
     async fn fixture() -> Memory {
-        Memory::new(|hub| layer::Limit::new(hub, 16))
+        Memory::new(|hub| Layered::new(Limit::new(16), hub))
     }
     gateway_core::upstream_conformance!(fixture);
 }
 
 mod observe {
     use super::Memory;
-    use gateway_core::layer;
+    use gateway_core::layer::{Layered, Observe};
 
     async fn fixture() -> Memory {
-        Memory::new(|hub| layer::Observe::new(hub, Default::default()))
+        Memory::new(|hub| Layered::new(Observe::new(Default::default()), hub))
     }
     gateway_core::upstream_conformance!(fixture);
 }
@@ -58,10 +59,10 @@ fn quick_retries() -> RetryConfig {
 
 mod retry {
     use super::{Memory, quick_retries};
-    use gateway_core::layer;
+    use gateway_core::layer::{Layered, Retry};
 
     async fn fixture() -> Memory {
-        let mut memory = Memory::new(|hub| layer::Retry::new(hub, quick_retries()));
+        let mut memory = Memory::new(|hub| Layered::new(Retry::new(quick_retries()), hub));
         memory.retries = true;
         memory
     }
@@ -70,12 +71,13 @@ mod retry {
 
 mod all_layers_of_a_gateway {
     use super::{Memory, quick_retries};
-    use gateway_core::layer::{Observe, Retry, Timeout};
+    use gateway_core::layer::{Layered, Observe, Retry, Timeout};
 
     async fn fixture() -> Memory {
         let mut memory = Memory::new(|hub| {
-            let timed = Timeout::new(hub, Default::default());
-            Observe::new(Retry::new(timed, quick_retries()), Default::default())
+            let timeout = Timeout::new(Default::default());
+            let retry = Retry::new(quick_retries());
+            Layered::new((Observe::new(Default::default()), (retry, timeout)), hub)
         });
         memory.retries = true;
         memory

@@ -1,15 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
-use async_trait::async_trait;
-
-use crate::callback::CloudCallback;
+use super::{Layer, Request};
 use crate::error::UpstreamError;
-use crate::explain::UpstreamExplanation;
-use crate::id::DeviceId;
-use crate::message::{TwinReply, TwinRequest, Uplink};
-use crate::upstream::{DeviceIdentity, Upstream};
 
 /// Counts what an upstream was asked and what failed.
 #[derive(Debug, Default)]
@@ -35,111 +28,54 @@ pub struct UpstreamCounters {
 
 /// Counts and traces what passes.
 #[derive(Debug)]
-pub struct Observe<U> {
-    inner: U,
+pub struct Observe {
     counters: Arc<UpstreamCounters>,
 }
 
-impl<U> Observe<U> {
-    /// Wraps an upstream.
+impl Observe {
+    /// Counts into these.
     #[must_use]
-    pub fn new(inner: U, counters: Arc<UpstreamCounters>) -> Self {
-        Self { inner, counters }
+    pub fn new(counters: Arc<UpstreamCounters>) -> Self {
+        Self { counters }
     }
 }
 
-fn note<T>(
-    device: &DeviceId,
-    result: &Result<T, UpstreamError>,
-    count: usize,
-    good: &AtomicU64,
-    bad: &AtomicU64,
-) {
-    match result {
-        Ok(_) => good.fetch_add(count as u64, Relaxed),
-        Err(error) => {
-            let source = std::error::Error::source(error).map(tracing::field::display);
-            tracing::debug!(device.id = %device, error = %error, source, "Upstream failed");
-            bad.fetch_add(count as u64, Relaxed)
-        }
-    };
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl<U: Upstream> Upstream for Observe<U> {
-    async fn attach(
+impl Layer for Observe {
+    async fn call<T, F>(
         &self,
-        identity: DeviceIdentity,
-        callback: Arc<dyn CloudCallback>,
-    ) -> Result<(), UpstreamError> {
-        let device = identity.device.clone();
-        let result = self.inner.attach(identity, callback).await;
-        note(
-            &device,
-            &result,
-            1,
-            &self.counters.attached,
-            &self.counters.attach_failed,
-        );
-        result
-    }
-
-    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        let result = self.inner.send(uplink).await;
-        note(
-            &uplink.device,
-            &result,
-            1,
-            &self.counters.sent,
-            &self.counters.send_failed,
-        );
-        result
-    }
-
-    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let result = self.inner.send_batch(uplinks).await;
-        if let [first, ..] = uplinks {
-            note(
-                &first.device,
-                &result,
-                uplinks.len(),
-                &self.counters.sent,
-                &self.counters.send_failed,
-            );
-        }
-        if result.is_ok() {
-            self.counters.batches.fetch_add(1, Relaxed);
+        request: &Request<'_>,
+        next: impl Fn() -> F + Send + Sync,
+    ) -> Result<T, UpstreamError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, UpstreamError>> + Send,
+    {
+        let counters = &*self.counters;
+        let (count, good, bad) = match request {
+            Request::Attach(_) => (1, &counters.attached, &counters.attach_failed),
+            Request::Send(_, uplinks) => (uplinks.len(), &counters.sent, &counters.send_failed),
+            Request::Twin(..) => (1, &counters.twin, &counters.twin_failed),
+            Request::Detach(_) => {
+                // The device is forgotten whatever the hub says.
+                counters.detached.fetch_add(1, Relaxed);
+                return next().await;
+            }
+        };
+        let result = next().await;
+        match &result {
+            Ok(_) => {
+                good.fetch_add(count as u64, Relaxed);
+                if count > 1 {
+                    counters.batches.fetch_add(1, Relaxed);
+                }
+            }
+            Err(error) => {
+                let source = std::error::Error::source(error).map(tracing::field::display);
+                let device = request.device();
+                tracing::debug!(device.id = %device, error = %error, source, "Upstream failed");
+                bad.fetch_add(count as u64, Relaxed);
+            }
         }
         result
-    }
-
-    async fn twin(
-        &self,
-        device: &DeviceId,
-        request: TwinRequest,
-    ) -> Result<TwinReply, UpstreamError> {
-        let result = self.inner.twin(device, request).await;
-        note(
-            device,
-            &result,
-            1,
-            &self.counters.twin,
-            &self.counters.twin_failed,
-        );
-        result
-    }
-
-    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
-        self.counters.detached.fetch_add(1, Relaxed);
-        self.inner.detach(device).await
-    }
-
-    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
-        self.inner.explain(device)
-    }
-
-    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
-        self.inner.close(grace).await
     }
 }

@@ -1,31 +1,22 @@
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
-use crate::callback::CloudCallback;
+use super::{Layer, Request};
 use crate::config::RetryConfig;
 use crate::error::UpstreamError;
-use crate::explain::UpstreamExplanation;
-use crate::id::DeviceId;
-use crate::message::{TwinReply, TwinRequest, Uplink};
-use crate::upstream::{DeviceIdentity, Upstream};
 
 /// Tries again what failed in passing, within a budget of time. The one layer that retries.
 ///
 /// A message may reach the hub twice when its first verdict was lost; its id stays the same.
 #[derive(Debug)]
-pub struct Retry<U> {
-    inner: U,
+pub struct Retry {
     config: RetryConfig,
 }
 
-impl<U> Retry<U> {
-    /// Wraps an upstream.
+impl Retry {
+    /// Gives each request its budget of time.
     #[must_use]
-    pub fn new(inner: U, config: RetryConfig) -> Self {
-        Self { inner, config }
+    pub fn new(config: RetryConfig) -> Self {
+        Self { config }
     }
 
     fn tries(&self) -> Tries<'_> {
@@ -61,68 +52,27 @@ impl Tries<'_> {
     }
 }
 
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl<U: Upstream> Upstream for Retry<U> {
-    async fn attach(
+impl Layer for Retry {
+    async fn call<T, F>(
         &self,
-        identity: DeviceIdentity,
-        callback: Arc<dyn CloudCallback>,
-    ) -> Result<(), UpstreamError> {
+        request: &Request<'_>,
+        next: impl Fn() -> F + Send + Sync,
+    ) -> Result<T, UpstreamError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, UpstreamError>> + Send,
+    {
+        if let Request::Detach(_) = request {
+            // The device is forgotten whatever the hub said.
+            return next().await;
+        }
         let mut tries = self.tries();
         loop {
-            match self.inner.attach(identity.clone(), callback.clone()).await {
+            // A twin read or merged twice comes to the same.
+            match next().await {
                 Err(error) if tries.again(&error).await => {}
                 verdict => return verdict,
             }
         }
-    }
-
-    async fn send(&self, uplink: &Uplink) -> Result<(), UpstreamError> {
-        let mut tries = self.tries();
-        loop {
-            match self.inner.send(uplink).await {
-                Err(error) if tries.again(&error).await => {}
-                verdict => return verdict,
-            }
-        }
-    }
-
-    async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let mut tries = self.tries();
-        loop {
-            match self.inner.send_batch(uplinks).await {
-                Err(error) if tries.again(&error).await => {}
-                verdict => return verdict,
-            }
-        }
-    }
-
-    async fn twin(
-        &self,
-        device: &DeviceId,
-        request: TwinRequest,
-    ) -> Result<TwinReply, UpstreamError> {
-        let mut tries = self.tries();
-        loop {
-            // Reading twice and merging twice both come to the same.
-            match self.inner.twin(device, request.clone()).await {
-                Err(error) if tries.again(&error).await => {}
-                verdict => return verdict,
-            }
-        }
-    }
-
-    async fn detach(&self, device: &DeviceId) -> Result<(), UpstreamError> {
-        // The device is forgotten whatever the hub said.
-        self.inner.detach(device).await
-    }
-
-    fn explain(&self, device: &DeviceId) -> Option<UpstreamExplanation> {
-        self.inner.explain(device)
-    }
-
-    async fn close(&self, grace: Duration) -> Result<(), UpstreamError> {
-        self.inner.close(grace).await
     }
 }
