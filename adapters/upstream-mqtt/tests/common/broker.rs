@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 /// Debian puts it where only root's path leads.
@@ -145,8 +144,11 @@ impl Mosquitto {
             .expect("a configuration");
     }
 
-    /// Starts the process and waits until it accepts connections; false if it ends instead.
+    /// Starts the process and waits until it says that it runs; false if it ends instead.
+    ///
+    /// To connect would prove nothing: until the port is its own, whoever has it may answer.
     async fn run(&mut self) -> bool {
+        let said_before = self.log().len();
         let log = self.directory.path().join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(log);
         let child = Command::new(&self.program)
@@ -157,14 +159,15 @@ impl Mosquitto {
             .stderr(log.expect("a log"))
             .spawn()
             .expect("mosquitto can be started");
-        let child = self.child.insert(child);
+        self.child = Some(child);
         loop {
+            if self.log()[said_before..].contains(" running\n") {
+                return true;
+            }
+            let child = self.child.as_mut().expect("just started");
             if child.try_wait().expect("a child").is_some() {
                 self.child = None;
                 return false;
-            }
-            if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
-                return true;
             }
             // Another process says in no other way that it is ready.
             sleep(Duration::from_millis(10)).await;
