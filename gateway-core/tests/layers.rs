@@ -161,7 +161,10 @@ async fn no_more_than_the_limit_are_on_their_way_and_the_rest_keep_their_order()
 #[tokio::test(start_paused = true)]
 async fn what_waits_at_a_limit_is_closed_with_it() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
-    let upstream = Layered::new(Limit::new(1), hub.clone());
+    let upstream = Layered::new(
+        (Observe::new(Default::default()), Limit::new(1)),
+        hub.clone(),
+    );
     attach(&upstream, &a).await.unwrap();
     hub.hold();
     let (first, second) = (uplink(&a, "1"), uplink(&a, "2"));

@@ -51,6 +51,38 @@ impl Request<'_> {
 /// Stands between a gateway and its upstream, and does one thing to every request that passes.
 ///
 /// Two of them in a pair are one, the first around the second: `(observe, (retry, timeout))`.
+///
+/// ```
+/// use gateway_core::layer::{Layer, Layered, Limit, Request};
+/// use gateway_core::{ErrorKind, Upstream, UpstreamError};
+///
+/// /// For a tier of the hub that has no twins: says so, and does not ask.
+/// #[derive(Debug)]
+/// struct NoTwins;
+///
+/// impl Layer for NoTwins {
+///     async fn call<T, F>(
+///         &self,
+///         request: &Request<'_>,
+///         next: impl Fn() -> F + Send + Sync,
+///     ) -> Result<T, UpstreamError>
+///     where
+///         T: Send,
+///         F: Future<Output = Result<T, UpstreamError>> + Send,
+///     {
+///         match request {
+///             Request::Twin(..) => {
+///                 Err(UpstreamError::new(ErrorKind::Unsupported, request.operation()))
+///             }
+///             _ => next().await,
+///         }
+///     }
+/// }
+///
+/// fn basic_tier(upstream: impl Upstream) -> impl Upstream {
+///     Layered::new((NoTwins, Limit::new(100)), upstream)
+/// }
+/// ```
 pub trait Layer: fmt::Debug + Send + Sync + 'static {
     /// Has a request done by `next`: once, several times or not at all.
     ///
