@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{config, device_id, uplink, upstream, wire, with_key, with_policy, with_token};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{DeviceId, DeviceIdentity, Disposition, ErrorKind, Interest, Upstream};
+use gateway_core::{Backoff, DeviceId, DeviceIdentity, Disposition, ErrorKind, Interest, Upstream};
 use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{C2d, C2dOutcome, C2dTicket, HubSimulator, Limits, LinkKind};
 use tokio::task::JoinSet;
@@ -90,6 +90,8 @@ struct Run {
     hub: HubSimulator,
     upstream: Arc<AmqpUpstream>,
     token_life: Duration,
+    /// Whether the faults are over.
+    is_well: AtomicBool,
     over: AtomicBool,
 }
 
@@ -111,10 +113,15 @@ impl Run {
         config.pool.devices_per_connection = 5 + dice.below(10) as usize;
         config.pool.lanes = 1 + dice.below(3) as usize;
         config.commands.lock = Duration::from_millis(2500);
+        // Well within what the rest may take, also where a machine is so slow that tokens lapse on
+        // their way.
+        config.breaker.open = Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
+            .expect("a range of times");
         Self {
             upstream: upstream(config),
             hub,
             token_life: Duration::from_secs(2 + dice.below(2) * 100),
+            is_well: AtomicBool::new(false),
             over: AtomicBool::new(false),
         }
     }
@@ -122,7 +129,11 @@ impl Run {
     /// Attaches a device until the hub takes it.
     async fn attach(&self, n: usize, callback: &RecordingCallback) {
         loop {
-            let identity = identity(&self.hub, n, self.token_life);
+            let token_life = match self.is_well.load(Relaxed) {
+                true => AFTERMATH,
+                false => self.token_life,
+            };
+            let identity = identity(&self.hub, n, token_life);
             let attach = self.upstream.attach(identity, callback.shared());
             match timeout(PATIENCE, attach).await {
                 Ok(Ok(())) => return,
@@ -320,6 +331,7 @@ async fn schedule(seed: u64) -> Result<(), String> {
 
     // The hub is well: everything comes to an end.
     run.hub.faults().stop_rejecting();
+    run.is_well.store(true, Relaxed);
     let completed = async {
         for ticket in tickets.values() {
             ticket.outcome().await;
@@ -340,9 +352,14 @@ async fn schedule(seed: u64) -> Result<(), String> {
         told.push(device.map_err(|error| failed(format!("a device failed: {error}")))?);
     }
     if told.len() < DEVICES {
-        let there: Vec<_> = told.iter().map(|told| told.device.as_str()).collect();
+        let is_done = |device: &DeviceId| told.iter().any(|told| told.device == *device);
+        let pending: Vec<_> = (0..DEVICES)
+            .map(|n| device_id(&name(n)))
+            .filter(|device| !is_done(device))
+            .map(|device| (run.upstream.explain(&device), device))
+            .collect();
         let stats = run.upstream.stats();
-        return Err(failed(format!("pending; done: {there:?}, {stats:?}")));
+        return Err(failed(format!("pending: {pending:#?}, {stats:?}")));
     }
     check(&run, &told, &tickets).map_err(failed)?;
     leave(&run, &told).await.map_err(failed)
