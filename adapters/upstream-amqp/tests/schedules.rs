@@ -129,6 +129,7 @@ impl Run {
     /// Attaches a device until the hub takes it.
     async fn attach(&self, n: usize, callback: &RecordingCallback) {
         loop {
+            // On a slow machine a short token lapses before the device has done with it.
             let token_life = match self.is_well.load(Relaxed) {
                 true => AFTERMATH,
                 false => self.token_life,

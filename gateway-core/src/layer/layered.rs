@@ -105,17 +105,17 @@ pub trait Layer: fmt::Debug + Send + Sync + 'static {
 }
 
 impl<A: Layer, B: Layer> Layer for (A, B) {
-    fn call<T, F>(
+    async fn call<T, F>(
         &self,
         request: &Request<'_>,
         next: impl Fn() -> F + Send + Sync,
-    ) -> impl Future<Output = Result<T, UpstreamError>> + Send
+    ) -> Result<T, UpstreamError>
     where
         T: Send,
         F: Future<Output = Result<T, UpstreamError>> + Send,
     {
         let (outer, inner) = self;
-        async move { outer.call(request, || inner.call(request, &next)).await }
+        outer.call(request, || inner.call(request, &next)).await
     }
 
     fn close(&self) {

@@ -18,14 +18,6 @@ impl Retry {
     pub fn new(config: RetryConfig) -> Self {
         Self { config }
     }
-
-    fn tries(&self) -> Tries<'_> {
-        Tries {
-            config: &self.config,
-            failures: 0,
-            deadline: None,
-        }
-    }
 }
 
 /// The tries of one request. Costs nothing until the first has failed.
@@ -66,7 +58,11 @@ impl Layer for Retry {
             // The device is forgotten whatever the hub said.
             return next().await;
         }
-        let mut tries = self.tries();
+        let mut tries = Tries {
+            config: &self.config,
+            failures: 0,
+            deadline: None,
+        };
         loop {
             // A twin read or merged twice comes to the same.
             match next().await {
