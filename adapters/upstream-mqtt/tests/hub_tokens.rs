@@ -8,21 +8,34 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
-    accepted_ids, config, hub, pair, plain_hub, uplink, upstream, with_key, with_policy, with_token,
+    accepted_ids, config, hub, pair, plain_hub, send_until_ok, uplink, upstream, with_key,
+    with_policy, with_token,
 };
 use gateway_core::credential::SymmetricKey;
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Credential, DeviceIdentity, ErrorKind, Interest, MethodReply, Upstream};
-use gateway_upstream_mqtt::MqttHubUpstream;
+use gateway_core::{
+    Credential, DeviceId, DeviceIdentity, ErrorKind, Interest, MethodReply, Upstream,
+};
+use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream};
 use hub_simulator::{C2d, C2dOutcome, HubSimulator, WhichKey};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Tokens that are renewed every two seconds, long before they lapse.
 fn quickly_renewed(hub: &HubSimulator) -> Arc<MqttHubUpstream> {
-    let mut config = config(hub);
+    upstream(with_short_tokens(config(hub)))
+}
+
+fn with_short_tokens(mut config: MqttHubConfig) -> MqttHubConfig {
     config.tokens.ttl = Duration::from_secs(20);
     (config.tokens.renew_at, config.tokens.jitter) = (0.1, 0.0);
-    upstream(config)
+    config
+}
+
+/// The device with a key that is not its own.
+fn with_wrong_key(device: &DeviceId) -> DeviceIdentity {
+    let wrong = SymmetricKey::from_base64("d3Jvbmc=").expect("base64");
+    DeviceIdentity::new(device.clone(), Credential::DeviceKey(wrong.into()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,11 +164,7 @@ async fn a_wrong_key_opens_the_breaker_and_harms_nobody_else() {
     config.breaker.open = common::backoff(60_000, 60_000);
     let upstream = upstream(config);
     hub.add_device("bad");
-    let wrong = SymmetricKey::from_base64("d3Jvbmc=").expect("base64");
-    let bad = DeviceIdentity::new(
-        common::device_id("bad"),
-        Credential::DeviceKey(wrong.into()),
-    );
+    let bad = with_wrong_key(&common::device_id("bad"));
     let callback = RecordingCallback::new();
     for _ in 0..3 {
         let refused = upstream.attach(bad.clone(), callback.shared()).await;
@@ -191,9 +200,9 @@ async fn another_credential_takes_the_place_of_the_first_and_a_refused_one_does_
     let device = identity.device.clone();
     let attached = upstream.attach(identity.clone(), callback.shared()).await;
     attached.expect("attached");
-    let wrong = SymmetricKey::from_base64("d3Jvbmc=").expect("base64");
-    let wrong = DeviceIdentity::new(device.clone(), Credential::DeviceKey(wrong.into()));
-    let refused = upstream.attach(wrong, callback.shared()).await;
+    let refused = upstream
+        .attach(with_wrong_key(&device), callback.shared())
+        .await;
     let refused = refused.expect_err("the key is wrong");
     assert_eq!(refused.kind(), ErrorKind::Unauthorized);
     let sent = upstream.send(&uplink(&device, "old")).await;
@@ -204,5 +213,39 @@ async fn another_credential_takes_the_place_of_the_first_and_a_refused_one_does_
     let sent = upstream.send(&uplink(&device, "new")).await;
     sent.expect("accepted");
     assert_eq!(accepted_ids(&hub, &device), ["old", "new"]);
+    assert!(callback.record().ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attach_that_is_dropped_leaves_the_device_its_credential() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    // The hub is to judge each.
+    config.breaker.open_after = 1000;
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.faults().latency(Duration::from_millis(10));
+    let wrong = with_wrong_key(&device);
+    for patience in [0, 1, 2, 5, 10, 15] {
+        let attach = upstream.attach(wrong.clone(), callback.shared());
+        let attached = timeout(Duration::from_millis(patience), attach).await;
+        assert!(!matches!(attached, Ok(Ok(()))), "the key is wrong");
+        let refused = upstream.attach(wrong.clone(), callback.shared()).await;
+        let refused = refused.expect_err("the key is wrong");
+        assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused}");
+        let sent = upstream
+            .send(&uplink(&device, format!("up-{patience}")))
+            .await;
+        sent.expect("it keeps what it had");
+    }
+    let attach = upstream.attach(wrong, callback.shared());
+    let attached = timeout(Duration::ZERO, attach).await;
+    assert!(!matches!(attached, Ok(Ok(()))), "the key is wrong");
+    hub.faults().cut_all();
+    send_until_ok(&upstream, &uplink(&device, "after")).await;
     assert!(callback.record().ends.is_empty());
 }

@@ -12,7 +12,6 @@ use super::env::Env;
 use super::error::HubError;
 use super::line::Line;
 use super::login::{connect, newer};
-use super::session::Session;
 
 /// Why a connection is replaced by another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,18 +49,17 @@ pub(super) async fn bring_up(
     env: &Arc<Env>,
     device: &Arc<Device>,
     link: &mut Link,
+    identity: &DeviceIdentity,
 ) -> Result<(), HubError> {
-    let identity = device.wish().identity;
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let opened = async {
         let _permit = gate(env, device, device.priority()).await?;
-        connect(env, device, &identity).await
+        connect(env, device, identity).await
     };
     let opened = opened.await;
     end(trial, &opened);
     let line = opened.inspect_err(|error| device.note_error(error))?;
-    device.set(link, Link::Up(line.clone()));
-    Session::start(env, device, line);
+    device.set(link, Link::Up(line));
     Ok(())
 }
 
@@ -80,14 +78,14 @@ pub(super) async fn change_credential(
     env: &Arc<Env>,
     device: &Arc<Device>,
     link: &mut Link,
+    identity: &DeviceIdentity,
 ) -> Result<(), HubError> {
-    let identity = device.wish().identity;
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let _permit = gate(env, device, device.priority()).await?;
     if let Link::Up(old) = &*link {
         drain(env, old).await;
     }
-    let replaced = replace(env, device, link, &identity).await;
+    let replaced = replace(env, device, link, identity).await;
     end(trial, &replaced);
     replaced
 }

@@ -117,9 +117,8 @@ impl Device {
         lock(&self.wish).identity.interest
     }
 
-    /// Replaces the wish and gives back the old one.
-    pub(super) fn set_wish(&self, wish: Wish) -> Wish {
-        std::mem::replace(&mut lock(&self.wish), wish)
+    pub(super) fn set_wish(&self, wish: Wish) {
+        *lock(&self.wish) = wish;
     }
 
     /// Replaces a credential, unless it is another by now.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use gateway_core::credential::SasToken;
 use gateway_core::governor::Operation;
-use gateway_core::{DeviceIdentity, Interest};
+use gateway_core::{Credential, DeviceIdentity, Interest};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,8 @@ const QUEUED: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) number: u64,
+    /// What the hub let the device in with.
+    pub(super) credential: Credential,
     pub(super) client: Client,
     pub(super) post: Arc<Post>,
     pub(super) life: Life,
@@ -78,6 +80,7 @@ impl Line {
         tracing::info!(device.id = %device.id, number, "Connected to the hub");
         Ok(Arc::new(Self {
             number,
+            credential: identity.credential.clone(),
             client,
             post,
             life,

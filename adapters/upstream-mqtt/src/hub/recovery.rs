@@ -26,7 +26,8 @@ pub(super) async fn bring_back(
     let mut newer = 0;
     let mut failures = 0;
     loop {
-        let error = match bring_up(env, device, &mut link).await {
+        let identity = device.wish().identity;
+        let error = match bring_up(env, device, &mut link, &identity).await {
             Ok(()) => match link.line() {
                 Ok(line) => return Ok(line.clone()),
                 Err(error) => error,

@@ -23,6 +23,7 @@ use super::config::{MqttHubConfig, MqttTransport};
 use super::device::{Device, Link, Wish};
 use super::env::Env;
 use super::error::HubError;
+use super::session::Session;
 use super::{convert, twin};
 use crate::client::Transport;
 use crate::lock::lock;
@@ -184,26 +185,26 @@ impl MqttHubUpstream {
         sent.inspect_err(|error| device.note_error(error))
     }
 
+    /// Gives the device what is wished, which counts once the hub has taken its credential.
+    ///
+    /// Cancel safe: the device keeps what it had.
     async fn change(
         &self,
         device: &Arc<Device>,
         link: &mut Link,
         wish: Wish,
     ) -> Result<(), HubError> {
-        let credential = wish.identity.credential.clone();
-        let before = device.set_wish(wish);
-        let result = match link {
-            Link::Up(_) if before.identity.credential == credential => {
-                device.changed.notify_one();
-                Ok(())
-            }
-            Link::Up(_) => change_credential(&self.env, device, link).await,
-            _ => bring_up(&self.env, device, link).await,
-        };
-        if result.is_err() {
-            device.set_wish(before);
+        let (env, identity) = (&self.env, &wish.identity);
+        match link {
+            Link::Up(line) if line.credential == identity.credential => {}
+            Link::Up(_) => change_credential(env, device, link, identity).await?,
+            _ => bring_up(env, device, link, identity).await?,
         }
-        result
+        let line = link.line()?.clone();
+        device.set_wish(wish);
+        device.changed.notify_one();
+        Session::start(env, device, line);
+        Ok(())
     }
 
     async fn attach_device(&self, wish: Wish) -> Result<(), HubError> {
