@@ -74,6 +74,9 @@ pub struct Session {
     block_bytes: Budget,
     random: Random,
     serials: u64,
+    /// A ping whose pong is to say that all before it is processed: its token, and the newest
+    /// exchange before it.
+    custody: Option<(Token, u64)>,
     notifications: u32,
     closed: Option<Closed>,
 }
@@ -99,6 +102,7 @@ impl Session {
             block_bytes,
             random: Random::new(seed),
             serials: 0,
+            custody: None,
             notifications: 0,
             closed: None,
         };
@@ -407,6 +411,7 @@ impl Session {
         let source = Source::Exchange(exchange);
         let (response, has_rest) = self.cut(now, response, (&pending.wanted, source));
         self.reply(pending.token, response);
+        self.grant_custody();
         Ok((!has_rest, observation))
     }
 

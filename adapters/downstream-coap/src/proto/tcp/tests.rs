@@ -175,6 +175,41 @@ fn a_ping_gets_a_pong_of_its_token_and_a_release_is_told() {
 }
 
 #[test]
+fn a_pong_grants_custody_when_all_before_its_ping_is_answered_and_not_before() {
+    let mut session = greeted();
+    let post = |number| Message::new(Code::POST).with_token(Token::from(number));
+    let ping = |number| {
+        Message::new(Code::PING)
+            .with_token(Token::from(number))
+            .with_option(2, Vec::new())
+    };
+    let messages = [post(1), post(2), ping(3), post(4), ping(5)];
+    hear(&mut session, &messages).unwrap();
+    // While one waits the other is told that somebody is here, and no more.
+    let plain = Message::new(Code::PONG).with_token(Token::from(5));
+    assert_eq!(said(&mut session), [plain]);
+    let exchanges: Vec<_> = events(&mut session)
+        .into_iter()
+        .map(|event| match event {
+            Event::Request { exchange, .. } => exchange,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let answer = || Message::new(Code::CHANGED);
+    session.respond(NOW, exchanges[1], answer()).unwrap();
+    assert_eq!(said(&mut session).len(), 1);
+    session.respond(NOW, exchanges[0], answer()).unwrap();
+    let words = said(&mut session);
+    assert_eq!(words[0], answer().with_token(Token::from(1)));
+    let pong = Message::new(Code::PONG).with_token(Token::from(3));
+    assert_eq!(words[1], pong.with_option(2, Vec::new()));
+    session.respond(NOW, exchanges[2], answer()).unwrap();
+    assert_eq!(said(&mut session).len(), 1);
+    hear(&mut session, &[ping(6)]).unwrap();
+    assert!(said(&mut session)[0].options.has(2));
+}
+
+#[test]
 fn requests_are_answered_in_any_order_by_their_tokens() {
     let mut session = greeted();
     let request = |number| {

@@ -1,7 +1,7 @@
 //! Signals: settings, ping and pong, release and abort (RFC 8323, section 5).
 
 use super::Session;
-use crate::proto::message::{Code, Message, Options};
+use crate::proto::message::{Code, Message, Options, Token};
 use crate::proto::tcp::event::{Closed, Event};
 
 /// Options of CSM, of Ping and Pong, and of Abort.
@@ -41,20 +41,29 @@ impl Session {
             return self.abort("an option of a signal that is not known");
         }
         match message.code {
-            Code::PING => {
-                let mut pong = Message::new(Code::PONG).with_token(message.token);
-                // Everything that came before is taken when the answer goes out.
-                if message.options.has(CUSTODY) {
-                    pong.options.add(CUSTODY, Vec::new());
-                }
-                self.write(&pong);
+            // One waits at a time; what is said without the option promises nothing.
+            Code::PING if message.options.has(CUSTODY) && self.custody.is_none() => {
+                self.custody = Some((message.token, self.serials));
+                self.grant_custody();
             }
+            Code::PING => self.write(&Message::new(Code::PONG).with_token(message.token)),
             Code::PONG => {
                 let token = message.token;
                 self.events.push_back(Event::Pong { token });
             }
             Code::RELEASE => self.events.push_back(Event::Released),
             _ => {}
+        }
+    }
+
+    /// Answers the ping that asks for custody once every request before it is answered: by that
+    /// pong the peer may free what it has kept of them (section 5.4.1).
+    pub(super) fn grant_custody(&mut self) {
+        let pending = &self.pending;
+        let is_done = |(_, last): &mut (Token, u64)| pending.iter().all(|one| one.exchange > *last);
+        if let Some((token, _)) = self.custody.take_if(is_done) {
+            let pong = Message::new(Code::PONG).with_token(token);
+            self.write(&pong.with_option(CUSTODY, Vec::new()));
         }
     }
 
