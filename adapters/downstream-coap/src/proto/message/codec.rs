@@ -53,14 +53,14 @@ fn check(mut rest: &[u8]) -> Result<(), Malformed> {
             };
         }
         count += 1;
+        if count > MAX_OPTIONS {
+            return Err(Malformed);
+        }
         let (_, tail) = extended(first >> 4, tail)?;
         let (length, tail) = extended(first & 0x0f, tail)?;
         rest = tail.get(length..).ok_or(Malformed)?;
     }
-    match count > MAX_OPTIONS {
-        true => Err(Malformed),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 /// A delta or length (RFC 7252, section 3.1), and what stands behind it.

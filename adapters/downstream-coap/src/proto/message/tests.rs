@@ -94,13 +94,16 @@ fn only_a_confirmable_message_that_makes_no_sense_is_reset() {
 
 #[test]
 fn a_message_of_nothing_but_options_is_refused() {
-    let many = |count: usize| {
+    let many = |count: usize, rest: &[u8]| {
         let mut bytes = vec![0x40, 1, 0, 7];
         bytes.resize(4 + count, 0);
-        Datagram::decode(&bytes)
+        Datagram::decode(&[&bytes, rest].concat())
     };
-    assert!(many(64).is_ok());
-    assert_eq!(many(65), Err(Fault::Reset(7)));
+    // With a payload behind them as without.
+    for rest in [&[][..], &[0xff, 1]] {
+        assert!(many(64, rest).is_ok());
+        assert_eq!(many(65, rest), Err(Fault::Reset(7)));
+    }
 }
 
 #[test]
