@@ -93,7 +93,9 @@ impl Peer {
         let serial = call.serial;
         if self.outbox.find(datagram.id).is_some() {
             self.outbox.settle(datagram.id);
-            self.advance(cx, serial, datagram.message);
+            let mut response = datagram.message;
+            let is_understood = response.options.sieve().is_ok();
+            self.advance(cx, serial, is_understood.then_some(response));
         }
     }
 
@@ -132,7 +134,7 @@ impl Peer {
         };
         // The request has arrived, whatever became of its acknowledgement.
         self.outbox.settle(id);
-        self.advance(cx, serial, message);
+        self.advance(cx, serial, is_understood.then_some(message));
     }
 
     /// Ends the non-confirmable request of this id, which the peer has reset.
@@ -143,19 +145,19 @@ impl Peer {
         }
     }
 
+    /// Goes on with a request by its response; `None` if that has options that must be understood
+    /// and are not (RFC 7252, section 5.4.1).
     fn advance<P: Copy + Hash>(
         &mut self,
         cx: &mut Context<'_, P>,
         serial: u64,
-        mut response: Message,
+        response: Option<Message>,
     ) {
         let Some(at) = self.calls.iter().position(|call| call.serial == serial) else {
             return;
         };
-        if response.options.sieve().is_err() {
-            return self.finish(cx, serial, Err(CallError::Malformed));
-        }
-        match self.calls[at].transfer.on_response(response) {
+        let transfer = &mut self.calls[at].transfer;
+        match response.map_or(Step::Failed, |response| transfer.on_response(response)) {
             Step::Send(message) => self.send_call(cx, at, message),
             Step::Done(response) => self.finish(cx, serial, Ok(response)),
             Step::Failed => self.finish(cx, serial, Err(CallError::Malformed)),

@@ -191,6 +191,29 @@ fn a_response_is_taken_by_its_token_alone_and_acknowledged() {
 }
 
 #[test]
+fn a_response_with_an_option_that_must_be_understood_and_is_not_is_no_response() {
+    for is_apart in [true, false] {
+        let mut bench = bench();
+        let call = bench.endpoint.request(bench.now, 1, post(0), true).unwrap();
+        let request = bench.only();
+        let response = changed()
+            .with_token(request.message.token)
+            .with_option(65_001, "x");
+        if is_apart {
+            bench.hear(1, &confirmable(90, response));
+            assert_eq!(bench.only(), Datagram::empty(Kind::Reset, 90));
+        } else {
+            let (kind, id) = (Kind::Acknowledgement, request.id);
+            let message = response;
+            bench.hear(1, &Datagram { kind, id, message });
+        }
+        let result = Err(CallError::Malformed);
+        assert_eq!(bench.told(), [Event::Response { call, result }]);
+        bench.assert_nothing_stays();
+    }
+}
+
+#[test]
 fn a_response_that_comes_apart_stands_for_the_acknowledgement_that_was_lost() {
     let mut bench = bench();
     let get = Message::new(Code::GET).with_path("large");
