@@ -243,8 +243,8 @@ impl<L: MessageLayer> Devices<L> {
         listener.silent_at = self.now + self.shared.config.timeouts.probe;
         self.listeners.observes(observation, device);
         self.listeners.schedule(device);
-        // The endpoint has ended one at the same peer already.
-        if let Some(older) = older.filter(|older| older.peer != observation.peer) {
+        // The endpoint knows one at another peer, or by another query, for another.
+        if let Some(older) = older {
             self.endpoint.end_observation(clock, older);
         }
     }

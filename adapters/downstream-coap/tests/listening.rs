@@ -77,6 +77,20 @@ async fn the_newest_registration_of_a_device_gets_its_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_asks_anew_in_other_words_observes_once() {
+    let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+    let mut client = running.device("dev1").await;
+    for part in ["x=1", "x=2", "x=3"] {
+        let get = Message::new(Code::GET).with_path("c");
+        let get = get.with_option(option::URI_QUERY, part.as_bytes().to_vec());
+        let answer = client.say(get.with_uint(option::OBSERVE, 0)).await;
+        assert!(answer.options.has(option::OBSERVE));
+        assert_eq!(running.coap.stats().observations, 1);
+    }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_nobody_acknowledges_is_abandoned_in_time() {
     let running = Running::start(CoapConfig::default(), &["dev1"]).await;
     let mut client = running.device("dev1").await;
