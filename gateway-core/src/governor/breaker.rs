@@ -93,6 +93,8 @@ struct Breaker {
     strikes: u32,
     openings: u32,
     last: Instant,
+    /// Since when it can be good: the last strike, or the end of the opening that it brought.
+    good_since: Instant,
     kind: ErrorKind,
 }
 
@@ -104,17 +106,13 @@ impl Breaker {
             strikes: 0,
             openings: 0,
             last: now,
+            good_since: now,
             kind: ErrorKind::Other,
         }
     }
 
     fn is_forgiven(&self, config: &BreakerConfig, now: Instant) -> bool {
-        // While it was open it could not be good.
-        let since = match self.state {
-            State::Open { until } => until.max(self.last),
-            _ => self.last,
-        };
-        now.saturating_duration_since(since) >= config.forgiven_after
+        now.saturating_duration_since(self.good_since) >= config.forgiven_after
     }
 
     /// Lets a try through, or says how long none is.
@@ -132,11 +130,12 @@ impl Breaker {
 
     fn strike(&mut self, config: &BreakerConfig, kind: ErrorKind, now: Instant) {
         self.strikes = self.strikes.saturating_add(1);
-        (self.last, self.kind) = (now, kind);
+        (self.last, self.good_since, self.kind) = (now, now, kind);
         if self.strikes >= config.open_after {
             let until = now + config.open.delay(self.openings);
             self.openings = self.openings.saturating_add(1);
             self.state = State::Open { until };
+            self.good_since = until;
         }
     }
 
@@ -149,6 +148,7 @@ impl Breaker {
     fn abandon(&mut self, now: Instant) {
         if self.state == State::HalfOpen {
             self.state = State::Open { until: now };
+            self.good_since = now;
         }
     }
 }
@@ -247,7 +247,7 @@ impl Breakers {
         let breaker = table.peek(device)?;
         let is_suspect =
             breaker.strikes >= strikes && !breaker.is_forgiven(&self.config, Instant::now());
-        is_suspect.then(|| breaker.last + self.config.forgiven_after)
+        is_suspect.then(|| breaker.good_since + self.config.forgiven_after)
     }
 
     /// Tells whether the hub is asked for a device.
@@ -377,6 +377,21 @@ mod tests {
         advance(BreakerConfig::default().forgiven_after).await;
         assert_eq!(breakers.suspect_until(&device(), 2), None);
         assert_eq!(fail(&breakers, &key).0, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_device_did_before_a_long_opening_is_not_forgotten_by_its_end() {
+        let (breakers, key) = (breakers(), key("a2V5"));
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            longest = fail(&breakers, &key).1;
+            advance(longest).await;
+        }
+        breakers.enter(&device(), &key).unwrap().end(None);
+        advance(Duration::from_secs(20)).await;
+        breakers.detached(&device(), &key, REFUSED);
+        let held = breakers.enter(&device(), &key).unwrap_err();
+        assert!(held.wait >= longest / 2, "{held:?} after {longest:?}");
     }
 
     #[tokio::test(start_paused = true)]

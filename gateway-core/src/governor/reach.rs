@@ -18,6 +18,7 @@ pub struct Reach {
 #[derive(Debug, Default)]
 struct Tries {
     failures: u32,
+    /// The last one that counted.
     last_failure: Option<Instant>,
     not_before: Option<Instant>,
 }
@@ -46,7 +47,7 @@ impl Reach {
     }
 
     /// Notes a failed try, and tells how long the next is not due. Tries that were under way at the
-    /// last failure say nothing new.
+    /// last failure that counted say nothing new.
     pub fn failed(&self, begun: Instant) -> Duration {
         let now = Instant::now();
         let mut tries = lock(&self.tries);
@@ -54,8 +55,8 @@ impl Reach {
             let wait = self.reconnect.delay(tries.failures);
             tries.failures = tries.failures.saturating_add(1);
             tries.not_before = Some(now + wait);
+            tries.last_failure = Some(now);
         }
-        tries.last_failure = Some(now);
         tries
             .not_before
             .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
@@ -90,5 +91,27 @@ mod tests {
         assert!(reach.wait().is_some());
         reach.reached();
         assert_eq!(reach.wait(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_that_overlap_without_end_are_held_back_all_the_same() {
+        let reach = Reach::new(Backoff::default());
+        let (every, takes) = (Duration::from_millis(50), Duration::from_millis(200));
+        let mut under_way = std::collections::VecDeque::new();
+        let (mut tries, end) = (0, Instant::now() + Duration::from_secs(60));
+        while Instant::now() < end {
+            while under_way
+                .front()
+                .is_some_and(|begun| Instant::now() >= *begun + takes)
+            {
+                reach.failed(under_way.pop_front().unwrap());
+            }
+            if reach.wait().is_none() {
+                under_way.push_back(Instant::now());
+                tries += 1;
+            }
+            advance(every).await;
+        }
+        assert!(tries < 200, "{tries} tries in a minute");
     }
 }
