@@ -103,8 +103,8 @@ impl Default for BatchConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TimeoutConfig {
-    /// Making a device known to the hub. Default 30 s: after a blink of the hub thousands wait for
-    /// their turn.
+    /// Making a device known to the hub, and before that the credential provider's answer. Default 30 s:
+    /// after a blink of the hub thousands wait for their turn.
     #[serde(with = "humantime_serde")]
     pub attach: Duration,
     /// Sending a message or a batch, to the hub's verdict. Default 10 s: a hub that shapes traffic answers

@@ -5,6 +5,9 @@
 #[expect(dead_code, reason = "each test crate uses a part")]
 mod support;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use gateway_core::{
@@ -12,7 +15,7 @@ use gateway_core::{
 };
 use support::watch::{Seen, Watch};
 use support::{Harness, device, no_retries, soon, uplink};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet, coop};
 use tokio::time::sleep;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,6 +111,29 @@ async fn what_waits_behind_a_message_goes_as_one_and_in_order() {
     assert_eq!(run.sizes(), [1, 300]);
     assert_eq!(run.harness.gateway.stats().batches, 1);
     assert_eq!(run.harness.gateway.stats().accepted, 301);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_task_has_used_up_its_steps_keeps_its_place() {
+    let mut run = Run::start(|_| {});
+    run.send_behind_one(0).await;
+    let ingress = run.harness.devices.ingress().await;
+    let message = |id| uplink(&device("a"), id);
+    let mut second = Box::pin(ingress.reserve().await.deliver(message("1")));
+    let third = ingress.reserve().await;
+    poll_fn(|context| {
+        while coop::has_budget_remaining() {
+            assert!(pin!(coop::consume_budget()).poll(context).is_ready());
+        }
+        assert!(second.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    run.harness.hub.release();
+    assert_eq!(run.settled().await, all(0..1, ACCEPTED));
+    assert_eq!(third.deliver(message("2")).await, ACCEPTED);
+    assert_eq!(second.await, ACCEPTED);
+    assert_eq!(run.accepted(), [0, 1, 2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use gateway_core::{
 };
 use support::{Harness, device, policy, soon};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const LATER: Settlement = Settlement::RetryLater(DEFAULT_RETRY_AFTER);
@@ -83,10 +83,12 @@ async fn shutdown_is_forced_after_the_grace_and_nobody_is_told_accepted() {
     let sends = in_flight(&run, 3).await;
     let started = Instant::now();
     run.shutdown.cancel();
+    let grace = GatewayConfig::default().shutdown_grace;
+    sleep(grace / 2).await;
+    assert_eq!(run.gateway.stats().in_flight, 3);
     let report = soon(run.ended()).await.unwrap();
     assert_eq!((report.settled, report.abandoned), (0, 3));
     assert!(report.forced);
-    let grace = GatewayConfig::default().shutdown_grace;
     assert!(started.elapsed() >= grace && started.elapsed() < 2 * grace);
     assert_eq!(sends.join_all().await, [LATER; 3]);
     run.hub.release();

@@ -131,7 +131,12 @@ async fn a_device_without_a_token_gets_the_providers_credential_and_the_hub_a_wa
         matches!(credential, Credential::Policy(_)),
         "{credential:?}"
     );
-    let newer = identity.source.unwrap().credential(&a).await.unwrap();
+    let newer = identity
+        .source
+        .unwrap()
+        .credential(&a, Duration::from_secs(1))
+        .await
+        .unwrap();
     assert_eq!(newer, credential);
 }
 

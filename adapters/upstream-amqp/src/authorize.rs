@@ -8,7 +8,6 @@ use gateway_core::credential::{KeyPair, SasToken, SymmetricKey, sas_resource};
 use gateway_core::governor::{Class, Operation, Priority, Turn};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
 use tokio::time::{Instant, timeout};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::attach::note_throttle;
 use crate::connection::Connection;
@@ -212,20 +211,14 @@ pub(crate) async fn newer(
     let Some(source) = identity.source.clone() else {
         return Ok(None);
     };
-    let device = identity.device.clone();
-    // A task of its own: a provider that panics or hangs costs this device alone.
-    let asked = env
-        .tasks
-        .spawn(async move { source.credential(&device).await });
-    let asked = AbortOnDropHandle::new(asked);
-    let credential = match timeout(env.config.wire.answer_timeout, asked).await {
-        Ok(Ok(Ok(credential))) => credential,
-        Ok(Ok(Err(error))) if error.is_retryable() => return Err(AmqpError::Credential(error)),
-        Ok(Ok(Err(error))) => {
+    let patience = env.config.wire.answer_timeout;
+    let credential = match source.credential(&identity.device, patience).await {
+        Ok(credential) => credential,
+        Err(error) if error.is_retryable() => return Err(AmqpError::Credential(error)),
+        Err(error) => {
             tracing::debug!(device.id = %identity.device, error = %error, "No newer credential");
             return Ok(None);
         }
-        Ok(Err(_)) | Err(_) => return Err(AmqpError::Unanswered("the credential provider")),
     };
     if credential == identity.credential {
         return Ok(None);

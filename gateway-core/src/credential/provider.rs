@@ -1,8 +1,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::Credential;
 use super::key::{GroupKey, KeyPair, SharedAccessPolicy};
@@ -43,12 +46,33 @@ impl CredentialSource {
         Self(provider)
     }
 
-    /// Asks for the device's credential as it is now.
+    /// Asks for the device's credential as it is now. A provider that hangs or panics costs this device
+    /// alone.
     ///
     /// # Errors
-    /// As [`CredentialProvider::credential`].
-    pub async fn credential(&self, device: &DeviceId) -> Result<Credential, CredentialError> {
-        self.0.credential(device).await
+    /// As [`CredentialProvider::credential`]; [`ErrorKind::TimedOut`] if there is no answer within
+    /// `patience`.
+    ///
+    /// # Cancel safety
+    /// Safe; the provider's future is dropped.
+    ///
+    /// # Panics
+    /// Called outside a tokio runtime.
+    pub async fn credential(
+        &self,
+        device: &DeviceId,
+        patience: Duration,
+    ) -> Result<Credential, CredentialError> {
+        let (provider, device) = (self.0.clone(), device.clone());
+        // A task of its own, so that a panic ends there.
+        let mut asked = JoinSet::new();
+        asked.spawn(async move { provider.credential(&device).await });
+        let failure = match timeout(patience, asked.join_next()).await {
+            Ok(Some(Ok(answer))) => return answer,
+            Ok(_) => "the credential provider panicked",
+            Err(_) => "the credential provider does not answer",
+        };
+        Err(CredentialError::new(ErrorKind::TimedOut, "credential look-up").with_source(failure))
     }
 }
 

@@ -35,11 +35,15 @@ impl SessionTable {
         interest: Interest,
     ) -> Result<(), UpstreamError> {
         let session = gate.session;
-        let was_held = {
+        let (was_held, checked) = {
             let standing = session.standing();
-            standing.check(token.as_ref())?;
-            standing.is_held
+            (standing.is_held, standing.check(token.as_ref()))
         };
+        if checked.is_err() && !was_held {
+            // Its message has brought it to the young end.
+            self.demote(session);
+        }
+        checked?;
         let number = self.next_attach();
         match self.ask(session, &token, interest, number).await {
             Ok(credential) => {
@@ -81,7 +85,8 @@ impl SessionTable {
             Some(token) => identity(Credential::SasToken(token.clone())),
             None => {
                 let source = CredentialSource::new(self.credentials.clone());
-                identity(source.credential(device).await?).with_source(source)
+                let credential = source.credential(device, self.attach_timeout).await?;
+                identity(credential).with_source(source)
             }
         };
         let kind = CredentialKind::from(&identity.credential);
@@ -167,6 +172,8 @@ impl SessionTable {
                 let _busy = Busy::enter(&session);
                 if let Err(error) = table.attached(&gate).await {
                     tracing::debug!(device.id = %session.device, error = %error, "Unsubscribe failed");
+                    // Its messages wait in the hub, not for ever in vain here.
+                    table.release(&session).await;
                 }
             }
         });

@@ -61,17 +61,21 @@ impl SessionTable {
     /// anew.
     async fn detach(&self, leaving: Leaving) {
         let session = &leaving.0;
+        self.release(session).await;
+        let mut sessions = lock(&self.sessions);
+        if session.may_go() {
+            sessions.pop(&session.device);
+        }
+    }
+
+    /// Has the upstream forget a device; for whoever holds its gate.
+    pub(super) async fn release(&self, session: &Session) {
         if let Err(error) = self.upstream.detach(&session.device).await {
             tracing::debug!(device.id = %session.device, error = %error, "Detach failed");
         }
         let mut standing = session.standing();
         standing.forget();
         standing.is_held = false;
-        drop(standing);
-        let mut sessions = lock(&self.sessions);
-        if session.may_go() {
-            sessions.pop(&session.device);
-        }
     }
 
     /// Detaches what was silent for the idle time to live. Called [`SWEEPS_PER_TTL`] times in it.

@@ -130,9 +130,13 @@ impl Busy {
 
     /// Takes its turn if nobody else has it or waits for it.
     pub(crate) fn try_gate(&self) -> Option<Gate<'_>> {
-        Some(Gate {
+        let permit = self.0.gate.try_acquire().ok()?;
+        // One that waits need not stand at the gate yet: a task that has used up its budget of steps is
+        // kept from it.
+        let is_first = lock(&self.0.backlog).is_none();
+        is_first.then_some(Gate {
             session: &self.0,
-            _permit: Some(self.0.gate.try_acquire().ok()?),
+            _permit: Some(permit),
         })
     }
 

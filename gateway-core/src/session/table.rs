@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::leave::DETACHING;
 use super::{Busy, NO_ROUTE, Route, Session, lock};
 use crate::callback::CloudCallback;
-use crate::config::SessionConfig;
+use crate::config::{GatewayConfig, SessionConfig};
 use crate::credential::CredentialProvider;
 use crate::error::{ErrorKind, UpstreamError};
 use crate::explain::SessionExplanation;
@@ -43,6 +43,8 @@ pub struct SessionStats {
 pub(crate) struct SessionTable {
     pub(super) config: SessionConfig,
     max_queued: u32,
+    /// How long the credential provider is waited for.
+    pub(super) attach_timeout: Duration,
     pub(super) sessions: Mutex<Sessions>,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) credentials: Arc<dyn CredentialProvider>,
@@ -65,15 +67,15 @@ pub(super) type Sessions = LruCache<DeviceId, Arc<Session>>;
 
 impl SessionTable {
     pub(crate) fn new(
-        config: SessionConfig,
-        max_queued: u32,
+        config: &GatewayConfig,
         upstream: Arc<dyn Upstream>,
         credentials: Arc<dyn CredentialProvider>,
         callback: Arc<dyn CloudCallback>,
     ) -> Self {
         Self {
-            config,
-            max_queued,
+            config: config.sessions.clone(),
+            max_queued: config.max_queued_per_device,
+            attach_timeout: config.timeouts.attach,
             sessions: Mutex::new(LruCache::unbounded()),
             upstream,
             credentials,

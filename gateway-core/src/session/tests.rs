@@ -4,25 +4,22 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::*;
-use crate::config::SessionConfig;
+use crate::config::GatewayConfig;
 use crate::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use crate::testkit::{MemoryUpstream, RecordingCallback};
 
 const CAPACITY: usize = 100;
 
 fn table(hub: &MemoryUpstream) -> Arc<SessionTable> {
-    let config = SessionConfig {
-        capacity: CAPACITY,
-        idle_ttl: Duration::from_secs(80),
-        ..SessionConfig::default()
-    };
+    let mut config = GatewayConfig::default();
+    config.sessions.capacity = CAPACITY;
+    config.sessions.idle_ttl = Duration::from_secs(80);
     let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
     let credentials = HubPolicyCredentials::new(SharedAccessPolicy::new("device", key));
     let callback = RecordingCallback::new().shared();
     let hub = Arc::new(hub.clone());
     Arc::new(SessionTable::new(
-        config,
-        64,
+        &config,
         hub,
         Arc::new(credentials),
         callback,

@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use gateway_core::credential::{KeyPair, Renewals, SasToken, SymmetricKey, sas_resource};
 use gateway_core::{ConfigError, Credential, DeviceIdentity, ErrorKind};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::Instant;
 
 use super::bag;
 use super::device::Device;
@@ -169,20 +168,14 @@ pub(super) async fn newer(
     let Some(source) = identity.source.clone() else {
         return Ok(None);
     };
-    let device = identity.device.clone();
-    // A task of its own: a provider that panics or hangs costs this device alone.
-    let asked = env
-        .tasks
-        .spawn(async move { source.credential(&device).await });
-    let asked = AbortOnDropHandle::new(asked);
-    match timeout(env.config.wire.answer_timeout, asked).await {
-        Ok(Ok(Ok(credential))) => Ok((credential != identity.credential).then_some(credential)),
-        Ok(Ok(Err(error))) if error.is_retryable() => Err(HubError::Credential(error)),
-        Ok(Ok(Err(error))) => {
+    let patience = env.config.wire.answer_timeout;
+    match source.credential(&identity.device, patience).await {
+        Ok(credential) => Ok((credential != identity.credential).then_some(credential)),
+        Err(error) if error.is_retryable() => Err(HubError::Credential(error)),
+        Err(error) => {
             tracing::debug!(device.id = %identity.device, error = %error, "No newer credential");
             Ok(None)
         }
-        Ok(Err(_)) | Err(_) => Err(HubError::Unanswered("the credential provider")),
     }
 }
 
