@@ -17,8 +17,8 @@ use gateway_core::{
     Credential, DeviceId, DeviceIdentity, ErrorKind, Interest, MethodReply, Upstream,
 };
 use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream};
-use hub_simulator::{C2d, C2dOutcome, HubSimulator, WhichKey};
-use tokio::task::JoinSet;
+use hub_simulator::{C2d, C2dOutcome, HubSimulator, LinkKind, WhichKey};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
 /// Tokens that are renewed every two seconds, long before they lapse.
@@ -248,4 +248,42 @@ async fn an_attach_that_is_dropped_leaves_the_device_its_credential() {
     hub.faults().cut_all();
     send_until_ok(&upstream, &uplink(&device, "after")).await;
     assert!(callback.record().ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_waits_for_its_turn_keeps_nobody_from_coming_back() {
+    let hub = plain_hub().await;
+    let mut config = with_short_tokens(config(&hub));
+    config.reconnect.at_once = 1;
+    config.wire.connect_timeout = Duration::from_secs(4);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    // It has the one place to connect in for so long.
+    hub.faults().withhold_attach("blocker");
+    let blocker = with_key(&hub, "blocker");
+    let opened = hub.connections_opened_total();
+    let mut blocking = JoinSet::new();
+    let (blocked, nobody) = (upstream.clone(), callback.shared());
+    blocking.spawn(async move { blocked.attach(blocker, nobody).await });
+    hub.wait_until(|stats| stats.connections_opened > opened)
+        .await;
+    let is_due = || {
+        let token = upstream.explain(&device).and_then(|device| device.token);
+        token.is_some_and(|token| token.renewal_in == Some(Duration::ZERO))
+    };
+    while !is_due() {
+        yield_now().await;
+    }
+    // What is due begins.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let condition = "amqp:link:detach-forced";
+    hub.faults().detach("device", LinkKind::All, condition);
+    let back = uplink(&device, "back");
+    let sent = send_until_ok(&upstream, &back);
+    let sent = timeout(Duration::from_secs(10), sent).await;
+    sent.expect("it comes back");
 }

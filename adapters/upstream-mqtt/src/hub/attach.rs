@@ -1,10 +1,10 @@
 //! How a device comes up: through its breaker and the door, by a connection of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use gateway_core::governor::{Priority, Trial};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
-use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::device::{Device, Link};
@@ -22,24 +22,31 @@ pub(super) enum Why {
     Redelivery,
 }
 
-/// Waits until another connection may be opened, and holds the right to it.
-async fn gate<'a>(
-    env: &'a Env,
-    device: &Device,
-    priority: Priority,
-) -> Result<SemaphorePermit<'a>, HubError> {
-    let check = || {
-        env.reach
-            .wait()
-            .map_or(Ok(()), |wait| Err(HubError::NotYet(wait)))
-    };
-    check()?;
+/// Tells when the hub may be tried again, if that is not now.
+fn reachable(env: &Env) -> Result<(), HubError> {
+    let wait = env.reach.wait();
+    wait.map_or(Ok(()), |wait| Err(HubError::NotYet(wait)))
+}
+
+/// Waits until the hub may be asked for another connection.
+async fn gate(env: &Env, device: &Device, priority: Priority) -> Result<(), HubError> {
+    reachable(env)?;
     env.pass_connect(device, priority).await;
+    Ok(())
+}
+
+/// Opens a connection as one of so many at once, for whoever holds the device's link: who waits for
+/// that has no place here, or all places could be theirs.
+async fn open(
+    env: &Arc<Env>,
+    device: &Arc<Device>,
+    identity: &DeviceIdentity,
+) -> Result<Arc<Line>, HubError> {
     let permit = env.connecting.acquire().await;
-    let permit = permit.map_err(|_| HubError::Closed)?;
+    let _permit = permit.map_err(|_| HubError::Closed)?;
     // The hub may have been lost meanwhile.
-    check()?;
-    Ok(permit)
+    reachable(env)?;
+    connect(env, device, identity).await
 }
 
 /// Brings up a device whose link the caller holds, unless its breaker is open.
@@ -53,8 +60,8 @@ pub(super) async fn bring_up(
 ) -> Result<(), HubError> {
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
     let opened = async {
-        let _permit = gate(env, device, device.priority()).await?;
-        connect(env, device, identity).await
+        gate(env, device, device.priority()).await?;
+        open(env, device, identity).await
     };
     let opened = opened.await;
     end(trial, &opened);
@@ -81,7 +88,7 @@ pub(super) async fn change_credential(
     identity: &DeviceIdentity,
 ) -> Result<(), HubError> {
     let trial = env.breakers.enter(&device.id, &identity.credential)?;
-    let _permit = gate(env, device, device.priority()).await?;
+    gate(env, device, device.priority()).await?;
     if let Link::Up(old) = &*link {
         drain(env, old).await;
     }
@@ -90,7 +97,7 @@ pub(super) async fn change_credential(
     replaced
 }
 
-/// Opens another connection for a device that is up, in its turn.
+/// Opens another connection for a device that is up, in its turn, unless it is lost before.
 pub(super) async fn renew(
     env: &Arc<Env>,
     device: &Arc<Device>,
@@ -98,10 +105,17 @@ pub(super) async fn renew(
     why: Why,
     priority: Priority,
 ) -> Result<(), HubError> {
-    let _permit = gate(env, device, priority).await?;
-    let mut link = device.link.lock().await;
+    let turn = async {
+        gate(env, device, priority).await?;
+        Ok::<_, HubError>(device.link.lock().await)
+    };
+    let mut link = tokio::select! {
+        biased;
+        () = old.client.down().cancelled() => return Ok(()),
+        turn = turn => turn?,
+    };
     if !matches!(&*link, Link::Up(line) if line.number == old.number) {
-        // Lost, replaced or detached meanwhile.
+        // Replaced or detached meanwhile.
         return Ok(());
     }
     if !drain(env, old).await && why == Why::Redelivery {
@@ -142,10 +156,11 @@ async fn replace(
     link: &mut Link,
     identity: &DeviceIdentity,
 ) -> Result<(), HubError> {
-    let line = connect(env, device, identity).await?;
+    let line = open(env, device, identity).await?;
     let old = device.set(link, Link::Up(line));
     if let Link::Up(old) = old {
         old.client.abort();
+        env.counters.replaced.fetch_add(1, Relaxed);
     }
     Ok(())
 }

@@ -272,11 +272,8 @@ impl Session {
             Done::Fetch => self.is_fetching = false,
             Done::Replaced(why, result) => {
                 self.is_replacing = false;
-                match result {
-                    Ok(()) => {
-                        self.env.counters.replaced.fetch_add(1, Relaxed);
-                    }
-                    Err(error) => self.not_replaced(why, &error),
+                if let Err(error) = result {
+                    self.not_replaced(why, &error);
                 }
             }
         }
