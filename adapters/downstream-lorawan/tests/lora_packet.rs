@@ -139,7 +139,7 @@ fn a_foreign_device_joins_speaks_and_listens() {
         (hex(&heard.payload), heard.port),
         ("c0ffee".to_owned(), Some(7))
     );
-    assert!(network.settle(dev_eui(), heard.dev_addr, heard.counter, true));
+    assert!(network.settle(dev_eui(), heard.counter, heard.mic, true));
     let message = Message::new(1, 9, &b"on"[..]).with_confirmed(true);
     let sent = network.answer(dev_eui(), Some(&message), true);
     let sent = sent.unwrap().unwrap();

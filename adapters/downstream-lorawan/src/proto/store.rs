@@ -58,6 +58,10 @@ pub struct SessionRecord {
     pub app_s_key: Key,
     /// Counter that the next uplink is expected to have.
     pub next_f_cnt_up: u32,
+    /// MIC of the last uplink: a device that repeats itself has the same, one that begins its
+    /// counters anew another. None before the first, and where it was stored without.
+    #[serde(default)]
+    pub last_mic: Option<[u8; 4]>,
     /// Counter that the next downlink will have.
     pub next_f_cnt_down: u32,
     /// Seconds until the first window.

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::losses::Losses;
 use crate::embed::NetworkEvents;
-use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, TransmitAck, Uplink};
+use crate::event::{DevEui, DeviceAck, DownlinkFailed, Event, TransmitAck, Uplink};
+use crate::proto::mac;
 
 /// What became of a downlink.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settled {
     pub(super) dev_eui: DevEui,
-    pub(super) dev_addr: DevAddr,
     pub(super) counter: u32,
+    pub(super) mic: [u8; 4],
     /// The hub has it; or else it was lost, and the device may say it again.
     pub(super) taken: bool,
 }
@@ -33,12 +34,11 @@ pub(super) struct Settled {
 impl Settled {
     /// What is to be said of an uplink that nobody has taken yet; nothing if its device does not
     /// ask.
-    pub(super) fn lost(uplink: &Uplink) -> Option<Self> {
-        let dev_addr = uplink.dev_addr.filter(|_| uplink.confirmed)?;
-        Some(Self {
+    pub(super) fn lost(uplink: &mac::Uplink) -> Option<Self> {
+        uplink.confirmed.then_some(Self {
             dev_eui: uplink.dev_eui,
-            dev_addr,
-            counter: uplink.frame_counter,
+            counter: uplink.counter,
+            mic: uplink.mic,
             taken: false,
         })
     }
@@ -84,10 +84,16 @@ impl Teller {
     }
 
     /// Tells of an uplink, and before it what it acknowledges; commands for its windows are
-    /// taken until `closes`.
-    pub(super) fn uplink(&mut self, before: Option<DeviceAck>, uplink: Uplink, closes: Instant) {
+    /// taken until `closes`. Whether the hub has it is said as the `word`, if one is wanted.
+    pub(super) fn uplink(
+        &mut self,
+        before: Option<DeviceAck>,
+        uplink: Uplink,
+        closes: Instant,
+        word: Option<Settled>,
+    ) {
         let (events, turn) = (self.events.clone(), self.turn(uplink.dev_eui));
-        let word = Settled::lost(&uplink).map(|word| (word, self.settled.clone()));
+        let word = word.map(|word| (word, self.settled.clone()));
         self.tasks.spawn(async move {
             if let Some(before) = before {
                 // Rare, and larger than the usual way.

@@ -28,7 +28,7 @@
 //!             Ok(Heard::Join(join)) => Some(join.accept),
 //!             // Store `network.record(..)`, tell the hub, and say what it made of it; then answer.
 //!             Ok(Heard::Uplink(uplink)) => {
-//!                 network.settle(uplink.dev_eui, uplink.dev_addr, uplink.counter, true);
+//!                 network.settle(uplink.dev_eui, uplink.counter, uplink.mic, true);
 //!                 network.answer(uplink.dev_eui, None, false).ok().flatten()
 //!             }
 //!             Ok(Heard::Repeat(repeat)) => {

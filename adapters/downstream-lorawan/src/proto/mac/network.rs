@@ -77,6 +77,7 @@ impl WindowConfig {
             nwk_s_key,
             app_s_key,
             next_f_cnt_up: 0,
+            last_mic: None,
             next_f_cnt_down: 0,
             unsettled: false,
             rx_delay: self.delay,
@@ -205,21 +206,14 @@ impl Network {
         session.map(|session| &session.record)
     }
 
-    /// Takes the word on a [confirmed uplink](super::Uplink::confirmed), and tells whether its
-    /// acknowledgement is due now: it is if its message was taken. If it was lost, it is handed out
-    /// again when its device repeats it. Nothing happens if the device has said something newer.
-    pub fn settle(
-        &mut self,
-        dev_eui: DevEui,
-        dev_addr: DevAddr,
-        counter: u32,
-        taken: bool,
-    ) -> bool {
+    /// Takes the word on a [confirmed uplink](super::Uplink::confirmed) with this counter and MIC,
+    /// and tells whether its acknowledgement is due now: it is if its message was taken. If it was
+    /// lost, it is handed out again when its device repeats it. Nothing happens if the device has
+    /// said something newer.
+    pub fn settle(&mut self, dev_eui: DevEui, counter: u32, mic: [u8; 4], taken: bool) -> bool {
         let device = self.devices.get_mut(&dev_eui);
         let session = device.and_then(|device| device.session.as_mut());
-        session.is_some_and(|session| {
-            session.record.dev_addr == dev_addr && session.settle_uplink(counter, taken)
-        })
+        session.is_some_and(|session| session.settle_uplink(counter, mic, taken))
     }
 
     /// Tells whether the last uplink of a device will want an acknowledgement once it is

@@ -40,6 +40,9 @@ pub struct Uplink {
     pub dev_addr: DevAddr,
     /// All 32 bits of its counter.
     pub counter: u32,
+    /// Its signature, which tells it from others with the same counter: those of other sessions,
+    /// and of a device that begins its counters anew.
+    pub mic: [u8; 4],
     /// Whether it is the first of its session: the device has joined.
     pub first: bool,
     /// The port, 1 to 255; `None` if it was for the network alone.

@@ -40,7 +40,8 @@ pub enum Activation {
         /// Encrypts what applications say.
         app_s_key: Key,
         /// Whether its counter may begin at 0 again. That lets whoever recorded its frames replay
-        /// them; it is for devices that forget their counters and cannot be mended.
+        /// them; it is for devices that forget their counters and cannot be mended. A first frame
+        /// that is to the byte what the device said last is taken for a repetition.
         reset_allowed: bool,
     },
 }

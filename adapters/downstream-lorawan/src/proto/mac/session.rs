@@ -97,8 +97,9 @@ impl Session {
     }
 
     /// Takes the word on the last uplink, and tells whether it is to be acknowledged now.
-    pub(super) fn settle_uplink(&mut self, counter: u32, taken: bool) -> bool {
-        if !self.in_hand || self.record.next_f_cnt_up != counter.wrapping_add(1) {
+    pub(super) fn settle_uplink(&mut self, counter: u32, mic: [u8; 4], taken: bool) -> bool {
+        let last = (self.record.next_f_cnt_up, self.record.last_mic);
+        if !self.in_hand || last != (counter.wrapping_add(1), Some(mic)) {
             return false;
         }
         self.in_hand = false;
@@ -128,7 +129,14 @@ pub(super) fn recognise(
 ) -> Option<Counter> {
     let expected = counter::complete(record.next_f_cnt_up, low);
     if let Some(counter) = expected.filter(|counter| signed(record, phy, counter.get())) {
-        return Some(counter);
+        // A device that begins anew may do so with the counter that was its last.
+        let is_other = record.last_mic.is_some() && record.last_mic != phy.mic;
+        return Some(match counter {
+            Counter::Repeat(last) if reset_allowed && is_other && last == u32::from(low) => {
+                Counter::New(last)
+            }
+            _ => counter,
+        });
     }
     let anew = reset_allowed && u32::from(low) < record.next_f_cnt_up;
     (anew && signed(record, phy, low.into())).then_some(Counter::New(low.into()))

@@ -135,6 +135,7 @@ impl Network {
             options,
             confirmed: phy.mhdr.f_type == FType::ConfirmedDataUp,
             counter,
+            mic: phy.mic.unwrap_or_default(),
             first: joined,
         };
         device
@@ -149,6 +150,7 @@ struct Frame<'a> {
     options: Vec<u8>,
     confirmed: bool,
     counter: Counter,
+    mic: [u8; 4],
     first: bool,
 }
 
@@ -207,6 +209,7 @@ impl Device {
         session.ack_due = frame.confirmed && !new && !session.record.unsettled;
         session.word_due = frame.payload.fhdr.f_ctrl.adr_ack_req;
         session.record.gateway = Some(heard.best.gateway);
+        session.record.last_mic = Some(frame.mic);
         session.opening = Some(heard.best.clone());
         if new || lost {
             session.in_hand = frame.confirmed;
@@ -238,6 +241,7 @@ impl Device {
             first: frame.first,
             port: port.filter(|port| *port != 0),
             payload: if port == Some(0) {
+            mic: frame.mic,
                 Bytes::new()
             } else {
                 payload

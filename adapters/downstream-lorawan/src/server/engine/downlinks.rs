@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::concentrators::tries_all_windows;
 use super::super::orders::Order;
-use super::super::teller::{Outcome, Settled};
+use super::super::teller::Outcome;
 use super::timers::Timer;
 use super::uplinks::Told;
 use super::{Effect, Engine, Scope};
@@ -427,11 +427,9 @@ impl Engine {
                     self.refuse(dev_eui, carried.id, launch.taken, FailureReason::Other);
                 }
             }
-            Effect::Tell(Told::Uplink { uplink, .. }) => {
-                if let Some(lost) = Settled::lost(&uplink) {
-                    self.settle(lost);
-                }
-            }
+            Effect::Tell(Told::Uplink {
+                word: Some(lost), ..
+            }) => self.settle(lost),
             Effect::Tell(_) => {}
         }
     }

@@ -8,6 +8,7 @@ use super::super::teller::{Outcome, Settled};
 use super::timers::Timer;
 use super::{Effect, Engine, Scope};
 use crate::event::{self, Battery, DevEui, DeviceAck, Event, Status};
+use crate::hex::Digits;
 use crate::proto::mac::{self, Collected, Delivery, DeviceStatus, Heard};
 use crate::proto::{Modulation, Reception};
 
@@ -33,6 +34,8 @@ pub(super) enum Told {
         before: Option<DeviceAck>,
         uplink: Box<event::Uplink>,
         closes: Instant,
+        /// What is to be said of it if it is lost.
+        word: Option<Settled>,
     },
 }
 
@@ -102,6 +105,7 @@ impl Engine {
             before,
             uplink: Box::new(event),
             closes,
+            word: Settled::lost(&uplink),
         }));
         if let Some(status) = status {
             self.effects.push(Effect::Tell(Told::Report(status)));
@@ -130,11 +134,11 @@ impl Engine {
     pub(super) fn settle(&mut self, word: Settled) {
         let Settled {
             dev_eui,
-            dev_addr,
             counter,
+            mic,
             taken,
         } = word;
-        if self.network.settle(dev_eui, dev_addr, counter, taken) {
+        if self.network.settle(dev_eui, counter, mic, taken) {
             self.changed(dev_eui, Scope::Session);
         }
         if !self.network.is_unsettled(dev_eui) {
@@ -179,6 +183,15 @@ impl Engine {
         event.received_at = received_at;
         event.port = uplink.port;
         event.dev_addr = Some(uplink.dev_addr);
+        // With its MIC, since a counter may come again.
+        let (dev_addr, mic) = (uplink.dev_addr, Digits::new(&uplink.mic));
+        let id = format!(
+            "{}-{dev_addr}-{}-{}",
+            uplink.dev_eui,
+            uplink.counter,
+            mic.as_str()
+        );
+        event.deduplication_id = Some(id);
         event.confirmed = uplink.confirmed;
         event.adr = uplink.adr;
         event.data_rate = Some(best.data_rate);
@@ -198,7 +211,8 @@ impl Engine {
                 before,
                 uplink,
                 closes,
-            } => self.teller.uplink(before, *uplink, closes),
+                word,
+            } => self.teller.uplink(before, *uplink, closes, word),
         }
     }
 }

@@ -9,12 +9,14 @@ use crate::proto::{Eui64, Key};
 
 /// The row's first byte. Rows of JSON, as they were before, begin with a brace.
 const FORM: u8 = 1;
-/// With a concentrator.
-const LONGEST: usize = 62;
+/// With a concentrator and a MIC.
+const LONGEST: usize = 66;
 
 const UNSETTLED: u8 = 1;
 const CHANNELS_TOLD: u8 = 2;
 const HAS_GATEWAY: u8 = 4;
+/// Rows as they were before have none.
+const HAS_MIC: u8 = 8;
 
 pub(super) fn encode(session: &SessionRecord) -> Vec<u8> {
     let SessionRecord {
@@ -22,6 +24,7 @@ pub(super) fn encode(session: &SessionRecord) -> Vec<u8> {
         nwk_s_key,
         app_s_key,
         next_f_cnt_up,
+        last_mic,
         next_f_cnt_down,
         rx_delay,
         rx1_offset,
@@ -35,7 +38,8 @@ pub(super) fn encode(session: &SessionRecord) -> Vec<u8> {
     let flag = |is: bool, flag: u8| if is { flag } else { 0 };
     let flags = flag(*unsettled, UNSETTLED)
         | flag(*channels_told, CHANNELS_TOLD)
-        | flag(gateway.is_some(), HAS_GATEWAY);
+        | flag(gateway.is_some(), HAS_GATEWAY)
+        | flag(last_mic.is_some(), HAS_MIC);
     let mut row = Vec::with_capacity(LONGEST);
     row.extend([FORM, flags]);
     row.extend(dev_addr.bytes());
@@ -50,6 +54,7 @@ pub(super) fn encode(session: &SessionRecord) -> Vec<u8> {
             .iter()
             .flat_map(|gateway| gateway.get().to_be_bytes()),
     );
+    row.extend(last_mic.iter().flatten());
     row
 }
 
@@ -81,6 +86,10 @@ fn read(flags: u8, mut row: &[u8]) -> Option<SessionRecord> {
             0 => None,
             _ => Some(Eui64::from_be_bytes(take(row)?)),
         },
+        last_mic: match flags & HAS_MIC {
+            0 => None,
+            _ => Some(take(row)?),
+        },
     };
     row.is_empty().then_some(session)
 }
@@ -102,12 +111,14 @@ mod tests {
         fn a_session_reads_back_as_it_was_written_in_bytes_and_in_json(
             addr: [u8; 4], keys: [[u8; 16]; 2], counters: [u32; 3], small: [u8; 4],
             unsettled: bool, channels_told: bool, gateway: Option<u64>,
+            last_mic: Option<[u8; 4]>,
         ) {
             let session = SessionRecord {
                 dev_addr: DevAddr::new(addr),
                 nwk_s_key: Key::new(keys[0]),
                 app_s_key: Key::new(keys[1]),
                 next_f_cnt_up: counters[0],
+                last_mic,
                 next_f_cnt_down: counters[1],
                 rx_delay: small[0],
                 rx1_offset: small[1],

@@ -118,8 +118,8 @@ fn an_uplink_that_is_repeated_shows_that_its_confirmed_answer_was_lost() {
         ..Say::default()
     };
     let frame = device.say(Some(1), b"x", confirmed);
-    heard(&mut network, frame.clone());
-    assert!(network.settle(EUI, device.address, 0, true));
+    let uplink = heard(&mut network, frame.clone());
+    assert!(network.settle(EUI, 0, uplink.mic, true));
     let on = message(7, b"on").with_confirmed(true);
     let first = answer(&mut network, &on);
     let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {

@@ -60,7 +60,7 @@ fn what_a_device_repeats_is_answered_again_and_not_delivered_again() {
     assert!(uplink.answer_due);
     // Nobody has taken it yet.
     assert_eq!(network.answer(EUI, None, false), Ok(None));
-    assert!(network.settle(EUI, device.address, uplink.counter, true));
+    assert!(network.settle(EUI, uplink.counter, uplink.mic, true));
     let first = network.answer(EUI, None, false).unwrap().unwrap();
     let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {
         panic!()
@@ -80,16 +80,16 @@ fn what_was_lost_is_handed_out_again_when_its_device_repeats_it() {
         ..Say::default()
     };
     let frame = device.say(Some(1), b"x", say);
-    heard(&mut network, frame.clone());
+    let mic = heard(&mut network, frame.clone()).mic;
     let repeated = hear(&mut network, frame.clone());
     assert!(matches!(repeated, Ok(Heard::Repeat(_))), "it is in hand");
-    assert!(!network.settle(EUI, device.address, 0, false));
+    assert!(!network.settle(EUI, 0, mic, false));
     assert_eq!(heard(&mut network, frame.clone()).payload, b"x"[..]);
     // A restart forgets who had it.
     let record = network.record(EUI);
     network.insert(device.profile(EUI), record);
     assert_eq!(heard(&mut network, frame.clone()).counter, 0);
-    assert!(network.settle(EUI, device.address, 0, true));
+    assert!(network.settle(EUI, 0, mic, true));
     let record = network.record(EUI);
     network.insert(device.profile(EUI), record);
     let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {
@@ -107,12 +107,12 @@ fn a_word_on_an_older_uplink_acknowledges_nothing() {
         confirmed: true,
         ..Say::default()
     };
-    heard(&mut network, device.say(Some(1), b"x", say.clone()));
-    heard(&mut network, device.say(Some(1), b"y", say));
-    assert!(!network.settle(EUI, device.address, 0, true));
-    assert!(!network.settle(EUI, DevAddr::new([9; 4]), 1, true));
+    let older = heard(&mut network, device.say(Some(1), b"x", say.clone()));
+    let last = heard(&mut network, device.say(Some(1), b"y", say));
+    assert!(!network.settle(EUI, 0, older.mic, true));
+    assert!(!network.settle(EUI, 1, older.mic, true));
     assert_eq!(network.answer(EUI, None, false), Ok(None));
-    assert!(network.settle(EUI, device.address, 1, true));
+    assert!(network.settle(EUI, 1, last.mic, true));
 }
 
 #[test]
@@ -139,14 +139,47 @@ fn a_device_that_forgets_its_counters_is_followed_only_if_that_is_allowed() {
     let frame = device.uplink(1, b"x");
     assert!(hear(&mut network, frame.clone()).is_err());
 
+    allow_reset(&mut network, &device);
+    assert_eq!(heard(&mut network, frame).counter, 0);
+    assert_eq!(network.session(EUI).unwrap().next_f_cnt_up, 1);
+}
+
+/// Lets a device begin its counters anew, with what is remembered of it.
+fn allow_reset(network: &mut Network, device: &Device) {
     let mut profile = device.profile(EUI);
     if let Activation::Abp { reset_allowed, .. } = &mut profile.activation {
         *reset_allowed = true;
     }
     let record = network.record(EUI);
     network.insert(profile, record);
-    assert_eq!(heard(&mut network, frame).counter, 0);
-    assert_eq!(network.session(EUI).unwrap().next_f_cnt_up, 1);
+}
+
+#[test]
+fn a_device_that_begins_anew_with_the_counter_of_its_last_frame_is_heard() {
+    let (mut network, mut device) = with_device();
+    allow_reset(&mut network, &device);
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let before = heard(&mut network, device.say(Some(1), b"x", say.clone()));
+    assert!(network.settle(EUI, 0, before.mic, true));
+    answer(&mut network, &Message::new(1, 1, &b"on"[..]));
+    // Also after a restart of the network.
+    allow_reset(&mut network, &device);
+    device.next_up = 0;
+    let frame = device.say(Some(1), b"y", say);
+    let anew = heard(&mut network, frame.clone());
+    assert_eq!((anew.counter, &anew.payload[..]), (0, &b"y"[..]));
+    assert_ne!(anew.mic, before.mic);
+    assert_eq!(network.session(EUI).unwrap().next_f_cnt_down, 0);
+    // What was said of the frame before says nothing of this one.
+    assert!(!network.settle(EUI, 0, before.mic, true));
+    assert_eq!(network.answer(EUI, None, false), Ok(None));
+    assert!(matches!(hear(&mut network, frame), Ok(Heard::Repeat(_))));
+    assert!(network.settle(EUI, 0, anew.mic, true));
+    let sent = network.answer(EUI, None, false).unwrap().unwrap();
+    assert!(device.read(&sent.frame).ack);
 }
 
 #[test]
