@@ -49,19 +49,18 @@ impl Network {
             .opening
             .as_ref()
             .ok_or(SendError::NoWindow(dev_eui))?;
-        let (gateway, clock) = (opening.gateway, opening.clock);
-        let windows = session.windows(&self.region, opening);
-        let (frame, windows) = self.frame(dev_eui, message, more, windows)?;
-        Ok(Some(Transmission {
+        let unfilled = Transmission {
             dev_eui,
-            gateway,
-            clock: Some(clock),
-            windows,
-            frame,
-        }))
+            gateway: opening.gateway,
+            clock: Some(opening.clock),
+            windows: session.windows(&self.region, opening),
+            frame: Bytes::new(),
+        };
+        self.fill(unfilled, message, more).map(Some)
     }
 
-    /// Sends a message to a device of class C, which hears at any time once it has spoken.
+    /// Sends a message to a device of class C, which hears at any time once it has spoken. An uplink
+    /// that waits for its word keeps its window, for the acknowledgement.
     ///
     /// # Errors
     /// [`SendError`] if it cannot be sent.
@@ -75,14 +74,14 @@ impl Network {
         let gateway = record.gateway.ok_or(SendError::NoWindow(dev_eui))?;
         let rx2 = (record.rx2_frequency, record.rx2_data_rate);
         let window = window(&self.region, Duration::ZERO, rx2);
-        let (frame, windows) = self.frame(dev_eui, Some(message), false, Vec::from_iter(window))?;
-        Ok(Transmission {
+        let unfilled = Transmission {
             dev_eui,
             gateway,
             clock: None,
-            windows,
-            frame,
-        })
+            windows: Vec::from_iter(window),
+            frame: Bytes::new(),
+        };
+        self.fill(unfilled, Some(message), false)
     }
 
     /// Returns how many bytes a message may have now: in the window after the last uplink or, for
@@ -118,14 +117,14 @@ impl Network {
             .ok_or(SendError::NoSession(dev_eui))
     }
 
-    /// Makes the next frame for a device and notes that it is sent; returns the windows it fits.
-    fn frame(
+    /// Makes the next frame for a device and notes that it is sent, in the windows that it fits.
+    fn fill(
         &mut self,
-        dev_eui: DevEui,
+        mut sent: Transmission,
         message: Option<&Message>,
         more: bool,
-        mut windows: Vec<TxWindow>,
-    ) -> Result<(Bytes, Vec<TxWindow>), SendError> {
+    ) -> Result<Transmission, SendError> {
+        let (dev_eui, windows) = (sent.dev_eui, &mut sent.windows);
         let none = SendError::NoSession(dev_eui);
         let device = self.devices.get_mut(&dev_eui).ok_or(none)?;
         let session = device.session.as_mut().ok_or(none)?;
@@ -168,10 +167,14 @@ impl Network {
             f_pending: more,
             ..FCtrl::default()
         };
-        let frame = session.sign(control, counter, &options, message);
+        sent.frame = session.sign(control, counter, &options, message);
 
         session.record.next_f_cnt_down = next;
-        session.opening = None;
+        // What is sent at once, before the word on the uplink, is not its answer.
+        let is_answer = sent.clock.is_some() || !session.in_hand;
+        if is_answer {
+            session.opening = None;
+        }
         session.ack_due = false;
         session.word_due = false;
         session.answers.clear();
@@ -190,9 +193,10 @@ impl Network {
                 message: message.clone(),
                 counter,
                 open: true,
+                is_answer,
             });
         }
-        Ok((frame, windows))
+        Ok(sent)
     }
 }
 

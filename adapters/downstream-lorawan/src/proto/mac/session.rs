@@ -45,6 +45,8 @@ pub(super) struct Confirmed {
     pub(super) counter: u32,
     /// Whether an uplink may still acknowledge it.
     pub(super) open: bool,
+    /// Whether it answered the last uplink: then a device that repeats that has not heard it.
+    pub(super) is_answer: bool,
 }
 
 impl Session {
@@ -117,6 +119,12 @@ impl Session {
             self.confirmed = None;
         }
         Some(Delivery { id, acknowledged })
+    }
+
+    /// Closes that wait for a device that repeats itself, if that says anything of the downlink.
+    pub(super) fn settle_unheard(&mut self) -> Option<Delivery> {
+        self.confirmed.as_ref().filter(|last| last.is_answer)?;
+        self.settle(false)
     }
 }
 

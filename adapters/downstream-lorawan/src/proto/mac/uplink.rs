@@ -219,7 +219,7 @@ impl Device {
             return Some(Heard::Repeat(Repeat {
                 dev_eui,
                 counter,
-                delivery: session.settle(false),
+                delivery: session.settle_unheard(),
                 answer_due: session.will_owe() || status_wanted,
             }));
         }
@@ -227,7 +227,10 @@ impl Device {
             session.begin_anew();
         }
         session.record.next_f_cnt_up = counter + 1;
-        let delivery = session.settle(new && frame.payload.fhdr.f_ctrl.ack);
+        let delivery = match new {
+            true => session.settle(frame.payload.fhdr.f_ctrl.ack),
+            false => session.settle_unheard(),
+        };
         if new {
             session.adapt(adr, &heard.best, said.setting_answered, region);
         }
@@ -238,10 +241,10 @@ impl Device {
             dev_eui,
             dev_addr: session.record.dev_addr,
             counter,
+            mic: frame.mic,
             first: frame.first,
             port: port.filter(|port| *port != 0),
             payload: if port == Some(0) {
-            mic: frame.mic,
                 Bytes::new()
             } else {
                 payload

@@ -80,7 +80,7 @@ impl Engine {
 
     /// Tells whether the hub may still say in time that it has the uplink that opened the window:
     /// a device that hears a frame without that acknowledgement says its uplink again, and knows
-    /// nothing of the frame by then.
+    /// nothing of the frame by then. One of class C hears at any time, and has its window still.
     fn must_wait(&self, downlink: &Downlink) -> bool {
         let opening = self.openings.get(&downlink.dev_eui);
         downlink.timing != Timing::Immediate

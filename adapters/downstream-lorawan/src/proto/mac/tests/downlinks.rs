@@ -212,6 +212,31 @@ fn class_c_hears_at_once_when_it_has_spoken() {
 }
 
 #[test]
+fn what_class_c_is_sent_at_once_takes_no_acknowledgement_its_window() {
+    let (mut network, mut device) = with_device();
+    network.insert(device.profile(EUI).with_class(Class::C), None);
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let frame = device.say(Some(1), b"x", say);
+    let uplink = heard(&mut network, frame.clone());
+    let on = message(1, b"on").with_confirmed(true);
+    let sent = network.send(EUI, &on).unwrap();
+    assert!(!device.read(&sent.frame).ack);
+    // A device that repeats itself before it has its acknowledgement may well have heard the other.
+    let Ok(Heard::Repeat(repeat)) = hear(&mut network, frame) else {
+        panic!()
+    };
+    assert_eq!(repeat.delivery, None);
+    assert!(network.settle(EUI, 0, uplink.mic, true));
+    let sent = network.answer(EUI, None, false).unwrap().unwrap();
+    let read = device.read(&sent.frame);
+    assert!(read.ack && read.payload.is_empty());
+    assert_eq!((sent.windows.len(), read.counter), (2, 1));
+}
+
+#[test]
 fn us915_answers_on_its_own_channels() {
     let region = Region::new(RegionName::Us915).with_sub_band(2).unwrap();
     let config = NetworkConfig::new(&region);
