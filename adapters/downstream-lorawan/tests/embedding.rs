@@ -294,6 +294,32 @@ async fn a_confirmation_after_the_hubs_lock_completes_what_the_hub_gives_out_aga
     assert!(timeout(WATCH, network.orders.next()).await.is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_is_handed_in_again_is_no_other_one_of_its_device() {
+    let mut network = Network::start(everybody(always), patient());
+    network.hub.reject_next(ErrorKind::Other);
+    let settlement = network.events.uplink(uplink(1)).await;
+    assert!(matches!(settlement, Settlement::RetryLater(_)));
+    network.wait_listening().await;
+    let hub = network.hub.clone();
+    let mut command = message("on", LONG);
+    command.properties.insert("lorawan-confirmed", "true");
+    let radio = async {
+        let downlink = network.downlink().await;
+        network.transmitted(&downlink).await;
+        for _ in 0..2 {
+            network.hub.reject_next(ErrorKind::Other);
+            let settlement = network.events.uplink(closed(1)).await;
+            assert!(matches!(settlement, Settlement::RetryLater(_)));
+        }
+        assert_eq!(network.events.uplink(closed(1)).await, Settlement::Accepted);
+        let ack = DeviceAck::new(DEV_EUI, downlink.id, true);
+        network.events.device_ack(ack).await;
+    };
+    let (settled, ()) = tokio::join!(hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
 /// A command that is here before the uplink goes without any wait.
 #[tokio::test(start_paused = true)]
 async fn what_goes_in_a_window_is_decided_at_once() {

@@ -54,7 +54,8 @@ pub(super) struct Intake {
     events: NetworkEvents,
     routes: Arc<Routes>,
     turns: Turns,
-    seen: Mutex<LruCache<String, ()>>,
+    /// Messages that came, and whether the hub has settled them.
+    seen: Mutex<LruCache<String, bool>>,
     shutdown: CancellationToken,
 }
 
@@ -86,30 +87,45 @@ impl Intake {
     /// Hands in a message when it is its turn, and says what the hub made of it.
     pub(super) async fn take(&self, mut turn: Turn, told: Told, retry: Retry) -> Settlement {
         turn.wait().await;
-        if told.id.as_ref().is_some_and(|id| self.is_seen(id)) {
+        let seen = told.id.as_ref().and_then(|id| self.seen(id));
+        if seen == Some(true) {
             tracing::debug!(device.id = %told.dev_eui, "Message came again; it is dropped");
             return Settlement::Accepted;
         }
         self.routes.learn(told.dev_eui, &told.route);
         let mut worst = Settlement::Accepted;
         for event in told.events {
-            match self.hand_in(event, told.id.as_deref(), retry).await {
+            let again = seen.is_some();
+            match self.hand_in(event, told.id.as_deref(), retry, again).await {
                 Settlement::Accepted => {}
-                settlement @ Settlement::RetryLater(_) => return settlement,
+                settlement @ Settlement::RetryLater(_) => {
+                    self.remember(told.id, false);
+                    return settlement;
+                }
                 settlement => worst = settlement,
             }
         }
-        if let Some(id) = told.id {
-            self.remember(id);
-        }
+        self.remember(told.id, true);
         worst
     }
 
-    async fn hand_in(&self, mut event: Event, name: Option<&str>, retry: Retry) -> Settlement {
+    async fn hand_in(
+        &self,
+        mut event: Event,
+        name: Option<&str>,
+        retry: Retry,
+        mut again: bool,
+    ) -> Settlement {
         // The same however often it is handed in.
         let id = name.and_then(|name| MessageId::new(name).ok());
         let id = id.unwrap_or_else(MessageId::random);
         loop {
+            if let Event::Uplink(uplink) = &mut event
+                && again
+            {
+                // Its window has passed.
+                uplink.window = Some(Duration::ZERO);
+            }
             let settlement = match &event {
                 Event::Status(_) | Event::Located(_) | Event::Log(_) => {
                     self.events.report(event.clone(), id.clone()).await
@@ -125,20 +141,19 @@ impl Intake {
                 }
                 _ => return settlement,
             }
-            // Its window has passed.
-            if let Event::Uplink(uplink) = &mut event {
-                uplink.window = Some(Duration::ZERO);
-            }
+            again = true;
         }
     }
 
-    fn is_seen(&self, id: &str) -> bool {
+    fn seen(&self, id: &str) -> Option<bool> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(id).is_some()
+        seen.get(id).copied()
     }
 
-    fn remember(&self, id: String) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.put(id, ());
+    fn remember(&self, id: Option<String>, is_settled: bool) {
+        if let Some(id) = id {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.put(id, is_settled);
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, Tran
 use crate::hex::Digits;
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
 use crate::payload::{DecodeInput, Decoded};
+use crate::schedule::Actions;
 
 /// Takes what happens in a LoRaWAN network. Cheap to clone: all clones are one.
 ///
@@ -57,8 +58,8 @@ impl NetworkEvents {
     ///
     /// A frame that is handed in again after [`Settlement::RetryLater`] has the same message id:
     /// its [deduplication id](Uplink::deduplication_id), or else DevEUI, DevAddr and counter. Set
-    /// its [window](Uplink::window) to zero then: that has passed. Handed in twice for another
-    /// reason, as by a broker that delivers at least once, it is two messages with one id, by which
+    /// its [window](Uplink::window) to zero then: that has passed, and the frame does not
+    /// count as another one of the device. Handed in twice for another reason, as by a broker that delivers at least once, it is two messages with one id, by which
     /// whoever reads them at the hub knows that they are the same.
     ///
     /// To devices that want an acknowledgement it is a promise: give it after
@@ -68,11 +69,18 @@ impl NetworkEvents {
     /// Safe; the hub may or may not have the message. A command that was being given to the network
     /// server is given back to the hub after its deadline.
     pub async fn uplink(&self, uplink: Uplink) -> Settlement {
-        self.hand_in(&uplink, uplink.window).await
+        let again = uplink.window == Some(Duration::ZERO);
+        self.hand_in(&uplink, uplink.window, again).await
     }
 
-    /// Takes a frame whose windows close so soon; see [`uplink`](Self::uplink).
-    pub(crate) async fn hand_in(&self, uplink: &Uplink, window: Option<Duration>) -> Settlement {
+    /// Takes a frame whose windows close so soon, for the first time or again; see
+    /// [`uplink`](Self::uplink).
+    pub(crate) async fn hand_in(
+        &self,
+        uplink: &Uplink,
+        window: Option<Duration>,
+        again: bool,
+    ) -> Settlement {
         let _in_flight = self.0.in_flight.token();
         let dev_eui = uplink.dev_eui;
         if let Err(error) = uplink.validate() {
@@ -84,7 +92,11 @@ impl NetworkEvents {
         };
         let now = Instant::now();
         let closes = now + window.unwrap_or(self.0.config.window);
-        let actions = self.0.schedule().uplink(dev_eui, now, closes);
+        let actions = match again {
+            // Its device has said nothing more.
+            true => Actions::new(),
+            false => self.0.schedule().uplink(dev_eui, now, closes),
+        };
         let window = (now < closes).then_some(closes);
         self.0.listen(&device, dev_eui, window);
         if uplink.port.is_none() && !self.0.config.reports.empty {

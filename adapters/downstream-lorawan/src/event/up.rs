@@ -39,7 +39,8 @@ pub struct Uplink {
     /// Names this frame, the same however often it is told (ChirpStack's `deduplicationId`).
     pub deduplication_id: Option<String>,
     /// How much longer a downlink can be taken for the receive windows of this frame, from when it
-    /// is handed in; none for the configured time.
+    /// is handed in; none for the configured time. Zero is for a frame that is handed in again: it
+    /// does not count as another uplink of its device.
     pub window: Option<Duration>,
 }
 

@@ -201,7 +201,7 @@ pub struct Actions<T> {
 }
 
 impl<T> Actions<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             send: None,
             ended: Vec::new(),

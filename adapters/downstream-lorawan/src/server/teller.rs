@@ -153,12 +153,14 @@ impl Teller {
 
 /// Tells of an uplink until the hub says yes or no, and whether it has it.
 async fn deliver(events: &NetworkEvents, uplink: &Uplink, closes: Instant) -> bool {
+    let mut again = false;
     loop {
         let window = closes.saturating_duration_since(Instant::now());
-        match events.hand_in(uplink, Some(window)).await {
+        match events.hand_in(uplink, Some(window), again).await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,
         }
+        again = true;
     }
 }
 

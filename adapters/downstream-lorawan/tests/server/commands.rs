@@ -78,6 +78,30 @@ async fn a_sleepers_next_uplink_says_whether_it_has_the_command() {
 }
 
 #[tokio::test]
+async fn an_uplink_that_the_hub_takes_late_says_nothing_of_the_command_in_its_window() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let network = Network::start(config(vec![device.config()]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    for _ in 0..3 {
+        network.hub.reject_next(ErrorKind::Other);
+    }
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    let mut command = message(&device, "on");
+    command.properties.insert("lorawan-confirmed", "true");
+    let radio = async {
+        let asked = concentrator.asked().await;
+        concentrator.acknowledge(&asked, "NONE").await;
+        assert_eq!(network.data(1).await, ["MQ=="]);
+        device.read(&asked.frame());
+        concentrator.hear(&device.acknowledging(b"2")).await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+    assert!(!concentrator.has_been_asked());
+}
+
+#[tokio::test]
 async fn a_concentrator_that_takes_no_downlinks_leaves_the_answer_to_another() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let mut config = config(vec![device.config()]);

@@ -24,7 +24,7 @@ use std::time::Duration;
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{
-    CloudMessage, DeviceId, Disposition, Gateway, Interest, MethodCall, MethodName,
+    CloudMessage, DeviceId, Disposition, ErrorKind, Gateway, Interest, MethodCall, MethodName,
 };
 use gateway_downstream_lorawan::embed::ProfileConfig;
 use gateway_downstream_lorawan::event::DevEui;
