@@ -215,17 +215,21 @@ impl Engine {
     async fn commit(&mut self) {
         let changes = std::mem::take(&mut self.changes);
         let effects = std::mem::take(&mut self.effects);
-        let changes: Vec<Change> = changes
-            .into_iter()
-            .filter_map(|(dev_eui, scope)| self.change(dev_eui, scope))
+        let rows: Vec<Change> = changes
+            .iter()
+            .filter_map(|(dev_eui, scope)| self.change(*dev_eui, *scope))
             .collect();
-        if !changes.is_empty() {
-            let count = changes.len();
-            if let Err(error) = self.store.save(changes).await {
+        if !rows.is_empty() {
+            let count = rows.len();
+            if let Err(error) = self.store.save(rows).await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(error = %error, cause, lost = effects.len(), devices = count, "Sessions not stored; what they allowed is not done");
                 for effect in effects {
                     self.undo(effect);
+                }
+                // The network goes on from what has changed: the next write has that, too.
+                for (dev_eui, scope) in changes {
+                    self.changed(dev_eui, scope);
                 }
                 return;
             }

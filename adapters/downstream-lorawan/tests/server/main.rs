@@ -18,7 +18,7 @@ mod uplinks;
 use std::convert::{Infallible, identity};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use device::{Device, join_request, otaa};
 use forwarder::Forwarder;
 use station::Station;
-use store::Gate;
+use store::{Faulty, Gate};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use gateway_downstream_lorawan::proto::store::DeviceRecord;
-use gateway_downstream_lorawan::server::{Change, SessionStore, StoreError};
+use gateway_downstream_lorawan::server::{Change, EmbeddedStore, SessionStore, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Tells when it is asked to store something, and does so, or fails, when it is let.
@@ -42,5 +42,26 @@ impl SessionStore for Gate {
         }
         let permit = self.open.acquire().await;
         permit.map(drop).map_err(StoreError::database)
+    }
+}
+
+/// Keeps what it is given, and fails once whenever it is told to.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    pub(crate) store: EmbeddedStore,
+    pub(crate) fails: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl SessionStore for Faulty {
+    async fn load(&self) -> Result<Vec<DeviceRecord>, StoreError> {
+        self.store.load().await
+    }
+
+    async fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        match self.fails.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::database("the disk is full")),
+            false => self.store.save(changes).await,
+        }
     }
 }

@@ -135,3 +135,33 @@ async fn what_could_not_be_stored_arrives_when_it_is_said_again() {
     assert!(read.ack);
     assert_eq!(network.data(1).await, ["MQ=="]);
 }
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_in_the_next_write() {
+    let folder = folder();
+    let store = EmbeddedStore::open(folder.path().join("sessions")).await;
+    let fails = Arc::new(AtomicBool::new(false));
+    let faulty = Faulty {
+        store: store.unwrap(),
+        fails: fails.clone(),
+    };
+    let network = Network::start_with(config(vec![otaa(OTAA)]), faulty).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&join_request(OTAA, 7)).await;
+    let mut device = Device::joined(OTAA, 7, &concentrator.asked().await.frame());
+    let first = device.uplink(b"1");
+    fails.store(true, Ordering::SeqCst);
+    concentrator.hear(&first).await;
+    while fails.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    concentrator.hear(&device.uplink(b"2")).await;
+    assert_eq!(network.data(1).await, ["Mg=="]);
+    network.stop().await;
+
+    let network = Network::start(config(vec![otaa(OTAA)]), &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&first).await;
+    concentrator.hear(&device.uplink(b"3")).await;
+    assert_eq!(network.data(1).await, ["Mw=="], "a frame was replayed");
+}
