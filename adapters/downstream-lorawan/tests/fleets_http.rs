@@ -9,6 +9,7 @@ mod post;
 #[path = "support/site.rs"]
 mod site;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +22,14 @@ use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use authority::Identity;
-use post::{post, take_request};
+use post::{post, read_request, take_request};
 
 const BUSY: &str = "503 Service Unavailable";
 const TOKEN: &str = "a token of 16 bytes or more";
@@ -178,6 +179,7 @@ async fn a_command_is_posted_to_the_webhook_and_ends_with_the_radios_result() {
 /// Has a webhook that knows one device, which listens, and a server where its downlinks are posted.
 struct Webhook {
     hub: MemoryUpstream,
+    address: SocketAddr,
     _run: JoinSet<()>,
 }
 
@@ -192,15 +194,31 @@ impl Webhook {
         let body = tts_up(1).to_string();
         assert_eq!(post(address, "/", TOKEN, body.as_bytes()).await, 204);
         hub.wait_listening(&device(), Interest::COMMANDS).await;
-        Self { hub, _run: run }
+        Self {
+            hub,
+            address,
+            _run: run,
+        }
+    }
+
+    /// Tells what The Things Stack does under this key.
+    async fn tell(&self, key: &str, value: &Value) {
+        let mut body = tts_up(0);
+        body["uplink_message"].take();
+        body[key] = value.clone();
+        let body = body.to_string();
+        assert_eq!(post(self.address, "/", TOKEN, body.as_bytes()).await, 204);
     }
 
     /// Has a command posted, and gives what became of it.
     async fn command(&self) -> Option<Disposition> {
-        let deadline = Instant::now() + Duration::from_secs(600);
-        let message = CloudMessage::new(device(), &b"on"[..], deadline);
-        self.hub.send_message(message).await
+        self.hub.send_message(command()).await
     }
+}
+
+fn command() -> CloudMessage {
+    let deadline = Instant::now() + Duration::from_secs(600);
+    CloudMessage::new(device(), &b"on"[..], deadline)
 }
 
 fn device() -> DeviceId {
@@ -222,6 +240,24 @@ async fn a_command_that_the_things_stack_refuses_is_given_back() {
         let (disposition, _) = tokio::join!(webhook.command(), refuse);
         assert_eq!(disposition, Some(expected), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_command_that_the_things_stack_is_slow_to_take_is_posted_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (_, body) = read_request(&mut stream).await.unwrap();
+        // Longer than it is waited for.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        webhook.tell("downlink_sent", &body["downlinks"][0]).await;
+    };
+    let (disposition, ()) = tokio::join!(webhook.command(), server);
+    assert_eq!(disposition, Some(Disposition::Complete));
+    let second = timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(second.is_err(), "it was posted twice");
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ pub struct LorawanConfig {
     /// Commands of one device that wait. Default 8: a device of class A takes one an uplink.
     pub max_queued_per_device: usize,
     /// How long the network server may take over a downlink that it is given. Default 1 s; it only
-    /// has to queue it.
+    /// has to queue it. Nobody waits longer for its word, but the downlink is in flight until its
+    /// outcome is told or its time is up, since the network server may have it.
     #[serde(with = "humantime_serde")]
     pub handover_timeout: Duration,
     /// How long a device that listens [always](ListenPolicy::Always) does so after its last sign of

@@ -22,8 +22,9 @@ pub trait NetworkServer: fmt::Debug + Send + Sync + 'static {
     /// Why it is not taken; nothing more is told of it then.
     ///
     /// # Cancel safety
-    /// It is dropped after the [time-out](super::LorawanConfig::handover_timeout); the downlink
-    /// counts as not taken.
+    /// It is dropped after the [time-out](super::LorawanConfig::handover_timeout). Nobody knows then
+    /// whether the downlink was taken: it is in flight until something is told of it, or until its
+    /// time is up and it is [withdrawn](Self::withdraw).
     async fn send(&self, downlink: Downlink) -> Result<(), FailureReason>;
 
     /// Drops a downlink that nobody waits for any more, if it can still be stopped. The hub gives

@@ -11,7 +11,7 @@ use super::config::{ListenPolicy, LorawanConfig};
 use super::directory::{Device, Directory};
 use super::listening::Listening;
 use super::network::NetworkServer;
-use crate::event::{DevEui, DownlinkFailed, DownlinkId, FailureReason};
+use crate::event::{DevEui, DownlinkFailed, DownlinkId};
 use crate::schedule::{Actions, Class, Command, Failure, Outcome, Schedule, Withdrawn};
 
 /// How a command ended.
@@ -137,7 +137,11 @@ impl Shared {
             let reason = match taken {
                 Ok(Ok(())) => return,
                 Ok(Err(reason)) => reason,
-                Err(_) => FailureReason::Busy,
+                Err(_) => {
+                    // It may well have it: what it tells of it decides, or its time is up.
+                    tracing::debug!(device.id = %dev_eui, "Network server is slow to take a downlink");
+                    return;
+                }
             };
             tracing::debug!(device.id = %dev_eui, ?reason, "Network server took no downlink");
             let failed = DownlinkFailed::new(dev_eui, id, reason);

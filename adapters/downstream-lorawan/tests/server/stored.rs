@@ -165,3 +165,50 @@ async fn what_could_not_be_stored_is_in_the_next_write() {
     concentrator.hear(&device.uplink(b"3")).await;
     assert_eq!(network.data(1).await, ["Mw=="], "a frame was replayed");
 }
+
+/// A network whose device of class C listens, and whose store takes its time from now on, until it
+/// has a permit.
+async fn slow_store() -> (Network, Forwarder, Device, Arc<Semaphore>) {
+    let mut device = Device::abp(1);
+    let (gate, _, open) = Gate::new(false);
+    let network = Network::start_with(config(vec![class_c(device.config())]), gate).await;
+    let concentrator = network.concentrator(1).await;
+    open.add_permits(1);
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    network.data(1).await;
+    open.acquire().await.unwrap().forget();
+    (network, concentrator, device, open)
+}
+
+/// Longer than it is waited until a command is handed over.
+const SLOW: Duration = Duration::from_millis(1500);
+
+#[tokio::test]
+async fn a_command_that_is_stored_slowly_is_sent_once() {
+    let (network, concentrator, device, open) = slow_store().await;
+    let radio = async {
+        tokio::time::sleep(SLOW).await;
+        open.add_permits(1);
+        let asked = concentrator.asked().await;
+        concentrator.acknowledge(&asked, "NONE").await;
+    };
+    let settled = network.hub.send_message(message(&device, "on"));
+    let (settled, ()) = tokio::join!(settled, radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+    assert!(!concentrator.has_been_asked());
+}
+
+#[tokio::test]
+async fn a_command_that_is_stored_when_nobody_waits_for_it_any_more_is_not_sent() {
+    let (network, concentrator, mut device, open) = slow_store().await;
+    let mut command = message(&device, "on");
+    command.deadline = Instant::now() + SLOW;
+    let settled = network.hub.send_message(command).await;
+    assert_eq!(settled, Some(Disposition::Abandon));
+    open.add_permits(1);
+    // What comes after is stored after it.
+    concentrator.hear(&device.uplink(b"2")).await;
+    network.data(2).await;
+    assert!(!concentrator.has_been_asked());
+}

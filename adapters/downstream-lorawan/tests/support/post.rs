@@ -26,12 +26,21 @@ pub(crate) async fn post(address: SocketAddr, path: &str, token: &str, body: &[u
     status.parse().expect("a number")
 }
 
-/// Takes one request, answers it, and gives its head in lower case and its body; none when the
-/// connection ends instead.
+/// Takes one request, answers it, and gives what [`read_request`] does.
 pub(crate) async fn take_request(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     status: &str,
 ) -> Option<(String, Value)> {
+    let request = read_request(stream).await?;
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await.ok()?;
+    stream.flush().await.ok()?;
+    Some(request)
+}
+
+/// Reads one request, and gives its head in lower case and its body; none when the connection ends
+/// instead.
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, Value)> {
     let mut request = Vec::new();
     loop {
         if stream.read_buf(&mut request).await.ok()? == 0 {
@@ -42,9 +51,6 @@ pub(crate) async fn take_request(
         if let Some((head, body)) = text.split_once("\r\n\r\n")
             && let Ok(body) = serde_json::from_str(body)
         {
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.ok()?;
-            stream.flush().await.ok()?;
             return Some((head.to_lowercase(), body));
         }
     }

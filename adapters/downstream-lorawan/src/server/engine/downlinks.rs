@@ -44,6 +44,8 @@ pub(super) struct Carried {
     number: u64,
     counter: u32,
     confirmed: bool,
+    /// From then on nobody waits for it.
+    expires: Instant,
     /// It is for a device of class C, whose next uplink says nothing of when it answers.
     immediate: bool,
 }
@@ -71,7 +73,7 @@ impl Engine {
     pub(super) fn order(&mut self, order: Order) {
         let Order { downlink, taken } = order;
         if self.must_wait(&downlink) {
-            reply(taken, Ok(()));
+            accept(taken);
             self.held.insert(downlink.dev_eui, downlink);
         } else {
             self.dispatch(downlink, Some(taken));
@@ -105,7 +107,8 @@ impl Engine {
         self.teller.outcome(Outcome::Transmit(late));
     }
 
-    /// Says that a downlink is not sent, to whom waits for the word, or else to all.
+    /// Says that a downlink is not sent, to whom waits for the word, or else to all: whoever waited
+    /// may have given that up, and not the downlink.
     fn refuse(
         &mut self,
         dev_eui: DevEui,
@@ -113,12 +116,9 @@ impl Engine {
         taken: Option<Taken>,
         reason: FailureReason,
     ) {
-        match taken {
-            Some(taken) => reply(taken, Err(reason)),
-            None => {
-                let failed = DownlinkFailed::new(dev_eui, id, reason);
-                self.teller.outcome(Outcome::Failed(failed));
-            }
+        if taken.is_none_or(|taken| taken.send(Err(reason)).is_err()) {
+            let failed = DownlinkFailed::new(dev_eui, id, reason);
+            self.teller.outcome(Outcome::Failed(failed));
         }
     }
 
@@ -138,6 +138,7 @@ impl Engine {
                     id,
                     counter: next.wrapping_sub(1),
                     confirmed: downlink.confirmed,
+                    expires: downlink.expires,
                     immediate: downlink.timing == Timing::Immediate,
                 };
                 if carried.confirmed {
@@ -157,7 +158,7 @@ impl Engine {
             }
             Err(None) => {
                 if let Some(taken) = taken {
-                    reply(taken, Ok(()));
+                    accept(taken);
                 }
                 self.late(dev_eui, id);
             }
@@ -246,8 +247,12 @@ impl Engine {
         }));
     }
 
-    /// Gives a frame to its concentrator.
+    /// Gives a frame to its concentrator. Storing may have taken its time.
     pub(super) fn launch(&mut self, launch: Launch) {
+        let is_late = |carried: &Carried| carried.expires <= Instant::now();
+        if launch.carried.as_ref().is_some_and(is_late) {
+            return self.undo(Effect::Launch(launch));
+        }
         let Launch {
             mut transmission,
             heard_at,
@@ -256,7 +261,6 @@ impl Engine {
         } = launch;
         let dev_eui = transmission.dev_eui;
         if let Some(heard_at) = heard_at {
-            // Storing may have taken its time.
             self.keep_reachable(&mut transmission, heard_at);
         }
         let given = match transmission.windows.is_empty() {
@@ -268,7 +272,7 @@ impl Engine {
             Ok(false) => Err(FailureReason::NoGateway),
         };
         match (result, taken) {
-            (Ok(()), Some(taken)) => reply(taken, Ok(())),
+            (Ok(()), Some(taken)) => accept(taken),
             (Ok(()), None) => {}
             (Err(reason), taken) => {
                 self.unawait(dev_eui, carried.as_ref());
@@ -417,7 +421,7 @@ impl Engine {
         }
     }
 
-    /// Lets go of what could not be stored.
+    /// Lets go of what could not be stored, or not in time.
     pub(super) fn undo(&mut self, effect: Effect) {
         match effect {
             Effect::Launch(launch) => {
@@ -441,9 +445,9 @@ impl Engine {
     }
 }
 
-/// Whoever asked may have given up.
-fn reply(taken: Taken, result: Result<(), FailureReason>) {
-    taken.send(result).ok();
+/// Says that a downlink is taken; whoever asked may have given up waiting.
+fn accept(taken: Taken) {
+    taken.send(Ok(())).ok();
 }
 
 /// The number of a downlink for the network: the same when it is given again.
