@@ -5,12 +5,22 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 program=$(realpath "${1:-$root/target/debug/hub-simulator}")
-python_checks=${HUB_PYTHON_CHECKS:-$root/../shared/interop/python}
 
 # Installed anew only if what is asked for has changed.
 if ! cmp -s "$here/node/package-lock.json" "$here/node/node_modules/installed-lock.json"; then
   (cd "$here/node" && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2 \
     && cp package-lock.json node_modules/installed-lock.json)
+fi
+venv=$root/target/interop-venv
+if ! cmp -s "$here/python/requirements.txt" "$venv/requirements.txt"; then
+  rm -rf "$venv"
+  # There are wheels of uamqp for these.
+  for python in python3.13 python3.12 python3.11; do
+    "$python" -m venv "$venv" 2>/dev/null && break
+  done
+  [ -d "$venv" ] || { echo 'Python 3.11, 3.12 or 3.13 is needed' >&2; exit 1; }
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt" >&2
+  cp "$here/python/requirements.txt" "$venv/requirements.txt"
 fi
 
 state=$(mktemp -d)
@@ -35,9 +45,9 @@ done
 export HUB_CONSUMER_GROUPS=one,two,three,four
 
 # The closing lines are kept for the sum, and shown with what they are of.
-passed=0 failed=0
+passed=0 failed=0 status=0
 run() {
-  local name=$1 line total=; shift
+  local name=$1 line total='no closing line'; shift
   while IFS= read -r line; do
     if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
       total="$line"
@@ -45,24 +55,12 @@ run() {
     else
       printf '%s\n' "$line"
     fi
-  done < <("$@" || true)
-  [ -n "$total" ] || { failed=$((failed + 1)); total='no closing line'; }
+  done < <("$@")
+  wait "$!" || status=1
   printf '%s: %s\n' "$name" "$total"
 }
 
 run Node node "$here/node/run_all.js"
-if [ -d "$python_checks" ]; then
-  venv=$root/target/interop-venv
-  if ! cmp -s "$python_checks/requirements.txt" "$venv/requirements.txt"; then
-    rm -rf "$venv"
-    # There are wheels of uamqp for these.
-    for python in python3.13 python3.12 python3.11; do
-      "$python" -m venv "$venv" 2>/dev/null && break
-    done
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$python_checks/requirements.txt"
-    cp "$python_checks/requirements.txt" "$venv/requirements.txt"
-  fi
-  DPS_DIAL_HOST=$HUB_HOST run Python "$venv/bin/python" "$python_checks/run_all.py"
-fi
+run Python "$venv/bin/python" -B -m pytest -v "$here/python"
 echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+exit "$status"
