@@ -58,6 +58,8 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
 
     fn end_observation(&mut self, now: Duration, observation: Observation);
 
+    fn dismiss(&mut self, now: Duration, observation: Observation, farewell: Message);
+
     fn request(
         &mut self,
         now: Duration,
@@ -102,6 +104,10 @@ impl MessageLayer for Endpoint<PeerKey> {
 
     fn end_observation(&mut self, now: Duration, observation: Observation) {
         self.end_observation(now, observation);
+    }
+
+    fn dismiss(&mut self, now: Duration, observation: Observation, farewell: Message) {
+        self.dismiss(now, observation, farewell);
     }
 
     fn request(

@@ -62,27 +62,28 @@ impl<L: MessageLayer> Devices<L> {
         }
     }
 
-    /// Tells a device that the hub ended its session: its observations end with an error.
+    /// Tells a device that the hub ended its session.
     fn end(&mut self, end: SessionEnd) {
         self.give_way(&end.device);
-        let Some(listener) = self.listeners.get(&end.device) else {
-            let device = end.device.clone();
+        let device = end.device.clone();
+        if self.listeners.get(&device).is_none() {
             return self.pass_on(&device, Order::End(end));
+        }
+        self.dismiss(&device, end.reason);
+    }
+
+    /// Forgets a device that listens, and tells it why: its observations end with an error.
+    pub(crate) fn dismiss(&mut self, device: &DeviceId, kind: ErrorKind) {
+        let Some(listener) = self.listeners.get(device) else {
+            return;
         };
         let observations = [listener.commands.take(), listener.desired.take()];
-        let flight = listener.flight.take();
         let clock = self.clock();
-        if let Some((vehicle, delivery)) = flight {
-            self.stop(vehicle);
-            delivery.end(Err(ErrorKind::Disconnected));
-        }
         for observation in observations.into_iter().flatten() {
             self.listeners.ended(observation);
-            let farewell = failed(end.reason, None);
-            if self.endpoint.notify(clock, observation, farewell).is_err() {
-                self.endpoint.end_observation(clock, observation);
-            }
+            self.endpoint
+                .dismiss(clock, observation, failed(kind, None));
         }
-        self.leave(&end.device, end.reason);
+        self.leave(device, kind);
     }
 }

@@ -251,6 +251,12 @@ impl MessageLayer for StreamLayer {
         self.ended(observation.serial, EndReason::Closed);
     }
 
+    fn dismiss(&mut self, now: Duration, observation: Observation, farewell: Message) {
+        // Who has ended it meanwhile needs no word.
+        self.session.notify(now, observation.serial, farewell).ok();
+        self.ended(observation.serial, EndReason::Failed);
+    }
+
     fn request(
         &mut self,
         _now: Duration,

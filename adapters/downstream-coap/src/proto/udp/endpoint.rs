@@ -179,7 +179,7 @@ impl<P: PeerName> Endpoint<P> {
     }
 
     /// Sends a notification, to be acknowledged: [`Event::Notified`] tells how it ended. There is
-    /// one at a time for each peer. One with an error ends the observation.
+    /// one at a time for each peer. An error is for [`dismiss`](Self::dismiss) to send.
     ///
     /// # Errors
     /// The observation is over, or another notification is on its way to the peer.
@@ -207,6 +207,15 @@ impl<P: PeerName> Endpoint<P> {
     pub fn end_observation(&mut self, now: Duration, observation: ObservationId<P>) {
         self.with(now, observation.peer, |peer, cx| {
             peer.end(cx, observation.serial, EndReason::Closed);
+        });
+    }
+
+    /// Ends an observation and tells the peer why, by an error that it is to acknowledge and that
+    /// waits behind what is on its way there. Without effect if the observation is over; the peer is
+    /// not told if there are too many answers that wait for their acknowledgement.
+    pub fn dismiss(&mut self, now: Duration, observation: ObservationId<P>, farewell: Message) {
+        self.with(now, observation.peer, |peer, cx| {
+            peer.dismiss(cx, observation.serial, farewell);
         });
     }
 

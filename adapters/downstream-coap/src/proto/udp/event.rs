@@ -147,7 +147,7 @@ pub enum EndReason {
     Reset,
     /// The peer did not acknowledge a notification.
     TimedOut,
-    /// The last notification was an error.
+    /// The caller has ended it by an error ([`Endpoint::dismiss`](super::Endpoint::dismiss)).
     Failed,
     /// The peer was forgotten, or the observation was ended by the caller.
     Closed,

@@ -29,7 +29,6 @@ impl Peer {
             serial,
             token: pending.token,
             wanted: pending.wanted.for_notifications(),
-            is_over: false,
         });
         Some(serial)
     }
@@ -42,13 +41,9 @@ impl Peer {
     ) -> Result<(), NotifyError> {
         let notifying = self.observers.notifying;
         let observer = self.observers.find(observation).ok_or(NotifyError::Gone)?;
-        if observer.is_over {
-            return Err(NotifyError::Gone);
-        }
         if notifying.is_some() {
             return Err(NotifyError::Busy);
         }
-        observer.is_over = !message.code.is_success();
         let (token, wanted) = (observer.token, observer.wanted.clone());
         message.options.set_uint(option::OBSERVE, cx.sequence());
         let shared = &mut *cx.shared;
@@ -89,11 +84,9 @@ impl Peer {
             observation: id,
             outcome,
         });
-        let observer = self.observers.find(observation);
         let reason = match outcome {
             NotificationOutcome::Reset => EndReason::Reset,
             NotificationOutcome::TimedOut => EndReason::TimedOut,
-            _ if observer.is_some_and(|observer| observer.is_over) => EndReason::Failed,
             _ => return,
         };
         self.end(cx, observation, reason);
@@ -127,6 +120,32 @@ impl Peer {
         }
         self.drop_notification(serial);
         self.on_notified(cx, serial, NotificationOutcome::Withdrawn);
+        self.flush(cx);
+    }
+
+    /// Ends an observation by an error. To the outbox that is a separate answer to the registration:
+    /// nothing takes it back, and it may wait behind notifications.
+    pub(super) fn dismiss<P: Copy + Hash>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        serial: u64,
+        mut message: Message,
+    ) {
+        let Some(token) = self.observers.find(serial).map(|observer| observer.token) else {
+            return;
+        };
+        self.end(cx, serial, EndReason::Failed);
+        if !self.pending_share.take(1) {
+            return;
+        }
+        message.options.set_uint(option::OBSERVE, cx.sequence());
+        let (kind, id) = (Kind::Confirmable, self.fresh_id(cx));
+        let message = message.with_token(token);
+        self.outbox.push(Letter {
+            id,
+            bytes: Datagram { kind, id, message }.encode(),
+            purpose: Purpose::Response,
+        });
         self.flush(cx);
     }
 

@@ -16,8 +16,6 @@ pub(super) struct Observer {
     pub(super) serial: u64,
     pub(super) token: Token,
     pub(super) wanted: Wanted,
-    /// Its last notification, an error, is on its way.
-    pub(super) is_over: bool,
 }
 
 impl Observers {

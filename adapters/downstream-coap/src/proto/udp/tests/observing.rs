@@ -156,12 +156,44 @@ fn a_device_deregisters_registers_anew_and_is_told_an_error_last() {
     assert!(is_deregistered, "{told:?}");
     let third = observed(&mut bench, 4, register(7, "twin/desired"));
     let error = Message::new(Code::UNAVAILABLE);
-    bench.endpoint.notify(bench.now, third, error).unwrap();
-    let id = bench.only().id;
+    bench.endpoint.dismiss(bench.now, third, error);
+    let farewell = bench.only();
+    assert_eq!(farewell.message.code, Code::UNAVAILABLE);
+    assert_eq!(farewell.message.token, token(7));
     let gone = bench.endpoint.notify(bench.now, third, content("more"));
     assert_eq!(gone, Err(NotifyError::Gone));
-    bench.hear(1, &Datagram::empty(Kind::Acknowledgement, id));
-    assert_eq!(outcomes(&mut bench), (vec![WHOLE], vec![EndReason::Failed]));
+    bench.hear(1, &Datagram::empty(Kind::Acknowledgement, farewell.id));
+    assert_eq!(outcomes(&mut bench), (vec![], vec![EndReason::Failed]));
+    bench.assert_nothing_stays();
+}
+
+#[test]
+fn each_observation_hears_of_its_end_whatever_is_on_its_way() {
+    let mut bench = Bench::new(EndpointConfig::default());
+    let observations = [1, 2, 3].map(|number| {
+        let path = format!("p/{number}");
+        observed(&mut bench, number as u16, register(number, &path))
+    });
+    let [first, second, third] = observations;
+    let notified = bench.endpoint.notify(bench.now, third, content("on"));
+    assert_eq!(notified, Ok(()));
+    for observation in [first, second] {
+        let farewell = Message::new(Code::FORBIDDEN);
+        bench.endpoint.dismiss(bench.now, observation, farewell);
+    }
+    assert_eq!(bench.endpoint.stats().observations, 1);
+    for (number, code) in [
+        (3, Code::CONTENT),
+        (1, Code::FORBIDDEN),
+        (2, Code::FORBIDDEN),
+    ] {
+        let Datagram { kind, id, message } = bench.only();
+        assert_eq!(kind, Kind::Confirmable);
+        assert_eq!((message.token, message.code), (token(number), code));
+        bench.hear(1, &Datagram::empty(Kind::Acknowledgement, id));
+    }
+    bench.told();
+    bench.endpoint.forget(bench.now, 1);
     bench.assert_nothing_stays();
 }
 
@@ -305,7 +337,8 @@ fn a_notification_is_not_taken_for_fetched_when_one_before_it_is() {
 enum Act {
     Register { number: u32, path: u8 },
     Deregister { number: u32 },
-    Notify { which: usize, is_error: bool },
+    Notify { which: usize },
+    Dismiss { which: usize },
     Acknowledge,
     Reset,
     Wait(u64),
@@ -318,8 +351,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         4 => (0..4_u32, 0..3_u8).prop_map(|(number, path)| Act::Register { number, path }),
         1 => (0..4_u32).prop_map(|number| Act::Deregister { number }),
-        8 => (any::<usize>(), proptest::bool::weighted(0.1))
-            .prop_map(|(which, is_error)| Act::Notify { which, is_error }),
+        7 => any::<usize>().prop_map(|which| Act::Notify { which }),
+        1 => any::<usize>().prop_map(|which| Act::Dismiss { which }),
         6 => Just(Act::Acknowledge),
         1 => Just(Act::Reset),
         3 => (0..40_u64).prop_map(Act::Wait),
@@ -393,13 +426,14 @@ proptest! {
                     let request = register(number, "p/0").with_uint(option::OBSERVE, 1);
                     bench.hear(1, &confirmable(id, request));
                 }
-                Act::Notify { which, is_error } if !book.alive.is_empty() => {
+                Act::Dismiss { which } if !book.alive.is_empty() => {
                     let observation = book.alive[which % book.alive.len()];
-                    let message = match is_error {
-                        true => Message::new(Code::INTERNAL_ERROR),
-                        false => content("news"),
-                    };
-                    let result = bench.endpoint.notify(bench.now, observation, message);
+                    let farewell = Message::new(Code::INTERNAL_ERROR);
+                    bench.endpoint.dismiss(bench.now, observation, farewell);
+                }
+                Act::Notify { which } if !book.alive.is_empty() => {
+                    let observation = book.alive[which % book.alive.len()];
+                    let result = bench.endpoint.notify(bench.now, observation, content("news"));
                     match result {
                         Ok(()) => prop_assert_eq!(book.on_its_way.replace(observation), None),
                         Err(_) => prop_assert!(book.on_its_way.is_some()),
@@ -429,12 +463,14 @@ proptest! {
                     }
                 }
                 Act::Forget => bench.endpoint.forget(bench.now, 1),
-                Act::Notify { .. } | Act::End { .. } | Act::Withdraw { .. } => {}
+                Act::Notify { .. } | Act::Dismiss { .. } => {}
+                Act::End { .. } | Act::Withdraw { .. } => {}
             }
             book.read(&mut bench);
             prop_assert_eq!(bench.endpoint.stats().observations, book.alive.len());
         }
-        bench.pass(seconds(100));
+        // As long as it takes until each of the answers that may wait is given up.
+        bench.pass(seconds(17 * 100));
         book.read(&mut bench);
         prop_assert!(book.on_its_way.is_none());
         bench.endpoint.forget(bench.now, 1);
