@@ -182,7 +182,7 @@ pub struct TimeoutConfig {
     #[serde(with = "humantime_serde")]
     pub command: Duration,
     /// Silence after which an observing device is sent an empty notification: one that does not
-    /// acknowledge it is offline. Default 1 h: a radio hardly notices, and RFC 7641 (section 4.5)
+    /// acknowledge it is offline. So is one that has not confirmed a command in time. Default 1 h: a radio hardly notices, and RFC 7641 (section 4.5)
     /// asks for one in 24 h at least.
     #[serde(with = "humantime_serde")]
     pub probe: Duration,

@@ -234,7 +234,18 @@ impl<L: MessageLayer> Devices<L> {
             return;
         };
         let is_late = |delivery: &Delivery| delivery.deadline <= now;
-        listener.queue.retain(|delivery| !is_late(delivery));
+        for delivery in std::mem::take(&mut listener.queue) {
+            match is_late(&delivery) {
+                true => delivery.end(Err(ErrorKind::TimedOut)),
+                false => listener.queue.push_back(delivery),
+            }
+        }
+        if listener.announce_at.is_some_and(|at| at <= now) {
+            self.reconcile(device);
+        }
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
         let is_over = |poll: Poll| poll.deadline <= now;
         if listener.poll.is_some_and(is_over) || listener.expected_until.is_some_and(|at| at <= now)
         {
@@ -251,8 +262,13 @@ impl<L: MessageLayer> Devices<L> {
         delivery.end(Err(ErrorKind::TimedOut));
         self.stop(vehicle);
         match vehicle {
-            // Its end is told yet, and must not be taken for that of the next one, which goes then.
-            Vehicle::Notification(_) => self.listeners.schedule(device),
+            // Its end is told yet, and must not be taken for that of the next one, which goes then:
+            // behind the question whether anybody is there, or commands that come again and again
+            // would keep up the looks of an observer that is gone (RFC 7641, section 4.5).
+            Vehicle::Notification(observation) => {
+                self.ask(device, observation);
+                self.listeners.schedule(device);
+            }
             Vehicle::Rest(_) | Vehicle::Answer(_) | Vehicle::Call(_) => self.pump(device),
         }
     }

@@ -82,6 +82,8 @@ pub(crate) struct Listener {
     /// What the hub was told that the device wants.
     pub(crate) announced: Interest,
     pub(crate) is_announcing: bool,
+    /// When the hub, which could not take it, is told again.
+    pub(crate) announce_at: Option<Instant>,
     pub(crate) queue: VecDeque<Box<Delivery>>,
     pub(crate) flight: Option<(Vehicle, Box<Delivery>)>,
     /// When its silence is too long.
@@ -126,7 +128,7 @@ impl Listener {
             _ if is_coming => None,
             _ if topic == Topic::Commands && self.polls() => None,
             // What goes back before the hub knows that the device hears less comes again at once.
-            _ if self.is_announcing => None,
+            _ if self.is_announcing || self.announce_at.is_some() => None,
             _ => Some(Way::Nowhere),
         }
     }
@@ -154,6 +156,7 @@ impl Listener {
             self.queue.iter().map(|delivery| delivery.deadline).min(),
             self.poll.map(|poll| poll.deadline),
             self.expected_until,
+            self.announce_at,
             (observes || self.is_server).then_some(self.silent_at),
         ];
         times.into_iter().flatten().min()
@@ -201,6 +204,7 @@ impl Listeners {
                 presence: None,
                 announced: Interest::NONE,
                 is_announcing: false,
+                announce_at: None,
                 queue: VecDeque::new(),
                 flight: None,
                 silent_at,

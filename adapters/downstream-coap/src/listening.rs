@@ -2,7 +2,8 @@
 
 use futures_util::FutureExt as _;
 use gateway_core::{
-    Announcement, DeviceId, ErrorKind, Interest, Presence, TwinRequest, UpstreamError,
+    Announcement, DEFAULT_RETRY_AFTER, DeviceId, ErrorKind, Interest, Presence, TwinRequest,
+    UpstreamError,
 };
 
 use crate::carrier::PeerKey;
@@ -128,8 +129,13 @@ impl<L: MessageLayer> Devices<L> {
             return self.leave(device, ErrorKind::UnknownDevice);
         }
         if interest == listener.announced {
+            listener.announce_at = None;
             return self.admit(device);
         }
+        if listener.announce_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        listener.announce_at = None;
         listener.is_announcing = true;
         let (ingress, device) = (self.ingress.clone(), device.clone());
         let announcement = Announcement::new(device.clone()).with_interest(interest);
@@ -163,22 +169,46 @@ impl<L: MessageLayer> Devices<L> {
                 listener.announced = interest;
                 self.reconcile(device);
             }
-            Err(error) => {
-                tracing::info!(device.id = %device, error = %error, "Hub refused the device");
-                // An uplink behind which the device waits was accepted all the same.
-                let is_get = |poll: &mut Poll| poll.code == Code::CONTENT;
-                let refused = listener.poll.take_if(is_get).map(|poll| poll.exchange);
-                let registrations = listener.registrations.drain(..);
-                let refused: Vec<_> = refused
-                    .into_iter()
-                    .chain(registrations.map(|one| one.exchange))
-                    .collect();
-                for exchange in refused {
-                    self.answer(exchange, failed(error.kind(), error.retry_after()));
-                }
-                self.leave(device, error.kind());
-            }
+            Err(error) => self.refused(device, &error),
         }
+    }
+
+    /// Takes it that the hub does not know what the device wants to hear.
+    fn refused(&mut self, device: &DeviceId, error: &UpstreamError) {
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        tracing::info!(device.id = %device, error = %error, "Hub refused the device");
+        let (kind, after) = (error.kind(), error.retry_after());
+        // What the hub has taken before stands, if it only cannot take a change now.
+        let stands = match listener.presence.is_some() && error.is_retryable() {
+            true => listener.announced,
+            false => Interest::NONE,
+        };
+        listener.announce_at = Some(self.now + after.unwrap_or(DEFAULT_RETRY_AFTER));
+        let poll = listener.poll.take_if(|_| !stands.messages);
+        let registrations = std::mem::take(&mut listener.registrations).into_iter();
+        let (kept, refused): (_, Vec<_>) = registrations.partition(|one| match one.topic {
+            Topic::Commands => stands.messages,
+            Topic::Desired => stands.desired,
+        });
+        listener.registrations = kept;
+        for Registration { exchange, .. } in refused {
+            self.answer(exchange, failed(kind, after));
+        }
+        if let Some(poll) = poll {
+            // An uplink behind which the device waits was accepted all the same.
+            let answer = match poll.code {
+                Code::CONTENT => failed(kind, after),
+                code => Message::new(code),
+            };
+            self.answer(poll.exchange, answer);
+        }
+        if stands == Interest::NONE {
+            return self.dismiss(device, kind);
+        }
+        self.reconcile(device);
+        self.pump(device);
     }
 
     /// Answers the wishes to observe of a device that the hub knows to listen.
@@ -287,6 +317,10 @@ impl<L: MessageLayer> Devices<L> {
         if let Some((_, delivery)) = listener.flight.take_if(is_rest) {
             listener.queue.push_front(delivery);
         }
+        if reason == EndReason::TimedOut {
+            // It is asked by what else it observes, at once.
+            listener.silent_at = self.now;
+        }
         let is_it = |one: &mut Observation| *one == observation;
         for topic in [Topic::Commands, Topic::Desired] {
             if listener.observation(topic).take_if(is_it).is_some() {
@@ -297,31 +331,42 @@ impl<L: MessageLayer> Devices<L> {
         self.pump(&device);
     }
 
-    /// Asks a device that was silent for too long whether it is there: an observer by a notification
-    /// that says nothing new. A server that was silent is gone.
+    /// Asks a device that was silent for too long whether it is there. A server that was silent is
+    /// gone.
     pub(crate) fn probe(&mut self, device: &DeviceId) {
-        let (clock, now) = (self.clock(), self.now);
+        let now = self.now;
         let Some(listener) = self.listeners.get(device) else {
             return;
         };
         if listener.silent_at > now {
             return;
         }
-        let (observation, message) = match (listener.commands, listener.desired) {
-            (Some(observation), _) => (observation, Message::new(Code::CONTENT)),
-            (None, Some(observation)) => (observation, downlink::no_change()),
-            (None, None) => {
-                listener.is_server = false;
-                return self.reconcile(device);
-            }
+        let Some(observation) = listener.commands.or(listener.desired) else {
+            listener.is_server = false;
+            return self.reconcile(device);
         };
-        listener.silent_at = now + self.shared.config.timeouts.probe;
-        match self.endpoint.notify(clock, observation, message) {
-            // What else is on its way there tells as much.
-            Ok(()) | Err(NotifyError::Busy) => {}
-            Err(error) => {
-                tracing::debug!(device.id = %device, error = %error, "Device could not be asked");
-            }
-        }
+        self.ask(device, observation);
+    }
+
+    /// Asks an observer whether it is there, by a notification that says nothing new. No deadline
+    /// takes it back, so that one who does not acknowledge it is found out.
+    pub(crate) fn ask(&mut self, device: &DeviceId, observation: Observation) {
+        let clock = self.clock();
+        let Some(listener) = self.listeners.get(device) else {
+            return;
+        };
+        let message = match listener.desired == Some(observation) {
+            true => downlink::no_change(),
+            false => Message::new(Code::CONTENT),
+        };
+        let timeouts = &self.shared.config.timeouts;
+        let asked = self.endpoint.notify(clock, observation, message);
+        let patience = match asked {
+            // What else is on its way there has come to its end by then, and may have told nothing.
+            Err(NotifyError::Busy) => timeouts.command.min(timeouts.probe),
+            _ => timeouts.probe,
+        };
+        listener.silent_at = self.now + patience;
+        tracing::debug!(device.id = %device, ?asked, "Device was asked whether it is there");
     }
 }

@@ -11,7 +11,7 @@ use gateway_core::testkit::DeviceEvent;
 use gateway_core::{CloudMessage, Disposition, ErrorKind, Interest};
 use gateway_downstream_coap::CoapConfig;
 use gateway_downstream_coap::proto::message::{Code, Message, option};
-use support::{Device, Running, device};
+use support::{Device, Running, device, in_time, until};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -133,10 +133,104 @@ async fn a_session_that_the_hub_ends_ends_the_observations() {
     client.register().await;
     let name = device("dev1");
     let ended = running.hub.end_session(&name, ErrorKind::Unauthorized);
-    let ((), code) = tokio::join!(ended, client.farewell());
-    assert_eq!(code, Code::FORBIDDEN);
+    let ((), codes) = in_time(async { tokio::join!(ended, client.farewells()) }).await;
+    assert_eq!(codes, [Code::FORBIDDEN; 2]);
     assert_eq!(running.coap.listening(), 0);
     running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_that_vanished_is_offline_though_commands_keep_coming() {
+    let test = async {
+        let mut config = CoapConfig::default();
+        let transmission = &mut config.endpoint.transmission;
+        transmission.ack_timeout = Duration::from_millis(200);
+        transmission.max_retransmit = 2;
+        // Before a message is given up, as by default.
+        config.timeouts.command = Duration::from_millis(500);
+        let running = Running::start(config, &["dev1"]).await;
+        let mut client = running.device("dev1").await;
+        client.register().await;
+        let name = device("dev1");
+        running.hub.wait_listening(&name, Interest::ALL).await;
+        // From here on it acknowledges nothing.
+        let send = || running.hub.send_message(message("dev1", LONG));
+        while let Some(settled) = send().await {
+            assert_eq!(settled, Disposition::Abandon);
+        }
+        running.hub.wait_deaf(&name).await;
+        assert_eq!(running.coap.stats().observations, 0);
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+/// Asks for the desired properties, to be told of changes.
+async fn observe_desired(client: &mut Device) -> Code {
+    let get = Message::new(Code::GET).with_path("twin/desired");
+    client.say(get.with_uint(option::OBSERVE, 0)).await.code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_cannot_take_now_leaves_what_it_has_taken() {
+    let test = async {
+        let running = Running::start_impatient(CoapConfig::default(), &["dev1"]).await;
+        let (mut client, name) = (running.device("dev1").await, device("dev1"));
+        client.observe_commands().await;
+        let heard = running.hub.wait_listening(&name, Interest::COMMANDS);
+        tokio::join!(heard, client.idle());
+        running.hub.refuse(&name, ErrorKind::Throttled);
+        assert_eq!(observe_desired(&mut client).await, Code::UNAVAILABLE);
+        running.hub.refuse(&name, None);
+        let take = async {
+            let DeviceEvent::Message { tag, .. } = client.next().await else {
+                panic!("no message");
+            };
+            client.acknowledge(tag.parse().unwrap()).await;
+        };
+        let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", LONG)), take);
+        assert_eq!(settled, Some(Disposition::Complete));
+        assert_eq!(observe_desired(&mut client).await, Code::CONTENT);
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_cannot_be_told_now_it_is_told_later() {
+    let test = async {
+        let running = Running::start_impatient(CoapConfig::default(), &["dev1"]).await;
+        let (mut client, name) = (running.device("dev1").await, device("dev1"));
+        client.register().await;
+        running.hub.wait_listening(&name, Interest::ALL).await;
+        let asked = running.hub.attach_requests(&name);
+        running.hub.refuse(&name, ErrorKind::Throttled);
+        client.deregister_commands().await;
+        until(|| running.hub.attach_requests(&name) > asked).await;
+        running.hub.refuse(&name, None);
+        let interest = || running.hub.identity(&name).unwrap().interest;
+        until(|| interest() == Interest::NONE.with_desired(true)).await;
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_the_hub_takes_no_more_hears_that_it_observes_nothing() {
+    let test = async {
+        let running = Running::start_impatient(CoapConfig::default(), &["dev1"]).await;
+        let (mut client, name) = (running.device("dev1").await, device("dev1"));
+        client.observe_commands().await;
+        let heard = running.hub.wait_listening(&name, Interest::COMMANDS);
+        tokio::join!(heard, client.idle());
+        running.hub.refuse(&name, ErrorKind::Unauthorized);
+        assert_eq!(observe_desired(&mut client).await, Code::FORBIDDEN);
+        let farewell = client.requested().await.message;
+        assert_eq!(farewell.code, Code::FORBIDDEN);
+        assert_eq!(running.coap.stats().observations, 0);
+        running.end().await;
+    };
+    in_time(test).await;
 }
 
 /// Waits for a command in an answer.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
 use gateway_core::testkit::{DeviceEvent, MemoryUpstream};
-use gateway_core::{DeviceId, Gateway, MessageId, MethodName, ShutdownReport};
+use gateway_core::{DeviceId, Gateway, GatewayConfig, MessageId, MethodName, ShutdownReport};
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream, CoapDownstreamBuilder};
 use stream::StreamDevice;
@@ -67,21 +67,28 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(mut config: CoapConfig, devices: &[&str]) -> Self {
-        config.udp.get_or_insert_default().listen.set_port(0);
-        for name in devices {
-            let token = TOKEN.to_owned().into();
-            config.identity.tokens.insert(device(name), token);
-        }
-        Self::start_with(CoapDownstream::builder(config)).await
+    pub(crate) async fn start(config: CoapConfig, devices: &[&str]) -> Self {
+        Self::start_with(with_tokens(config, devices)).await
+    }
+
+    /// A gateway that tries nothing twice.
+    pub(crate) async fn start_impatient(config: CoapConfig, devices: &[&str]) -> Self {
+        let mut gateway = GatewayConfig::default();
+        gateway.retry.budget = Duration::ZERO;
+        Self::start_as(with_tokens(config, devices), gateway).await
     }
 
     pub(crate) async fn start_with(builder: CoapDownstreamBuilder) -> Self {
+        Self::start_as(builder, GatewayConfig::default()).await
+    }
+
+    async fn start_as(builder: CoapDownstreamBuilder, config: GatewayConfig) -> Self {
         let hub = MemoryUpstream::new();
         let coap = Arc::new(builder.bind().await.unwrap());
         let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
         let policy = SharedAccessPolicy::new("device", key);
         let gateway = Gateway::builder(hub.clone())
+            .with_config(config)
             .with_credentials(HubPolicyCredentials::new(policy))
             .with_downstream("coap", coap.clone())
             .build()
@@ -115,6 +122,16 @@ impl Running {
         self.shutdown.cancel();
         self.run.join_next().await.unwrap().unwrap()
     }
+}
+
+/// Gives devices the token, over UDP among others.
+fn with_tokens(mut config: CoapConfig, devices: &[&str]) -> CoapDownstreamBuilder {
+    config.udp.get_or_insert_default().listen.set_port(0);
+    for name in devices {
+        let token = TOKEN.to_owned().into();
+        config.identity.tokens.insert(device(name), token);
+    }
+    CoapDownstream::builder(config)
 }
 
 /// What a request is for.
@@ -260,11 +277,16 @@ impl Device {
         Datagram::decode(&buffer[..length]).unwrap()
     }
 
-    /// Waits for a notification and gives its code.
-    pub(crate) async fn farewell(&mut self) -> Code {
-        let datagram = self.requested().await;
-        self.acknowledge(datagram.id).await;
-        datagram.message.code
+    /// Waits until each of its observations has ended with an error, and gives their codes.
+    pub(crate) async fn farewells(&mut self) -> Vec<Code> {
+        let mut codes = HashMap::new();
+        while codes.len() < 2 {
+            let Datagram { id, message, .. } = self.requested().await;
+            self.acknowledge(id).await;
+            codes.insert(message.token, message.code);
+        }
+        assert!(codes.contains_key(&self.commands) && codes.contains_key(&self.desired));
+        codes.into_values().collect()
     }
 
     /// Sends a datagram.
@@ -315,7 +337,7 @@ impl Device {
     }
 
     /// Waits until no request is on its way.
-    async fn idle(&mut self) {
+    pub(crate) async fn idle(&mut self) {
         while !self.outstanding.is_empty() {
             self.take().await;
         }
@@ -330,18 +352,27 @@ impl Device {
 
     /// Takes the registrations back.
     pub(crate) async fn deregister(&mut self) {
-        for (token, path) in [(self.commands, "c"), (self.desired, "twin/desired")] {
-            let mut message = Message::new(Code::GET)
-                .with_path(path)
-                .with_uint(option::OBSERVE, 1)
-                .with_token(token);
-            for part in &self.proof {
-                let part = part.clone().into_bytes();
-                message.options.add(option::URI_QUERY, part);
-            }
-            self.send(Purpose::Other, message).await;
-        }
+        self.forgo(self.commands, "c").await;
+        self.forgo(self.desired, "twin/desired").await;
         self.idle().await;
+    }
+
+    /// Takes the registration for commands back.
+    pub(crate) async fn deregister_commands(&mut self) {
+        self.forgo(self.commands, "c").await;
+        self.idle().await;
+    }
+
+    async fn forgo(&mut self, token: Token, path: &str) {
+        let mut message = Message::new(Code::GET)
+            .with_path(path)
+            .with_uint(option::OBSERVE, 1)
+            .with_token(token);
+        for part in &self.proof {
+            let part = part.clone().into_bytes();
+            message.options.add(option::URI_QUERY, part);
+        }
+        self.send(Purpose::Other, message).await;
     }
 
     pub(crate) async fn next(&mut self) -> DeviceEvent {
