@@ -162,6 +162,16 @@ pub async fn deliver(ingress: &Ingress, uplink: &Uplink) -> Result<u64> {
     }
 }
 
+/// Sends a message of a device once, under its number, and says whether the hub has accepted it.
+///
+/// # Errors
+/// The number makes no id.
+pub async fn send_one(ingress: &Ingress, device: &DeviceId, number: u64) -> Result<bool> {
+    let id = MessageId::new(number.to_string())?;
+    let uplink = Uplink::new(device.clone(), id, &BODY[..]);
+    Ok(ingress.reserve().await.deliver(uplink).await == Settlement::Accepted)
+}
+
 /// Sends so many messages from each device and says how often one had to come again. As many
 /// devices as there are workers do so side by side, each with one message in flight.
 ///

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod latency;
 pub mod limits;
 pub mod lorawan_device;
+pub mod paced;
 pub mod process;
 pub mod raw;
 pub mod report;

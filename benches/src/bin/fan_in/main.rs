@@ -5,7 +5,7 @@
 //! be sent, so that nothing is left out that a slow moment held up. Rounds of the two take turns at
 //! the same rate: by default half of what the slower of the two can do.
 
-mod load;
+mod path;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,15 @@ use anyhow::{Result, ensure};
 use benches::device_name;
 use benches::embedded::{Embedded, Keys, OnlySpeaking};
 use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
+use benches::paced::{Load, Round, histogram};
 use benches::process::metered;
 use benches::raw::{Raw, Writes};
 use benches::report::{Fields, Report};
 use clap::Parser;
 use gateway_core::DeviceId;
 use hdrhistogram::Histogram;
-use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 
-use load::{Load, Path, Round, histogram};
+use path::Path;
 
 /// A message is many small pieces, made on one thread and dropped on another.
 #[global_allocator]
@@ -84,9 +83,13 @@ impl Side {
     }
 
     async fn round(&mut self, load: Load) -> Result<()> {
-        let (path, runtime) = (self.path.clone(), Handle::current());
-        let (round, usage) = metered(spawn_blocking(move || load.run(&path, &runtime))).await;
-        self.rounds.push(round??);
+        let path = self.path.clone();
+        let send = move |device, number| {
+            let path = path.clone();
+            async move { path.send(device, number).await }
+        };
+        let (round, usage) = metered(load.run(send)).await;
+        self.rounds.push(round?);
         self.cpu += usage.cpu;
         Ok(())
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use benches::process::ThreadClock;
+use benches::process::{ThreadClock, machine_time};
 use gateway_core::Gateway;
 use gateway_downstream_lorawan::proto::Eui64;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::device;
 use crate::settled::Departures;
@@ -184,21 +184,20 @@ impl Sky {
     async fn send(&self, datagrams: &[Heard], per_second: Option<u32>) -> Result<()> {
         // Sixteen go in one tick: timers are no finer than a millisecond.
         let period = per_second.map(|rate| Duration::from_secs(1) * CONCENTRATORS as u32 / rate);
-        let mut ticks = period.map(|period| {
-            let mut ticks = interval(period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
+        let mut ticks = period.map(interval);
+        let began = (machine_time(), Instant::now());
         for turn in datagrams.chunks(CONCENTRATORS) {
-            if let Some(ticks) = &mut ticks {
-                ticks.tick().await;
-            }
+            // A tick that was missed is told at once, and is due when it was due.
+            let due = match &mut ticks {
+                Some(ticks) => Some(began.0 + (ticks.tick().await - began.1)),
+                None => None,
+            };
             while self.sent.load(Relaxed) - self.settled() > self.in_flight {
                 sleep(Duration::from_millis(1)).await;
             }
             for ((number, datagram), socket) in turn.iter().zip(&self.sockets) {
-                if per_second.is_some() {
-                    self.departures.leave(*number);
+                if let Some(due) = due {
+                    self.departures.leave(*number, due);
                 }
                 socket.send(datagram).await?;
             }

@@ -14,7 +14,7 @@ use gateway_core::{
 
 use crate::device;
 
-/// When each device's last uplink left, and how long those before took.
+/// When each device's last uplink was due, and how long those before took.
 #[derive(Debug)]
 pub(crate) struct Departures {
     /// Nanoseconds of the machine's time; 0 if nothing is on its way.
@@ -30,10 +30,10 @@ impl Departures {
         }
     }
 
-    /// Notes that an uplink leaves now.
-    pub(crate) fn leave(&self, number: usize) {
+    /// Notes that an uplink is due at this machine time, whenever it really leaves.
+    pub(crate) fn leave(&self, number: usize, due: Duration) {
         if let Some(left_at) = self.left_at.get(number) {
-            left_at.store(machine_time().as_nanos() as u64, Relaxed);
+            left_at.store(due.as_nanos() as u64, Relaxed);
         }
     }
 

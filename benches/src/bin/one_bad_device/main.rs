@@ -13,13 +13,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use benches::embedded::Embedded;
 use benches::hub::{HubProcess, HubSetup, be_the_hub_if_asked};
-use benches::latency::Latencies;
+use benches::paced::{Load, Round, histogram};
 use benches::process::resident;
 use benches::report::{Fields, Report};
 use clap::{Parser, ValueEnum};
 
 use bad::{Badness, Conduct, SlowDevices};
-use neighbours::{Load, Round};
+use hdrhistogram::Histogram;
+use neighbours::Neighbours;
 
 /// A message is many small pieces, made on one thread and dropped on another.
 #[global_allocator]
@@ -56,36 +57,49 @@ struct Options {
 }
 
 /// The rounds of one kind, each with its latencies.
-#[derive(Default)]
 struct Rounds {
-    all: Latencies,
+    all: Histogram<u64>,
     p99_us: Vec<f64>,
     refused: u64,
     cpu: Duration,
 }
 
 impl Rounds {
-    fn add(&mut self, round: Round) {
-        let mut latencies = round.latencies;
-        self.p99_us.push(latencies.quantile_us(0.99));
-        self.all.append(latencies);
+    fn new() -> Result<Self> {
+        Ok(Self {
+            all: histogram()?,
+            p99_us: Vec::new(),
+            refused: 0,
+            cpu: Duration::ZERO,
+        })
+    }
+
+    fn add(&mut self, (round, cpu): (Round, Duration)) -> Result<()> {
+        self.all.add(&round.latencies)?;
+        self.p99_us.push(quantile_us(&round.latencies, 0.99));
+        self.p99_us.sort_by(f64::total_cmp);
         self.refused += round.refused;
-        self.cpu += round.cpu;
+        self.cpu += cpu;
+        Ok(())
+    }
+
+    fn quantile_us(&self, quantile: f64) -> f64 {
+        quantile_us(&self.all, quantile)
     }
 
     /// The p99 that a quarter of the rounds keep within. What a round adds to another's is the
     /// machine's: a bad device is there in all of its rounds.
-    fn p99_us(&mut self) -> f64 {
+    fn lower_p99_us(&self) -> f64 {
         self.quartile(1)
     }
 
-    /// How far the rounds' p99 lie apart: the upper quartile to the lower.
-    fn spread(&mut self) -> f64 {
-        self.quartile(3) / self.quartile(1)
+    /// The p99 that three quarters of them keep within: there a device shows that is bad only now
+    /// and then, and so does the machine.
+    fn upper_p99_us(&self) -> f64 {
+        self.quartile(3)
     }
 
-    fn quartile(&mut self, quarters: usize) -> f64 {
-        self.p99_us.sort_by(f64::total_cmp);
+    fn quartile(&self, quarters: usize) -> f64 {
         self.p99_us[(self.p99_us.len() - 1) * quarters / 4]
     }
 
@@ -94,18 +108,25 @@ impl Rounds {
     }
 }
 
-fn row(conduct: Conduct, without: &mut Rounds, with: &mut Rounds, misdeeds: u64) -> Fields {
-    let (p99_without, p99_with) = (without.p99_us(), with.p99_us());
+fn quantile_us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    latencies.value_at_quantile(quantile) as f64 / 1e3
+}
+
+fn row(conduct: Conduct, without: &Rounds, with: &Rounds, misdeeds: u64) -> Fields {
+    let (lower_without, lower_with) = (without.lower_p99_us(), with.lower_p99_us());
+    let (upper_without, upper_with) = (without.upper_p99_us(), with.upper_p99_us());
     Fields::new()
         .with("bad_device", conduct.name())
-        .with("p50_us_without", without.all.quantile_us(0.5))
-        .with("p50_us_with", with.all.quantile_us(0.5))
-        .with("p99_us_without", p99_without)
-        .with("p99_us_with", p99_with)
-        .with("p99_ratio", p99_with / p99_without)
-        .with("p99_spread_without", without.spread())
-        .with("p999_us_without", without.all.quantile_us(0.999))
-        .with("p999_us_with", with.all.quantile_us(0.999))
+        .with("p50_us_without", without.quantile_us(0.5))
+        .with("p50_us_with", with.quantile_us(0.5))
+        .with("p99_us_without", lower_without)
+        .with("p99_us_with", lower_with)
+        .with("p99_ratio", lower_with / lower_without)
+        .with("upper_p99_us_without", upper_without)
+        .with("upper_p99_us_with", upper_with)
+        .with("upper_p99_ratio", upper_with / upper_without)
+        .with("p999_us_without", without.quantile_us(0.999))
+        .with("p999_us_with", with.quantile_us(0.999))
         .with("cpu_us_without", without.cpu_us_per_message())
         .with("cpu_us_with", with.cpu_us_per_message())
         .with("misdeeds", misdeeds)
@@ -125,7 +146,7 @@ async fn main() -> Result<()> {
     // protect the others from the next.
     let others = options.devices.saturating_sub(options.modes.len());
     ensure!(
-        others > 0 && options.rounds > 0,
+        others > 0 && options.rounds > 0 && options.per_second > 0,
         "there is nothing to measure"
     );
     let setup = HubSetup {
@@ -141,12 +162,11 @@ async fn main() -> Result<()> {
         slow.clone(),
     )?;
     let load = Load {
-        ingress: gateway.ingress.clone(),
         devices: others,
-        per_second: options.per_second,
+        per_second: f64::from(options.per_second),
         lasts: options.round,
     };
-    load.attach().await?;
+    let neighbours = Neighbours::attach(gateway.ingress.clone(), load).await?;
 
     let conditions = Fields::new()
         .with("devices", options.devices)
@@ -161,21 +181,21 @@ async fn main() -> Result<()> {
         let mut bad = Badness::new(conduct, &gateway.ingress, options.flood, &slow)?;
         bad.attach().await?;
         // The first round warms up.
-        load.round().await?;
-        let (mut without, mut with) = (Rounds::default(), Rounds::default());
+        neighbours.round().await?;
+        let (mut without, mut with) = (Rounds::new()?, Rounds::new()?);
         for round in 0..options.rounds {
             for is_bad in [round % 2 == 1, round % 2 == 0] {
                 match is_bad {
-                    false => without.add(load.round().await?),
+                    false => without.add(neighbours.round().await?)?,
                     true => {
                         bad.begin(&mut hub).await?;
-                        with.add(load.round().await?);
+                        with.add(neighbours.round().await?)?;
                         bad.end(&mut hub).await?;
                     }
                 }
             }
         }
-        report = report.with_row(row(conduct, &mut without, &mut with, bad.misdeeds()));
+        report = report.with_row(row(conduct, &without, &with, bad.misdeeds()));
     }
     let counts = hub.counts().await?;
     let results = Fields::new()
