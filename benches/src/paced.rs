@@ -106,3 +106,38 @@ impl Load {
         Ok(round)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Barrier};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_message_that_a_stalled_runtime_held_up_counts_from_when_it_was_due() {
+        let load = Load {
+            devices: 2,
+            per_second: 100.0,
+            lasts: Duration::from_millis(200),
+        };
+        // The only worker stands still until the last message is due.
+        let (stalled, is_stalled) = tokio::sync::oneshot::channel();
+        let last_is_due = Arc::new(Barrier::new(2));
+        let until = last_is_due.clone();
+        let mut stall = JoinSet::new();
+        stall.spawn(async move {
+            stalled.send(()).unwrap();
+            until.wait();
+        });
+        is_stalled.await.unwrap();
+        let send = move |_, number| {
+            if number == 19 {
+                last_is_due.wait();
+            }
+            async { Ok(true) }
+        };
+        let round = load.run(send).await.unwrap();
+        assert_eq!((round.latencies.len(), round.refused), (20, 0));
+        let first = Duration::from_nanos(round.latencies.max());
+        assert!(first >= Duration::from_millis(189), "{first:?}");
+    }
+}

@@ -45,10 +45,10 @@
 //! another device's name. Here a frame is encoded in the order of the wire, under one lock, straight
 //! from the sender's call, and a handle is free only when both sides have detached it.
 //!
-//! What such a client must get right, each with a test in `client.rs`, `traps.rs` or beside the code:
-//! a delivery fails with its link, session or connection; whatever is cancelled leaves no trace; a
-//! link that the hub refuses or detaches costs nobody else anything; windows, credit and numbers
-//! wrap; what waits is bounded; a frozen peer is noticed; what nests too deep is refused.
+//! What such a client must get right, each with a test in `client/tests`, `tests/traps.rs` or beside
+//! the code: a delivery fails with its link, session or connection; whatever is cancelled leaves no
+//! trace; a link that the hub refuses or detaches costs nobody else anything; windows, credit and
+//! numbers wrap; what waits is bounded; a frozen peer is noticed; what nests too deep is refused.
 
 mod attach;
 mod authorize;
