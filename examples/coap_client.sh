@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # libcoap's command line as a device: posts to the gateway program over plain UDP, then in a DTLS session, and hears a
 # command, all with a simulated hub. Needs libcoap's clients (Debian: libcoap3-bin).
-# Usage: examples/coap_client.sh [--debug]
+# Usage: examples/coap_client.sh [FOLDER]     FOLDER, as target/debug, has the programs; without it they are built
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { echo "coap_client.sh: $1" >&2; exit 1; }
 for client in coap-client-notls coap-client-openssl; do
   command -v $client >/dev/null || fail "there is no $client; install libcoap3-bin"
 done
-profile=release
-[[ "${1:-}" == --debug ]] && profile=dev
-cargo build -q --profile "$profile" -p hub-simulator -p examples --bin hub-simulator --bin gateway
-programs=${CARGO_TARGET_DIR:-target}/${profile/dev/debug}
+programs=${1:-}
+if [ -z "$programs" ]; then
+  cargo build -q --release -p hub-simulator -p examples --bin hub-simulator --bin gateway
+  programs=${CARGO_TARGET_DIR:-target}/release
+fi
 work=$(mktemp -d)
 hub='' gateway=''
 # shellcheck disable=SC2086
