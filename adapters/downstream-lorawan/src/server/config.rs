@@ -66,7 +66,8 @@ pub struct TimingConfig {
     /// makes the device say it again. Devices that join are told; others must have been made with
     /// the same.
     pub rx_delay: u8,
-    /// How long copies of a frame from other concentrators are waited for. Default 200 ms.
+    /// How long copies of a frame from other concentrators are waited for. Default 200 ms. Those
+    /// that come later are dropped; after the second window it is the device that says it again.
     #[serde(with = "humantime_serde")]
     pub hold: Duration,
     /// How long a frame whose copies have come waits for other devices' frames, so that one write to
@@ -112,8 +113,9 @@ impl Default for TimingConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LimitConfig {
-    /// Frames that wait for copies of themselves, or are remembered for late ones. Default 10,000:
-    /// what some hundred concentrators hear at their busiest within two seconds.
+    /// Frames that wait for copies of themselves, or are remembered until the second window for late
+    /// ones; where there are more, the oldest of these are forgotten. Default 10,000: what some
+    /// hundred concentrators hear at their busiest within two seconds, some 2 MB.
     pub frames: usize,
     /// What one concentrator may say in a second, datagrams or messages and the frames in them;
     /// what is more is dropped, so that it does not drown the others. Default 1,000: eight channels

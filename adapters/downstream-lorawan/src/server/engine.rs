@@ -80,9 +80,10 @@ impl Engine {
         config: &ServerConfig,
     ) -> Self {
         let (sender, settled) = mpsc::channel(BATCH);
+        let second_window = Duration::from_secs(u64::from(config.timing.rx_delay) + 1);
         Self {
             network,
-            collector: Collector::new(config.timing.hold, config.limits.frames),
+            collector: Collector::new(config.timing.hold, second_window, config.limits.frames),
             store,
             concentrators,
             teller: Teller::new(events, sender, config.limits.uplinks),

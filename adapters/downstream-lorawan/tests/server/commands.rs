@@ -196,6 +196,34 @@ async fn a_command_with_no_concentrator_to_send_it_is_given_back() {
     assert_eq!(settled, Some(Disposition::Abandon));
 }
 
+#[tokio::test]
+async fn a_copy_over_a_slow_line_is_not_taken_for_the_devices_repetition() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![device.config()]);
+    config.timing.rx_delay = 5;
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    let slow = network.concentrator(2).await;
+    let frame = device.uplink(b"1");
+    concentrator.hear(&frame).await;
+    network.listens(&device).await;
+    let mut command = message(&device, "on");
+    command.properties.insert("lorawan-confirmed", "true");
+    let radio = async {
+        let asked = concentrator.asked().await;
+        concentrator.acknowledge(&asked, "NONE").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        slow.hear(&frame).await;
+        // Longer than a first copy waits for others.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        device.read(&asked.frame());
+        concentrator.hear(&device.acknowledging(b"2")).await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+    assert!(!concentrator.has_been_asked() && !slow.has_been_asked());
+}
+
 /// As many devices as a small town has meters, each with a command that waits; the hub is 50 ms
 /// away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use super::super::radio::Reception;
 #[derive(Debug)]
 pub struct Collector {
     hold: Duration,
+    known: Duration,
     bound: usize,
     frames: HashMap<Bytes, Option<Collected>>,
     /// When each frame is handed out, in that order.
@@ -42,16 +43,12 @@ pub enum CopyKind {
     Another,
     /// One that comes after the frame was handed out, and is dropped.
     Late,
-    /// A first one that is dropped, since too many frames are held.
+    /// A first one that is dropped, since too many frames are held for copies.
     Overflow,
 }
 
 /// Concentrators that are remembered for a frame, beside the best.
 const OTHERS: usize = 31;
-
-/// How long copies that come late are known, after the frame was handed out: with the usual hold
-/// it ends before a device may send again, which is after its second window, two seconds on.
-const LATE: Duration = Duration::from_millis(1500);
 
 impl Collected {
     /// Makes a frame that one concentrator heard.
@@ -103,11 +100,14 @@ impl Collected {
 
 impl Collector {
     /// Makes a collector that holds a frame's first copy for a time (200 ms is usual: it must be
-    /// well below the second after which the device listens), and holds so many frames at most.
+    /// well below the second after which the device listens), and from that copy on has known the
+    /// frame for another: until its device's second window, before which no device sends again. It
+    /// has so many frames at most; those that were handed out make room.
     #[must_use]
-    pub fn new(hold: Duration, bound: usize) -> Self {
+    pub fn new(hold: Duration, known: Duration, bound: usize) -> Self {
         Self {
             hold,
+            known: known.max(hold),
             bound,
             frames: HashMap::new(),
             due: VecDeque::new(),
@@ -127,7 +127,10 @@ impl Collector {
             None => {}
         }
         if self.frames.len() >= self.bound {
-            return CopyKind::Overflow;
+            let Some((_, oldest)) = self.forget.pop_front() else {
+                return CopyKind::Overflow;
+            };
+            self.frames.remove(&oldest);
         }
         let collected = Collected::new(frame.clone(), reception);
         self.frames.insert(frame.clone(), Some(collected));
@@ -137,9 +140,9 @@ impl Collector {
 
     /// Hands out the next frame whose time has come.
     pub fn next(&mut self, now: Duration) -> Option<Collected> {
-        let frame = pop_due(&mut self.due, now)?;
+        let (due, frame) = pop_due(&mut self.due, now)?;
         let collected = self.frames.get_mut(&frame).and_then(Option::take);
-        self.forget.push_back((now + LATE, frame));
+        self.forget.push_back((due + self.known - self.hold, frame));
         collected
     }
 
@@ -150,17 +153,13 @@ impl Collector {
     }
 
     fn forget(&mut self, now: Duration) {
-        while let Some(frame) = pop_due(&mut self.forget, now) {
+        while let Some((_, frame)) = pop_due(&mut self.forget, now) {
             self.frames.remove(&frame);
         }
     }
 }
 
-fn pop_due(queue: &mut VecDeque<(Duration, Bytes)>, now: Duration) -> Option<Bytes> {
+fn pop_due(queue: &mut VecDeque<(Duration, Bytes)>, now: Duration) -> Option<(Duration, Bytes)> {
     let due = queue.front().is_some_and(|(at, _)| *at <= now);
-    if due {
-        queue.pop_front().map(|(_, frame)| frame)
-    } else {
-        None
-    }
+    due.then(|| queue.pop_front()).flatten()
 }

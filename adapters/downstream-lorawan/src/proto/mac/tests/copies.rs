@@ -8,6 +8,8 @@ use super::device::{EUI, NOW, reception, with_device};
 use crate::proto::gwmp::{Body, Datagram};
 
 const HOLD: Duration = Duration::from_millis(200);
+/// Until the second window of a device whose first one comes after five seconds.
+const KNOWN: Duration = Duration::from_secs(6);
 
 fn at(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -15,7 +17,7 @@ fn at(milliseconds: u64) -> Duration {
 
 #[test]
 fn what_three_concentrators_heard_is_one_frame_with_the_best_first() {
-    let mut collector = Collector::new(HOLD, 10);
+    let mut collector = Collector::new(HOLD, KNOWN, 10);
     let frame = Bytes::from_static(b"frame");
     assert_eq!(
         collector.hear(at(0), frame.clone(), reception(1, -3.0)),
@@ -39,17 +41,17 @@ fn what_three_concentrators_heard_is_one_frame_with_the_best_first() {
 
 #[test]
 fn a_copy_that_comes_late_is_not_taken_for_the_devices_own() {
-    let mut collector = Collector::new(HOLD, 10);
+    let mut collector = Collector::new(HOLD, KNOWN, 10);
     let frame = Bytes::from_static(b"frame");
     collector.hear(at(0), frame.clone(), reception(1, 1.0));
     assert!(collector.next(at(200)).is_some());
     assert_eq!(
-        collector.hear(at(1699), frame.clone(), reception(2, 1.0)),
+        collector.hear(at(5999), frame.clone(), reception(2, 1.0)),
         CopyKind::Late
     );
     // From now on the device may have sent it again.
     assert_eq!(
-        collector.hear(at(1700), frame, reception(1, 1.0)),
+        collector.hear(at(6000), frame, reception(1, 1.0)),
         CopyKind::First
     );
 }
@@ -74,7 +76,7 @@ fn a_concentrator_counts_once_with_its_best() {
 
 #[test]
 fn a_flood_of_frames_is_held_up_to_a_bound() {
-    let mut collector = Collector::new(HOLD, 3);
+    let mut collector = Collector::new(HOLD, KNOWN, 3);
     for number in 0..3_u8 {
         let frame = Bytes::from(vec![number]);
         assert_eq!(
@@ -88,10 +90,14 @@ fn a_flood_of_frames_is_held_up_to_a_bound() {
         CopyKind::Overflow
     );
     assert_eq!(std::iter::from_fn(|| collector.next(at(200))).count(), 3);
-    assert_eq!(
-        collector.hear(at(1700), more, reception(1, 1.0)),
-        CopyKind::First
-    );
+    // Those that were handed out make room, the oldest first.
+    for (frame, kind) in [
+        (more, CopyKind::First),
+        (Bytes::from_static(&[1]), CopyKind::Late),
+        (Bytes::from_static(&[0]), CopyKind::First),
+    ] {
+        assert_eq!(collector.hear(at(300), frame, reception(1, 1.0)), kind);
+    }
 }
 
 #[test]
@@ -117,7 +123,7 @@ fn the_answer_goes_through_the_concentrator_that_heard_best() {
 #[test]
 fn what_three_packet_forwarders_send_is_one_uplink_before_and_after_a_restart() {
     let (mut network, mut device) = with_device();
-    let mut collector = Collector::new(HOLD, 10);
+    let mut collector = Collector::new(HOLD, KNOWN, 10);
     for round in 0..3_u32 {
         let frame = device.uplink(1, b"once");
         let start = at(u64::from(round) * 10_000);
