@@ -248,14 +248,14 @@ impl Region {
 
     /// Returns the requests that set a device's channels to the network's, whatever they were.
     pub(super) fn channel_requests(&self) -> Vec<lrwn::LinkADRReqPayload> {
-        let all = self.plan.get_uplink_channel_indices();
-        if matches!(self.name, RegionName::Us915 | RegionName::Au915) {
+        if self.has_sub_band() {
+            let all = self.plan.get_uplink_channel_indices();
             return self
                 .plan
                 .get_link_adr_req_payloads_for_enabled_uplink_channel_indices(&all);
         }
         let mut mask = lrwn::ChMask::new([false; 16]);
-        for channel in self.plan.get_enabled_uplink_channel_indices() {
+        for channel in channels {
             if channel < 16 {
                 mask.set(channel, true);
             }
@@ -264,8 +264,13 @@ impl Region {
             dr: 0,
             tx_power: 0,
             ch_mask: mask,
+        let (ch_mask_cntl, channels) = match self.name {
+            // All narrow channels, and by the mask the eight wide ones (RP002-1.0.x).
+            RegionName::Us915 | RegionName::Au915 => (6, (0..8).collect()),
+            _ => (0, self.plan.get_enabled_uplink_channel_indices()),
+        };
             redundancy: lrwn::Redundancy {
-                ch_mask_cntl: 0,
+                ch_mask_cntl,
                 nb_rep: 1,
             },
         }]

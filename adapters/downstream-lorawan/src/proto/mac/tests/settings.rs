@@ -150,6 +150,39 @@ fn us915_devices_are_told_the_sub_band_once() {
 }
 
 #[test]
+fn devices_on_all_channels_of_us915_and_au915_are_told_to_be_faster() {
+    // All narrow channels and the eight wide ones.
+    for (name, frequency, told) in [
+        (
+            RegionName::Us915,
+            902_300_000,
+            [0x03, 0x32, 0xff, 0x00, 0x61],
+        ),
+        (
+            RegionName::Au915,
+            915_200_000,
+            [0x03, 0x51, 0xff, 0x00, 0x61],
+        ),
+    ] {
+        let region = Region::new(name);
+        let config = NetworkConfig::new(&region);
+        let mut network = Network::new(region, config);
+        let mut device = Device::abp(1);
+        network.insert(device.profile(EUI), None);
+        let mut reception = reception(1, 10.0);
+        (reception.frequency, reception.data_rate) = (frequency, 0);
+        for count in 1..=20 {
+            let frame = device.say(Some(1), b"x", ADR);
+            match network.hear(&Collected::new(frame, reception.clone()), NOW) {
+                Ok(Heard::Uplink(uplink)) => assert_eq!(uplink.answer_due, count == 20),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(asked(&mut network, &mut device), told);
+    }
+}
+
+#[test]
 fn channel_plans_that_do_not_fit_their_region_are_refused() {
     let eu = || Region::new(RegionName::Eu868);
     assert_eq!(eu().with_sub_band(1).unwrap_err(), RegionError::SubBand(1));
