@@ -31,6 +31,11 @@ pub struct ServerConfig {
     pub channels: Vec<u32>,
     /// The group of eight channels (1 to 8) that is used in US915 and AU915. Default: all.
     pub sub_band: Option<u8>,
+    /// The most that packet forwarders are asked to send with, dBm EIRP, 0 to 36. Default: what the
+    /// region allows. One that cannot send so loudly refuses the frame (`TX_POWER`), as forwarders
+    /// do whose table of powers ends at 27 dBm, below the 29 dBm of the second window in EU868.
+    /// Stations have their own.
+    pub max_power: Option<i8>,
     /// The network's number, 24 bits. Default 0, which is for private networks.
     pub net_id: u32,
     /// When frames are sent and given up.
@@ -157,6 +162,9 @@ impl ServerConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.make_region()?;
         ConfigError::check_range("net_id", self.net_id, 0, 0x00ff_ffff)?;
+        if let Some(power) = self.max_power {
+            ConfigError::check_range("max_power", power, 0, 36)?;
+        }
         self.timing
             .validate()
             .map_err(|error| error.within("timing"))?;
@@ -220,6 +228,9 @@ impl ServerConfig {
             region = region
                 .with_sub_band(sub_band)
                 .map_err(|error| wrong("sub_band", error))?;
+        }
+        if let Some(power) = self.max_power {
+            region = region.with_max_power(power);
         }
         Ok(region)
     }
@@ -319,6 +330,10 @@ mod tests {
         };
         wrong(|it| it["region"] = json!(null), "`region` is missing");
         wrong(|it| it["sub_band"] = json!(2), "`sub_band`");
+        wrong(
+            |it| it["max_power"] = json!(37),
+            "`max_power` is 37; allowed: 0 to 36",
+        );
         wrong(|it| it["forwarders"] = json!(null), "`forwarders`");
         wrong(|it| it["timing"] = json!({"hold": "2s"}), "`timing.hold`");
         wrong(

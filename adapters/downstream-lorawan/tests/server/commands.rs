@@ -224,6 +224,29 @@ async fn a_copy_over_a_slow_line_is_not_taken_for_the_devices_repetition() {
     assert!(!concentrator.has_been_asked() && !slow.has_been_asked());
 }
 
+#[tokio::test]
+async fn a_concentrator_is_not_asked_for_more_power_than_it_has() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![class_c(device.config())]);
+    config.max_power = Some(27);
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    let radio = async {
+        let asked = concentrator.asked().await;
+        // As a forwarder does whose table ends there; in EU868 the second window allows 29.
+        let result = match asked.txpk["powe"].as_i64() {
+            Some(..=27) => "NONE",
+            _ => "TX_POWER",
+        };
+        concentrator.acknowledge(&asked, result).await;
+    };
+    let settled = network.hub.send_message(message(&device, "on"));
+    let (settled, ()) = tokio::join!(settled, radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
 /// As many devices as a small town has meters, each with a command that waits; the hub is 50 ms
 /// away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,6 +82,7 @@ pub enum RegionError {
 pub struct Region {
     name: RegionName,
     plan: Box<dyn region::Region + Send + Sync>,
+    max_power: i8,
 }
 
 impl Region {
@@ -91,6 +92,7 @@ impl Region {
         Self {
             name,
             plan: region::get(name.common(), false, false),
+            max_power: i8::MAX,
         }
     }
 
@@ -133,6 +135,13 @@ impl Region {
             done.map_err(|_| RegionError::SubBand(sub_band))?;
         }
         Ok(self)
+    }
+
+    /// Bounds the power for downlinks, dBm EIRP, where the region allows more.
+    #[must_use]
+    pub fn with_max_power(mut self, power: i8) -> Self {
+        self.max_power = power;
+        self
     }
 
     /// Returns its name.
@@ -237,7 +246,8 @@ impl Region {
 
     /// Returns the power for a downlink, dBm EIRP.
     pub(super) fn power(&self, frequency: u32) -> i8 {
-        self.plan.get_downlink_tx_power_eirp(frequency) as i8
+        let allowed = self.plan.get_downlink_tx_power_eirp(frequency) as i8;
+        allowed.min(self.max_power)
     }
 
     /// Returns the channels that a join tells.
@@ -254,6 +264,11 @@ impl Region {
                 .plan
                 .get_link_adr_req_payloads_for_enabled_uplink_channel_indices(&all);
         }
+        let (ch_mask_cntl, channels) = match self.name {
+            // All narrow channels, and by the mask the eight wide ones (RP002-1.0.x).
+            RegionName::Us915 | RegionName::Au915 => (6, (0..8).collect()),
+            _ => (0, self.plan.get_enabled_uplink_channel_indices()),
+        };
         let mut mask = lrwn::ChMask::new([false; 16]);
         for channel in channels {
             if channel < 16 {
@@ -264,11 +279,6 @@ impl Region {
             dr: 0,
             tx_power: 0,
             ch_mask: mask,
-        let (ch_mask_cntl, channels) = match self.name {
-            // All narrow channels, and by the mask the eight wide ones (RP002-1.0.x).
-            RegionName::Us915 | RegionName::Au915 => (6, (0..8).collect()),
-            _ => (0, self.plan.get_enabled_uplink_channel_indices()),
-        };
             redundancy: lrwn::Redundancy {
                 ch_mask_cntl,
                 nb_rep: 1,
