@@ -9,13 +9,14 @@ mod post;
 #[path = "support/site.rs"]
 mod site;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::credential::Secret;
 use gateway_core::testkit::MemoryUpstream;
-use gateway_core::{CloudMessage, DeviceId, Disposition, Interest};
+use gateway_core::{CloudMessage, DeviceId, Disposition, ErrorKind, Interest};
 use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
 use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
@@ -258,6 +259,67 @@ async fn a_command_that_the_things_stack_is_slow_to_take_is_posted_once() {
     assert_eq!(disposition, Some(Disposition::Complete));
     let second = timeout(Duration::from_millis(100), listener.accept()).await;
     assert!(second.is_err(), "it was posted twice");
+}
+
+#[tokio::test]
+async fn a_command_that_its_device_does_not_confirm_is_given_back_when_no_attempt_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    let mut command = command();
+    command.properties.insert("lorawan-confirmed", "true");
+    let attempts_left = Cell::new(None);
+    let server = async {
+        let (_, body) = accept_request(&listener, "200 OK").await;
+        let mut downlink = body["downlinks"][0].clone();
+        let most = downlink["confirmed_retry"]["max_attempts"]
+            .as_u64()
+            .unwrap();
+        for attempt in 1..=most {
+            attempts_left.set(Some(most - attempt));
+            webhook.tell("downlink_sent", &downlink).await;
+            let next = tts_up(1 + attempt as u32);
+            let body = next.to_string();
+            assert_eq!(
+                post(webhook.address, "/", TOKEN, body.as_bytes()).await,
+                204
+            );
+            downlink["confirmed_retry"]["attempt"] = attempt.into();
+            webhook.tell("downlink_nack", &downlink).await;
+        }
+    };
+    let given_back = async {
+        let disposition = webhook.hub.send_message(command).await;
+        (disposition, attempts_left.get())
+    };
+    let (given_back, ()) = tokio::join!(given_back, server);
+    assert_eq!(given_back, (Some(Disposition::Abandon), Some(0)));
+}
+
+#[tokio::test]
+async fn an_uplink_that_is_posted_again_says_nothing_of_the_command_after_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    let body = tts_up(2).to_string();
+    let refused = async || {
+        webhook.hub.reject_next(ErrorKind::Other);
+        let answer = post(webhook.address, "/", TOKEN, body.as_bytes()).await;
+        assert_eq!(answer, 503);
+    };
+    refused().await;
+    let mut command = command();
+    command.properties.insert("lorawan-confirmed", "true");
+    let server = async {
+        let (_, body) = accept_request(&listener, "200 OK").await;
+        let downlink = &body["downlinks"][0];
+        webhook.tell("downlink_sent", downlink).await;
+        refused().await;
+        refused().await;
+        webhook.tell("downlink_ack", downlink).await;
+    };
+    let (disposition, ()) = tokio::join!(webhook.hub.send_message(command), server);
+    assert_eq!(disposition, Some(Disposition::Complete));
 }
 
 #[tokio::test]

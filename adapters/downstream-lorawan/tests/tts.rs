@@ -198,7 +198,7 @@ fn a_downlink_is_written_as_the_things_stack_reads_it() {
     let body: Value = serde_json::from_slice(&push(&downlink)).unwrap();
     let expected = json!({"downlinks": [{"f_port": 15, "frm_payload": "vu8=", "confirmed": true,
         "priority": "HIGH", "correlation_ids": ["iot-gateway:4711"],
-        "confirmed_retry": {"max_attempts": 3}}]});
+        "confirmed_retry": {"max_attempts": 1}}]});
     assert_eq!(body, expected);
     assert_eq!(clear(), &br#"{"downlinks":[]}"#[..]);
 }

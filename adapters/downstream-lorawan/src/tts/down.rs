@@ -9,9 +9,9 @@ use crate::event::{Downlink, DownlinkId, Priority};
 /// Marks our names among the correlation ids of a downlink, which has no other name.
 const MARK: &str = "iot-gateway:";
 
-/// How often a confirmed downlink is sent before the device's silence counts. LoRaWAN leaves it to
-/// the network; more would hold up what waits behind it.
-const MAX_ATTEMPTS: u32 = 3;
+/// How often a confirmed downlink is sent before the device's silence counts: the hub gives out what
+/// was not confirmed again, which would then go beside further attempts.
+const MAX_ATTEMPTS: u32 = 1;
 
 /// Reads a correlation id that is one of ours.
 pub(super) fn ours(correlation_id: &str) -> Option<DownlinkId> {
