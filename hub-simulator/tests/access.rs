@@ -150,6 +150,34 @@ async fn an_expired_token_detaches_only_its_own_links() {
 }
 
 #[tokio::test]
+async fn links_end_with_their_device_though_one_of_the_same_name_is_there() {
+    const C2D: &str = "/devices/dev1/messages/devicebound";
+    let hub = plain_hub().await;
+    hub.add_devices(["dev1", "stays"]);
+    let mut client = Client::connect(&hub).await;
+    let policy = hub.policy_connection_string("device");
+    client.authorize(&policy, "device").await;
+    let mut stays = client.telemetry("stays").await;
+    let mut telemetry = client.telemetry("dev1").await;
+    let mut messages = client.receiver(C2D).await;
+    // The connection hears of it when the second one is there already.
+    hub.remove_device("dev1");
+    hub.add_device("dev1");
+    let sends = format!("{:?}", soon(telemetry.on_detach()).await);
+    let receives = format!("{:?}", soon(messages.recv::<DataBody>()).await);
+    for error in [sends, receives] {
+        assert!(
+            error.contains("NotFound") && error.contains("not registered"),
+            "{error}"
+        );
+    }
+    accepted(soon(stays.send(message("1", "x"))).await.unwrap());
+    let mut messages = client.receiver(C2D).await;
+    hub.send_c2d("dev1", C2d::new("x")).unwrap();
+    soon(messages.recv::<DataBody>()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_renewed_token_keeps_its_links() {
     let hub = plain_hub().await;
     let mut client = Client::connect(&hub).await;

@@ -196,6 +196,25 @@ async fn a_device_that_is_disabled_or_removed_is_sent_away_with_its_modules() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_registered_anew_connects_anew_and_its_old_will_is_not_sent() {
+    let hub = plain_hub().await;
+    hub.add_device("dev1");
+    let policy = support::token(&hub.policy_connection_string("device"));
+    let mut connect = login(&hub, &format!("{}/dev1", hub.host()), &policy);
+    let topic = "devices/dev1/messages/events/";
+    connect.last_will = Some(LastWill::new(topic, "gone", QoS::AtLeastOnce, false));
+    let mut first = Device::connect_with(&hub, connect.clone()).await;
+    // The connection hears of it when the second one is there already.
+    hub.remove_device("dev1");
+    hub.add_device("dev1");
+    first.closed().await;
+    let mut second = Device::connect_with(&hub, connect).await;
+    assert!(!second.session_present);
+    second.ping().await;
+    assert_eq!(hub.record().count(), 0);
+}
+
+#[tokio::test]
 async fn a_will_is_sent_for_a_device_that_goes_without_a_word() {
     let hub = plain_hub().await;
     let mut connect = connect_packet(&hub, "dev1");

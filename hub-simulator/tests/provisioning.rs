@@ -285,11 +285,13 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
         (two, one)
     };
     here.patch_desired("d", &json!({ "rate": 5 })).unwrap();
+    here.add_device("d/module");
     here.faults().fail_over();
     let state = assigned(one, "d").await;
     assert_eq!(state["assignedHub"], there.host());
     assert_eq!(state["substatus"], "deviceDataMigrated");
     assert_eq!(here.device_keys("d"), None);
+    assert_eq!(here.device_keys("d/module"), None, "its modules go along");
     assert_eq!(there.twin("d")["desired"]["rate"], 5);
     assert_eq!(there.twin("d")["desired"]["$version"], 2);
     assert_eq!(three.device_keys("d"), None);

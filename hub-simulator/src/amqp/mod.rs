@@ -56,6 +56,7 @@ pub(crate) mod condition {
 
     pub(crate) const ARGUMENT: &str = "com.microsoft:argument-error";
     pub(crate) const ARGUMENT_RANGE: &str = "com.microsoft:argument-out-of-range";
+    pub(crate) const CONNECTION_FORCED: &str = "amqp:connection:forced";
     pub(crate) const DECODE: &str = "amqp:decode-error";
     pub(crate) const DETACH_FORCED: &str = "amqp:link:detach-forced";
     pub(crate) const FRAMING: &str = "amqp:connection:framing-error";

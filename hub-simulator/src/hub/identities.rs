@@ -85,13 +85,13 @@ impl Hub {
         let device = state.put(id, write, expected, now)?;
         let is_enabled = device.enabled;
         let document = IdentityDocument::of(id, device);
-        let gone = if was_enabled && !is_enabled {
+        let disabled = if was_enabled && !is_enabled {
             state.with_modules(id)
         } else {
             Vec::new()
         };
         drop(state);
-        self.tell_gone(gone);
+        self.tell(disabled, Notice::Disabled);
         Ok(document)
     }
 
@@ -102,7 +102,7 @@ impl Hub {
         check_etag(device, expected)?;
         let gone = state.remove_with_modules(id);
         drop(state);
-        self.tell_gone(gone);
+        self.tell(gone, Notice::Removed);
         Ok(())
     }
 
@@ -119,19 +119,20 @@ impl Hub {
         };
         device.set_enabled(enabled, Ticks::now());
         device.written();
-        let gone = if enabled {
+        let disabled = if enabled {
             Vec::new()
         } else {
             state.with_modules(id)
         };
         drop(state);
-        self.tell_gone(gone);
+        self.tell(disabled, Notice::Disabled);
         true
     }
 
-    fn tell_gone(&self, gone: Vec<Arc<str>>) {
-        for identity in gone {
-            self.broadcast(&Notice::DeviceGone(identity));
+    /// Tells every connection what has happened to identities.
+    pub(crate) fn tell(&self, identities: Vec<Arc<str>>, what: impl Fn(Arc<str>) -> Notice) {
+        for identity in identities {
+            self.broadcast(&what(identity));
         }
         self.stir();
     }
@@ -173,7 +174,7 @@ impl HubState {
     }
 
     /// Takes an identity and its modules out of the registry; returns what is gone.
-    fn remove_with_modules(&mut self, id: &str) -> Vec<Arc<str>> {
+    pub(crate) fn remove_with_modules(&mut self, id: &str) -> Vec<Arc<str>> {
         let mut gone = self.with_modules(id);
         gone.retain(|id| self.remove_device(id));
         gone

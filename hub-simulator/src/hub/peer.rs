@@ -85,8 +85,10 @@ pub(crate) enum Notice {
     Displaced(Route),
     /// Another reader of events has taken this one's place; what it is told.
     Stolen(Route, Arc<str>),
-    /// The device was disabled or removed.
-    DeviceGone(Arc<str>),
+    /// The device was disabled.
+    Disabled(Arc<str>),
+    /// The device was removed; one of the same name may be there by now.
+    Removed(Arc<str>),
     /// A scripted fault.
     Order(Order),
 }

@@ -55,15 +55,13 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     );
 }
 
-/// Removes a device from the hub that it leaves; returns its twin.
+/// Removes a device with its modules from the hub that it leaves; returns its twin.
 fn depart(hub: &Hub, departure: &Departure) -> Option<Box<Twin>> {
     let mut state = hub.state();
     let twin = state.registry.get(&departure.device_id)?.twin.clone();
-    let removed = state.remove_device(&departure.device_id);
+    let gone = state.remove_with_modules(&departure.device_id);
     drop(state);
-    if removed {
-        hub.broadcast(&Notice::DeviceGone(departure.device_id.as_str().into()));
-    }
+    hub.tell(gone, Notice::Removed);
     twin
 }
 

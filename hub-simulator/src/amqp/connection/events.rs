@@ -5,10 +5,12 @@ use tokio::time::Instant;
 use super::{Connection, LOGIN, Phase, SessionSlot};
 use crate::amqp::codec::frame;
 use crate::amqp::core::Core;
+use crate::amqp::link::Link;
 use crate::amqp::session::Session;
 use crate::amqp::{AmqpError, condition, endpoint};
 use crate::clock::unix_seconds;
 use crate::faults::Order;
+use crate::hub::error::HubError;
 use crate::hub::peer::{Notice, Route};
 use crate::hub::state::Now;
 use crate::shell::LineOrder;
@@ -39,6 +41,21 @@ impl Connection {
         }
     }
 
+    /// What a peer is told that was waited for too long (Azure/azure-amqp, `AmqpConnection.cs`).
+    fn impatience(&self) -> AmqpError {
+        let allowed = self.core.hub.limits.idle_timeout;
+        let text = if self.core.now.instant < self.last_input + allowed {
+            "The connection was not opened in time.".to_owned()
+        } else {
+            format!(
+                "The connection was inactive for more than the allowed {} milliseconds and is closed by container '{}'.",
+                allowed.as_millis(),
+                self.container
+            )
+        };
+        AmqpError::new(condition::CONNECTION_FORCED, text)
+    }
+
     /// Does what has become due.
     pub(crate) fn on_time(&mut self, now: Now) {
         self.core.now = now;
@@ -46,10 +63,7 @@ impl Connection {
             return;
         }
         if now.instant >= self.patience_ends() {
-            return self.close(Some(&AmqpError::new(
-                condition::RESOURCE_LIMIT,
-                "The peer is silent.",
-            )));
+            return self.close(Some(&self.impatience()));
         }
         if self
             .heartbeat
@@ -87,29 +101,21 @@ impl Connection {
         if self.has_login && !self.core.tokens.contains(LOGIN) {
             return self.close(Some(&error));
         }
-        self.detach_unauthorized(|_device| true, Some(&error));
+        self.detach_where(|core, link| core.reauthorize(link).is_err().then(|| error.clone()));
     }
 
-    /// Detaches the links that no token covers any more, or whose device is gone.
-    fn detach_unauthorized(
-        &mut self,
-        concerns: impl Fn(Option<&str>) -> bool,
-        text: Option<&AmqpError>,
-    ) {
+    /// Detaches the links that there is a reason against.
+    fn detach_where(&mut self, reason: impl Fn(&Core, &Link) -> Option<AmqpError>) {
         for slot in self.sessions.values_mut() {
             let SessionSlot::Open(session) = slot else {
                 continue;
             };
             let lost: Vec<_> = session
                 .links()
-                .filter(|(_, link)| concerns(link.device.as_deref()))
-                .filter_map(|(handle, link)| {
-                    let error = self.core.reauthorize(link).err()?;
-                    Some((handle, error))
-                })
+                .filter_map(|(handle, link)| Some((handle, reason(&self.core, link)?)))
                 .collect();
             for (handle, error) in lost {
-                session.detach(&mut self.core, handle, Some(text.unwrap_or(&error)));
+                session.detach(&mut self.core, handle, Some(&error));
             }
         }
     }
@@ -134,7 +140,18 @@ impl Connection {
                 let error = AmqpError::new(condition::STOLEN, &*text);
                 session.detach(core, handle, Some(&error));
             }),
-            Notice::DeviceGone(id) => self.detach_unauthorized(|device| device == Some(&*id), None),
+            Notice::Disabled(id) => self.detach_where(|core, link| {
+                let concerned = link.device.as_deref() == Some(&*id);
+                concerned.then(|| core.reauthorize(link).err()).flatten()
+            }),
+            Notice::Removed(id) => {
+                let hub = self.core.hub.state().registry.short_name().to_owned();
+                let error = self.core.refusal(&HubError::not_registered(&id, &hub));
+                self.detach_where(|_core, link| {
+                    let concerned = link.device.as_deref() == Some(&*id);
+                    concerned.then(|| error.clone())
+                });
+            }
             Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
             Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
             Notice::Order(order) => self.obey(order),
@@ -169,24 +186,11 @@ impl Connection {
                     }
                 }
             }
-            Order::Detach(device, kind, error) => {
-                for slot in self.sessions.values_mut() {
-                    let SessionSlot::Open(session) = slot else {
-                        continue;
-                    };
-                    let concerned: Vec<u32> = session
-                        .links()
-                        .filter(|(_, link)| {
-                            device.is_none() || link.device.as_deref() == device.as_deref()
-                        })
-                        .filter(|(_, link)| kind.includes(link.kind.fault_kind()))
-                        .map(|(handle, _)| handle)
-                        .collect();
-                    for handle in concerned {
-                        session.detach(&mut self.core, handle, Some(&error));
-                    }
-                }
-            }
+            Order::Detach(device, kind, error) => self.detach_where(|_core, link| {
+                let concerned = device.is_none() || link.device.as_deref() == device.as_deref();
+                let concerned = concerned && kind.includes(link.kind.fault_kind());
+                concerned.then(|| error.clone())
+            }),
             Order::ExpireTokens(device) => {
                 if self.core.tokens.drop_of(device.as_deref()) {
                     self.tokens_expired();

@@ -53,6 +53,8 @@ enum SessionSlot {
 #[derive(Debug)]
 pub(crate) struct Connection {
     core: Core,
+    /// What the hub calls itself on it.
+    container: String,
     phase: Phase,
     sessions: HashMap<u16, SessionSlot>,
     /// Sessions that may have settlements to send at the end of the turn.
@@ -74,6 +76,7 @@ impl Connection {
             channel_max: caller.hub.limits.channel_max,
             open_by: now.instant + caller.hub.limits.amqp_open_timeout,
             core: Core::new(caller, peer, now),
+            container: format!("DeviceGateway_{}", Guid::random().simple()),
             phase: Phase::Header { after_sasl: false },
             sessions: HashMap::new(),
             touched: Vec::new(),
@@ -208,12 +211,11 @@ impl Connection {
             self.core.move_to(hub);
         }
         let limits = &self.core.hub.limits;
-        let container = format!("DeviceGateway_{}", Guid::random().simple());
         let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
         let (frame_size, channel_max) = (limits.max_frame_size, limits.channel_max);
         encode::open(
             &mut self.core.out,
-            &container,
+            &self.container,
             frame_size,
             channel_max,
             idle_ms,
@@ -348,7 +350,7 @@ impl Connection {
             Phase::Open => encode::close(&mut self.core.out, error),
             // A close needs an open before it (section 2.4.1).
             Phase::Opening => {
-                encode::open(&mut self.core.out, "DeviceGateway", 65_536, 0, 0);
+                encode::open(&mut self.core.out, &self.container, 65_536, 0, 0);
                 encode::close(&mut self.core.out, error);
             }
             Phase::Header { .. } | Phase::Sasl | Phase::Closed => {}

@@ -12,7 +12,7 @@ use super::subscriptions::subscriber;
 use super::{Core, End};
 use crate::hub::Sender;
 use crate::hub::device::Feed;
-use crate::hub::identity;
+use crate::hub::error::HubError;
 use crate::hub::peer::{ConnectionId, Notice, Route};
 use crate::hub::state::HubState;
 use crate::mqtt::acks::Acks;
@@ -147,15 +147,24 @@ impl Device {
             Notice::Displaced(_) => {
                 return Err(End::refused("another connection acts for the device"));
             }
-            Notice::DeviceGone(id)
-                if *id == *identity::split(self.identity()).0 || *id == *self.identity() =>
-            {
+            Notice::Disabled(id) if *id == *self.identity() => {
                 let usable = core.hub.state().registry.usable(self.identity());
-                usable.map_err(|error| End::refused(error.to_string()))?;
+                usable.map_err(|error| self.turned_away(error.to_string()))?;
             }
-            Notice::DeviceGone(_) | Notice::Stolen(..) | Notice::Order(_) => {}
+            Notice::Removed(id) if *id == *self.identity() => {
+                let hub = core.hub.state().registry.short_name().to_owned();
+                let error = HubError::not_registered(&id, &hub);
+                return Err(self.turned_away(error.to_string()));
+            }
+            Notice::Disabled(_) | Notice::Removed(_) | Notice::Stolen(..) | Notice::Order(_) => {}
         }
         Ok(())
+    }
+
+    /// The end of a device that may not be here any more: its will counts no longer.
+    fn turned_away(&mut self, reason: String) -> End {
+        self.will = None;
+        End::Refused(reason)
     }
 
     /// Publishes at most once, later.
