@@ -217,10 +217,35 @@ async fn a_drained_reader_gets_what_there_is_and_its_credit_back() {
     let Performative::Flow(flow) = wire.next().await else {
         panic!("a flow")
     };
-    assert_eq!(
-        (flow.delivery_count, flow.link_credit),
-        (Some(100), Some(0))
-    );
+    let drained = |flow: &Flow| (flow.delivery_count, flow.link_credit, flow.drain);
+    assert_eq!(drained(&flow), (Some(100), Some(0), true));
+    // Who has no credit, or just as much as there is to read, is answered as well.
+    send(&mut device, 3..5).await;
+    for (counted, credit, events) in [(100, 0, 0), (100, 2, 2)] {
+        let drain = Flow {
+            delivery_count: Some(counted),
+            drain: true,
+            echo: true,
+            ..wire::credit(2, credit)
+        };
+        wire.send(0, Performative::Flow(drain)).await;
+        for _ in 0..events {
+            assert!(matches!(wire.next().await, Performative::Transfer(_)));
+        }
+        let Performative::Flow(flow) = wire.next().await else {
+            panic!("a flow")
+        };
+        let end = counted + credit;
+        assert_eq!(drained(&flow), (Some(end), Some(0), true));
+    }
+    // Counts wrap, credits do not; the answer to the drain was the answer to the echo.
+    send(&mut device, 5..6).await;
+    let much = Flow {
+        delivery_count: Some(102),
+        ..wire::credit(2, u32::MAX)
+    };
+    wire.send(0, Performative::Flow(much)).await;
+    assert!(matches!(wire.next().await, Performative::Transfer(_)));
 }
 
 #[tokio::test]

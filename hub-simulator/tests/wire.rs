@@ -77,6 +77,7 @@ async fn a_refused_attach_has_no_termini_and_is_then_closed() {
         panic!("an attach")
     };
     assert!(reply.source.is_none() && reply.target.is_none());
+    assert_eq!(reply.max_message_size, Some(262_144));
     let Performative::Detach(detach) = wire.next().await else {
         panic!("a detach")
     };
@@ -263,6 +264,31 @@ async fn an_aborted_delivery_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn an_aborted_delivery_of_many_frames_gives_its_credit_back() {
+    let hub = plain_hub().await;
+    let mut wire = Wire::with_session(&hub, open(), begin(100)).await;
+    wire.authorize(&hub, "dev1").await;
+    hub.faults().link_credit(Some(1));
+    wire.send(
+        0,
+        Performative::Attach(attach("t", 5, Role::Sender, EVENTS)),
+    )
+    .await;
+    assert!(matches!(wire.next().await, Performative::Attach(_)));
+    for id in 1..=3 {
+        let Performative::Flow(flow) = wire.next().await else {
+            panic!("a flow")
+        };
+        assert_eq!(flow.link_credit, Some(1));
+        let begun = Performative::Transfer(transfer(5, id, true));
+        wire.send_with(0, begun, b"\x00\x53\x75").await;
+        let mut aborted = transfer(5, id, false);
+        aborted.aborted = true;
+        wire.send(0, Performative::Transfer(aborted)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_telemetry_message_that_cannot_be_read_is_rejected() {
     let hub = plain_hub().await;
     let mut wire = Wire::with_session(&hub, open(), begin(100)).await;
@@ -338,7 +364,15 @@ async fn a_silent_peer_is_dropped() {
     let mut silent = Wire::connect(&hub).await;
     assert!(silent.is_hung_up().await);
     let mut quiet = Wire::with_session(&hub, open(), begin(100)).await;
-    assert!(matches!(quiet.next().await, Performative::Close(_)));
+    let Performative::Close(close) = quiet.next().await else {
+        panic!("a close")
+    };
+    let error = close.error.unwrap();
+    assert_eq!(condition_of(&error), "amqp:connection:forced");
+    let text = error.description.unwrap();
+    let start =
+        "The connection was inactive for more than the allowed 200 milliseconds and is closed";
+    assert!(text.starts_with(start), "{text}");
 }
 
 /// A value nested thousands of levels deep, which a decoder that recurses would not survive.

@@ -18,6 +18,9 @@ use crate::hub::error::ErrorCode;
 use crate::hub::peer::Route;
 use crate::hub::stamps::Stamps;
 
+/// The max-message-size that a refused attach was seen to be answered with.
+const REFUSED_SIZE: u64 = 262_144;
+
 /// A link that may be: what it is for and whose.
 struct Granted {
     kind: Kind,
@@ -218,7 +221,7 @@ impl Session {
             receiver_settle_mode: terms.and_then(|terms| terms.receiver_settle_mode),
             source: terms.and(attach.source),
             target: terms.and(attach.target),
-            max_message_size: terms.and_then(|terms| terms.max_message_size),
+            max_message_size: terms.map_or(Some(REFUSED_SIZE), |terms| terms.max_message_size),
             properties: attach.properties,
         };
         encode::attach(&mut core.out, self.channel, &reply);

@@ -234,7 +234,11 @@ impl Wire {
         let mut settled = false;
         while !(answered && settled) {
             match self.next().await {
-                Performative::Transfer(_) => answered = true,
+                Performative::Transfer(answer) => {
+                    // The real hub counts here, in four bytes.
+                    assert_eq!(answer.delivery_tag.unwrap().len(), 4);
+                    answered = true;
+                }
                 Performative::Disposition(_) => settled = true,
                 Performative::Attach(_) | Performative::Flow(_) => {}
                 other => panic!("{other:?}"),

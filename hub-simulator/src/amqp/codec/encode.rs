@@ -8,6 +8,7 @@ use bytes::{BufMut, BytesMut};
 use super::frame::{self, FrameKind};
 use super::{code, write};
 use crate::amqp::{AmqpError, Info};
+use crate::guid::Guid;
 
 fn performative(
     out: &mut BytesMut,
@@ -98,12 +99,13 @@ pub(crate) struct SessionFlow {
     pub(crate) next_outgoing_id: u32,
 }
 
-/// The link half of a flow: handle, delivery count, credit.
+/// The link half of a flow: handle, delivery count, credit, and whether a drain has used it up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinkCredit {
     pub(crate) handle: u32,
     pub(crate) delivery_count: u32,
     pub(crate) credit: u32,
+    pub(crate) drained: bool,
 }
 
 pub(crate) fn flow(
@@ -126,10 +128,20 @@ pub(crate) fn flow(
             }
             None => out.put_bytes(0x40, 4),
         }
-        write::null(out);
+        // The real hub was seen to leave it null.
+        let drained = link.is_some_and(|link| link.drained);
+        write::option(out, drained.then_some(true), write::boolean);
         write::boolean(out, false);
         write::null(out);
     });
+}
+
+/// What a delivery is known by on its link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Tag {
+    Guid(Guid),
+    /// As the real hub counts on `$cbs`.
+    Count(u32),
 }
 
 /// The header of one transfer frame of a delivery.
@@ -137,7 +149,7 @@ pub(crate) fn flow(
 pub(crate) struct TransferHead {
     pub(crate) handle: u32,
     pub(crate) delivery_id: u32,
-    pub(crate) tag: [u8; 16],
+    pub(crate) tag: Tag,
     pub(crate) settled: bool,
     pub(crate) more: bool,
 }
@@ -151,7 +163,10 @@ pub(crate) fn transfer(out: &mut BytesMut, channel: u16, head: TransferHead, pay
         write::list(out, 11, |out| {
             write::uint(out, head.handle);
             write::uint(out, head.delivery_id);
-            write::binary(out, &head.tag);
+            match head.tag {
+                Tag::Guid(guid) => write::binary(out, guid.as_bytes()),
+                Tag::Count(count) => write::binary(out, &count.to_le_bytes()),
+            }
             write::uint(out, 0);
             write::boolean(out, head.settled);
             write::boolean(out, head.more);

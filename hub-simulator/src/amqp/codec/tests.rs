@@ -10,11 +10,12 @@ use fe2o3_amqp_types::performatives as oracle;
 use proptest::prelude::*;
 use serde_amqp::primitives::Binary;
 
-use super::encode::{AttachReply, LinkCredit, Outcome, SessionFlow, TransferHead};
+use super::encode::{AttachReply, LinkCredit, Outcome, SessionFlow, Tag, TransferHead};
 use super::message::{MessageWriter, OutProperties, Sections, display_id};
 use super::performative::Performative;
 use super::{encode, frame, read, write};
 use crate::amqp::AmqpError;
+use crate::guid::Guid;
 
 /// What the oracle reads in the one frame of `out`.
 fn judged(out: &BytesMut) -> oracle::Performative {
@@ -41,6 +42,7 @@ fn every_performative_reads_back_and_carries_all_its_fields() {
         handle: 9,
         delivery_count: 0,
         credit: 1000,
+        drained: true,
     };
     let reply = AttachReply {
         name: "link",
@@ -127,7 +129,7 @@ proptest! {
     #[test]
     fn a_transfer_says_what_the_oracle_reads(handle in any::<u32>(), id in any::<u32>(), tag in any::<[u8; 16]>()) {
         let mut out = BytesMut::new();
-        let head = TransferHead { handle, delivery_id: id, tag, settled: false, more: true };
+        let head = TransferHead { handle, delivery_id: id, tag: Tag::Guid(Guid::from_bytes(tag)), settled: false, more: true };
         encode::transfer(&mut out, 1, head, b"");
         prop_assert!(out.len() <= encode::TRANSFER_OVERHEAD);
         prop_assert_eq!(field_count(&out), 11);

@@ -41,6 +41,7 @@ impl Session {
             return self.on_first_frame(core, transfer);
         };
         if transfer.aborted {
+            self.top_up(core, transfer.handle);
             return Ok(());
         }
         if transfer

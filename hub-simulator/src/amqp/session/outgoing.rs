@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Session, Unsettled, Waiting};
 use crate::amqp::codec::encode::{
-    self, LinkCredit, Outcome, SessionFlow, TRANSFER_OVERHEAD, TransferHead,
+    self, LinkCredit, Outcome, SessionFlow, TRANSFER_OVERHEAD, Tag, TransferHead,
 };
 use crate::amqp::codec::performative::{Disposition, Flow, LinkFlow, PeerOutcome};
 use crate::amqp::core::Core;
@@ -35,6 +35,10 @@ impl Session {
 
     /// Tells the peer the state of the session, and of a link.
     pub(in crate::amqp) fn send_flow(&mut self, core: &mut Core, handle: Option<u32>) {
+        self.put_flow(core, handle, false);
+    }
+
+    fn put_flow(&mut self, core: &mut Core, handle: Option<u32>, drained: bool) {
         self.incoming_window = self.full_window;
         let link = handle.and_then(|handle| {
             let link = self.link(handle)?;
@@ -42,6 +46,7 @@ impl Session {
                 handle,
                 delivery_count: link.delivery_count,
                 credit: link.credit,
+                drained,
             })
         });
         encode::flow(&mut core.out, self.channel, self.session_flow(), link);
@@ -74,18 +79,19 @@ impl Session {
         let Some(link) = self.known_link(flow.handle)? else {
             return Ok(());
         };
+        let mut answered = false;
         if link.kind.hub_sends() {
-            let limit = flow
-                .delivery_count
-                .unwrap_or(0)
-                .wrapping_add(flow.credit.unwrap_or(0));
-            let credit = limit.wrapping_sub(link.delivery_count);
-            // A limit behind what was sent already is a credit that was taken back.
-            link.credit = if credit > u32::MAX / 2 { 0 } else { credit };
+            // Counts are serial numbers (section 2.8.10). What was sent since the peer counted has
+            // used up credit; where that is more than there is, credit was taken back.
+            let counted = flow.delivery_count.unwrap_or(0);
+            let ahead = counted.wrapping_sub(link.delivery_count).cast_signed();
+            link.credit = flow.credit.unwrap_or(0).saturating_add_signed(ahead);
             link.drain = flow.drain;
             self.pump(core, flow.handle);
+            let drains = self.link(flow.handle).is_some_and(|link| link.drain);
+            answered = flow.drain && !drains;
         }
-        if echo {
+        if echo && !answered {
             self.send_flow(core, Some(flow.handle));
         }
         Ok(())
@@ -132,28 +138,34 @@ impl Session {
         self.pump(core, handle);
     }
 
-    /// Sends what a link has to send as far as credit and window go.
+    /// Sends what a link has to send as far as credit and window go; then answers a drain (section
+    /// 2.6.7).
     pub(in crate::amqp) fn pump(&mut self, core: &mut Core, handle: u32) {
         let channel = self.channel;
         loop {
-            let window_is_shut = self.peer_window == 0 || !self.backlog.is_empty();
+            let (frames_wait, no_window) = (!self.backlog.is_empty(), self.peer_window == 0);
             let Some(link) = self.link(handle) else {
                 return;
             };
-            if link.credit == 0 {
+            let has_credit = link.credit > 0;
+            if !has_credit && !link.drain {
                 return;
             }
-            if link.kind == Kind::Events && core.out.len() >= MAX_OUTPUT_A_TURN {
+            if has_credit && link.kind == Kind::Events && core.out.len() >= MAX_OUTPUT_A_TURN {
                 let route = Route::pack(channel, handle, link.serial);
                 core.paused.insert(route);
                 return;
             }
-            if window_is_shut {
+            // An answer needs no window, but comes behind what was sent before it.
+            if frames_wait || has_credit && no_window {
                 if !link.waits_for_window {
                     link.waits_for_window = true;
                     self.waiting_links.push_back(handle);
                 }
                 return;
+            }
+            if !has_credit {
+                break;
             }
             let Some((mut outgoing, tag, lock)) = next_message(core, link) else {
                 break;
@@ -182,7 +194,7 @@ impl Session {
             let head = TransferHead {
                 handle,
                 delivery_id,
-                tag: *tag.as_bytes(),
+                tag,
                 settled,
                 more: false,
             };
@@ -194,7 +206,7 @@ impl Session {
         if std::mem::take(&mut link.drain) {
             link.delivery_count = link.delivery_count.wrapping_add(link.credit);
             link.credit = 0;
-            self.send_flow(core, Some(handle));
+            self.put_flow(core, Some(handle), true);
         }
     }
 
@@ -299,10 +311,10 @@ fn mishandling(core: &Core, link: &Link) -> Option<Mishandling> {
 }
 
 /// The next message of a link: from its outbox, or from the device's queue and then locked.
-fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Option<Guid>)> {
+fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Tag, Option<Guid>)> {
     let locked = |lock, message| {
         let settled = false;
-        Some((Outgoing { message, settled }, lock, Some(lock)))
+        Some((Outgoing { message, settled }, Tag::Guid(lock), Some(lock)))
     };
     if link.kind == Kind::Feedback {
         let mut state = core.hub.state();
@@ -325,7 +337,11 @@ fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Guid, Opt
         let mut tag = [0; 16];
         tag[..4].copy_from_slice(&link.delivery_count.to_be_bytes());
         let outgoing = Outgoing { message, settled };
-        return Some((outgoing, Guid::from_bytes(tag), None));
+        return Some((outgoing, Tag::Guid(Guid::from_bytes(tag)), None));
     }
-    Some((link.outbox.pop_front()?, Guid::random(), None))
+    let tag = match link.kind {
+        Kind::CbsReplies => Tag::Count(link.delivery_count),
+        _ => Tag::Guid(Guid::random()),
+    };
+    Some((link.outbox.pop_front()?, tag, None))
 }
