@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use hub_simulator::{C2d, HubSimulator, StartError};
+use hub_simulator::{C2d, HubSimulator, StartError, WhichKey};
 use serde_json::json;
 use support::{Client, DataBody, bytes_of, soon};
 
@@ -49,6 +49,19 @@ async fn identities_keys_twins_and_queues_come_back_after_a_restart() {
     let mut receiver = device.receiver("/devices/kept/messages/devicebound").await;
     let delivery = soon(receiver.recv::<DataBody>()).await.unwrap();
     assert_eq!(bytes_of(&delivery.message().body), b"wait for me");
+}
+
+#[tokio::test]
+async fn a_policys_revoked_key_stays_revoked_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = hub_in(directory.path()).await;
+    let revoked = hub.policy_connection_string("service");
+    let keys = hub.regenerate_policy_key("service", WhichKey::Primary);
+    drop(hub);
+
+    let hub = hub_in(directory.path()).await;
+    assert_eq!(hub.policy_keys("service"), keys);
+    assert_ne!(hub.policy_connection_string("service"), revoked);
 }
 
 #[tokio::test]

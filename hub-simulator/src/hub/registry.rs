@@ -37,6 +37,8 @@ pub(crate) struct Registry {
     pub(crate) checks: Checks,
     /// Devices that may have changed since they were last stored; nothing if they are not stored.
     changed: Option<BTreeSet<Arc<str>>>,
+    /// Whether the hub's own keys have.
+    keys_changed: bool,
 }
 
 impl Registry {
@@ -51,6 +53,7 @@ impl Registry {
             away: false,
             checks: Checks::default(),
             changed: None,
+            keys_changed: false,
         }
     }
 
@@ -65,6 +68,16 @@ impl Registry {
             .as_mut()
             .map(std::mem::take)
             .unwrap_or_default()
+    }
+
+    /// Whether the hub's own keys have changed since this was last asked.
+    pub(crate) fn take_keys_changed(&mut self) -> bool {
+        std::mem::take(&mut self.keys_changed)
+    }
+
+    /// Remembers that the hub's own keys have changed.
+    pub(crate) fn touch_keys(&mut self) {
+        self.keys_changed = true;
     }
 
     /// Remembers that a device may have changed.
@@ -103,6 +116,19 @@ impl Registry {
 
     pub(crate) fn policy(&self, name: &str) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.name == name)
+    }
+
+    /// Gives a policy one new key; returns both.
+    pub(crate) fn regenerate_policy_key(
+        &mut self,
+        name: &str,
+        which: WhichKey,
+    ) -> Option<&KeyPair> {
+        let mut policies = self.policies.iter_mut();
+        let policy = policies.find(|policy| policy.name == name)?;
+        policy.keys = policy.keys.regenerate(which);
+        self.keys_changed = true;
+        Some(&policy.keys)
     }
 
     /// All devices and modules, in the order of their identities.

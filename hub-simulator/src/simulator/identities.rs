@@ -72,10 +72,8 @@ impl HubSimulator {
     /// put before stay good until they expire.
     pub fn regenerate_policy_key(&self, policy: &str, which: WhichKey) -> Option<DeviceKeys> {
         let mut state = self.hub.state();
-        let policies = state.registry.policies_mut();
-        let policy = policies.iter_mut().find(|known| known.name == policy)?;
-        policy.keys = policy.keys.regenerate(which);
-        Some(policy.keys.encoded())
+        let keys = state.registry.regenerate_policy_key(policy, which)?;
+        Some(keys.encoded())
     }
 
     /// Removes a device with its modules: its links are detached, its messages purged. Returns whether it was there.

@@ -135,7 +135,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stores the hub's own keys, which change only before it starts.
+    /// Stores the hub's own keys at once, before anybody is shown them.
     pub(crate) fn save_hub(&self, hub: &Hub) -> Result<(), StoreError> {
         let row = HubRow::of(&hub.state().registry);
         let write = self.database.begin_write()?;
@@ -181,6 +181,9 @@ impl Store {
             .map(|(id, row)| (id.to_string(), row.as_ref()));
         let write = self.database.begin_write()?;
         put(&write, DEVICES, devices)?;
+        if let Some(row) = &changes.hub {
+            put(&write, HUB, [(ONLY.to_owned(), Some(row))])?;
+        }
         if let Some(provisioning) = provisioning {
             put(
                 &write,

@@ -19,6 +19,7 @@ use crate::mqtt::session::StoredSession;
 /// What is to be committed together.
 #[derive(Debug)]
 pub(super) struct Changes {
+    pub(super) hub: Option<HubRow>,
     /// Devices that have changed, with nothing for those that are gone.
     pub(super) devices: Vec<(Arc<str>, Option<DeviceRow>)>,
 }
@@ -32,8 +33,11 @@ impl Changes {
             let row = registry.get(&id).map(|device| DeviceRow::of(device, now));
             (id, row)
         });
+        let devices = devices.collect();
+        let keys_changed = registry.take_keys_changed();
         Self {
-            devices: devices.collect(),
+            hub: keys_changed.then(|| HubRow::of(registry)),
+            devices,
         }
     }
 
@@ -42,10 +46,13 @@ impl Changes {
         for (id, _) in &self.devices {
             state.registry.touch(id);
         }
+        if self.hub.is_some() {
+            state.registry.touch_keys();
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.devices.is_empty()
+        self.devices.is_empty() && self.hub.is_none()
     }
 }
 
