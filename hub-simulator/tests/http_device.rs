@@ -6,7 +6,7 @@ mod web;
 
 use std::time::Duration;
 
-use hub_simulator::{Ack, C2d, C2dOutcome, HubSimulator, Limits};
+use hub_simulator::{Ack, C2d, C2dOutcome, HubSimulator, Limits, Size, Tier};
 use serde_json::json;
 use support::{plain_hub, soon, token};
 use web::Http;
@@ -69,6 +69,25 @@ async fn a_batch_is_many_messages() {
         assert_eq!(reply.status, 400, "{bad}");
     }
     assert_eq!(hub.record().count(), 3);
+}
+
+#[tokio::test]
+async fn a_batch_is_taken_whole_or_not_at_all() {
+    let size = Size::new(Tier::S1, 1)
+        .with_burst(Duration::from_millis(100))
+        .with_queue(Duration::ZERO);
+    let limits = Limits::default().with_size(Some(size));
+    let hub = HubSimulator::builder().with_tls(false).with_limits(limits);
+    let hub = hub.start().await.unwrap();
+    let mut http = Http::device(&hub, "d").await;
+    let kind = ["Content-Type: application/vnd.microsoft.iothub.json"];
+    let batch = json!(vec![json!({"body": ""}); 500]).to_string();
+    // The rate is 100 a second: a burst of ten passes, or one request, however much it asks for.
+    for status in [204, 429] {
+        let reply = http.ask("POST", EVENTS, &kind, batch.as_bytes()).await;
+        assert_eq!(reply.status, status);
+        assert_eq!(hub.record().count(), 500);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
     reason = "helpers of tests, though not in test functions"
 )]
 
+#[path = "support/mqtt.rs"]
+mod mqtt;
 mod support;
 #[path = "support/http.rs"]
 mod web;
@@ -11,9 +13,9 @@ mod web;
 use std::time::Duration;
 
 use fe2o3_amqp::link::{Receiver, Sender};
-use fe2o3_amqp::types::messaging::{ApplicationProperties, Message, Properties};
+use fe2o3_amqp::types::messaging::{ApplicationProperties, Message, Outcome, Properties};
 use serde_json::{Value, json};
-use support::{Client, DataBody, accepted, bytes_of, plain_hub, soon};
+use support::{Client, DataBody, accepted, bytes_of, plain_hub, rejection, soon};
 use web::{Http, Reply};
 
 const ADDRESS: &str = "/devices/dev1/methods/devicebound";
@@ -21,6 +23,17 @@ const PATH: &str = "/twins/dev1/methods";
 
 /// Takes one call and answers it with a payload; returns the payload of the call.
 async fn answer(calls: &mut Receiver, answers: &mut Sender, payload: &[u8]) -> Vec<u8> {
+    let (outcome, payload) = try_answer(calls, answers, payload).await;
+    accepted(outcome);
+    payload
+}
+
+/// Takes one call and answers it; returns what the hub makes of that, and the payload of the call.
+async fn try_answer(
+    calls: &mut Receiver,
+    answers: &mut Sender,
+    payload: &[u8],
+) -> (Outcome, Vec<u8>) {
     let delivery = soon(calls.recv::<DataBody>()).await.unwrap();
     let message = delivery.message();
     let id = message.properties.clone().unwrap().correlation_id.unwrap();
@@ -30,8 +43,8 @@ async fn answer(calls: &mut Receiver, answers: &mut Sender, payload: &[u8]) -> V
         .application_properties(status.build())
         .data(payload.to_vec())
         .build();
-    accepted(soon(answers.send(answer)).await.unwrap());
-    bytes_of(&message.body)
+    let outcome = soon(answers.send(answer)).await.unwrap();
+    (outcome, bytes_of(&message.body))
 }
 
 fn inner(reply: &Reply) -> Value {
@@ -69,6 +82,43 @@ async fn a_call_reaches_the_device_and_its_answer_the_caller_to_the_letter() {
         let ask = http.post(PATH, &body);
         let (reply, _) = tokio::join!(ask, answer(&mut calls, &mut answers, answered));
         assert_eq!(reply.json()["payload"], read);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_over_128_kb_is_refused_and_its_caller_goes_on_waiting() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut calls = client.receiver(ADDRESS).await;
+    let mut answers = client.sender(ADDRESS).await;
+    soon(hub.wait_methods("dev1")).await;
+    let call = hub.call_method("dev1", "m", "1", Duration::from_secs(60));
+    let device = async {
+        let large = vec![b'1'; 128 * 1024 + 1];
+        let (outcome, _) = try_answer(&mut calls, &mut answers, &large).await;
+        let (condition, _) = rejection(outcome);
+        assert_eq!(condition, "amqp:link:message-size-exceeded");
+    };
+    tokio::select! {
+        answer = call => panic!("{answer:?}"),
+        () = device => {}
+    }
+    // Over MQTT there is no other way to refuse than to hang up.
+    drop((calls, answers, client));
+    let mut device = mqtt::Device::connect(&hub, "dev1").await;
+    let filter = "$iothub/methods/POST/#";
+    device.subscribe(filter, mqtt::QoS::AtMostOnce).await;
+    let call = hub.call_method("dev1", "m", "1", Duration::from_secs(60));
+    let device = async {
+        let topic = device.received().await.topic;
+        let (_, rid) = topic.split_once("$rid=").unwrap();
+        let topic = format!("$iothub/methods/res/200/?$rid={rid}");
+        device.publish(&topic, &vec![b'1'; 128 * 1024 + 1]).await;
+        assert_eq!(device.answer().await, None);
+    };
+    tokio::select! {
+        answer = call => panic!("{answer:?}"),
+        () = device => {}
     }
 }
 
@@ -142,6 +192,10 @@ async fn what_is_against_the_rules_is_refused_before_the_device_hears_of_it() {
     for body in [
         json!({}),
         json!({"methodName": ""}),
+        json!({"methodName": "with space"}),
+        json!({"methodName": "a/b"}),
+        json!({"methodName": "$a"}),
+        json!({"methodName": "ä"}),
         json!({"methodName": "m", "responseTimeoutInSeconds": 4}),
         json!({"methodName": "m", "responseTimeoutInSeconds": 301}),
         json!({"methodName": "m", "connectTimeoutInSeconds": 301}),

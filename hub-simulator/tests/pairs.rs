@@ -5,7 +5,11 @@
     reason = "helpers of tests, though not in test functions"
 )]
 
+#[path = "support/mqtt.rs"]
+mod mqtt;
 mod support;
+#[path = "support/http.rs"]
+mod web;
 #[path = "support/wire.rs"]
 mod wire;
 
@@ -13,9 +17,11 @@ use std::time::Duration;
 
 use fe2o3_amqp_types::definitions::{Fields, Role};
 use fe2o3_amqp_types::performatives::{Attach, Performative};
-use hub_simulator::{HubSimulator, Limits, MethodError};
+use hub_simulator::{C2d, C2dError, HubSimulator, Limits, MethodError};
 use serde_amqp::primitives::Symbol;
+use serde_json::json;
 use support::{Client, condition_of, plain_hub, soon};
+use web::Http;
 use wire::{Wire, attach, begin, credit, open};
 
 const METHODS: &str = "/devices/dev1/methods/deviceBound";
@@ -156,6 +162,12 @@ async fn methods_of_a_device_beyond_the_limit_are_refused_while_others_wait() {
         answer = first => panic!("{answer:?}"),
         () = soon(then) => {}
     }
+    // Whoever waits no longer, stands in nobody's way.
+    let third = hub.call_method("dev1", "m", "1", Duration::from_secs(60));
+    tokio::select! {
+        answer = third => panic!("{answer:?}"),
+        call = wire.next() => assert!(matches!(call, Performative::Transfer(_))),
+    }
 }
 
 #[tokio::test]
@@ -168,6 +180,46 @@ async fn the_basic_tier_has_telemetry_and_nothing_else() {
         let refused = try_attach(&mut wire, half(handle, Role::Receiver, address, "x")).await;
         assert_eq!(refused.as_deref(), Some("amqp:not-allowed"));
     }
+
+    for filter in [
+        "devices/dev1/messages/devicebound/#",
+        "$iothub/methods/POST/#",
+        "$iothub/twin/res/#",
+    ] {
+        let mut device = mqtt::Device::connect(&hub, "dev1").await;
+        let topic = "devices/dev1/messages/events/";
+        device.publish_acked(topic, b"x").await;
+        let mut subscribe = mqtt::Subscribe::new(filter, mqtt::QoS::AtLeastOnce);
+        subscribe.pkid = 9;
+        let subscribe = mqtt::Packet::Subscribe(subscribe);
+        device.wire.send(&subscribe).await;
+        assert_eq!(device.wire.next().await, None, "{filter}");
+    }
+    let mut device = mqtt::Device::connect(&hub, "dev1").await;
+    device.publish("$iothub/twin/GET/?$rid=1", b"").await;
+    assert_eq!(device.wire.next().await, None);
+
+    let mut http = Http::policy(&hub, "iothubowner").await;
+    assert_eq!(http.get("/devices/dev1").await.status, 200);
+    for (method, path) in [
+        ("GET", "/devices/dev1/messages/devicebound"),
+        ("DELETE", "/devices/dev1/commands"),
+        ("GET", "/messages/serviceBound/feedback"),
+        ("GET", "/twins/dev1"),
+        ("PATCH", "/twins/dev1"),
+        ("POST", "/twins/dev1/methods"),
+    ] {
+        let body = json!({"methodName": "m"}).to_string();
+        let reply = http.ask(method, path, &[], body.as_bytes()).await;
+        let answered = (reply.status, reply.header("iothub-errorcode"));
+        assert_eq!(answered, (400, "InvalidOperation"), "{path}");
+    }
+
+    let sent = hub.send_c2d("dev1", C2d::new("x")).map(drop);
+    assert_eq!(sent, Err(C2dError::BasicTier));
+    let called = hub.call_method("dev1", "m", "1", Duration::from_secs(60));
+    assert_eq!(called.await, Err(MethodError::BasicTier));
+    hub.patch_desired("dev1", &json!({ "a": 1 })).unwrap_err();
 }
 
 #[tokio::test]

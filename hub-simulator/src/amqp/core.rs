@@ -208,10 +208,11 @@ impl Core {
             Kind::FileNotifications => &["messages", "serviceBound", "filenotifications"],
             _ => &[],
         };
-        if self.hub.limits.basic_tier && kind.needs_standard_tier() {
-            let text = "The hub is of the basic tier, which does not have this feature.";
-            let code = ErrorCode::InvalidOperation;
-            return Err(self.refusal_as(condition::NOT_ALLOWED, code, text));
+        if kind.needs_standard_tier() {
+            let tier = self.hub.demand_standard_tier();
+            tier.map_err(|error| {
+                self.refusal_as(condition::NOT_ALLOWED, error.code, &error.message)
+            })?;
         }
         match (kind, device) {
             _ if !service.is_empty() && self.tokens.allow_service(service) => Ok(None),

@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<HttpState> {
 
 async fn receive(call: Call) -> Result<Response, HubError> {
     call.demand(Right::ServiceConnect)?;
+    call.hub.demand_standard_tier()?;
     let delivery = call.hub.state().next_feedback(call.now);
     let Some(delivery) = delivery else {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -66,6 +67,7 @@ async fn abandon(call: Call, Path(lock): Path<String>) -> Result<StatusCode, Hub
 
 fn settle(call: &Call, lock: &str, verdict: Verdict) -> Result<StatusCode, HubError> {
     call.demand(Right::ServiceConnect)?;
+    call.hub.demand_standard_tier()?;
     let settled = Guid::parse(lock.trim_matches('"')).and_then(|lock| {
         let mut state = call.hub.state();
         state.settle_feedback(lock, verdict, call.now).ok()

@@ -20,7 +20,7 @@ use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identity;
 use crate::hub::queue::Verdict;
-use crate::hub::state::Delivery;
+use crate::hub::state::{Delivery, Now};
 use crate::hub::throttle::Operation;
 
 pub(super) fn routes() -> Router<HttpState> {
@@ -55,9 +55,11 @@ impl Target {
 
 async fn receive(call: Call, Path(target): Path<Target>) -> Result<Response, HubError> {
     let receiver = call.device(&target.identity())?.identity;
+    call.hub.demand_standard_tier()?;
     let throttles = &call.hub.throttles;
     sleep(throttles.take(Operation::C2dReceive, call.now.instant)?).await;
-    let delivery = call.hub.state().next_message(&receiver, call.now);
+    // The lock begins when the message goes out.
+    let delivery = call.hub.state().next_message(&receiver, Now::read());
     Ok(match delivery {
         None => StatusCode::NO_CONTENT.into_response(),
         Some(delivery) => {
@@ -90,6 +92,7 @@ async fn abandon(call: Call, Path(target): Path<Target>) -> Result<StatusCode, H
 
 fn settle(call: &Call, target: &Target, verdict: Verdict) -> Result<StatusCode, HubError> {
     let receiver = call.device(&target.identity())?.identity;
+    call.hub.demand_standard_tier()?;
     let lock = target.lock.as_deref().unwrap_or_default();
     let settled = Guid::parse(lock.trim_matches('"')).and_then(|lock| {
         let mut state = call.hub.state();
@@ -129,7 +132,7 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
     }
     put("iothub-messageid", &text(&message.message_id));
     put("iothub-correlationid", &text(&message.correlation_id));
-    let expiry = message.ttl.map(|ttl| american(delivery.enqueued + ttl));
+    let expiry = message.expiry(delivery.enqueued).map(american);
     put("iothub-expiry", &text(&expiry));
     let user_id = message.user_id.as_deref().unwrap_or_default();
     put("iothub-userid", &String::from_utf8_lossy(user_id));

@@ -9,24 +9,22 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::HttpState;
 use super::auth::{Call, Right};
 use super::body::JsonBody;
 use super::error::CallRefusal;
 use crate::hub::Hub;
+use crate::hub::calls;
 use crate::hub::device::Feed;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identity;
 use crate::hub::message::{MethodError, MethodResponse};
 
-/// Largest payload, in bytes.
-const MAX_PAYLOAD: usize = 128 * 1024;
 /// How long a device may be given to answer, in seconds.
 const RESPONSE: std::ops::RangeInclusive<u64> = 5..=300;
 /// How long a device may be given to come, in seconds.
@@ -95,10 +93,8 @@ async fn of_module(
 
 async fn invoke(call: &Call, identity: &str, request: Request) -> Result<Response, CallRefusal> {
     call.demand(Right::ServiceConnect)?;
+    call.hub.demand_standard_tier()?;
     let (name, payload) = (request.method_name, request.payload);
-    if name.is_empty() {
-        return Err(invalid("The methodName is missing.").into());
-    }
     let response = seconds(
         request.response_timeout_in_seconds,
         30,
@@ -107,10 +103,7 @@ async fn invoke(call: &Call, identity: &str, request: Request) -> Result<Respons
     )?;
     let connect = seconds(request.connect_timeout_in_seconds, 0, &CONNECT, "connect")?;
     let payload = payload.map_or_else(String::new, |payload| payload.get().to_owned());
-    if payload.len() > MAX_PAYLOAD {
-        let text = "The payload of a method may be 128 KB.";
-        return Err(HubError::new(ErrorCode::MessageTooLarge, text).into());
-    }
+    calls::check(&name, payload.as_bytes()).map_err(HubError::from)?;
     let hub = &*call.hub;
     let wait = hub.throttles.take_method(payload.len(), call.now.instant)?;
     sleep(wait).await;
@@ -121,16 +114,8 @@ async fn invoke(call: &Call, identity: &str, request: Request) -> Result<Respons
         payload
     };
     tracing::debug!(device.id = identity, method = name, "Method is called");
-    let (id, answer) = hub
-        .state()
-        .call_method(identity, &name, Bytes::from(payload))
-        .map_err(|error| refuse(error, connect))?;
-    let answer = timeout(response, answer).await;
-    hub.state().forget_call(id);
-    let answer = answer
-        .ok()
-        .and_then(Result::ok)
-        .ok_or_else(|| refuse(MethodError::TimedOut, connect))?;
+    let answer = hub.call_method(identity, &name, payload.into(), response);
+    let answer = answer.await.map_err(|error| refuse(error, connect))?;
     let json = header::HeaderValue::from_static("application/json; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, json)], Json(Answer::from(answer))).into_response())
 }

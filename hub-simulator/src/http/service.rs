@@ -26,6 +26,7 @@ async fn statistics(call: Call) -> Result<Json<Value>, HubError> {
 /// `DELETE /devices/{id}/commands`.
 async fn purge(call: Call, Path(device): Path<String>) -> Result<Json<Value>, HubError> {
     call.demand(Right::ServiceConnect)?;
+    call.hub.demand_standard_tier()?;
     let purged = call.hub.state().purge(&device);
     let purged = purged.ok_or_else(|| HubError::unknown(&device))?;
     tracing::info!(device.id = device, count = purged, "Queue is purged");

@@ -15,7 +15,6 @@ use serde::Deserialize;
 use super::HttpState;
 use super::auth::Call;
 use super::body::parse;
-use crate::faults::Settling;
 use crate::hub::Sender;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identity;
@@ -76,15 +75,7 @@ async fn send(
     } else {
         vec![single(call, state, &sender, headers, body)]
     };
-    let limit = call.hub.limits.max_telemetry_size;
-    if messages.iter().map(Accepted::size).sum::<usize>() > limit {
-        let text = format!("The message or batch is over {limit} bytes.");
-        return Err(HubError::new(ErrorCode::MessageTooLarge, text));
-    }
-    let mut settling = Settling::Now;
-    for message in messages {
-        settling = settling.max(call.hub.accept(message, &sender, call.now)?);
-    }
+    let settling = call.hub.accept(messages, &sender, call.now)?;
     state.settle(settling).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -140,6 +140,7 @@ impl From<C2dError> for HubError {
             C2dError::UnknownDevice => ErrorCode::DeviceNotFound,
             C2dError::QueueFull => ErrorCode::DeviceMaximumQueueDepthExceeded,
             C2dError::TooLarge => ErrorCode::MessageTooLarge,
+            C2dError::BasicTier => ErrorCode::InvalidOperation,
         };
         Self::new(code, error.to_string())
     }
@@ -163,6 +164,18 @@ impl From<MethodError> for HubError {
             MethodError::UnknownDevice => {
                 (ErrorCode::DeviceNotFound, "The device is not registered.")
             }
+            MethodError::InvalidName => (
+                ErrorCode::ArgumentInvalid,
+                "The methodName is missing, or has a character that none can have.",
+            ),
+            MethodError::TooLarge => (
+                ErrorCode::MessageTooLarge,
+                "The payload of a method may be 128 KB.",
+            ),
+            MethodError::BasicTier => (
+                ErrorCode::InvalidOperation,
+                "The hub is of the basic tier, which does not have this feature.",
+            ),
         };
         Self::new(code, message)
     }

@@ -100,6 +100,11 @@ impl C2d {
         asked.map_or(Ack::None, |text| Ack::parse(text))
     }
 
+    /// When it expires, if its sender has said so and time reaches that far.
+    pub(crate) fn expiry(&self, enqueued: SystemTime) -> Option<SystemTime> {
+        enqueued.checked_add(self.ttl?)
+    }
+
     /// Sets how long the message waits for its device.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
@@ -121,6 +126,9 @@ pub enum C2dError {
     /// The body is over 64 KB.
     #[error("the message is over 64 KB")]
     TooLarge,
+    /// The hub is of the basic tier, which has no messages to devices.
+    #[error("the hub is of the basic tier, which has no messages to devices")]
+    BasicTier,
 }
 
 /// A cloud-to-device message on its way; ask it what became of the message.
@@ -190,4 +198,13 @@ pub enum MethodError {
     /// No such device is registered (404001).
     #[error("the device is not registered")]
     UnknownDevice,
+    /// The name is empty or has a character that no method's name has.
+    #[error("the name is none that a method can have")]
+    InvalidName,
+    /// The payload is over 128 KB.
+    #[error("the payload is over 128 KB")]
+    TooLarge,
+    /// The hub is of the basic tier, which has no methods.
+    #[error("the hub is of the basic tier, which has no methods")]
+    BasicTier,
 }

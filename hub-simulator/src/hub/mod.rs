@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod bulk;
+pub(crate) mod calls;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod events;
@@ -143,14 +144,14 @@ impl Hub {
         }
     }
 
-    /// Takes a telemetry message that did not come by AMQP, which has a faster way of its own; tells
-    /// how its settlement goes out.
+    /// Takes telemetry messages that did not come by AMQP, which has a faster way of its own, all or
+    /// none; tells how their settlement goes out.
     ///
     /// # Errors
     /// Refuses what is too large or too much, and what a script rejects.
     pub(crate) fn accept(
         &self,
-        message: Accepted,
+        messages: Vec<Accepted>,
         sender: &Sender,
         now: Now,
     ) -> Result<Settling, HubError> {
@@ -162,17 +163,19 @@ impl Hub {
                 error.description,
             ));
         }
-        let size = message.size();
-        if size > self.limits.max_telemetry_size {
-            let text = "The message is over the size limit.";
+        let size = messages.iter().map(Accepted::size).sum();
+        let limit = self.limits.max_telemetry_size;
+        if size > limit {
+            let text = format!("The message or batch is over {limit} bytes.");
             return Err(HubError::new(ErrorCode::MessageTooLarge, text));
         }
-        let wait = self.throttles.take(Operation::D2c, now.instant)?;
-        self.throttles.count_message(size, now.system)?;
+        let throttles = &self.throttles;
+        let wait = throttles.take_many(Operation::D2c, messages.len(), now.instant)?;
+        throttles.count_message(size, now.system)?;
+        let count = messages.len() as u64;
         self.record
             .counter(&sender.identity)
-            .fetch_add(1, Ordering::Relaxed);
-        let mut message = message;
+            .fetch_add(count, Ordering::Relaxed);
         let stamps = {
             let mut state = self.state();
             state.active(&sender.identity, now.system);
@@ -180,15 +183,30 @@ impl Hub {
         };
         if let Some(partition) = self.events.partition_of(&stamps.device_id) {
             let mut batch = EventBatch::default();
-            batch.push(partition, &stamps, &encode::telemetry(&message));
+            for message in &messages {
+                batch.push(partition, &stamps, &encode::telemetry(message));
+            }
             self.events.append(&mut batch, now.system);
         }
-        message.stamps = Some(stamps);
-        let kept = self.record.mode().keep(message);
-        self.record.add(1, &mut kept.into_iter().collect());
+        let stamped = messages.into_iter().map(|mut message| {
+            message.stamps = Some(Arc::clone(&stamps));
+            message
+        });
+        let mode = self.record.mode();
+        let mut kept = stamped.filter_map(|message| mode.keep(message)).collect();
+        self.record.add(count, &mut kept);
         self.stir();
-        tracing::debug!(device.id = device, "Telemetry is accepted");
+        tracing::debug!(device.id = device, count, "Telemetry is accepted");
         Ok(self.script.settling().no_sooner_than(wait))
+    }
+
+    /// Refuses what the basic tier is without: messages to devices, methods and twins.
+    pub(crate) fn demand_standard_tier(&self) -> Result<(), HubError> {
+        if self.limits.basic_tier {
+            let text = "The hub is of the basic tier, which does not have this feature.";
+            return Err(HubError::new(ErrorCode::InvalidOperation, text));
+        }
+        Ok(())
     }
 
     /// Lets everybody who waits for a condition look again.

@@ -5,16 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::device::{Fate, Feed, QueuedC2d};
 use super::feedback::{Feedback, FeedbackDelivery, FeedbackRecord};
 use super::identity;
-use super::message::{C2d, C2dError, MethodError, MethodResponse};
+use super::message::{C2d, C2dError, MethodResponse};
 use super::openings::Openings;
-use super::peer::{MethodCall, Notice, Subscriber};
+use super::peer::{Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
 use super::stamps::Stamps;
@@ -75,12 +74,12 @@ pub(crate) struct HubState {
     pub(crate) registry: Registry,
     rules: QueueRules,
     /// Calls of one device that may wait for an answer.
-    max_calls: Option<usize>,
+    pub(super) max_calls: Option<usize>,
     pub(crate) openings: Openings,
     feedback: Feedback,
     /// Queues to look at, by time.
     timers: BTreeSet<(Instant, Arc<str>)>,
-    calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
+    pub(super) calls: HashMap<Guid, (Arc<str>, oneshot::Sender<MethodResponse>)>,
     /// Devices with a link on any connection.
     pub(crate) attached: usize,
     /// Links of devices that were removed, which their connections are about to close.
@@ -406,54 +405,6 @@ impl HubState {
 
     pub(crate) fn unsubscribe_feedback(&mut self, receiver: &Subscriber) {
         self.feedback.unsubscribe(receiver);
-    }
-
-    // Direct methods.
-
-    /// Sends a call to the device; the answer, if one comes, arrives on the receiver.
-    pub(crate) fn call_method(
-        &mut self,
-        id: &str,
-        name: &str,
-        payload: Bytes,
-    ) -> Result<(Guid, oneshot::Receiver<MethodResponse>), MethodError> {
-        let device = self.registry.get(id).ok_or(MethodError::UnknownDevice)?;
-        let subscriber = device
-            .methods
-            .as_ref()
-            .ok_or(MethodError::DeviceNotOnline)?;
-        let waiting = || self.calls.values().filter(|(of, _)| &**of == id).count();
-        if self.max_calls.is_some_and(|max| waiting() >= max) {
-            return Err(MethodError::TooMany);
-        }
-        let (answer, answered) = oneshot::channel();
-        let call = MethodCall {
-            id: Guid::random(),
-            name: name.into(),
-            payload,
-        };
-        let call_id = call.id;
-        subscriber.post(|route| Notice::Method(route, call));
-        self.calls.insert(call_id, (id.into(), answer));
-        Ok((call_id, answered))
-    }
-
-    /// Gives up on a call.
-    pub(crate) fn forget_call(&mut self, call: Guid) {
-        self.calls.remove(&call);
-    }
-
-    /// Takes a device's answer; one that nobody waits for, or of another device's call, is dropped.
-    pub(crate) fn answer_method(&mut self, id: &str, call: Guid, response: MethodResponse) {
-        if self
-            .calls
-            .get(&call)
-            .is_some_and(|(device, _)| &**device == id)
-            && let Some((_, answer)) = self.calls.remove(&call)
-        {
-            // The caller may have given up this instant.
-            drop(answer.send(response));
-        }
     }
 }
 

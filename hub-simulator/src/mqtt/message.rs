@@ -77,7 +77,7 @@ pub(crate) fn c2d_bag(identity: &str, message: &C2d, enqueued: SystemTime) -> St
             bag::encode(module)
         ),
     };
-    let expiry = message.ttl.map(|ttl| iso8601(enqueued + ttl));
+    let expiry = message.expiry(enqueued).map(iso8601);
     let created = message.creation_time.map(iso8601);
     let user = message.user_id.as_deref().map(String::from_utf8_lossy);
     let system = [
@@ -149,5 +149,12 @@ mod tests {
             "%24.mid=id&%24.exp=0&%24.to=%2Fdevices%2Fd%2Fmessages%2FdeviceBound&%24.cid=id\
              &iothub-ack=full&property1=value1"
         );
+    }
+
+    #[test]
+    fn a_message_that_lives_beyond_all_time_is_one_that_does_not_expire() {
+        let message = C2d::new("x").with_ttl(std::time::Duration::MAX);
+        let bag = c2d_bag("d", &message, SystemTime::UNIX_EPOCH);
+        assert!(bag.contains("%24.exp=0"), "{bag}");
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::HubSimulator;
+use crate::hub::calls;
 use crate::hub::message::{C2d, C2dError, C2dTicket, MethodError, MethodResponse};
 use crate::hub::state::Now;
 use crate::hub::twin::TwinError;
@@ -15,8 +15,11 @@ impl HubSimulator {
     /// Puts a cloud-to-device message into a device's queue.
     ///
     /// # Errors
-    /// Fails if the device is unknown, its queue full or the message too large.
+    /// Fails if the device is unknown, its queue full or the message too large, and if the hub is of
+    /// the basic tier.
     pub fn send_c2d(&self, device: &str, message: C2d) -> Result<C2dTicket, C2dError> {
+        let tier = self.hub.demand_standard_tier();
+        tier.map_err(|_refusal| C2dError::BasicTier)?;
         self.hub
             .state()
             .enqueue(device, message, Now::read())
@@ -26,8 +29,8 @@ impl HubSimulator {
     /// Calls a direct method and waits for the answer.
     ///
     /// # Errors
-    /// Fails at once if the device is unknown or does not listen to methods, and after `within` if it
-    /// does not answer.
+    /// Fails at once if the device is unknown or does not listen to methods, if the call is none that
+    /// can be made, and after `within` if the device does not answer.
     ///
     /// # Cancel safety
     /// Safe, but the device may still carry out the call.
@@ -38,20 +41,21 @@ impl HubSimulator {
         payload: impl Into<Bytes>,
         within: Duration,
     ) -> Result<MethodResponse, MethodError> {
-        let (call, answer) = self.hub.state().call_method(device, name, payload.into())?;
-        let answer = timeout(within, answer).await;
-        self.hub.state().forget_call(call);
-        answer
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(MethodError::TimedOut)
+        let tier = self.hub.demand_standard_tier();
+        tier.map_err(|_refusal| MethodError::BasicTier)?;
+        let payload = payload.into();
+        calls::check(name, &payload)?;
+        self.hub.call_method(device, name, payload, within).await
     }
 
     /// Merges desired properties of a device and returns their new version.
     ///
     /// # Errors
-    /// Fails if the device is unknown or the patch against the rules of twins; nothing changes then.
+    /// Fails if the device is unknown or the patch against the rules of twins, and if the hub is of
+    /// the basic tier; nothing changes then.
     pub fn patch_desired(&self, device: &str, patch: &Value) -> Result<u64, TwinError> {
+        let tier = self.hub.demand_standard_tier();
+        tier.map_err(|refusal| TwinError::new(refusal.message))?;
         self.hub.state().patch_desired(device, patch)
     }
 

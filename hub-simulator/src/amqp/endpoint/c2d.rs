@@ -28,10 +28,7 @@ pub(crate) fn encode(recipient: &str, delivery: &Delivery) -> Bytes {
         correlation_id: correlation_id.as_deref(),
         content_type: message.content_type.as_deref(),
         content_encoding: message.content_encoding.as_deref(),
-        absolute_expiry_time: message
-            .ttl
-            .and_then(|ttl| delivery.enqueued.checked_add(ttl))
-            .map(unix_millis),
+        absolute_expiry_time: message.expiry(delivery.enqueued).map(unix_millis),
         creation_time: message.creation_time.map(unix_millis),
     };
     let writer = MessageWriter::default()

@@ -38,11 +38,13 @@ pub(crate) fn encode(call: &MethodCall) -> Outgoing {
 /// Hands a device's answer to whoever waits for it.
 pub(crate) fn take_answer(core: &mut Core, link: &Link, message: &[u8]) -> Outcome {
     parse_answer(message)
-        .map(|(call, response)| {
-            if let Some(device) = &link.device {
-                tracing::debug!(device.id = %device, status = response.status, "Device answered a method");
-                core.hub.state().answer_method(device, call, response);
-            }
+        .and_then(|(call, response)| {
+            let Some(device) = &link.device else {
+                return Ok(());
+            };
+            tracing::debug!(device.id = %device, status = response.status, "Device answered a method");
+            let taken = core.hub.state().answer_method(device, call, response);
+            taken.map_err(|error| core.refusal(&error))
         })
         .into()
 }

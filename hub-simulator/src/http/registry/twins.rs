@@ -14,6 +14,7 @@ use crate::hub::twin::Mode;
 
 /// `GET /twins/{device}`, and the same of a module.
 pub(super) async fn read(call: Call, Target(id): Target) -> Result<Response, HubError> {
+    call.hub.demand_standard_tier()?;
     admit(&call, &[Right::ServiceConnect], Operation::TwinRead).await?;
     Ok(json(&call.hub.twin_document(&id)?))
 }
@@ -45,6 +46,7 @@ async fn write(
     twin: &Value,
     mode: Mode,
 ) -> Result<Response, HubError> {
+    call.hub.demand_standard_tier()?;
     admit(call, &[Right::ServiceConnect], Operation::TwinUpdate).await?;
     let expected = expected(if_match, Expected::Anything);
     let document = call.hub.write_twin(id, twin, mode, expected)?;

@@ -37,7 +37,7 @@ impl Device {
         let response = MethodResponse { status, payload };
         core.hub
             .state()
-            .answer_method(self.identity(), call, response);
+            .answer_method(self.identity(), call, response)?;
         tracing::debug!(
             device.id = self.identity(),
             status,

@@ -14,6 +14,7 @@ use crate::mqtt::topic::{self, Channel};
 
 impl Device {
     pub(super) fn subscribe(&mut self, core: &mut Core, subscribe: Subscribe) -> Result<(), End> {
+        core.hub.demand_standard_tier()?;
         let mut granted = Vec::with_capacity(subscribe.filters.len());
         let mut channels = Vec::new();
         for filter in subscribe.filters {

@@ -19,6 +19,9 @@ impl Device {
         self.check_acks()?;
         let publication = topic::parse(&publish.topic, self.identity())
             .map_err(|error| End::Refused(format!("{error}: {}", publish.topic)))?;
+        if !matches!(publication, Publication::Telemetry(_)) {
+            core.hub.demand_standard_tier()?;
+        }
         let settling = match publication {
             Publication::Telemetry(properties) => {
                 self.telemetry(core, properties, &publish, None)?
@@ -68,7 +71,7 @@ impl Device {
         if let Some(kind) = kind {
             set("iothub-MessageType", kind);
         }
-        let settling = core.hub.accept(message, &self.sender, now)?;
+        let settling = core.hub.accept(vec![message], &self.sender, now)?;
         core.peer.messages.fetch_add(1, Ordering::Relaxed);
         Ok(settling)
     }
