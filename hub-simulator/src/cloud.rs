@@ -44,7 +44,7 @@ impl Cloud {
         }
     }
 
-    /// Adds a hub; one of the same name before it is shadowed no longer than it lives.
+    /// Adds a hub; one of the same name that was there before it hides it for as long as that one lives.
     pub(crate) fn add(&self, hub: Arc<Hub>) -> Result<(), CertificateError> {
         if let Some(certificates) = &self.certificates {
             certificates.add(&hub.host)?;

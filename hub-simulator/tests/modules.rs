@@ -1,17 +1,22 @@
-//! Modules of a device over AMQP.
+//! Modules of a device.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests, though not in test functions"
 )]
 
+#[path = "support/mqtt.rs"]
+mod mqtt;
 mod support;
+#[path = "support/http.rs"]
+mod web;
 
 use std::time::Duration;
 
 use fe2o3_amqp::link::Receiver;
 use fe2o3_amqp::types::messaging::{Message, Properties};
 use hub_simulator::HubSimulator;
-use support::{Client, DataBody, accepted, bytes_of, expiry, message, plain_hub, soon};
+use support::{Client, DataBody, accepted, bytes_of, expiry, message, plain_hub, soon, token};
+use web::Http;
 
 const MODULE: &str = "/devices/dev1/modules/m1";
 
@@ -121,4 +126,12 @@ async fn a_module_does_not_speak_for_its_device_but_the_device_for_its_modules()
     device
         .receiver(&format!("{MODULE}/messages/deviceBound"))
         .await;
+
+    let events = format!("{MODULE}/messages/events");
+    let mut http = Http::device(&hub, "dev1").await;
+    assert_eq!(http.ask("POST", &events, &[], b"").await.status, 204);
+    let mut connect = mqtt::connect_packet(&hub, "dev1/m1");
+    let user_name = format!("{}/dev1/m1", hub.host());
+    connect.set_login(user_name, token(&hub.device_connection_string("dev1")));
+    mqtt::Device::connect_with(&hub, connect).await;
 }

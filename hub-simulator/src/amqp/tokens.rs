@@ -99,11 +99,8 @@ impl Tokens {
         !names.is_empty()
     }
 
-    /// How a token here lets its holder act as `device`, or as a module of a device, if one does.
-    ///
-    /// A device's token covers its modules: the part of the hub that a token is for is a prefix
-    /// (Microsoft, "Control access to IoT Hub by using shared access signatures"), and edgeHub's
-    /// `DeviceScopeTokenAuthenticator` takes a device's audience for a module of it.
+    /// How a token here lets its holder act as a device or module, if one does: as
+    /// `Principal::may_act_as` has it, without a look at every token.
     pub(crate) fn acting_as(&self, id: &str) -> Option<AuthMethod> {
         let device = identity::split(id).0;
         if self.of_device.contains_key(id) || self.of_device.contains_key(device) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity;
 use super::keys::KeyPair;
 use super::sas::Resource;
 
@@ -88,13 +89,17 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
-    /// Whether this may act as `device`; whether that device exists is another question.
-    pub(crate) fn may_act_as(&self, device: &str) -> bool {
+    /// Whether this may act as a device or module; whether there is one is another question.
+    ///
+    /// A device's token covers its modules: the part of the hub that a token is for is a prefix
+    /// (Microsoft, "Control access to IoT Hub by using shared access signatures"), and edgeHub's
+    /// `DeviceScopeTokenAuthenticator` takes a device's audience for a module of it.
+    pub(crate) fn may_act_as(&self, identity: &str) -> bool {
         match self {
-            Self::Device(own) => &**own == device,
+            Self::Device(own) => **own == *identity || **own == *identity::split(identity).0,
             Self::Policy {
                 rights, resource, ..
-            } => rights.device_connect && resource.covers_identity(device),
+            } => rights.device_connect && resource.covers_identity(identity),
         }
     }
 
