@@ -20,7 +20,7 @@ mod session;
 mod store;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 pub use config::DtlsConfig;

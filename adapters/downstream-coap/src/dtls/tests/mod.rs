@@ -1,7 +1,7 @@
 //! What a table promises, with clients of another state machine at the other end.
 
 mod model;
-mod world;
+pub(crate) mod world;
 
 use std::net::SocketAddr;
 

@@ -19,7 +19,7 @@ pub(super) const IMPOSTOR: usize = 3;
 /// Has an identity that nobody knows.
 pub(super) const STRANGER: usize = 4;
 
-pub(super) fn address(port: u16) -> SocketAddr {
+pub(crate) fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], port))
 }
 
@@ -64,7 +64,7 @@ fn look_up(identity: &str) -> Option<PskEntry> {
 }
 
 /// A client, as long as its device does not restart.
-pub(super) struct Client {
+pub(crate) struct Client {
     engine: Dtls,
     start: tokio::time::Instant,
     pub(super) is_connected: bool,
@@ -74,7 +74,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(who: usize, now: Duration) -> (Self, Vec<Vec<u8>>) {
+    pub(crate) fn new(who: usize, now: Duration) -> (Self, Vec<Vec<u8>>) {
         let start = tokio::time::Instant::now();
         let mut engine = Dtls::new_12_psk(CLIENTS[who].clone(), (start + now).into_std());
         engine.set_active(true);
@@ -98,7 +98,7 @@ impl Client {
         self.drain()
     }
 
-    pub(super) fn take(&mut self, now: Duration, datagram: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn take(&mut self, now: Duration, datagram: &[u8]) -> Vec<Vec<u8>> {
         let mut sent = self.on_time(now);
         self.is_closed |= self.engine.handle_packet(datagram).is_err();
         sent.extend(self.drain());
