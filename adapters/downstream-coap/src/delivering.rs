@@ -7,20 +7,21 @@ use crate::downlink;
 use crate::layer::MessageLayer;
 use crate::listener::{Call, Exchange, Observation, Poll, Vehicle, Way};
 use crate::proto::message::{Code, Message};
-use crate::proto::udp::{CallError, NotificationOutcome, NotifyError, Responded};
+use crate::proto::udp::{AnswerError, CallError, NotificationOutcome, NotifyError, Responded};
 use crate::registry::{Brought, Delivery};
 
 impl<L: MessageLayer> Devices<L> {
     /// Sends a device's next command on its way, if the device is ready for it.
     pub(crate) fn pump(&mut self, device: &DeviceId) {
         let (clock, shared) = (self.clock(), self.shared.clone());
+        let form = (&shared.routes, self.endpoint.options_room());
         loop {
             let Some(listener) = self.listeners.get(device) else {
                 return;
             };
             let is_done = |(vehicle, delivery): &mut (Vehicle, Box<Delivery>)| {
                 // Who has answered a method does not need the rest of it.
-                matches!(vehicle, Vehicle::Rest(_) | Vehicle::Answer(_))
+                !matches!(vehicle, Vehicle::Notification(_) | Vehicle::Call(_))
                     && delivery.reply.is_closed()
             };
             if let Some((vehicle, _)) = listener.flight.take_if(is_done) {
@@ -43,7 +44,7 @@ impl<L: MessageLayer> Devices<L> {
                 Way::Notify(observation) => {
                     let message = match &delivery.downlink {
                         Downlink::Desired(patch) => Ok(downlink::desired(patch)),
-                        _ => downlink::command(&delivery, child, Code::CONTENT, &shared.routes),
+                        _ => downlink::command(&delivery, child, Code::CONTENT, form),
                     };
                     let message = match message {
                         Ok(message) => message,
@@ -66,7 +67,7 @@ impl<L: MessageLayer> Devices<L> {
                     }
                 }
                 Way::Answer(poll) => {
-                    let message = downlink::command(&delivery, child, poll.code, &shared.routes);
+                    let message = downlink::command(&delivery, child, poll.code, form);
                     match message {
                         Ok(message) => {
                             listener.poll = None;
@@ -78,7 +79,8 @@ impl<L: MessageLayer> Devices<L> {
                 }
                 Way::Post => {
                     let path = shared.config.commands.post_to.as_deref();
-                    let message = match downlink::post(&delivery, path.unwrap_or_default()) {
+                    let message = match downlink::post(&delivery, path.unwrap_or_default(), form.1)
+                    {
                         Ok(message) => message,
                         Err(kind) => {
                             delivery.end(Err(kind));
@@ -107,19 +109,26 @@ impl<L: MessageLayer> Devices<L> {
         message: Message,
         delivery: Box<Delivery>,
     ) {
-        let responded = self.respond(poll.exchange, message);
+        let (clock, exchange) = (self.clock(), poll.exchange);
+        let responded = self.endpoint.give(clock, exchange, message);
         let expected_until = self.now + self.shared.config.timeouts.command;
         let Some(listener) = self.listeners.get(device) else {
             return;
         };
         match responded {
-            // Whether an answer was acknowledged is between the endpoint and the device.
+            // Nothing acknowledges what goes with an acknowledgement.
             Ok(Responded::Sent) => delivery.end(Ok(Brought::Unconfirmed)),
-            Ok(Responded::Begun) => {
-                listener.flight = Some((Vehicle::Answer(poll.exchange), delivery));
-                self.listeners.fetches(poll.exchange, device);
+            Ok(Responded::Apart) => {
+                listener.flight = Some((Vehicle::Answer(exchange), delivery));
+                self.listeners.answers(exchange, device);
             }
-            Ok(Responded::Challenged) => listener.queue.push_front(delivery),
+            Ok(Responded::Begun) => {
+                listener.flight = Some((Vehicle::AnswerRest(exchange), delivery));
+                self.listeners.answers(exchange, device);
+            }
+            Ok(Responded::Challenged | Responded::Unwanted) => {
+                listener.queue.push_front(delivery);
+            }
             Err(_) => return delivery.end(Err(ErrorKind::Disconnected)),
         }
         if let Some(listener) = self.listeners.get(device) {
@@ -137,7 +146,11 @@ impl<L: MessageLayer> Devices<L> {
             }
             // The device has acknowledged it.
             Vehicle::Rest(_) => {}
-            Vehicle::Answer(exchange) => drop(self.listeners.fetched(exchange)),
+            Vehicle::AnswerRest(exchange) => drop(self.listeners.answered(exchange)),
+            Vehicle::Answer(exchange) => {
+                self.listeners.answered(exchange);
+                self.endpoint.forget_answer(exchange);
+            }
             Vehicle::Call(call) => {
                 self.listeners.called(call);
                 self.endpoint.cancel(clock, call);
@@ -191,22 +204,36 @@ impl<L: MessageLayer> Devices<L> {
     /// arrived nobody can tell.
     pub(crate) fn on_notification_fetched(&mut self, observation: Observation) {
         if let Some(device) = self.listeners.observer(observation) {
-            self.fetched(&device, Vehicle::Rest(observation));
+            let outcome = Ok(Brought::Unconfirmed);
+            self.landed(&device, Vehicle::Rest(observation), outcome);
         }
     }
 
     /// Takes it that the device has asked for the last block of an answer.
     pub(crate) fn on_answer_fetched(&mut self, exchange: Exchange) {
-        if let Some(device) = self.listeners.fetched(exchange) {
-            self.fetched(&device, Vehicle::Answer(exchange));
+        if let Some(device) = self.listeners.answered(exchange) {
+            let outcome = Ok(Brought::Unconfirmed);
+            self.landed(&device, Vehicle::AnswerRest(exchange), outcome);
         }
     }
 
-    fn fetched(&mut self, device: &DeviceId, by: Vehicle) {
+    /// Takes how an answer ended that the device was to acknowledge.
+    pub(crate) fn on_answered(&mut self, exchange: Exchange, result: Result<(), AnswerError>) {
+        if let Some(device) = self.listeners.answered(exchange) {
+            let outcome = match result {
+                Ok(()) => Ok(Brought::Confirmed),
+                Err(AnswerError::TimedOut) => Err(ErrorKind::TimedOut),
+                Err(_) => Err(ErrorKind::Disconnected),
+            };
+            self.landed(&device, Vehicle::Answer(exchange), outcome);
+        }
+    }
+
+    fn landed(&mut self, device: &DeviceId, by: Vehicle, outcome: Result<Brought, ErrorKind>) {
         let is_it = |(vehicle, _): &mut (Vehicle, Box<Delivery>)| *vehicle == by;
         let listener = self.listeners.get(device);
         if let Some((_, delivery)) = listener.and_then(|listener| listener.flight.take_if(is_it)) {
-            delivery.end(Ok(Brought::Unconfirmed));
+            delivery.end(outcome);
             self.pump(device);
         }
     }
@@ -269,7 +296,7 @@ impl<L: MessageLayer> Devices<L> {
                 self.ask(device, observation);
                 self.listeners.schedule(device);
             }
-            Vehicle::Rest(_) | Vehicle::Answer(_) | Vehicle::Call(_) => self.pump(device),
+            _ => self.pump(device),
         }
     }
 }

@@ -158,7 +158,7 @@ impl<L: MessageLayer> Devices<L> {
     /// Answers a request whose sender may have gone, which makes no difference.
     pub(crate) fn answer(&mut self, exchange: Exchange, message: Message) {
         match self.respond(exchange, message) {
-            Ok(Responded::Sent | Responded::Begun) => {}
+            Ok(Responded::Sent | Responded::Apart | Responded::Begun | Responded::Unwanted) => {}
             Ok(Responded::Challenged) => {
                 tracing::debug!(peer = ?exchange.peer, "Peer asked to show that it receives");
             }

@@ -17,17 +17,17 @@ use crate::selection::Selection;
 
 /// The property of a message that is the command's name.
 const NAME: &str = "command";
-/// The longest part of a query, in bytes.
+/// The longest part of a path or a query, in bytes (RFC 7252, section 5.10).
 const MAX_PART: usize = 255;
 const JSON: u32 = 50;
 const MERGE_PATCH: u32 = 52;
 
-/// A command as a response or a notification (2.05).
+/// A command as a response or a notification (2.05), with so many bytes of options.
 pub(crate) fn command(
     delivery: &Delivery,
     child: Option<&DeviceId>,
     code: Code,
-    routes: &Routes,
+    (routes, room): (&Routes, usize),
 ) -> Result<Message, ErrorKind> {
     let device = child.map(DeviceId::as_str);
     let request = delivery.request.as_deref();
@@ -56,19 +56,19 @@ pub(crate) fn command(
             written.options.add(option::LOCATION_QUERY, part);
         }
     }
-    Ok(written)
+    bounded(written, room)
 }
 
-/// A command as a request to the device's own server.
-pub(crate) fn post(delivery: &Delivery, path: &str) -> Result<Message, ErrorKind> {
+/// A command as a request to the device's own server, with so many bytes of options.
+pub(crate) fn post(delivery: &Delivery, path: &str, room: usize) -> Result<Message, ErrorKind> {
     let request = Message::new(Code::POST).with_path(path);
     let named = |request: Message, name: &str| {
         request.with_option(option::URI_QUERY, format!("{NAME}={name}").into_bytes())
     };
-    match &delivery.downlink {
-        Downlink::Method(call) => Ok(named(request, call.name.as_str())
+    let request = match &delivery.downlink {
+        Downlink::Method(call) => named(request, call.name.as_str())
             .with_uint(option::CONTENT_FORMAT, JSON)
-            .with_payload(call.payload.clone())),
+            .with_payload(call.payload.clone()),
         Downlink::Message(message) => {
             let mut request = match message.properties.get(NAME) {
                 Some(name) => named(request, name),
@@ -83,9 +83,20 @@ pub(crate) fn post(delivery: &Delivery, path: &str) -> Result<Message, ErrorKind
                     .options
                     .set_uint(option::CONTENT_FORMAT, format.into());
             }
-            Ok(request.with_payload(message.body.clone()))
+            request.with_payload(message.body.clone())
         }
-        _ => Err(ErrorKind::Unsupported),
+        _ => return Err(ErrorKind::Unsupported),
+    };
+    bounded(request, room)
+}
+
+/// Refuses a message whose options no message has room for: properties are not dropped, nor cut.
+fn bounded(message: Message, room: usize) -> Result<Message, ErrorKind> {
+    let options = &message.options;
+    let is_long = options.iter().any(|(_, value)| value.len() > MAX_PART);
+    match is_long || options.encoded_len() > room {
+        true => Err(ErrorKind::TooLarge),
+        false => Ok(message),
     }
 }
 
@@ -105,8 +116,7 @@ fn parts(message: &CloudMessage, profile: Profile) -> impl Iterator<Item = Vec<u
     let properties = message.properties.iter();
     let properties = properties.filter(|(name, _)| *name != NAME);
     let properties = properties.map(|(name, value)| format!("{name}={value}"));
-    let parts = id.chain(properties).map(String::into_bytes);
-    parts.filter(|part| part.len() <= MAX_PART)
+    id.chain(properties).map(String::into_bytes)
 }
 
 /// What became of a request to the device's own server.

@@ -40,6 +40,18 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
         response: Message,
     ) -> Result<Responded, RespondError>;
 
+    /// Answers with what should arrive: where nothing acknowledges an answer, something behind it
+    /// does, and it goes [apart](Responded::Apart).
+    fn give(
+        &mut self,
+        now: Duration,
+        exchange: Exchange,
+        response: Message,
+    ) -> Result<Responded, RespondError>;
+
+    /// Nobody waits for the end of an answer that went apart any more.
+    fn forget_answer(&mut self, exchange: Exchange);
+
     fn observe(
         &mut self,
         now: Duration,
@@ -68,6 +80,8 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
     ) -> Result<Call, CallError>;
 
     fn cancel(&mut self, now: Duration, call: Call);
+
+    fn options_room(&self) -> usize;
 }
 
 impl MessageLayer for Endpoint<PeerKey> {
@@ -79,6 +93,17 @@ impl MessageLayer for Endpoint<PeerKey> {
     ) -> Result<Responded, RespondError> {
         self.respond(now, exchange, response)
     }
+
+    fn give(
+        &mut self,
+        now: Duration,
+        exchange: Exchange,
+        response: Message,
+    ) -> Result<Responded, RespondError> {
+        self.respond(now, exchange, response)
+    }
+
+    fn forget_answer(&mut self, _exchange: Exchange) {}
 
     fn observe(
         &mut self,
@@ -121,5 +146,9 @@ impl MessageLayer for Endpoint<PeerKey> {
 
     fn cancel(&mut self, now: Duration, call: Call) {
         self.cancel(now, call);
+    }
+
+    fn options_room(&self) -> usize {
+        self.options_room()
     }
 }

@@ -48,8 +48,10 @@ pub(crate) enum Vehicle {
     Notification(Observation),
     /// The device has the first block of a notification, and may fetch the others.
     Rest(Observation),
-    /// The device may fetch the other blocks of an answer that it waited for.
+    /// An answer that the device waited for, and that it acknowledges.
     Answer(Exchange),
+    /// The device may fetch the other blocks of such an answer.
+    AnswerRest(Exchange),
     Call(Call),
 }
 
@@ -169,8 +171,8 @@ pub(crate) struct Listeners {
     devices: HashMap<DeviceId, Listener>,
     observers: HashMap<Observation, DeviceId>,
     callees: HashMap<Call, DeviceId>,
-    /// Who fetches the rest of an answer.
-    fetchers: HashMap<Exchange, DeviceId>,
+    /// Who was answered, and acknowledges it or fetches the rest.
+    answered: HashMap<Exchange, DeviceId>,
     timers: BTreeSet<(Instant, DeviceId)>,
     /// Devices for which their peer had another notification on its way.
     held: HashMap<PeerKey, VecDeque<DeviceId>>,
@@ -249,13 +251,13 @@ impl Listeners {
         self.callees.remove(&call)
     }
 
-    pub(crate) fn fetches(&mut self, exchange: Exchange, device: &DeviceId) {
-        self.fetchers.insert(exchange, device.clone());
+    pub(crate) fn answers(&mut self, exchange: Exchange, device: &DeviceId) {
+        self.answered.insert(exchange, device.clone());
     }
 
-    /// Forgets an answer of which the rest was to be fetched, and says by whom.
-    pub(crate) fn fetched(&mut self, exchange: Exchange) -> Option<DeviceId> {
-        self.fetchers.remove(&exchange)
+    /// Forgets an answer, and says whose it was.
+    pub(crate) fn answered(&mut self, exchange: Exchange) -> Option<DeviceId> {
+        self.answered.remove(&exchange)
     }
 
     /// Notes that a device has to wait until its peer has acknowledged something else.

@@ -86,9 +86,9 @@ impl<L: MessageLayer> Devices<L> {
         };
         listener.expected_until = None;
         let older = listener.poll.replace(poll);
-        let is_answer = |(vehicle, _): &mut (Vehicle, _)| matches!(vehicle, Vehicle::Answer(_));
+        let is_rest = |(vehicle, _): &mut (Vehicle, _)| matches!(vehicle, Vehicle::AnswerRest(_));
         // It does not want the rest of what it was given before, so that it gets it anew.
-        if let Some((vehicle, delivery)) = listener.flight.take_if(is_answer) {
+        if let Some((vehicle, delivery)) = listener.flight.take_if(is_rest) {
             listener.queue.push_front(delivery);
             self.stop(vehicle);
         }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::carrier::{Carried, Carrier, PeerKey, Sender};
 use crate::devices::Devices;
-use crate::dtls::{PskEntry, PskStore, SessionId};
+use crate::dtls::{PskEntry, PskStoreError, SessionId};
 use crate::proto::udp::{Endpoint, Event};
 use crate::registry::Order;
 use crate::serve::Shared;
@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 const MAX_DATAGRAM: usize = 65_535;
 
 /// What a store says of an identity.
-type Lookup = (SessionId, Option<PskEntry>);
+type Lookup = (SessionId, Result<Option<PskEntry>, PskStoreError>);
 
 /// A socket, its peers, and the devices that listen behind them.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub(crate) struct SocketTask {
     devices: Devices<Endpoint<PeerKey>>,
     carrier: Box<dyn Carrier>,
     lookups: FuturesUnordered<BoxFuture<'static, Lookup>>,
+    failed_lookups: u64,
     orders: mpsc::Receiver<Order>,
     socket: Arc<UdpSocket>,
     buffer: Vec<u8>,
@@ -55,6 +56,7 @@ impl SocketTask {
             devices,
             carrier,
             lookups: FuturesUnordered::new(),
+            failed_lookups: 0,
             orders,
             socket,
             buffer: vec![0; MAX_DATAGRAM],
@@ -87,10 +89,9 @@ impl SocketTask {
                     devices.wake();
                     devices.done(done);
                 }
-                Some((session, entry)) = self.lookups.next(), if !self.lookups.is_empty() => {
+                Some(lookup) = self.lookups.next(), if !self.lookups.is_empty() => {
                     devices.wake();
-                    let (now, carried) = (devices.now, &mut self.carried);
-                    self.carrier.identified(now, session, entry, carried);
+                    self.looked_up(lookup);
                 }
                 Some(order) = self.orders.recv() => {
                     devices.wake();
@@ -177,8 +178,8 @@ impl SocketTask {
                     patience,
                 }) => {
                     let lookup = async move {
-                        let found = timeout(patience, find(&*store, &identity)).await;
-                        (session, found.unwrap_or_default())
+                        let found = timeout(patience, store.find(&identity)).await;
+                        (session, found.unwrap_or(Ok(None)))
                     };
                     self.lookups.push(lookup.boxed());
                 }
@@ -192,6 +193,21 @@ impl SocketTask {
         let endpoint = &mut self.devices.endpoint;
         endpoint.receive(clock, peer, sender.is_proven, bytes);
         self.act(Some(sender));
+    }
+
+    /// Takes what a store says of an identity; what cannot be looked up is as good as unknown.
+    fn looked_up(&mut self, (session, found): Lookup) {
+        let entry = found.unwrap_or_else(|error| {
+            self.failed_lookups += 1;
+            let (count, cause) = (self.failed_lookups, std::error::Error::source(&error));
+            // Not a line for each: strangers are looked up as well.
+            if count.is_power_of_two() {
+                tracing::warn!(count, error = %error, ?cause, "Identities not looked up");
+            }
+            None
+        });
+        let (now, carried) = (self.devices.now, &mut self.carried);
+        self.carrier.identified(now, session, entry, carried);
     }
 
     async fn write(&mut self, to: SocketAddr, bytes: &Bytes) {
@@ -215,6 +231,7 @@ impl SocketTask {
                     observation,
                     outcome,
                 } => self.devices.on_notified(observation, outcome),
+                Event::Answered { exchange, result } => self.devices.on_answered(exchange, result),
                 Event::AnswerFetched { exchange } => self.devices.on_answer_fetched(exchange),
                 Event::NotificationFetched { observation } => {
                     self.devices.on_notification_fetched(observation);
@@ -240,14 +257,4 @@ impl SocketTask {
             && devices.shared.answers.is_idle();
         is_quiet || devices.now >= leave_at
     }
-}
-
-/// Looks an identity up; what cannot be looked up is as good as unknown.
-async fn find(store: &dyn PskStore, identity: &str) -> Option<PskEntry> {
-    let found = store.find(identity).await;
-    found.unwrap_or_else(|error| {
-        let cause = std::error::Error::source(&error);
-        tracing::warn!(error = %error, ?cause, "Identity not looked up");
-        None
-    })
 }

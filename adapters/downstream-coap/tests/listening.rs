@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use gateway_core::testkit::DeviceEvent;
 use gateway_core::{CloudMessage, Disposition, ErrorKind, Interest};
 use gateway_downstream_coap::CoapConfig;
-use gateway_downstream_coap::proto::message::{Code, Message, option};
-use support::{Device, Running, device, in_time, until};
+use gateway_downstream_coap::proto::message::{Code, Kind, Message, option};
+use support::{Device, Purpose, Running, device, in_time, until};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -276,6 +276,83 @@ async fn a_device_that_waits_again_and_again_gets_every_command_once() {
     assert_eq!(taken, bodies);
     assert_eq!(settled, [Some(Disposition::Complete); 5]);
     running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_an_answer_that_comes_apart_is_done_when_the_device_acknowledges_it() {
+    let test = async {
+        let mut config = CoapConfig::default();
+        // Every answer to a wait comes apart.
+        config.endpoint.transmission.ack_delay = Duration::ZERO;
+        let running = Running::start(config, &["dev1"]).await;
+        for (acknowledges, expected) in
+            [(false, Disposition::Abandon), (true, Disposition::Complete)]
+        {
+            let (mut client, name) = (running.device("dev1").await, device("dev1"));
+            let get = Message::new(Code::GET).with_path("c");
+            let get = get.with_option(option::URI_QUERY, &b"$.ttd=100"[..]);
+            client.request(Purpose::Asked, get).await;
+            assert_eq!(client.requested().await.message.code, Code::EMPTY);
+            running.hub.wait_listening(&name, Interest::COMMANDS).await;
+            let take = async {
+                let answer = client.requested().await;
+                assert_eq!(answer.kind, Kind::Confirmable);
+                assert_eq!(answer.message.payload, "go");
+                if acknowledges {
+                    client.acknowledge(answer.id).await;
+                }
+            };
+            let patience = if acknowledges {
+                LONG
+            } else {
+                Duration::from_secs(1)
+            };
+            let sending = running.hub.send_message(message("dev1", patience));
+            let (settled, ()) = tokio::join!(sending, take);
+            assert_eq!(settled, Some(expected));
+        }
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_not_done_by_an_answer_that_the_device_does_not_want() {
+    let test = async {
+        let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+        let (mut client, name) = (running.device("dev1").await, device("dev1"));
+        let get = Message::new(Code::GET).with_path("c");
+        let get = get.with_option(option::URI_QUERY, &b"$.ttd=100"[..]);
+        let get = get.with_uint(option::NO_RESPONSE, 2);
+        client.request(Purpose::Asked, get).await;
+        running.hub.wait_listening(&name, Interest::COMMANDS).await;
+        let patience = Duration::from_secs(1);
+        let settled = running.hub.send_message(message("dev1", patience)).await;
+        assert_eq!(settled, Some(Disposition::Abandon));
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_properties_have_no_room_is_rejected_and_not_cut() {
+    let test = async {
+        let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+        let (mut client, name) = (running.device("dev1").await, device("dev1"));
+        client.register().await;
+        running.hub.wait_listening(&name, Interest::ALL).await;
+        for (count, length) in [(1, 255), (5, 220)] {
+            let mut message = message("dev1", LONG);
+            for number in 0..count {
+                let value = "x".repeat(length);
+                message.properties.insert(format!("p{number}"), value);
+            }
+            let settled = running.hub.send_message(message).await;
+            assert_eq!(settled, Some(Disposition::Reject));
+        }
+        running.end().await;
+    };
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -220,6 +220,40 @@ async fn a_pong_counts_though_it_does_not_say_which_ping_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_in_an_answer_completes_by_the_pong_behind_it_and_not_without() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        for (answers, expected) in [(false, Disposition::Abandon), (true, Disposition::Complete)] {
+            let (mut client, name) = (running.stream_device("dev1").await, device("dev1"));
+            assert_eq!(client.hear().await.unwrap().code, Code::CSM);
+            let get = Message::new(Code::GET).with_path("c");
+            let get = get.with_option(option::URI_QUERY, &b"$.ttd=100"[..]);
+            client.request(Purpose::Asked, get).await;
+            running.hub.wait_listening(&name, Interest::COMMANDS).await;
+            let take = async {
+                assert_eq!(client.hear().await.unwrap().payload, "go");
+                let ping = client.hear().await.unwrap();
+                assert_eq!(ping.code, Code::PING);
+                if answers {
+                    let pong = Message::new(Code::PONG).with_token(ping.token);
+                    assert!(client.tell(&pong).await);
+                }
+            };
+            let patience = if answers {
+                LONG
+            } else {
+                Duration::from_secs(1)
+            };
+            let message = CloudMessage::new(name, "go", Instant::now() + patience);
+            let (settled, ()) = tokio::join!(running.hub.send_message(message), take);
+            assert_eq!(settled, Some(expected));
+        }
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_in_blocks_completes_with_the_last_of_them() {
     let test = async {
         let running = Running::start(config(), &["dev1"]).await;

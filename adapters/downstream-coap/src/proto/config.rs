@@ -5,6 +5,9 @@ use std::time::Duration;
 use gateway_core::ConfigError;
 use serde::Deserialize;
 
+use super::block::{Block, room};
+use super::message::Options;
+
 /// What an endpoint may do and hold. Every field has a default.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -81,6 +84,17 @@ pub struct BlockConfig {
     /// Bodies of one peer that are put together, and as many that it fetches. Default 2: one at a
     /// time is usual. A new one takes the place of the oldest.
     pub max_per_peer: usize,
+}
+
+impl BlockConfig {
+    /// The same with blocks that fit in a message of this size beside such options.
+    pub(crate) fn within(&self, message_size: usize, options: &Options) -> Self {
+        let most = Block::new(0, Block::exponent_of(room(message_size, options)));
+        Self {
+            size: self.size.min(most.size()),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for BlockConfig {

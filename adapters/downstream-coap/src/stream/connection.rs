@@ -207,6 +207,7 @@ impl Connection {
                     observation,
                     outcome,
                 } => devices.on_notified(observation, outcome),
+                StreamEvent::Answered { exchange } => devices.on_answered(exchange, Ok(())),
                 StreamEvent::AnswerFetched { exchange } => devices.on_answer_fetched(exchange),
                 StreamEvent::NotificationFetched { observation } => {
                     devices.on_notification_fetched(observation);

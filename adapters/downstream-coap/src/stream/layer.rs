@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use crate::carrier::PeerKey;
 use crate::layer::{MessageLayer, Request};
 use crate::listener::{Call, Exchange, Observation};
+use crate::proto::block::Source;
 use crate::proto::message::{Message, Token};
 use crate::proto::tcp::{Closed, Event, Session};
 use crate::proto::udp::{
@@ -27,6 +28,10 @@ pub(super) enum StreamEvent {
         observation: Observation,
         outcome: NotificationOutcome,
     },
+    /// The peer has an answer that was to arrive.
+    Answered {
+        exchange: Exchange,
+    },
     /// The peer has asked for the last block of an answer.
     AnswerFetched {
         exchange: Exchange,
@@ -43,16 +48,16 @@ pub(super) enum StreamEvent {
     Released,
 }
 
-/// A notification that waits for a pong.
+/// An answer or a notification that waits for a pong.
 #[derive(Debug)]
 struct Unconfirmed {
-    observation: u64,
+    source: Source,
     is_whole: bool,
     /// The ping went behind it.
     is_asked: bool,
 }
 
-/// A session with one peer, whose pings confirm notifications.
+/// A session with one peer, whose pings confirm notifications, and answers that should arrive.
 #[derive(Debug)]
 pub(super) struct StreamLayer {
     session: Session,
@@ -60,7 +65,7 @@ pub(super) struct StreamLayer {
     /// The ping that is not answered. There is one at a time, since not every peer says which ping
     /// it answers: libcoap 4.3.1 leaves the token out.
     ping: Option<Token>,
-    /// Oldest first; one for each observation.
+    /// Oldest first; one for each observation, and for each answer that somebody waits for.
     unconfirmed: VecDeque<Unconfirmed>,
     events: VecDeque<StreamEvent>,
 }
@@ -157,13 +162,15 @@ impl StreamLayer {
         }
         let asked = self.unconfirmed.partition_point(|one| one.is_asked);
         for one in self.unconfirmed.drain(..asked) {
-            let is_whole = one.is_whole;
-            self.events.push_back(StreamEvent::Notified {
-                observation: ObservationId {
-                    peer: self.peer,
-                    serial: one.observation,
+            let (peer, is_whole) = (self.peer, one.is_whole);
+            self.events.push_back(match one.source {
+                Source::Observation(serial) => StreamEvent::Notified {
+                    observation: ObservationId { peer, serial },
+                    outcome: NotificationOutcome::Acknowledged { is_whole },
                 },
-                outcome: NotificationOutcome::Acknowledged { is_whole },
+                Source::Exchange(serial) => StreamEvent::Answered {
+                    exchange: ExchangeId { peer, serial },
+                },
             });
         }
         if !self.unconfirmed.is_empty() {
@@ -181,11 +188,26 @@ impl StreamLayer {
         });
     }
 
+    /// Waits for a pong behind what was sent last.
+    fn expect(&mut self, source: Source, is_whole: bool) {
+        self.unconfirmed.push_back(Unconfirmed {
+            source,
+            is_whole,
+            is_asked: false,
+        });
+        self.ask();
+    }
+
+    /// Waits no more; tells whether it did.
+    fn forget(&mut self, source: Source) -> bool {
+        let before = self.unconfirmed.len();
+        self.unconfirmed.retain(|one| one.source != source);
+        self.unconfirmed.len() < before
+    }
+
     /// Ends the wait for a pong behind an observation's notification, if there is one.
     fn settle(&mut self, serial: u64, outcome: NotificationOutcome) {
-        let mut unconfirmed = self.unconfirmed.iter();
-        if let Some(at) = unconfirmed.position(|one| one.observation == serial) {
-            self.unconfirmed.remove(at);
+        if self.forget(Source::Observation(serial)) {
             let peer = self.peer;
             self.events.push_back(StreamEvent::Notified {
                 observation: ObservationId { peer, serial },
@@ -209,6 +231,24 @@ impl MessageLayer for StreamLayer {
         }
     }
 
+    fn give(
+        &mut self,
+        now: Duration,
+        exchange: Exchange,
+        response: Message,
+    ) -> Result<Responded, RespondError> {
+        let responded = self.respond(now, exchange, response)?;
+        if responded != Responded::Sent {
+            return Ok(responded);
+        }
+        self.expect(Source::Exchange(exchange.serial), true);
+        Ok(Responded::Apart)
+    }
+
+    fn forget_answer(&mut self, exchange: Exchange) {
+        self.forget(Source::Exchange(exchange.serial));
+    }
+
     fn observe(
         &mut self,
         now: Duration,
@@ -228,17 +268,13 @@ impl MessageLayer for StreamLayer {
         message: Message,
     ) -> Result<(), NotifyError> {
         let serial = observation.serial;
-        if self.unconfirmed.iter().any(|one| one.observation == serial) {
+        let source = Source::Observation(serial);
+        if self.unconfirmed.iter().any(|one| one.source == source) {
             return Err(NotifyError::Busy);
         }
         let notified = self.session.notify(now, serial, message);
         let is_whole = notified.map_err(|_| NotifyError::Gone)?;
-        self.unconfirmed.push_back(Unconfirmed {
-            observation: serial,
-            is_whole,
-            is_asked: false,
-        });
-        self.ask();
+        self.expect(source, is_whole);
         Ok(())
     }
 
@@ -271,5 +307,9 @@ impl MessageLayer for StreamLayer {
 
     fn cancel(&mut self, _now: Duration, call: Call) {
         self.session.cancel(call.serial);
+    }
+
+    fn options_room(&self) -> usize {
+        self.session.options_room()
     }
 }

@@ -13,8 +13,27 @@ pub(crate) use serving::{Bodies, Found, Source, Wanted};
 pub(crate) use transfer::{Step, Transfer};
 pub use value::Block;
 
-use crate::proto::message::{Message, option};
+use crate::proto::message::{Message, Options, option};
 use crate::proto::random::Random;
+
+/// The largest message that every network's datagrams carry (RFC 7252, section 4.6), and that every
+/// stream's peer takes that has not said anything else (RFC 8323, section 5.3.1).
+pub(crate) const BASE_MESSAGE_SIZE: usize = 1152;
+/// What a message takes at most beside its payload and the options that it is made with: header and
+/// token, what observation and blocks add, and the marker.
+const HEAD: usize = 48;
+/// The smallest block.
+const SMALLEST: usize = 16;
+
+/// Bytes of a payload that fit in a message of this size beside such options.
+pub(crate) fn room(message_size: usize, options: &Options) -> usize {
+    message_size.saturating_sub(HEAD + options.encoded_len())
+}
+
+/// Bytes of options beside which a message of this size has room for the smallest block.
+pub(crate) fn options_room(message_size: usize) -> usize {
+    message_size.saturating_sub(HEAD + SMALLEST)
+}
 
 /// Names what a message is about: its method and the options that a cache would compare. Blocks of
 /// one body have the same name; `with_tag` tells whether bodies sent at a time are told apart.

@@ -141,15 +141,19 @@ impl Bodies {
         // A body that was not fetched whole is old now.
         self.0.retain(|body| body.name != wanted.name);
         let asked = wanted.block.unwrap_or(Block::new(0, Block::LARGEST));
+        let ours = Block::new(0, Block::exponent_of(config.size));
         let most = match wanted.block {
-            Some(block) if block.exponent != Block::MANY => block.size().min(config.size),
+            Some(block) if block.exponent != Block::MANY => block.size().min(ours.size()),
             _ => config.size,
         };
-        let fits = response.payload.len() <= most;
-        if asked.number == 0 && fits {
+        let length = response.payload.len();
+        if asked.number == 0 && length <= most {
             if let Some(block) = wanted.block {
-                let said = Block::new(0, block.exponent.min(Block::exponent_of(config.size)));
-                said.write(&mut response.options, option::BLOCK2);
+                let said = match length <= ours.size() {
+                    true => block.exponent.min(ours.exponent),
+                    false => Block::MANY,
+                };
+                Block::new(0, said).write(&mut response.options, option::BLOCK2);
             }
             return (response, false);
         }
@@ -158,7 +162,11 @@ impl Bodies {
             response.options.add(option::ETAG, etag.to_vec());
         }
         let answer = slice(&response, asked, wanted, config);
-        let has_rest = asked.number == 0;
+        // Behind a block that is not there the whole is the rest.
+        let given = Block::read(&answer.options, option::BLOCK2);
+        let has_rest = given.is_none_or(|block| block.more);
+        // Who asks for a later block has those before it.
+        let end = given.map_or(0, |block| block.offset() + answer.payload.len());
         if let Some(share) = hold(bytes, &response.payload) {
             if self.0.len() >= config.max_per_peer {
                 self.0.remove(0);
@@ -169,7 +177,7 @@ impl Bodies {
                 name: wanted.name,
                 source,
                 response,
-                fetched: if has_rest { answer.payload.len() } else { 0 },
+                fetched: end,
                 forget_at: now + config.timeout,
                 _share: share,
             });

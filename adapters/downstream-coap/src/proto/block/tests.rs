@@ -271,6 +271,30 @@ fn any_block_of_an_answer_can_be_asked_for_and_what_has_not_changed_is_not_sent_
 }
 
 #[test]
+fn an_answer_that_begins_with_a_later_block_is_whole_with_the_last_one_only() {
+    // Whether there is room to keep the body or not.
+    for budget in [0, 1000] {
+        let (config, bytes) = (Server::new(16, 200).config, Budget::new(budget));
+        let random = Random::new(Seed([1, 2]));
+        for (number, expected) in [(0, true), (1, true), (2, false), (3, true)] {
+            let mut get = Message::new(Code::GET).with_path("c");
+            Block::new(number, 0).write(&mut get.options, option::BLOCK2);
+            let wanted = Wanted::of(&get, None, &random);
+            let whole = Message::new(Code::CONTENT).with_payload(body(48));
+            let (mut bodies, source) = (Bodies::default(), Some(Source::Exchange(1)));
+            let tools = (&bytes, &random);
+            let (_, has_rest) = bodies.respond(whole, (&wanted, source), NOW, &config, tools);
+            assert_eq!(has_rest, expected, "block {number}");
+            if budget > 0 && number == 1 {
+                Block::new(2, 0).write(&mut get.options, option::BLOCK2);
+                let wanted = Wanted::of(&get, None, &random);
+                assert!(bodies.find(&wanted, NOW, &config).unwrap().is_last);
+            }
+        }
+    }
+}
+
+#[test]
 fn blocks_of_two_states_of_a_resource_make_no_body() {
     let config = BlockConfig::default();
     let part = |number, more, etag: &'static str| {

@@ -105,6 +105,23 @@ impl Options {
         self.0.iter().map(|(number, value)| (*number, value))
     }
 
+    /// Bytes that they take in a message (RFC 7252, section 3.1).
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let extended = |value: usize| match value {
+            0..13 => 0,
+            13..269 => 1,
+            _ => 2,
+        };
+        let mut last = 0;
+        let sizes = self.0.iter().map(|(number, value)| {
+            let delta = usize::from(*number - last);
+            last = *number;
+            1 + extended(delta) + extended(value.len()) + value.len()
+        });
+        sizes.sum()
+    }
+
     /// Removes what is not understood: unknown numbers, wrong lengths, options that come twice and
     /// must not (RFC 7252, sections 5.4.1, 5.4.3 and 5.4.5).
     ///

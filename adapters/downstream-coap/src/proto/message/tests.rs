@@ -33,7 +33,10 @@ proptest! {
     #[test]
     fn what_is_written_is_read(message in messages(), id: u16, confirmable: bool) {
         let kind = if confirmable { Kind::Confirmable } else { Kind::NonConfirmable };
+        let payload = message.payload.len() + usize::from(!message.payload.is_empty());
+        let head = 4 + message.token.as_bytes().len() + message.options.encoded_len();
         let datagram = Datagram { kind, id, message };
+        prop_assert_eq!(datagram.encode().len(), head + payload);
         prop_assert_eq!(Datagram::decode(&datagram.encode()), Ok(datagram));
     }
 

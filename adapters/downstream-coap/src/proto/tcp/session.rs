@@ -10,19 +10,16 @@ use bytes::BytesMut;
 use super::event::{Closed, Event, RequestError};
 use super::frame::{FrameError, FrameReader, write_frame};
 use crate::proto::block::{
-    Assemblies, Block, Bodies, Found, Source, Step, Taken, Transfer, Wanted,
+    Assemblies, BASE_MESSAGE_SIZE, Bodies, Found, Source, Step, Taken, Transfer, Wanted,
+    options_room, room,
 };
 use crate::proto::budget::Budget;
 use crate::proto::config::{BlockConfig, LimitConfig};
 use crate::proto::message::{Code, Message, Options, Token, option};
 use crate::proto::random::{Random, Seed};
 
-/// What a peer takes that has not said anything else (section 5.3.1).
-const BASE_MESSAGE_SIZE: usize = 1152;
-/// What options and header may take beside a body.
+/// What options and header of a peer's message may take beside a body.
 const OVERHEAD: usize = 1024;
-/// The same beside a block: what the base value leaves for it beside the largest.
-const BLOCK_OVERHEAD: usize = BASE_MESSAGE_SIZE - 1024;
 
 /// Bounds of a connection.
 #[derive(Debug, Clone, Default)]
@@ -218,8 +215,7 @@ impl Session {
         if self.calls.len() >= self.config.limits.max_calls_per_peer {
             return Err(RequestError::Busy);
         }
-        let mut blocks = self.config.blocks.clone();
-        blocks.size = self.block_size(request.payload.len());
+        let blocks = self.blocks(&request);
         let tag = self.random.next() as u32;
         let transfer = Transfer::new(request, tag, &blocks, true);
         let message = transfer.message();
@@ -232,6 +228,13 @@ impl Session {
         });
         self.send_call(self.calls.len() - 1, message);
         Ok(call)
+    }
+
+    /// Bytes that the options of a message to the peer may take: where it takes large messages, as
+    /// many as in a datagram.
+    #[must_use]
+    pub fn options_room(&self) -> usize {
+        options_room(self.peer_message_size.min(BASE_MESSAGE_SIZE))
     }
 
     /// Gives up a request of ours.
@@ -440,21 +443,20 @@ impl Session {
         response: Message,
         (wanted, source): (&Wanted, Source),
     ) -> (Message, bool) {
-        let mut blocks = self.config.blocks.clone();
-        blocks.size = self.block_size(response.payload.len());
+        let blocks = self.blocks(&response);
         let tools = (&self.block_bytes, &self.random);
         let wanted = (wanted, Some(source));
         self.bodies.respond(response, wanted, now, &blocks, tools)
     }
 
-    /// Bytes of a body that go at once.
-    fn block_size(&self, body: usize) -> usize {
-        if body + OVERHEAD <= self.peer_message_size {
-            return body.max(self.config.blocks.size);
+    /// How a message's body goes: at once if it fits in what the peer takes.
+    fn blocks(&self, message: &Message) -> BlockConfig {
+        let (size, body) = (self.peer_message_size, message.payload.len());
+        let mut blocks = self.config.blocks.within(size, &message.options);
+        if body <= room(size, &message.options) {
+            blocks.size = blocks.size.max(body);
         }
-        let room = self.peer_message_size.saturating_sub(BLOCK_OVERHEAD);
-        let most = Block::new(0, Block::exponent_of(room)).size();
-        self.config.blocks.size.min(most)
+        blocks
     }
 
     fn reply(&mut self, token: Token, message: Message) {

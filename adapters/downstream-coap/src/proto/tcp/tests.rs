@@ -270,6 +270,32 @@ fn a_peer_gets_no_message_larger_than_it_takes() {
 }
 
 #[test]
+fn options_take_from_the_room_of_a_block_in_what_a_peer_takes() {
+    for takes in [500, 1152, 2000, 3400] {
+        let mut session = session();
+        said(&mut session);
+        let settings = Message::new(Code::CSM).with_uint(2, takes);
+        hear(&mut session, &[settings, Message::new(Code::GET)]).unwrap();
+        let Some(Event::Request { exchange, .. }) = session.poll_event() else {
+            panic!("no request");
+        };
+        let mut large = Message::new(Code::CONTENT).with_payload(vec![0; 3000]);
+        for _ in 0..2 {
+            large = large.with_option(option::LOCATION_QUERY, vec![b'x'; 150]);
+        }
+        assert!(large.options.encoded_len() <= session.options_room());
+        session.respond(NOW, exchange, large.clone()).unwrap();
+        large.code = Code::POST;
+        session.request(large).unwrap();
+        let (reader, mut bytes) = (FrameReader::new(takes as usize), session.take_output());
+        for _ in 0..2 {
+            let frame = reader.read(&mut bytes).expect("not larger than it takes");
+            assert!(frame.is_some());
+        }
+    }
+}
+
+#[test]
 fn who_asks_too_much_at_a_time_is_told_when_to_come_back() {
     let mut session = greeted();
     let request = Message::new(Code::POST).with_path("t");

@@ -8,7 +8,7 @@ use super::event::{CallError, CallId, Event};
 use super::memory::{Print, Reply};
 use super::outbox::{Letter, Purpose};
 use super::peer::Peer;
-use crate::proto::block::{Step, Transfer};
+use crate::proto::block::{BASE_MESSAGE_SIZE, Step, Transfer};
 use crate::proto::message::{Datagram, Kind, Message, Token};
 
 /// A request of ours that waits for its response.
@@ -34,7 +34,9 @@ impl Peer {
             return Err(CallError::Busy);
         }
         let tag = cx.shared.random.next() as u32;
-        let transfer = Transfer::new(request, tag, &cx.shared.config.blocks, false);
+        let blocks = &cx.shared.config.blocks;
+        let blocks = blocks.within(BASE_MESSAGE_SIZE, &request.options);
+        let transfer = Transfer::new(request, tag, &blocks, false);
         let message = transfer.message();
         let serial = cx.serial();
         self.calls.push(Call {

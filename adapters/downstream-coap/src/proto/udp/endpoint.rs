@@ -13,7 +13,7 @@ use super::event::{
 };
 use super::memory::Print;
 use super::peer::Peer;
-use crate::proto::block::unavailable;
+use crate::proto::block::{BASE_MESSAGE_SIZE, options_room, unavailable};
 use crate::proto::budget::Budget;
 use crate::proto::config::EndpointConfig;
 use crate::proto::message::{Code, Datagram, Fault, Kind, Message};
@@ -238,6 +238,12 @@ impl<P: PeerName> Endpoint<P> {
             let serial = state.request(cx, request, is_confirmable)?;
             Ok(CallId { peer, serial })
         })
+    }
+
+    /// Bytes that the options of a message may take, so that it fits every network's datagrams.
+    #[must_use]
+    pub fn options_room(&self) -> usize {
+        options_room(BASE_MESSAGE_SIZE)
     }
 
     /// Gives up a request of ours: no event comes of it any more.

@@ -55,6 +55,13 @@ pub enum Event<P> {
         /// How it ended.
         outcome: NotificationOutcome,
     },
+    /// An answer that went apart ([`Responded::Apart`]) came to its end; once for each.
+    Answered {
+        /// What was answered.
+        exchange: ExchangeId<P>,
+        /// Whether the peer has it.
+        result: Result<(), AnswerError>,
+    },
     /// The peer has asked for the last block of an answer of which it got the first one
     /// ([`Responded::Begun`]). There is no event if it does not.
     AnswerFetched {
@@ -157,14 +164,33 @@ pub enum EndReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the peer may not have been told"]
 pub enum Responded {
-    /// It is on its way, or the peer did not want it.
+    /// It is on its way; nobody tells whether it arrives.
     Sent,
+    /// It is on its way apart, to be acknowledged: [`Event::Answered`] tells how that ended.
+    Apart,
+    /// The peer does not want to hear it (RFC 7967), so that nothing was sent.
+    Unwanted,
     /// Its first block is on its way; [`Event::AnswerFetched`] tells when the peer has fetched the
     /// rest, which it may not.
     Begun,
     /// The peer was asked to show by Echo that it receives at its address, since the response is too
     /// large for one that has not; it will ask anew. A request that changed something is done then.
     Challenged,
+}
+
+/// Says why nobody knows that a separate answer has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// The peer did not acknowledge it in time; it may have it.
+    #[error("the device did not acknowledge the answer in time; it may have it")]
+    TimedOut,
+    /// The peer waits for it no more.
+    #[error("the device reset the answer; it waits for it no more")]
+    Reset,
+    /// The peer was forgotten: its session is over.
+    #[error("the device's session is over")]
+    Closed,
 }
 
 /// Says why an answer has nowhere to go.

@@ -21,6 +21,6 @@ mod tests;
 
 pub use endpoint::{Endpoint, EndpointGauge, EndpointStats, PeerName};
 pub use event::{
-    CallError, CallId, EndReason, Event, ExchangeId, Incoming, NotificationOutcome, NotifyError,
-    ObservationId, RespondError, Responded, Transmit,
+    AnswerError, CallError, CallId, EndReason, Event, ExchangeId, Incoming, NotificationOutcome,
+    NotifyError, ObservationId, RespondError, Responded, Transmit,
 };

@@ -8,7 +8,7 @@ use super::observers::Observer;
 use super::outbox::{Letter, Purpose};
 use super::peer::Peer;
 use super::server::Pending;
-use crate::proto::block::Source;
+use crate::proto::block::{BASE_MESSAGE_SIZE, Source};
 use crate::proto::message::{Datagram, Kind, Message, option};
 
 impl Peer {
@@ -49,8 +49,10 @@ impl Peer {
         let shared = &mut *cx.shared;
         let tools = (&shared.block_bytes, &shared.random);
         let blocks = &shared.config.blocks;
+        let blocks = blocks.within(BASE_MESSAGE_SIZE, &message.options);
         let wanted = (&wanted, Some(Source::Observation(observation)));
-        let (message, has_rest) = self.bodies.respond(message, wanted, cx.now, blocks, tools);
+        let bodies = &mut self.bodies;
+        let (message, has_rest) = bodies.respond(message, wanted, cx.now, &blocks, tools);
         let message = message.with_token(token);
         let is_whole = !has_rest;
         let id = self.fresh_id(cx);
@@ -144,7 +146,7 @@ impl Peer {
         self.outbox.push(Letter {
             id,
             bytes: Datagram { kind, id, message }.encode(),
-            purpose: Purpose::Response,
+            purpose: Purpose::Response(None),
         });
         self.flush(cx);
     }

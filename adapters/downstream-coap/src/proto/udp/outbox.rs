@@ -12,14 +12,12 @@ use crate::proto::random::Random;
 /// What a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    Response,
+    /// A separate answer; with the serial of its exchange where its end is told.
+    Response(Option<u64>),
     /// A request of ours, by its serial.
     Call(u64),
     /// A notification, by the serial of its observation.
-    Notification {
-        observation: u64,
-        is_whole: bool,
-    },
+    Notification { observation: u64, is_whole: bool },
 }
 
 #[derive(Debug, Clone)]
@@ -118,10 +116,22 @@ impl Outbox {
 
     /// Answers that nobody has acknowledged yet.
     pub(super) fn responses(&self) -> usize {
+        let is_response = |letter: &&Letter| matches!(letter.purpose, Purpose::Response(_));
+        self.letters().filter(is_response).count()
+    }
+
+    /// The exchanges of such answers whose end is told.
+    pub(super) fn answered(&self) -> Vec<u64> {
+        let exchange = |letter: &Letter| match letter.purpose {
+            Purpose::Response(exchange) => exchange,
+            _ => None,
+        };
+        self.letters().filter_map(exchange).collect()
+    }
+
+    fn letters(&self) -> impl Iterator<Item = &Letter> {
         let flights = self.flights.iter().map(|flight| &flight.letter);
-        let letters = flights.chain(&self.waiting);
-        let is_response = |letter: &&Letter| letter.purpose == Purpose::Response;
-        letters.filter(is_response).count()
+        flights.chain(&self.waiting)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::calls::Call;
 use super::context::Context;
-use super::event::{CallError, EndReason, NotificationOutcome};
+use super::event::{AnswerError, CallError, EndReason, Event, ExchangeId, NotificationOutcome};
 use super::memory::{Memory, Print, Reply};
 use super::observers::Observers;
 use super::outbox::{Due, Letter, Outbox, Purpose};
@@ -102,20 +102,23 @@ impl Peer {
         };
         // Who knows its id has received it.
         self.allow(letter.bytes.len());
-        if let Purpose::Notification {
-            observation,
-            is_whole,
-        } = letter.purpose
-        {
-            let outcome = NotificationOutcome::Acknowledged { is_whole };
-            self.on_notified(cx, observation, outcome);
+        match letter.purpose {
+            Purpose::Notification {
+                observation,
+                is_whole,
+            } => {
+                let outcome = NotificationOutcome::Acknowledged { is_whole };
+                self.on_notified(cx, observation, outcome);
+            }
+            Purpose::Response(exchange) => answered(cx, exchange, Ok(())),
+            Purpose::Call(_) => {}
         }
     }
 
     fn on_reset<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, id: u16) {
         let letter = self.outbox.settle(id);
         match letter.map(|letter| letter.purpose) {
-            Some(Purpose::Response) => {}
+            Some(Purpose::Response(exchange)) => answered(cx, exchange, Err(AnswerError::Reset)),
             Some(Purpose::Call(serial)) => self.finish(cx, serial, Err(CallError::Reset)),
             Some(Purpose::Notification { observation, .. }) => {
                 self.on_notified(cx, observation, NotificationOutcome::Reset);
@@ -139,7 +142,7 @@ impl Peer {
                 Due::GivenUp(letter) => letter,
             };
             match letter.purpose {
-                Purpose::Response => {}
+                Purpose::Response(exchange) => answered(cx, exchange, Err(AnswerError::TimedOut)),
                 Purpose::Call(serial) => self.finish(cx, serial, Err(CallError::TimedOut)),
                 Purpose::Notification { observation, .. } => {
                     self.on_notified(cx, observation, NotificationOutcome::TimedOut);
@@ -180,6 +183,9 @@ impl Peer {
 
     /// Ends everything that somebody waits for.
     pub(super) fn close<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>) {
+        for exchange in self.outbox.answered() {
+            answered(cx, Some(exchange), Err(AnswerError::Closed));
+        }
         while let Some(call) = self.calls.first() {
             self.finish(cx, call.serial, Err(CallError::Closed));
         }
@@ -255,5 +261,18 @@ impl Peer {
                 return;
             }
         }
+    }
+}
+
+/// Tells how a separate answer ended, if that is to be told.
+fn answered<P: Copy + Hash>(
+    cx: &mut Context<'_, P>,
+    exchange: Option<u64>,
+    result: Result<(), AnswerError>,
+) {
+    if let Some(serial) = exchange {
+        let peer = cx.peer;
+        let exchange = ExchangeId { peer, serial };
+        cx.tell(Event::Answered { exchange, result });
     }
 }

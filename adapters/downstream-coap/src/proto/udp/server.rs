@@ -10,7 +10,7 @@ use super::event::{
 use super::memory::{Print, Reply};
 use super::outbox::{Letter, Purpose};
 use super::peer::Peer;
-use crate::proto::block::{Block, Found, Source, Taken, Wanted, unavailable};
+use crate::proto::block::{BASE_MESSAGE_SIZE, Block, Found, Source, Taken, Wanted, unavailable};
 use crate::proto::config::EchoPolicy;
 use crate::proto::message::{Code, Datagram, Kind, Message, Token, option};
 
@@ -84,8 +84,9 @@ impl Peer {
             Verdict::Handle(message) => message,
             Verdict::Answer(answer) => {
                 // Nothing was done, so it makes no difference if the peer is asked for Echo instead.
-                return match self.answer(cx, &pending, answer) {
-                    Responded::Sent | Responded::Begun | Responded::Challenged => {}
+                return match self.answer(cx, &pending, answer, false) {
+                    Responded::Sent | Responded::Apart | Responded::Unwanted => {}
+                    Responded::Begun | Responded::Challenged => {}
                 };
             }
             Verdict::Block(found) => return self.go_on(cx, &pending, found),
@@ -238,13 +239,11 @@ impl Peer {
         let shared = &mut *cx.shared;
         let tools = (&shared.block_bytes, &shared.random);
         let blocks = &shared.config.blocks;
+        let blocks = blocks.within(BASE_MESSAGE_SIZE, &response.options);
         let bodies = &mut self.bodies;
         let wanted = (&pending.wanted, Some(Source::Exchange(serial)));
-        let (answer, has_rest) = bodies.respond(response, wanted, cx.now, blocks, tools);
-        let mut responded = self.answer(cx, &pending, answer);
-        if has_rest && responded == Responded::Sent {
-            responded = Responded::Begun;
-        }
+        let (answer, has_rest) = bodies.respond(response, wanted, cx.now, &blocks, tools);
+        let responded = self.answer(cx, &pending, answer, has_rest);
         self.flush(cx);
         Ok((responded, observation))
     }
@@ -255,6 +254,7 @@ impl Peer {
         cx: &mut Context<'_, P>,
         pending: &Pending,
         message: Message,
+        has_rest: bool,
     ) -> Responded {
         let is_unwanted = pending.unwanted & 1 << (message.code.class() - 1) != 0;
         if is_unwanted {
@@ -266,7 +266,7 @@ impl Peer {
             if pending.waits_for_acknowledgement() {
                 self.acknowledge(cx, pending.print.id);
             }
-            return Responded::Sent;
+            return Responded::Unwanted;
         }
         let (kind, id) = match (pending.is_confirmable, pending.is_acknowledged) {
             (true, false) => (Kind::Acknowledgement, pending.print.id),
@@ -278,7 +278,11 @@ impl Peer {
             Datagram { kind, id, message }.encode()
         };
         let mut bytes = write(message);
-        let mut responded = Responded::Sent;
+        let mut responded = match kind {
+            _ if has_rest => Responded::Begun,
+            Kind::Confirmable => Responded::Apart,
+            _ => Responded::Sent,
+        };
         if !self.is_proven && bytes.len() > self.allowance {
             bytes = write(challenge(cx));
             responded = Responded::Challenged;
@@ -291,7 +295,8 @@ impl Peer {
         self.remember(cx, pending.print, reply);
         match kind {
             Kind::Confirmable => {
-                let purpose = Purpose::Response;
+                let is_told = responded == Responded::Apart;
+                let purpose = Purpose::Response(is_told.then_some(pending.serial));
                 self.outbox.push(Letter { id, bytes, purpose });
             }
             _ => self.send(cx, bytes),
@@ -304,7 +309,7 @@ impl Peer {
         if let Some(Source::Observation(serial)) = found.source {
             self.on_continued(cx, serial);
         }
-        let responded = self.answer(cx, pending, found.answer);
+        let responded = self.answer(cx, pending, found.answer, false);
         if !found.is_last || responded != Responded::Sent {
             return;
         }

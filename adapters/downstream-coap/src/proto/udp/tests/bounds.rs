@@ -232,6 +232,7 @@ fn who_acknowledges_no_answer_is_refused_before_they_pile_up() {
     let is_answer = |datagram: &&Datagram| datagram.kind == Kind::Confirmable;
     let answer = answers.iter().find(is_answer).unwrap();
     bench.hear(1, &Datagram::empty(Kind::Acknowledgement, answer.id));
+    bench.told();
     bench.hear(1, &confirmable(10, post(10)));
     bench.request();
     bench.assert_nothing_stays();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::proto::block::Block;
 use crate::proto::message::{Code, option};
-use crate::proto::udp::{CallError, RespondError, Responded};
+use crate::proto::udp::{AnswerError, CallError, RespondError, Responded};
 
 pub(super) fn bench() -> Bench {
     Bench::new(EndpointConfig::default())
@@ -64,7 +64,7 @@ fn a_slow_answer_is_acknowledged_in_time_and_comes_apart_until_it_is_acknowledge
     assert_eq!(bench.only(), acknowledgement);
     bench.pass(seconds(30));
     let responded = bench.endpoint.respond(bench.now, exchange, changed());
-    assert_eq!(responded, Ok(Responded::Sent));
+    assert_eq!(responded, Ok(Responded::Apart));
     let answer = bench.only();
     assert_eq!(answer.kind, Kind::Confirmable);
     assert_eq!(answer.message, changed().with_token(token(1)));
@@ -110,6 +110,69 @@ fn a_message_is_sent_five_times_with_twice_the_wait_each_time_and_then_given_up(
     let whole = bench.now - start;
     assert!(whole >= seconds(62) && whole <= seconds(94), "{whole:?}");
     bench.assert_nothing_stays();
+}
+
+#[test]
+fn a_separate_answer_tells_once_whether_the_device_has_it() {
+    for end in 0..4 {
+        let mut bench = bench();
+        bench.hear(1, &confirmable(7, post(1)));
+        let exchange = bench.request().exchange;
+        bench.pass(seconds(1));
+        bench.said();
+        let responded = bench.endpoint.respond(bench.now, exchange, changed());
+        assert_eq!(responded, Ok(Responded::Apart));
+        let id = bench.only().id;
+        let result = match end {
+            0 => {
+                bench.hear(1, &Datagram::empty(Kind::Acknowledgement, id));
+                Ok(())
+            }
+            1 => {
+                bench.hear(1, &Datagram::empty(Kind::Reset, id));
+                Err(AnswerError::Reset)
+            }
+            2 => {
+                bench.pass(seconds(100));
+                Err(AnswerError::TimedOut)
+            }
+            _ => {
+                bench.endpoint.forget(bench.now, 1);
+                Err(AnswerError::Closed)
+            }
+        };
+        assert_eq!(bench.told(), [Event::Answered { exchange, result }]);
+        bench.hear(1, &Datagram::empty(Kind::Acknowledgement, id));
+        assert!(bench.told().is_empty());
+        bench.assert_nothing_stays();
+    }
+}
+
+#[test]
+fn options_take_from_the_room_of_a_block_and_the_message_fits_every_network() {
+    for length in [0, 100, 250, 254] {
+        let mut bench = bench();
+        let part = vec![b'x'; length];
+        let large = |code| {
+            let mut message = Message::new(code).with_payload(vec![7; 3000]);
+            for _ in 0..4 {
+                message = message.with_option(option::LOCATION_QUERY, part.clone());
+            }
+            assert!(message.options.encoded_len() <= bench.endpoint.options_room());
+            message
+        };
+        let (answer, request) = (large(Code::CONTENT), large(Code::POST));
+        bench.hear(1, &confirmable(1, post(1)));
+        let exchange = bench.request().exchange;
+        bench.answer(exchange, answer);
+        bench.endpoint.request(bench.now, 1, request, true).unwrap();
+        let sizes: Vec<_> = bench.said_bytes().iter().map(Bytes::len).collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(
+            sizes.iter().all(|size| (800..=1152).contains(size)),
+            "{sizes:?}"
+        );
+    }
 }
 
 #[test]
@@ -339,7 +402,8 @@ fn a_response_that_is_not_wanted_is_not_sent() {
     let quiet = |id| post(id).with_uint(option::NO_RESPONSE, 2);
     bench.hear(1, &non_confirmable(1, quiet(1)));
     let exchange = bench.request().exchange;
-    bench.answer(exchange, changed());
+    let responded = bench.endpoint.respond(bench.now, exchange, changed());
+    assert_eq!(responded, Ok(Responded::Unwanted));
     assert!(bench.said().is_empty());
     bench.hear(1, &confirmable(2, quiet(2)));
     let exchange = bench.request().exchange;

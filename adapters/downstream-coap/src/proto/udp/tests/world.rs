@@ -182,7 +182,7 @@ impl World {
                     let number = self.calls.remove(&(at, call)).expect("one end of each");
                     self.results.insert(number, result);
                 }
-                Event::AnswerFetched { .. } => {}
+                Event::AnswerFetched { .. } | Event::Answered { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
