@@ -15,7 +15,7 @@ pub struct DtlsConfig {
     pub max_sessions: usize,
     /// Handshakes of clients that have shown that they receive at their address. Default 2048: at a
     /// round trip of two seconds a thousand devices a second come in. A new one takes the place of
-    /// the oldest.
+    /// the oldest. As many identities are looked up at a time; beyond that one counts as unknown.
     pub max_handshakes: usize,
     /// How long a handshake may take, the look-up of the identity included. Default 40 s: what a
     /// flight and its retransmissions take.
