@@ -1,4 +1,5 @@
-//! AMQP frames, messages and values: never more is consumed than there is.
+//! AMQP frames, messages and values: never more is consumed than there is, and each value is the bytes
+//! that it was split off with.
 #![no_main]
 
 use hub_simulator::fuzzing::{decode_frame, decode_message, decode_values};

@@ -1,4 +1,5 @@
-//! Queries over twins: any text is understood or refused, and a query that is understood can be asked.
+//! Queries over twins: any text is understood or refused with its place, and a query that is understood
+//! can be asked.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -16,5 +17,11 @@ static TWIN: LazyLock<Value> = LazyLock::new(|| {
 });
 
 fuzz_target!(|text: &str| {
-    std::hint::black_box(hub_simulator::fuzzing::ask_query(text, &TWIN));
+    if let Err(error) = hub_simulator::fuzzing::ask_query(text, &TWIN) {
+        let (_, place) = error.rsplit_once(" at character ").expect("a place");
+        let place = place.split(' ').next().and_then(|place| place.parse().ok());
+        // Counted from 1; where something is missing, it is behind the last.
+        let last = text.chars().count() + 1;
+        assert!(place.is_some_and(|place| (1..=last).contains(&place)), "{error}, of {last}");
+    }
 });

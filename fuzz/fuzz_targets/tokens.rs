@@ -28,6 +28,10 @@ fuzz_target!(|text: &str| {
         assert!(!parsed.host_name().is_empty());
         assert_eq!(parsed.device().is_none(), parsed.policy().is_some());
     }
-    std::hint::black_box(hub_simulator::fuzzing::connection_string_round_trip(text));
-    std::hint::black_box((MessageId::new(text).is_ok(), MethodName::new(text).is_ok()));
+    assert_ne!(hub_simulator::fuzzing::connection_string_round_trip(text), Some(false));
+    let names = [
+        MessageId::new(text).ok().map(|id| id.as_str().to_owned()),
+        MethodName::new(text).ok().map(|name| name.as_str().to_owned()),
+    ];
+    assert!(names.iter().flatten().all(|name| name == text && !name.is_empty()));
 });

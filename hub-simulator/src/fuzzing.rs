@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 
 use crate::amqp::codec::message::{Sections, annotated};
 use crate::amqp::codec::performative::Performative;
+use crate::amqp::codec::read::Value;
 use crate::amqp::codec::{frame, read};
 use crate::amqp::connection::Connection;
 use crate::amqp::events::selector;
@@ -38,33 +39,76 @@ use crate::provisioning::{Dps, ProvisioningOptions};
 use crate::shell::Engine;
 
 /// Decodes a frame, its performative and, as if it were one, a message; returns the bytes consumed.
+///
+/// # Panics
+/// Panics if a frame's body is not within it.
 #[must_use]
 pub fn decode_frame(input: &[u8]) -> usize {
     let Ok(Some(frame)) = frame::split(input, 65_536) else {
         return 0;
     };
+    assert!(frame.body.len() + frame::HEADER_LEN <= frame.len);
     black_box(Performative::decode(frame.body).is_ok());
     decode_message(frame.body);
     frame.len
 }
 
 /// Decodes a message as far as the hub ever does.
+///
+/// # Panics
+/// Panics if it has more than there is.
 pub fn decode_message(input: &[u8]) {
     if let Ok(sections) = Sections::decode(input) {
         black_box(sections.properties().is_ok());
-        black_box(sections.body().is_ok());
-        black_box(sections.each_application_property(|_, _| {}).is_ok());
+        let body = sections.body().unwrap_or_default();
+        assert!(body.len() <= input.len());
+        let mut texts = 0;
+        let read = sections.each_raw_application_property(|name, _, raw| {
+            assert!(!raw.is_empty());
+            texts += name.len() + raw.len();
+        });
+        assert!(texts <= input.len());
+        black_box(read.is_ok());
     }
 }
 
-/// Splits values off until none is left; returns the bytes consumed.
+/// Splits values off until none is left, and what compound ones hold off them; returns the bytes
+/// consumed.
+///
+/// # Panics
+/// Panics if a value is not the bytes that it was split off with, or one that it holds is not in them.
 #[must_use]
 pub fn decode_values(input: &[u8]) -> usize {
-    let mut rest = input;
-    while let Ok((_, _, tail)) = read::split(rest) {
-        rest = tail;
+    let (mut consumed, mut rest) = (0, input);
+    while let Ok((value, raw, tail)) = read::split(rest) {
+        assert_eq!([raw, tail].concat(), rest);
+        assert!(!raw.is_empty());
+        decode_held(value, raw);
+        (consumed, rest) = (consumed + raw.len(), tail);
     }
-    input.len() - rest.len()
+    consumed
+}
+
+fn decode_held(value: Value<'_>, raw: &[u8]) {
+    let mut held = match value {
+        Value::List(fields) | Value::Map(fields) => fields,
+        Value::Described(described) => {
+            assert!(described.value.len() < raw.len());
+            return;
+        }
+        Value::Binary(bytes) => return assert!(bytes.len() < raw.len()),
+        Value::Str(text) | Value::Symbol(text) => return assert!(text.len() < raw.len()),
+        _ => return,
+    };
+    let mut bytes = 0;
+    while !held.is_empty() {
+        let Ok((_, item)) = held.next_raw() else {
+            break;
+        };
+        assert!(!item.is_empty());
+        bytes += item.len();
+    }
+    assert!(bytes < raw.len());
 }
 
 /// Feeds an AMQP connection with bytes, in pieces of `piece`; returns the bytes that it answers.
@@ -265,32 +309,45 @@ pub fn parse_sas(text: &str) -> bool {
     SasToken::parse(text).is_ok()
 }
 
-/// Parses a connection string and writes it out again.
+/// Parses a connection string and writes it out again; tells whether that is the same, none if it is
+/// no connection string.
 #[must_use]
-pub fn connection_string_round_trip(text: &str) -> bool {
-    crate::ConnectionString::parse(text).is_ok_and(|parsed| {
-        crate::ConnectionString::parse(&parsed.to_string()).as_ref() == Ok(&parsed)
-    })
+pub fn connection_string_round_trip(text: &str) -> Option<bool> {
+    let parsed = crate::ConnectionString::parse(text).ok()?;
+    Some(crate::ConnectionString::parse(&parsed.to_string()).as_ref() == Ok(&parsed))
 }
 
-/// Asks a query of a document; tells whether it is understood.
-#[must_use]
-pub fn ask_query(text: &str, document: &serde_json::Value) -> bool {
-    let Ok(query) = Query::parse(text) else {
-        return false;
-    };
+/// Asks a query of a document.
+///
+/// # Errors
+/// Says what is not understood, and at which character.
+pub fn ask_query(text: &str, document: &serde_json::Value) -> Result<(), String> {
+    let query = Query::parse(text).map_err(|error| error.to_string())?;
     if query.matches(document) {
         let mut groups = Groups::default();
         groups.add(&query, document);
         black_box((groups.rows(&query), query.project(document)));
     }
-    true
+    Ok(())
 }
 
-/// Writes documents to a twin one after the other, merging and replacing in turn; returns it as its
-/// device and as the service side see it, and its bytes of properties and tags are within bounds.
+/// Is a twin after some writes.
+#[derive(Debug)]
+pub struct Written {
+    /// The twin as its device sees it.
+    pub device: serde_json::Value,
+    /// Its properties as the service side sees them.
+    pub service: serde_json::Value,
+    /// Its tags.
+    pub tags: serde_json::Value,
+}
+
+/// Writes documents to a twin one after the other, merging and replacing in turn.
+///
+/// # Panics
+/// Panics if a write that is refused changes anything.
 #[must_use]
-pub fn write_twin(documents: &[serde_json::Value]) -> [serde_json::Value; 2] {
+pub fn write_twin(documents: &[serde_json::Value]) -> Written {
     let mut twin = Twin::new(Ticks::default());
     for (index, document) in documents.iter().enumerate() {
         let mode = if index % 3 == 2 {
@@ -298,8 +355,15 @@ pub fn write_twin(documents: &[serde_json::Value]) -> [serde_json::Value; 2] {
         } else {
             Mode::Merge
         };
+        let before = twin.clone();
         let written = Change::of(document).and_then(|change| twin.write(change, mode, Ticks(1)));
-        black_box((written.is_ok(), twin.report(document, Ticks(1)).is_ok()));
+        assert!(written.is_ok() || twin == before);
+        let before = twin.clone();
+        assert!(twin.report(document, Ticks(1)).is_ok() || twin == before);
     }
-    [twin.device_view(), twin.properties()]
+    Written {
+        device: twin.device_view(),
+        service: twin.properties(),
+        tags: twin.tags().values().into(),
+    }
 }
