@@ -1,9 +1,17 @@
 //! The client played with by a fuzzer: as its model's tests do, and by bytes alone.
 
+use std::time::Duration;
+
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::{Bytes, BytesMut};
+use fe2o3_amqp_types::definitions::Fields;
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+use super::driver::{Connection, Options};
 use super::error::ClientError;
+use super::handle::{Receiver, Sender, Shared};
+use super::link::LinkSpec;
 use super::session::Verdict;
 use super::tests::Task;
 use super::tests::hub::Hub;
@@ -30,38 +38,114 @@ pub fn play_client(input: &[u8]) {
 }
 
 /// Feeds a client that always sends and receives with bytes, in pieces of `piece`; returns the bytes
-/// that it says to that.
+/// that it says to that. Bytes that begin with a protocol header begin with the greeting.
 ///
 /// # Panics
 /// Panics if anybody waits when the connection is over.
 #[must_use]
 pub fn feed_client(input: &[u8], piece: usize) -> usize {
+    if input.starts_with(b"AMQP") {
+        return greet_client(input, piece);
+    }
     let hub = Hub::new();
     let session = hub.session(4);
-    let mut sender = hub.sender(&session, 0, 2);
-    let mut receiver = hub.receiver(&session, 1, 2);
-    let send = Task::start(async move {
-        while let Ok(delivery) = sender.send(Bytes::from_static(b"message"), 0).await {
-            drop(delivery.await);
+    let sender = hub.sender(&session, 0, 2);
+    let receiver = hub.receiver(&session, 1, 2);
+    let tasks = [
+        Task::start(keep_sending(sender)),
+        Task::start(keep_receiving(receiver)),
+    ];
+    drop(hub.shared.with(|state| state.take_output(BytesMut::new())));
+    feed(&hub.shared, tasks, input, piece)
+}
+
+/// Has a client greet a hub, and once it is let in begin a session and a link for each direction.
+fn greet_client(input: &[u8], piece: usize) -> usize {
+    let (mut near, far) = duplex(4096);
+    let opening = Task::start(Connection::open(far, options())).map(drop);
+    let mut opening = opening.expect_err("it has heard nothing");
+    let (mut rest, mut said) = (input, BytesMut::new());
+    // Byte by byte, so that nothing behind the greeting is taken for a part of it.
+    let opened = loop {
+        let opened = opening.step();
+        while let Some(Ok(1..)) = near.read_buf(&mut said).now_or_never() {}
+        match (opened, rest.split_first()) {
+            (None, Some((byte, tail))) => {
+                let written = near.write_all(&[*byte]).now_or_never();
+                assert!(matches!(written, Some(Ok(()))), "it does not read");
+                rest = tail;
+            }
+            (opened, _) => break opened,
         }
+    };
+    // A hub that falls silent is left by the clock, one that goes at once.
+    drop(near);
+    let opened = opened.or_else(|| opening.step());
+    let Ok((connection, driver)) = opened.expect("nobody waits for a hub that is gone") else {
+        return said.len();
+    };
+    let shared = connection.shared.clone();
+    let talk = Task::start(async move {
+        let session = connection.begin().await?;
+        let sender = session.attach_sender(link("sender")).await?;
+        let receiver = session.attach_receiver(link("receiver"), 2).await?;
+        tokio::join!(keep_sending(sender), keep_receiving(receiver));
+        Ok::<_, ClientError>(())
     });
-    let receive = Task::start(async move {
-        while let Ok(message) = receiver.recv().await {
-            // It fails with the link, as the next message does.
-            drop(receiver.settle(message.id, Verdict::Accept));
-        }
-    });
-    let mut waiting = Vec::from_iter([send, receive].into_iter().filter_map(Result::err));
+    let said = said.len() + feed(&shared, [talk], rest, piece);
+    drop(driver);
+    said
+}
+
+fn options() -> Options {
+    Options {
+        container: "gateway".to_owned(),
+        host: "hub".to_owned(),
+        idle_timeout: Duration::from_secs(60),
+        heartbeat: Duration::from_secs(20),
+        buffer: 4096,
+    }
+}
+
+fn link(name: &str) -> LinkSpec {
+    LinkSpec {
+        name: name.to_owned(),
+        address: "node".to_owned(),
+        settled: false,
+        properties: Fields::new(),
+    }
+}
+
+async fn keep_sending(mut sender: Sender) {
+    while let Ok(delivery) = sender.send(Bytes::from_static(b"message"), 0).await {
+        drop(delivery.await);
+    }
+}
+
+async fn keep_receiving(mut receiver: Receiver) {
+    while let Ok(message) = receiver.recv().await {
+        // It fails with the link, as the next message does.
+        drop(receiver.settle(message.id, Verdict::Accept));
+    }
+}
+
+/// Has a connection read, and those on it go on as far as they can; then it is over.
+fn feed<T, const N: usize>(
+    shared: &Shared,
+    tasks: [Result<T, Task<T>>; N],
+    input: &[u8],
+    piece: usize,
+) -> usize {
+    let mut waiting = Vec::from_iter(tasks.into_iter().filter_map(Result::err));
     let take_output = || {
-        let output = hub.shared.with(|state| state.take_output(BytesMut::new()));
+        let output = shared.with(|state| state.take_output(BytesMut::new()));
         output.len()
     };
-    take_output();
-    let (mut buffer, mut said) = (BytesMut::new(), 0);
+    let (mut buffer, mut said) = (BytesMut::new(), take_output());
     let mut ended = ClientError::Down;
     for part in input.chunks(piece.max(1)) {
         buffer.extend_from_slice(part);
-        let read = hub.shared.with(|state| state.on_bytes(&mut buffer));
+        let read = shared.with(|state| state.on_bytes(&mut buffer));
         waiting.retain_mut(|task| task.step().is_none());
         said += take_output();
         if let Err(error) = read {
@@ -69,7 +153,7 @@ pub fn feed_client(input: &[u8], piece: usize) -> usize {
             break;
         }
     }
-    hub.shared.with(|state| state.fail(&ended));
+    shared.with(|state| state.fail(&ended));
     waiting.retain_mut(|task| task.step().is_none());
     assert!(waiting.is_empty(), "{} wait for ever", waiting.len());
     said
