@@ -78,7 +78,7 @@ pub use pooled::{
 pub mod fuzzing {
     pub use crate::client::fuzzing::{feed_client, read_packets};
     pub use crate::hub::fuzzing::read_hub_topic;
-    pub use crate::pooled::fuzzing::read_topics;
+    pub use crate::pooled::fuzzing::{read_publish, read_topics};
 }
 
 /// What benchmarks compare with other clients. Not part of the interface: it changes at will.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::codec::{Outgoing, ReadPackets};
-use super::handle::{Inbox, Incoming};
+use super::codec::{Outgoing, Packet, ReadPackets};
+use super::handle::{Inbox, Incoming, Receipt};
 use super::ledger::{Bounds, Key, Kind, Outcome};
 use super::options::{Publish, Version};
 use super::shared::Shared;
@@ -40,20 +40,7 @@ pub fn feed_client(input: &[u8], piece: usize, is_version_5: bool) -> usize {
         true => Version::V5,
         false => Version::V4,
     };
-    let terms = Terms {
-        version,
-        bounds: Bounds {
-            in_flight: 2,
-            buffer: MAX_PACKET,
-            queued: 10,
-        },
-        receive: 100,
-        ordered_acks: !piece.is_multiple_of(2),
-        max_incoming: MAX_PACKET,
-        keep_alive: Duration::ZERO,
-        answer_timeout: Duration::from_secs(30),
-    };
-    let shared = Arc::new(Shared::new(State::new(terms, Instant::now())));
+    let shared = connected(version, !piece.is_multiple_of(2));
     let keys = submit(&shared, version);
     drop(shared.take_output(BytesMut::new()));
     let (mut buffer, mut said) = (BytesMut::new(), 0);
@@ -79,6 +66,35 @@ pub fn feed_client(input: &[u8], piece: usize, is_version_5: bool) -> usize {
         }
     }
     said
+}
+
+fn connected(version: Version, ordered_acks: bool) -> Arc<Shared> {
+    let terms = Terms {
+        version,
+        bounds: Bounds {
+            in_flight: 2,
+            buffer: MAX_PACKET,
+            queued: 10,
+        },
+        receive: 100,
+        ordered_acks,
+        max_incoming: MAX_PACKET,
+        keep_alive: Duration::ZERO,
+        answer_timeout: Duration::from_secs(30),
+    };
+    Arc::new(Shared::new(State::new(terms, Instant::now())))
+}
+
+/// A message that came at most once, without properties of version 5.
+pub(crate) fn incoming(topic: &str, payload: Bytes, duplicate: bool) -> Incoming {
+    Incoming {
+        topic: topic.to_owned(),
+        payload,
+        retain: false,
+        duplicate,
+        properties: None,
+        receipt: Receipt::new(&connected(Version::V4, false), None),
+    }
 }
 
 fn submit(shared: &Shared, version: Version) -> Vec<(Kind, Key)> {
@@ -108,16 +124,40 @@ fn submit(shared: &Shared, version: Version) -> Vec<(Kind, Key)> {
     submitted
 }
 
-/// Reads packets off bytes; returns how many bytes they had.
-#[must_use]
-pub fn read_packets(input: &[u8], is_version_5: bool) -> usize {
+/// Reads packets off bytes.
+///
+/// # Panics
+/// Panics if they are others when the bytes come in pieces of `piece`, or one has more than came.
+pub fn read_packets(input: &[u8], piece: usize, is_version_5: bool) {
     let version = match is_version_5 {
         true => Version::V5,
         false => Version::V4,
     };
-    let mut buffer = BytesMut::from(input);
-    let mut packets = ReadPackets::new(&mut buffer, version, MAX_PACKET);
-    while let Ok(Some(_)) = packets.next() {}
-    drop(packets);
-    input.len() - buffer.len()
+    let whole = packets(input, input.len(), version);
+    assert_eq!(packets(input, piece, version), whole);
+}
+
+/// All packets, then whether what follows is none.
+fn packets(input: &[u8], piece: usize, version: Version) -> (Vec<Packet>, bool) {
+    let (mut buffer, mut read, mut size) = (BytesMut::new(), Vec::new(), 0);
+    for part in input.chunks(piece.max(1)) {
+        buffer.extend_from_slice(part);
+        let before = buffer.len();
+        let mut packets = ReadPackets::new(&mut buffer, version, MAX_PACKET);
+        let ended = loop {
+            match packets.next() {
+                Ok(Some(packet)) => read.push(packet),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        drop(packets);
+        size += before - buffer.len();
+        if ended {
+            return (read, true);
+        }
+    }
+    // Each has two bytes at least.
+    assert!(read.len() * 2 <= size);
+    (read, false)
 }
