@@ -1,9 +1,11 @@
 //! Paths and queries of CoAP requests: what a path means, its resource leads back to; a query has no
-//! more than it says.
+//! more than it says; of a twin come the properties that are asked for.
 //!
-//! Lines that begin with `=` are templates of telemetry's paths, the others are requests.
+//! Lines that begin with `=` are templates of telemetry's paths, the others are requests; one with a tab
+//! is what a FETCH asks for and the properties that there are.
 #![no_main]
 
+use gateway_downstream_coap::fuzzing::pick_properties;
 use gateway_downstream_coap::proto::message::Code;
 use gateway_downstream_coap::proto::resource::{Profile, Query, RouteConfig, Routes};
 use libfuzzer_sys::fuzz_target;
@@ -20,6 +22,10 @@ fuzz_target!(|input: (bool, &str)| {
         return;
     };
     for request in requests {
+        if let Some((names, properties)) = request.split_once('\t') {
+            pick_properties(names, properties);
+            continue;
+        }
         let (path, query) = request.split_once('?').unwrap_or((request, ""));
         let path: Vec<&str> = path.split('/').collect();
         let query: Vec<&str> = query.split('&').collect();

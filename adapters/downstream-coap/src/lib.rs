@@ -46,6 +46,9 @@ mod delivering;
 mod devices;
 mod downlink;
 pub mod dtls;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod layer;
 mod listener;

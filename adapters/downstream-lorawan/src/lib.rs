@@ -24,3 +24,10 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod starter_kit;
 pub mod tts;
+
+/// What fuzz targets feed. Not part of the interface: it changes at will.
+#[cfg(all(feature = "cloud", feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::chirpstack::fuzzing::read_topic;
+}

@@ -27,6 +27,8 @@
 
 #[cfg(feature = "cloud")]
 mod connect;
+#[cfg(all(feature = "cloud", feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
 #[cfg(feature = "protobuf")]
 mod protobuf;
