@@ -62,6 +62,7 @@ mod error;
 mod hub;
 mod lock;
 pub mod pooled;
+mod time;
 
 pub use hub::{
     MqttCommandConfig, MqttHubBudgetConfig, MqttHubConfig, MqttHubStats, MqttHubUpstream,

@@ -46,6 +46,7 @@ mod tests {
     use gateway_core::{DeviceId, MessageId, MethodReply, Properties, Uplink};
     use humantime_serde::re::humantime::parse_rfc3339;
     use std::collections::BTreeMap;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn full() -> Uplink {
         let mut uplink = Uplink::new(
@@ -87,21 +88,46 @@ mod tests {
         (Topics::new(&config).unwrap(), config)
     }
 
+    const ENCODINGS: [MqttEncoding; 3] = [
+        MqttEncoding::Properties,
+        MqttEncoding::Envelope,
+        MqttEncoding::Topic,
+    ];
+
+    /// What is read of an uplink that was sent.
+    fn there_and_back(encoding: MqttEncoding, sent: &Uplink) -> Inward {
+        let (topics, _) = topics(encoding);
+        let publish = uplink(&topics, encoding, 1000, sent).unwrap();
+        let topic = publish.topic.strip_prefix("up/").unwrap();
+        let (kind, captures) = topics.read(topic).unwrap();
+        assert_eq!(kind, Kind::Message);
+        assert_eq!(captures.device.as_deref(), Some("dev+1"));
+        inward(encoding, captures, &publish.payload, publish.properties).unwrap()
+    }
+
+    #[test]
+    fn a_time_out_of_range_is_the_nearest_that_can_be_written() {
+        for (time, text) in [
+            (UNIX_EPOCH - Duration::from_secs(1), "1970-01-01T00:00:00Z"),
+            (
+                UNIX_EPOCH + Duration::from_secs(1 << 40),
+                "9999-12-31T23:59:59Z",
+            ),
+        ] {
+            for encoding in ENCODINGS {
+                let mut sent = full();
+                sent.system.created_at = Some(time);
+                let read = there_and_back(encoding, &sent).system.created_at;
+                assert_eq!(read, parse_rfc3339(text).ok(), "{encoding:?}");
+            }
+        }
+    }
+
     #[test]
     fn an_uplink_is_read_back_whole_in_each_encoding() {
-        for encoding in [
-            MqttEncoding::Properties,
-            MqttEncoding::Envelope,
-            MqttEncoding::Topic,
-        ] {
-            let (topics, _) = topics(encoding);
+        for encoding in ENCODINGS {
             let sent = full();
-            let publish = uplink(&topics, encoding, 1000, &sent).unwrap();
-            let topic = publish.topic.strip_prefix("up/").unwrap();
-            let (kind, captures) = topics.read(topic).unwrap();
-            assert_eq!(kind, Kind::Message);
-            assert_eq!(captures.device.as_deref(), Some("dev+1"));
-            let read = inward(encoding, captures, &publish.payload, publish.properties).unwrap();
+            let read = there_and_back(encoding, &sent);
             assert_eq!(read.id.as_deref(), Some("m 1"), "{encoding:?}");
             assert_eq!(read.system, sent.system, "{encoding:?}");
             assert_eq!(read.body, sent.body, "{encoding:?}");

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use gateway_core::Uplink;
-use humantime_serde::re::humantime::format_rfc3339_millis;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
@@ -17,6 +16,7 @@ use crate::pooled::config::MqttEncoding;
 use crate::pooled::envelope::Envelope;
 use crate::pooled::template::Values;
 use crate::pooled::topics::Topics;
+use crate::time::time_text;
 
 /// What stands in a topic as it is between `=` and `&`.
 const BARE: &AsciiSet = &NON_ALPHANUMERIC
@@ -41,7 +41,7 @@ fn system(uplink: &Uplink) -> impl Iterator<Item = (&'static str, Cow<'_, str>)>
         .filter_map(|(name, value)| Some((name, Cow::Borrowed(value.as_deref()?))));
     let created = system
         .created_at
-        .map(|at| (CREATED_AT, format_rfc3339_millis(at).to_string().into()));
+        .map(|at| (CREATED_AT, time_text(at).into()));
     std::iter::once((MESSAGE_ID, Cow::Borrowed(uplink.id.as_str())))
         .chain(texts)
         .chain(created)
