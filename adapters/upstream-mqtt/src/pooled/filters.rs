@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::lock::lock;
 
 /// Filters in one packet: Mosquitto and AWS IoT aside, brokers take thousands; AWS IoT takes 8 but
 /// answers more with a refusal, upon which fewer are asked for.
 const BATCH: usize = 200;
+/// The wait before filters that the broker refused are asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Filter {
@@ -33,6 +37,8 @@ struct State {
     filters: HashMap<String, Filter>,
     /// Filters to look at.
     changed: Vec<String>,
+    /// When those that the broker refused are asked for again.
+    again: Option<Instant>,
 }
 
 /// The filters of one connection.
@@ -40,7 +46,7 @@ struct State {
 pub(super) struct Filters {
     state: Mutex<State>,
     /// Told when there is something to do.
-    pub(super) work: Notify,
+    work: Notify,
     granted: Notify,
 }
 
@@ -77,6 +83,7 @@ impl Filters {
             (filter.is_granted, filter.refusal) = (false, None);
         }
         state.changed = state.filters.keys().cloned().collect();
+        state.again = None;
     }
 
     /// Takes the next that the broker is to be told.
@@ -124,9 +131,13 @@ impl Filters {
 
     /// Notes that the broker does not give one.
     pub(super) fn refuse(&self, name: &str, reason: String) {
-        if let Some(filter) = lock(&self.state).filters.get_mut(name) {
+        let mut state = lock(&self.state);
+        if let Some(filter) = state.filters.get_mut(name) {
             filter.refusal = Some(reason);
+            let again = Instant::now() + ASK_AGAIN;
+            state.again.get_or_insert(again);
         }
+        drop(state);
         self.granted.notify_waiters();
     }
 
@@ -142,25 +153,37 @@ impl Filters {
         }
     }
 
-    /// Asks again for what was refused. False if nothing was.
-    pub(super) fn retry(&self) -> bool {
-        let mut state = lock(&self.state);
-        let State { filters, changed } = &mut *state;
-        let before = changed.len();
-        for (name, filter) in filters {
-            if filter.refusal.is_some() {
-                changed.push(name.clone());
+    /// Waits until there may be something to do. What was refused is due again after its time, however
+    /// much else changes meanwhile.
+    ///
+    /// Cancel safe.
+    pub(super) async fn wait(&self) {
+        let again = lock(&self.state).again;
+        let due = async {
+            match again {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            () = due => self.retry(),
+            () = self.work.notified() => {}
         }
-        changed.len() > before
     }
 
-    pub(super) fn has_refusals(&self) -> bool {
-        let state = lock(&self.state);
-        state
-            .filters
-            .values()
-            .any(|filter| filter.refusal.is_some())
+    /// Asks again for what was refused.
+    fn retry(&self) {
+        let mut state = lock(&self.state);
+        let State {
+            filters,
+            changed,
+            again,
+        } = &mut *state;
+        let refused = filters
+            .iter()
+            .filter(|(_, filter)| filter.refusal.is_some());
+        changed.extend(refused.map(|(name, _)| name.clone()));
+        *again = None;
     }
 
     /// Whether the broker gives it; its refusal, if it said so.
@@ -215,6 +238,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
+    use tokio::time::sleep;
 
     fn work(subscribe: &[&str], unsubscribe: &[&str]) -> Option<Work> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
@@ -239,16 +263,36 @@ mod tests {
         assert_eq!((filters.take(), filters.count()), (None, 0));
     }
 
-    #[test]
-    fn what_was_refused_is_asked_for_again_when_told_to() {
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_is_asked_for_again_however_much_else_changes() {
         let filters = Filters::default();
+        let begun = Instant::now();
         filters.want("a".to_owned());
         filters.take();
         filters.refuse("a", "no".to_owned());
         assert_eq!(filters.take(), None);
         assert_eq!(filters.standing("a"), (false, Some("no".to_owned())));
-        assert!(filters.retry());
-        assert_eq!(filters.take(), work(&["a"], &[]));
+        let asked = async {
+            loop {
+                filters.wait().await;
+                let work = filters.take().unwrap_or_default();
+                if work.subscribe.contains(&"a".to_owned()) {
+                    break;
+                }
+                filters.grant(&work.subscribe);
+            }
+        };
+        let others = async {
+            for other in 0.. {
+                sleep(ASK_AGAIN / 3).await;
+                filters.want(other.to_string());
+            }
+        };
+        tokio::select! {
+            () = asked => {}
+            () = others => {}
+        }
+        assert_eq!(begun.elapsed(), ASK_AGAIN);
     }
 
     proptest! {

@@ -19,8 +19,6 @@ use crate::error::MqttError;
 /// How long a connection must have lasted for the failures before it to be forgotten: a broker that
 /// takes us and closes at once is not asked any faster than one that is not there.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
-/// The wait before filters that the broker refused are asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// How long the broker may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -204,17 +202,10 @@ async fn serve(line: &Arc<Line>, pool: &Arc<Pool>, client: Client, has_missed: b
             }
             continue;
         }
-        let again = async {
-            match line.filters.has_refusals() {
-                true => sleep(ASK_AGAIN).await,
-                false => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = client.down().cancelled() => return client,
-            () = line.filters.work.notified() => {}
-            () = again => drop(line.filters.retry()),
+            () = line.filters.wait() => {}
         }
     }
 }
