@@ -312,8 +312,9 @@ impl State {
     fn silence_ends(&self) -> Option<Instant> {
         let silence = self.silence();
         let last = match self.is_paused {
-            // What the broker says is not heard; it must hear us.
-            true => self.last_sent,
+            // What the broker says is not heard; it must hear us. A ping counts as soon as it is put,
+            // whenever the broker reads it.
+            true => self.pinged.unwrap_or(self.last_sent).max(self.last_sent),
             false => self.last_sent.min(self.last_received),
         };
         (!silence.is_zero()).then(|| last + silence)

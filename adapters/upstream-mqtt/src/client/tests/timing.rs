@@ -207,6 +207,10 @@ fn what_is_not_listened_to_is_not_the_brokers_fault() {
         pings += usize::from(clocked.output() == PING);
     }
     assert_eq!(pings, 6);
+    // One who does not read either is not pinged at any other pace.
+    let (passed, told) = clocked.pass();
+    told.expect("we are slow");
+    assert!(passed <= KEEP_ALIVE && clocked.state.next_deadline(clocked.now) > clocked.now);
     let waker = std::task::Waker::noop();
     assert!(clocked.state.poll_room(waker, clocked.now).is_pending());
     let first = arrived.remove(0).arrival.expect("at least once");
