@@ -45,13 +45,5 @@ mod transport;
 mod wakers;
 mod websocket;
 
-#[allow(
-    unused_imports,
-    reason = "the two dialects that use all of it come next"
-)]
 pub(crate) use handle::{Client, Inbox, Incoming, Receipt};
-#[allow(
-    unused_imports,
-    reason = "the two dialects that use all of it come next"
-)]
 pub(crate) use options::{Limits, Options, Properties5, Publish, Transport, Version, Will};
