@@ -109,6 +109,30 @@ async fn commands_outlive_a_renewal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_waits_for_its_turn_outlives_a_renewal() {
+    let hub = plain_hub().await;
+    let mut config = with_short_tokens(config(&hub));
+    config.commands.credit = 1;
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device").with_interest(Interest::ALL);
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.wait_methods("device").await;
+    callback.hold();
+    let call = |payload| hub.call_method("device", "wait", payload, Duration::from_secs(30));
+    let renewal = async {
+        callback.wait_for(|record| !record.methods.is_empty()).await;
+        hub.wait_until(|_| upstream.stats().replaced > 0).await;
+        callback.release();
+    };
+    let (one, other, ()) = tokio::join!(call("1"), call("2"), renewal);
+    assert_eq!(one.expect("answered").payload, "1");
+    assert_eq!(other.expect("answered").payload, "2");
+    assert_eq!(upstream.stats().methods_late, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_the_hub_refuses_leaves_the_device_what_it_has() {
     let hub = plain_hub().await;
     let upstream = quickly_renewed(&hub);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::HubError;
-use super::line::Line;
+use super::line::{Line, Waiting};
 use super::twin::{Asks, Desired};
 use crate::lock::lock;
 
@@ -68,6 +68,8 @@ pub(super) struct Device {
     busy: AtomicUsize,
     /// Where it stands at the door.
     pub(super) turn: Turn,
+    /// Methods that wait for its task. Whichever connection they came on, any takes the answer.
+    pub(super) methods: Waiting,
     /// Twin requests without an answer.
     pub(super) asks: Asks,
     /// What it is to be told of its desired properties.
@@ -95,6 +97,7 @@ impl Device {
             active: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             turn: Turn::default(),
+            methods: Waiting::default(),
             asks: Asks::default(),
             desired: Desired::new(room),
             prefers_secondary: AtomicBool::new(false),

@@ -20,7 +20,8 @@ use crate::client::{Client, Inbox, Incoming, Limits, Options, Publish, Version};
 use crate::error::MqttError;
 use crate::lock::lock;
 
-/// Messages, and methods, that wait on one connection. The hub has 50 messages at most for a device.
+/// Messages that wait on one connection, and methods that wait for a device. The hub has 50 messages
+/// at most for one.
 const WAITING: usize = 64;
 /// Messages that the hub may send without an acknowledgement of ours, far beyond what it does.
 const RECEIVED: u16 = 1024;
@@ -67,7 +68,7 @@ impl Line {
         let post = Arc::new(Post {
             env: Arc::downgrade(env),
             device: Arc::downgrade(device),
-            queues: Mutex::default(),
+            messages: Waiting::default(),
         });
         let options = options(env, identity, token);
         let begun = Instant::now();
@@ -187,20 +188,6 @@ fn note_failure(env: &Env, begun: Instant, error: MqttError) -> HubError {
     error
 }
 
-/// Is where the hub's messages and calls wait for the device's task.
-#[derive(Debug)]
-pub(super) struct Post {
-    env: Weak<Env>,
-    device: Weak<Device>,
-    queues: Mutex<Queues>,
-}
-
-#[derive(Debug, Default)]
-struct Queues {
-    messages: VecDeque<Arrived>,
-    methods: VecDeque<Arrived>,
-}
-
 /// Something with the time at which it came.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -208,35 +195,40 @@ pub(super) struct Arrived {
     pub(super) incoming: Incoming,
 }
 
-impl Post {
-    /// Takes out the next message.
-    pub(super) fn message(&self) -> Option<Arrived> {
-        lock(&self.queues).messages.pop_front()
+/// Is where commands of one kind wait for the device's task, so many at most.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Mutex<VecDeque<Arrived>>);
+
+impl Waiting {
+    /// Takes out the next.
+    pub(super) fn next(&self) -> Option<Arrived> {
+        lock(&self.0).pop_front()
     }
 
-    /// Takes out the next method.
-    pub(super) fn method(&self) -> Option<Arrived> {
-        lock(&self.queues).methods.pop_front()
-    }
-
-    fn push(&self, device: &Device, incoming: Incoming, is_message: bool) {
-        let arrived = Arrived {
-            at: Instant::now(),
-            incoming,
-        };
-        let has_room = {
-            let mut queues = lock(&self.queues);
-            let queue = match is_message {
-                true => &mut queues.messages,
-                false => &mut queues.methods,
-            };
-            let has_room = queue.len() < WAITING;
-            if has_room {
-                queue.push_back(arrived);
-            }
-            has_room
-        };
+    /// False if there is no room.
+    fn push(&self, incoming: Incoming) -> bool {
+        let mut waiting = lock(&self.0);
+        let has_room = waiting.len() < WAITING;
         if has_room {
+            let at = Instant::now();
+            waiting.push_back(Arrived { at, incoming });
+        }
+        has_room
+    }
+}
+
+/// Sorts what the hub sends on one connection.
+#[derive(Debug)]
+pub(super) struct Post {
+    env: Weak<Env>,
+    device: Weak<Device>,
+    /// The hub takes the word on a message from the connection that it came on.
+    pub(super) messages: Waiting,
+}
+
+impl Post {
+    fn push(&self, device: &Device, incoming: Incoming, waiting: &Waiting) {
+        if waiting.push(incoming) {
             return device.changed.notify_one();
         }
         tracing::warn!(device.id = %device.id, "Command dropped: too many wait");
@@ -253,8 +245,8 @@ impl Inbox for Post {
         };
         match topic::read(&incoming.topic) {
             // Acknowledged when it is settled.
-            Some(Heard::Message { .. }) => self.push(&device, incoming, true),
-            Some(Heard::Method { .. }) => self.push(&device, incoming, false),
+            Some(Heard::Message { .. }) => self.push(&device, incoming, &self.messages),
+            Some(Heard::Method { .. }) => self.push(&device, incoming, &device.methods),
             Some(Heard::Twin {
                 status,
                 request,

@@ -223,7 +223,7 @@ impl Session {
     fn hand_on(&mut self) {
         let credit = self.env.config.commands.credit;
         while self.messages.len() < credit
-            && let Some(arrived) = self.line.post.message()
+            && let Some(arrived) = self.line.post.messages.next()
         {
             let (env, device) = (self.env.clone(), self.device.clone());
             let work = self.line.work.token();
@@ -231,7 +231,7 @@ impl Session {
                 .spawn(commands::message(env, device, arrived, work));
         }
         while self.methods.len() < credit
-            && let Some(arrived) = self.line.post.method()
+            && let Some(arrived) = self.device.methods.next()
         {
             let method = commands::method(self.env.clone(), self.device.clone(), arrived);
             self.methods.spawn(method);
