@@ -300,6 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // read any more, and nobody is to wait for the uplinks below.
         self.standing = Standing::Unknown;
         (self.presence, self.arrival, self.renewal) = (None, None, None);
+        // Nobody polls these any more, and a credit is for those who wait for it.
+        (self.judgement, self.reserving, self.slot) = (None, None, None);
         self.commands = Commands::default();
         self.unwritten.clear();
         self.deliveries.close();

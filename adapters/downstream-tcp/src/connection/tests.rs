@@ -7,7 +7,7 @@ use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, Symmetr
 use gateway_core::testkit::MemoryUpstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{advance, sleep};
+use tokio::time::{advance, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -130,6 +130,36 @@ impl AsyncWrite for Withholding {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Pending
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_waits_for_no_credit() {
+    let (gateway, shared) = gateway().await;
+    let only_credit = gateway.ingress("tcp").unwrap().reserve().await;
+
+    let (mut device, stream) = duplex(4096);
+    let mut connection = connection(&gateway, &shared, Withholding(stream));
+    let shutdown = CancellationToken::new();
+    connection.stop = Stop::new(&shutdown);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection.run());
+    let said = concat!(
+        r#"{"type":"hello","id":"dev1"}"#,
+        "\n",
+        r#"{"type":"telemetry","id":"m","body":1}"#,
+        "\n",
+    );
+    device.write_all(said.as_bytes()).await.unwrap();
+    settle().await;
+    // It says goodbye for as long as its device does not read.
+    shutdown.cancel();
+    settle().await;
+    assert_eq!(tasks.len(), 1);
+
+    drop(only_credit);
+    let ingress = gateway.ingress("tcp").unwrap();
+    let next = timeout(shared.config.timeouts.write / 2, ingress.reserve()).await;
+    assert!(next.is_ok(), "the credit is for whoever waits for it");
 }
 
 #[tokio::test(start_paused = true)]
