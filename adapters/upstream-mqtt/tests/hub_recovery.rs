@@ -3,6 +3,8 @@
 #[path = "common/hub.rs"]
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
@@ -13,6 +15,8 @@ use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, LinkPurpose, Upstream};
 use gateway_upstream_mqtt::MqttTransport;
 use hub_simulator::{C2d, C2dOutcome};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -158,6 +162,39 @@ async fn a_device_whose_messages_end_its_connection_backs_off() {
         opened,
         "the hub is left alone"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_front_end_that_closes_during_the_handshake_is_not_the_devices_fault() {
+    let hub = hub().await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let mut config = config(&hub).with_address(address.ip().to_string(), address.port());
+    config.reconnect.backoff = backoff(60_000, 60_000);
+    config.breaker.open_after = 1;
+    let upstream = upstream(config);
+    let mut front_end = JoinSet::new();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    front_end.spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            count.fetch_add(1, Relaxed);
+            // What is left unread would reset the connection.
+            let mut hello = [0; 4096];
+            let read = socket.read(&mut hello).await;
+            read.expect("the client speaks first");
+        }
+    });
+    for name in ["first", "second", "third"] {
+        let identity = with_key(&hub, name);
+        let refused = upstream.attach(identity, RecordingCallback::new().shared());
+        let refused = refused.await.expect_err("nobody is behind it");
+        assert_eq!(refused.kind(), ErrorKind::Disconnected);
+        assert_eq!(refused.retry_after().is_some(), name != "first", "{name}");
+    }
+    assert_eq!(upstream.stats().held, 0);
+    assert_eq!(accepted.load(Relaxed), 1, "it is left alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

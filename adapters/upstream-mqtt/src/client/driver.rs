@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec::{self, ConnAck, Packet, ReadPackets};
@@ -44,11 +44,9 @@ pub(super) async fn greet(
             None => {}
         }
         buffer.reserve(*READ.start());
-        let read = wire.read_buf(&mut buffer).await;
+        let read = read_on(wire, &mut buffer).await;
         if read.map_err(MqttError::Connect)? == 0 {
-            let text = "the broker closed the connection without a word";
-            let closed = io::Error::new(io::ErrorKind::UnexpectedEof, text);
-            return Err(MqttError::Connect(closed));
+            return Err(MqttError::Left);
         }
     };
     if answer.code != 0 {
@@ -59,6 +57,14 @@ pub(super) async fn greet(
         return Err(MqttError::Unsupported("messages at least once"));
     }
     Ok((answer, buffer))
+}
+
+/// Reads what comes next. Zero at the end, which over TLS may come without a last word.
+async fn read_on(from: &mut (impl AsyncRead + Unpin), into: &mut BytesMut) -> io::Result<usize> {
+    match from.read_buf(into).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
+    }
 }
 
 /// What holds on a connection after the broker's answer.
@@ -170,13 +176,11 @@ async fn read_packets(
             buffer = BytesMut::new();
         }
         buffer.reserve(room);
-        match read.read_buf(&mut buffer).await {
+        match read_on(&mut read, &mut buffer).await {
             Ok(0) => return MqttError::Left,
             Ok(read) if read >= room => room = (2 * room).min(*READ.end()),
             Ok(read) if read < room / 4 => room = (room / 2).max(*READ.start()),
             Ok(_) => {}
-            // Over TLS, without a last word.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return MqttError::Left,
             Err(error) => {
                 tracing::debug!(error = %error, "Reading from the broker failed");
                 return MqttError::Down;

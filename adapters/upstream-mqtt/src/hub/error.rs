@@ -1,6 +1,5 @@
 //! From what the hub, the connection or the gateway itself said to what can be done about it.
 
-use std::io;
 use std::time::Duration;
 
 use gateway_core::governor::Held;
@@ -78,7 +77,7 @@ impl HubError {
     /// Tells whether the hub could not be reached at all, which is nobody's fault. One that does not
     /// answer a CONNECT, or closes the connection instead, may mean the device.
     pub(crate) fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Mqtt(MqttError::Connect(error)) if !is_end(error))
+        matches!(self, Self::Mqtt(MqttError::Connect(_)))
     }
 
     /// Tells whether the hub asks this gateway, not this device alone, to go slower: "server
@@ -95,8 +94,8 @@ impl HubError {
     pub(crate) fn blames_device(&self) -> bool {
         match self {
             Self::Mqtt(MqttError::Refused { .. }) => !self.is_throttle(),
-            Self::Mqtt(MqttError::Connect(error)) => is_end(error),
-            Self::Mqtt(MqttError::Unanswered(_) | MqttError::Protocol(_)) | Self::Dropped => true,
+            Self::Mqtt(MqttError::Left | MqttError::Unanswered(_) | MqttError::Protocol(_))
+            | Self::Dropped => true,
             _ => false,
         }
     }
@@ -110,11 +109,6 @@ impl HubError {
             _ => error.with_source(self),
         }
     }
-}
-
-/// Tells whether the other side closed the connection without a fault of the line's.
-fn is_end(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 /// Sorts the statuses of twin requests.
@@ -133,6 +127,7 @@ fn kind_of_status(status: u16) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     #[test]
     fn each_status_of_the_twin_has_its_kind() {
@@ -160,13 +155,21 @@ mod tests {
         assert!(refused(3).is_throttle() && !refused(3).blames_device());
         assert!(HubError::Dropped.blames_device() && HubError::Dropped.is_passing());
         assert!(!HubError::Down.blames_device());
-        let connect = |kind: io::ErrorKind| HubError::from(MqttError::Connect(kind.into()));
-        let nobody = connect(io::ErrorKind::ConnectionRefused);
-        assert!(nobody.is_unreachable() && !nobody.blames_device());
-        let closed = connect(io::ErrorKind::UnexpectedEof);
         let silent = HubError::from(MqttError::Unanswered("CONNECT"));
-        for error in [closed, silent, refused(5)] {
+        for error in [HubError::from(MqttError::Left), silent, refused(5)] {
             assert!(error.blames_device() && !error.is_unreachable(), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_fails_before_the_hub_knows_who_comes_is_nobodys_fault() {
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            // In the middle of TLS's handshake.
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            let error = HubError::from(MqttError::Connect(kind.into()));
+            assert!(error.is_unreachable() && !error.blames_device(), "{kind}");
         }
     }
 

@@ -63,10 +63,10 @@ async fn a_broker_says_why_it_refuses() {
 }
 
 #[tokio::test]
-async fn a_broker_that_closes_at_once_is_one_that_cannot_be_reached() {
+async fn a_broker_that_closes_instead_of_an_answer_has_left() {
     for version in BOTH {
         let error = refusal(version, &[]).await;
-        assert!(matches!(error, MqttError::Connect(_)), "{error}");
+        assert!(matches!(error, MqttError::Left), "{error}");
         assert_eq!(error.kind(), ErrorKind::Disconnected);
     }
 }
