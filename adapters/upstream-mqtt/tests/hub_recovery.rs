@@ -18,7 +18,7 @@ use hub_simulator::{C2d, C2dOutcome};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
@@ -195,6 +195,32 @@ async fn a_front_end_that_closes_during_the_handshake_is_not_the_devices_fault()
     }
     assert_eq!(upstream.stats().held, 0);
     assert_eq!(accepted.load(Relaxed), 1, "it is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waits_for_the_budget_does_not_hold_up_the_close() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.budget.sends = Rate::limited(0.1, 10.0);
+    let upstream = upstream(config);
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let callback = RecordingCallback::new();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    let sent = upstream.send(&uplink(&device, "first")).await;
+    sent.expect("the budget allows one");
+    let second = uplink(&device, "second");
+    let close = async {
+        hub.wait_until(|_| upstream.stats().waiting > 0).await;
+        upstream.close(Duration::from_millis(100)).await
+    };
+    let both = async { tokio::join!(upstream.send(&second), close) };
+    let both = timeout(Duration::from_secs(5), both).await;
+    let (sent, closed) = both.expect("nobody waits for the budget");
+    assert_eq!(sent.expect_err("closed").kind(), ErrorKind::Closed);
+    let unsettled = closed.expect_err("the message was in flight");
+    assert_eq!(unsettled.kind(), ErrorKind::TimedOut);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use gateway_core::governor::{Priority, Trial};
+use gateway_core::governor::{Operation, Priority, Trial};
 use gateway_core::{Credential, DeviceIdentity, ErrorKind};
 use tokio::time::timeout;
 
@@ -31,8 +31,7 @@ fn reachable(env: &Env) -> Result<(), HubError> {
 /// Waits until the hub may be asked for another connection.
 async fn gate(env: &Env, device: &Device, priority: Priority) -> Result<(), HubError> {
     reachable(env)?;
-    env.pass_connect(device, priority).await;
-    Ok(())
+    env.pass(Operation::Connect, priority, &device.turn).await
 }
 
 /// Opens a connection as one of so many at once, for whoever holds the device's link: who waits for

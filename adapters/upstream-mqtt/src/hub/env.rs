@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use gateway_core::DeviceId;
-use gateway_core::governor::{Breakers, Door, Operation, Priority, Progress, Reach};
+use gateway_core::governor::{Breakers, Door, Operation, Priority, Progress, Reach, Turn};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::MqttHubConfig;
 use super::device::Device;
+use super::error::HubError;
 use super::takeover::Closings;
 use crate::client::Transport;
 use crate::lock::lock;
@@ -73,12 +74,21 @@ impl Env {
         }
     }
 
-    /// Waits until the hub may be asked for a connection on behalf of a device.
+    /// Waits until the hub may be asked for something, unless the upstream closes: then nobody is let
+    /// through any more.
     ///
     /// Cancel safe.
-    pub(super) async fn pass_connect(&self, device: &Device, priority: Priority) {
-        let turn = &device.turn;
-        self.door.pass(Operation::Connect, priority, turn).await;
+    pub(super) async fn pass(
+        &self,
+        operation: Operation,
+        priority: Priority,
+        turn: &Turn,
+    ) -> Result<(), HubError> {
+        tokio::select! {
+            biased;
+            () = self.door.pass(operation, priority, turn) => Ok(()),
+            () = self.closing.cancelled() => Err(HubError::Closed),
+        }
     }
 
     /// The next connection's number, from 1.

@@ -236,9 +236,10 @@ pub(super) async fn fetch(env: Arc<Env>, device: Arc<Device>) {
     for failures in 0.. {
         // Behind those that somebody waits for.
         let priority = device.rank(Class::Quiet);
-        env.door
-            .pass(Operation::Twin, priority, &Turn::default())
-            .await;
+        let turn = Turn::default();
+        if env.pass(Operation::Twin, priority, &turn).await.is_err() {
+            return;
+        }
         let since = device.desired.subscriptions();
         match ask(&env, &device, &TwinRequest::Get).await {
             Ok(reply) => match desired_of(&reply.body) {

@@ -168,7 +168,7 @@ impl MqttHubUpstream {
         for _ in uplinks {
             tokio::select! {
                 biased;
-                () = self.env.door.pass(Operation::Send, SENDS, &device.turn) => {}
+                passed = self.env.pass(Operation::Send, SENDS, &device.turn) => passed?,
                 // Recovery waits for the link.
                 () = line.client.down().cancelled() => return Err(HubError::Down),
             }
@@ -251,7 +251,7 @@ impl MqttHubUpstream {
         let device = self.find(device)?;
         let _busy = device.engage();
         let turn = Turn::default();
-        self.env.door.pass(Operation::Twin, SENDS, &turn).await;
+        self.env.pass(Operation::Twin, SENDS, &turn).await?;
         let reply = twin::ask(&self.env, &device, request).await?;
         if matches!(request, TwinRequest::Get)
             && let Some((version, _)) = desired_of(&reply.body)
