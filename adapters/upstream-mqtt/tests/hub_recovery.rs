@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{
     accepted_ids, backoff, config, hub, plain_hub, send_until_ok, uplink, upstream, with_key,
+    with_policy,
 };
 use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
@@ -162,6 +163,33 @@ async fn a_device_whose_messages_end_its_connection_backs_off() {
         opened,
         "the hub is left alone"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_held_back_is_served_once_it_is_there_by_another_credential() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.breaker.open = backoff(60_000, 60_000);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.faults().throttle(Some("device"), 1_000_000);
+    while upstream.stats().held == 0 {
+        drop(upstream.send(&uplink(&device, "m")).await);
+        // Closings within a second of each other count as one.
+        sleep(Duration::from_millis(100)).await;
+    }
+    hub.faults().stop_rejecting();
+    let policy = with_policy(&hub, "device").with_interest(Interest::ALL);
+    let attached = upstream.attach(policy, callback.shared()).await;
+    attached.expect("another credential is another matter");
+    let listening = timeout(Duration::from_secs(10), hub.wait_messages("device"));
+    listening.await.expect("it need not wait");
+    let ticket = hub.send_c2d("device", C2d::new("x")).expect("taken");
+    assert_eq!(ticket.outcome().await, C2dOutcome::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

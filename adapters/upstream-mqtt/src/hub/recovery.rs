@@ -41,7 +41,7 @@ pub(super) async fn bring_back(
             tracing::info!(device.id = %device.id, wait = ?held.wait, "Device held back");
             device.set(&mut link, Link::Held(until, held.kind));
             drop(link);
-            sleep_until(until).await;
+            held_back(device, until).await;
             link = device.link.clone().lock_owned().await;
             if let Link::Up(line) = &*link {
                 return Ok(line.clone());
@@ -73,6 +73,16 @@ pub(super) async fn bring_back(
         tracing::warn!(device.id = %device.id, error = %error, "Device did not come back");
         device.set(&mut link, Link::Ended);
         return Err(device.wish().identity.session_end(error.kind()));
+    }
+}
+
+/// Waits until a device may be tried again, or is there before by another credential.
+async fn held_back(device: &Device, until: Instant) {
+    while device.line().is_none() {
+        tokio::select! {
+            () = sleep_until(until) => return,
+            () = device.changed.notified() => {}
+        }
     }
 }
 
