@@ -104,7 +104,12 @@ async fn put(
     let keeper = connection.keeper();
     let audience = || sas_resource(&env.config.host, &device.id);
     match &identity.credential {
-        Credential::Policy(policy) => keeper.put_policy(connection, policy, identity, ask).await,
+        Credential::Policy(policy) => {
+            keeper.put_policy(connection, policy, identity, ask).await?;
+            // One of its own is of no more use.
+            device.forget_token();
+            Ok(())
+        }
         Credential::DeviceKey(keys) => {
             let audience = audience();
             let sign = |key: &SymmetricKey, expires| SasToken::sign(&audience, key, expires);

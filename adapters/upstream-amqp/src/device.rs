@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use gateway_core::governor::{Class, Priority, Turn};
-use gateway_core::{CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError};
+use gateway_core::{
+    CloudCallback, Credential, DeviceId, DeviceIdentity, ErrorKind, Interest, LastError,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,6 +31,8 @@ pub(crate) struct Wish {
 /// How the device stands with the hub.
 #[derive(Debug)]
 pub(crate) enum Link {
+    /// The hub has not let the device in yet.
+    New,
     /// Not there, or lost and not back yet; with its place, if it still has one.
     Down(Option<Place>),
     Up(Box<Attached>),
@@ -76,6 +80,7 @@ pub(crate) struct Device {
     /// A fair lock: whoever holds it is the device's only sender, so uplinks keep their order.
     /// Recovery holds it until the device is back, and uplinks wait for it there.
     pub(crate) link: Arc<tokio::sync::Mutex<Link>>,
+    /// What the hub has let it in with, but for a moment in which it is tried with a newer key.
     wish: Mutex<Wish>,
     /// The number of the lane it is on; 0 for none.
     lane: AtomicU64,
@@ -105,7 +110,7 @@ impl Device {
     pub(crate) fn new(wish: Wish) -> Self {
         Self {
             id: wish.identity.device.clone(),
-            link: Arc::new(tokio::sync::Mutex::new(Link::Down(None))),
+            link: Arc::new(tokio::sync::Mutex::new(Link::New)),
             wish: Mutex::new(wish),
             lane: AtomicU64::new(0),
             active: AtomicU64::new(0),
@@ -129,9 +134,14 @@ impl Device {
         lock(&self.wish).callback.clone()
     }
 
-    /// Replaces the wish and gives back the old one.
-    pub(crate) fn set_wish(&self, wish: Wish) -> Wish {
-        std::mem::replace(&mut lock(&self.wish), wish)
+    /// What whoever attached it wants it to hear.
+    pub(crate) fn interest(&self) -> Interest {
+        lock(&self.wish).identity.interest
+    }
+
+    /// Replaces the wish by one whose proof the hub has taken.
+    pub(crate) fn set_wish(&self, wish: Wish) {
+        *lock(&self.wish) = wish;
     }
 
     pub(crate) fn is_on(&self, lane: u64) -> bool {

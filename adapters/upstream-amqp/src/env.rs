@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use gateway_core::governor::{Breakers, Door, Operation, Progress};
 use gateway_core::{DeviceId, ErrorKind};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +21,7 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A lane is gone; its devices need another.
-    LaneLost(u64),
+    LaneLost(u64, Vec<Arc<Device>>),
     /// A device's telemetry link is gone.
     LinkLost(Arc<Device>),
     /// The hub detached a device's telemetry link.
@@ -126,6 +126,15 @@ impl Env {
     /// Tells the supervisor. Lost only when the upstream itself is gone.
     pub(crate) async fn tell(&self, event: Event) {
         drop(self.events.send(event).await);
+    }
+
+    /// Tells the supervisor without waiting for room: nobody who is dropped meanwhile takes it along.
+    pub(crate) fn tell_soon(&self, event: Event) {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events.clone();
+            self.tasks
+                .spawn(async move { drop(events.send(event).await) });
+        }
     }
 }
 

@@ -75,7 +75,11 @@ impl Lane {
                 tracing::info!(lane = number, error = %error, "Session ended");
             }
             down.cancel();
-            env.tell(Event::LaneLost(number)).await;
+            // A device that is not among them yet sees that the lane is down.
+            let lost: Vec<_> = lock(&owners).values().filter_map(Weak::upgrade).collect();
+            if !lost.is_empty() {
+                env.tell(Event::LaneLost(number, lost)).await;
+            }
         });
         lane
     }

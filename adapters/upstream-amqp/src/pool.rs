@@ -147,9 +147,17 @@ impl Place {
             return Err(AmqpError::NotYet(wait));
         }
         let env = &self.pool.env;
-        env.pass(Operation::Connect, device).await;
-        let begun = Instant::now();
-        match Connection::open(env).await {
+        let opened = async {
+            env.pass(Operation::Connect, device).await;
+            (Instant::now(), Connection::open(env).await)
+        };
+        let (begun, opened) = tokio::select! {
+            biased;
+            // Then nobody keeps the door.
+            () = env.closing.cancelled() => return Err(AmqpError::Closed),
+            opened = opened => opened,
+        };
+        match opened {
             Ok(opened) => {
                 self.pool.reach.reached();
                 // A slot gets one connection in its life.

@@ -9,10 +9,11 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use gateway_core::{DeviceId, ErrorKind, SessionEnd};
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
-use crate::attach::{bring_up, lose_link, watch};
+use crate::attach::{bring_up, lose_link, subscribe, watch};
 use crate::authorize::newer;
 use crate::client::LinkId;
 use crate::device::{Device, Link};
@@ -68,22 +69,15 @@ impl Supervisor {
             };
             match event {
                 Event::Suspect(device, until) => drop(suspects.insert_at(device, until)),
-                Event::LaneLost(lane) => {
-                    let mut lost: Vec<_> = lock(&self.registry)
-                        .values()
-                        .filter(|d| d.is_on(lane))
-                        .cloned()
-                        .collect();
-                    lost.sort_by_key(|device| device.priority());
-                    if !lost.is_empty() {
-                        tracing::warn!(lane, count = lost.len(), "Bringing devices back");
-                        self.spawn(recover(
-                            self.env.clone(),
-                            self.pool.clone(),
-                            lost,
-                            Some(lane),
-                        ));
-                    }
+                Event::LaneLost(lane, mut lost) => {
+                    sort(&mut lost);
+                    tracing::warn!(lane, count = lost.len(), "Bringing devices back");
+                    self.spawn(recover(
+                        self.env.clone(),
+                        self.pool.clone(),
+                        lost,
+                        Some(lane),
+                    ));
                 }
                 Event::LinkDetached(device, link) => {
                     self.spawn(detached(self.env.clone(), device, link));
@@ -121,8 +115,15 @@ impl Supervisor {
                     self.spawn(end(self.registry.clone(), device, judge));
                 }
                 Event::Over(device, reason) => {
-                    let notice = device.wish().identity.session_end(reason);
-                    self.spawn(end(self.registry.clone(), device, |_: &Link| Some(notice)));
+                    let judge = {
+                        let device = device.clone();
+                        // Unless somebody who waited for it has attached it anew.
+                        move |link: &Link| {
+                            let is_over = matches!(link, Link::Ended);
+                            is_over.then(|| device.wish().identity.session_end(reason))
+                        }
+                    };
+                    self.spawn(end(self.registry.clone(), device, judge));
                 }
             }
         }
@@ -139,6 +140,20 @@ impl Supervisor {
     }
 }
 
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("The supervisor has failed: no lost device is brought back any more");
+        }
+    }
+}
+
+/// Puts those first that are to come back first. What they rank by changes while they are sorted, so
+/// each is looked at once.
+fn sort(lost: &mut [Arc<Device>]) {
+    lost.sort_by_cached_key(|device| device.priority());
+}
+
 /// Brings devices back, those first that come first.
 ///
 /// All links are taken and dropped before the first comes back, so that what was unsettled fails
@@ -148,7 +163,7 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
         let mut link = device.link.clone().lock_owned().await;
         // It may have come up elsewhere, or have been ended, before this had its turn.
         let is_lost = match (&*link, lane) {
-            (Link::Ended, _) => false,
+            (Link::New | Link::Ended, _) => false,
             (_, Some(lane)) => device.is_on(lane),
             (link, None) => matches!(link, Link::Down(_)),
         };
@@ -158,7 +173,8 @@ async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: O
             (device, link)
         })
     });
-    let held: Vec<Held> = join_all(take).await.into_iter().flatten().collect();
+    let taken = unconstrained(join_all(take)).await;
+    let held: Vec<Held> = taken.into_iter().flatten().collect();
     let turns = Semaphore::new(env.config.pool.recovering);
     stream::iter(held)
         .for_each_concurrent(None, async |(device, link)| {
@@ -187,7 +203,7 @@ async fn bring_back(
             let Ok(_turn) = turns.acquire().await else {
                 return;
             };
-            bring_up(env, pool, device, &mut link).await
+            restore(env, pool, device, &mut link).await
         };
         match tried {
             Ok(()) => return,
@@ -202,6 +218,7 @@ async fn bring_back(
                 if !matches!(*link, Link::Held(..)) {
                     return;
                 }
+                *link = Link::Down(None);
             }
             Err(error) => {
                 let error = match error.kind() {
@@ -235,6 +252,19 @@ async fn bring_back(
     }
 }
 
+/// Brings up a device as it was attached last.
+async fn restore(
+    env: &Arc<Env>,
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    link: &mut Link,
+) -> Result<(), AmqpError> {
+    let identity = device.wish().identity;
+    bring_up(env, pool, device, &identity, link).await?;
+    subscribe(env, device, link);
+    Ok(())
+}
+
 /// Takes a newer credential for a device, if there is one.
 async fn adopt(env: &Env, device: &Device) -> Result<bool, AmqpError> {
     let identity = device.wish().identity;
@@ -250,21 +280,21 @@ async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     device.set_watched(false);
     let later = Instant::now() + HOME_AGAIN;
     if let Some(until) = env.suspect_until(&device.id) {
-        return watch(&env, &device, until.max(later)).await;
+        return watch(&env, &device, until.max(later));
     }
     let Ok(mut link) = device.link.try_lock() else {
-        return watch(&env, &device, later).await;
+        return watch(&env, &device, later);
     };
     if !matches!(&*link, Link::Up(attached) if attached.lane.is_own) {
         return;
     }
     if device.is_busy() {
-        return watch(&env, &device, later).await;
+        return watch(&env, &device, later);
     }
     let moved = tokio::select! {
         biased;
         () = device.gone() => return,
-        moved = bring_up(&env, &pool, &device, &mut link) => moved,
+        moved = restore(&env, &pool, &device, &mut link) => moved,
     };
     if let Err(error) = moved {
         tracing::debug!(device.id = %device.id, error = %error, "Device lost on its way");
@@ -279,7 +309,7 @@ async fn detached(env: Arc<Env>, device: Arc<Device>, id: LinkId) {
         && attached.sender.id() == id
         && let Some(error) = attached.sender.end()
     {
-        lose_link(&env, &device, &mut link, &error.into()).await;
+        lose_link(&env, &device, &mut link, &error.into());
     }
 }
 
@@ -288,7 +318,7 @@ fn is_detached(link: &Link) -> bool {
     match link {
         Link::Up(attached) => attached.commands.has_ended(),
         Link::Down(_) => true,
-        Link::Held(..) | Link::Ended => false,
+        Link::New | Link::Held(..) | Link::Ended => false,
     }
 }
 
@@ -323,13 +353,14 @@ async fn end(
         let Some(notice) = judge(&link) else { return };
         *link = Link::Ended;
         device.set_lane(0);
+        // Before the next one has the link: who attaches the device then begins anew.
+        device.set_gone();
+        if !remove(&registry, &device) {
+            // Detached: nobody waits for this end.
+            return;
+        }
         notice
     };
-    device.set_gone();
-    if !remove(&registry, &device) {
-        // Detached or attached anew since: nobody waits for this end.
-        return;
-    }
     tracing::info!(
         device.id = %device.id,
         reason = %notice.reason,
@@ -337,4 +368,38 @@ async fn end(
         "The hub ended a device's session"
     );
     device.wish().callback.on_end(notice).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::device::Wish;
+    use gateway_core::testkit::RecordingCallback;
+    use gateway_core::{Credential, DeviceIdentity};
+
+    fn device(name: &str) -> Arc<Device> {
+        let id = DeviceId::new(name).unwrap();
+        Arc::new(Device::new(Wish {
+            identity: DeviceIdentity::new(id, Credential::Vouched),
+            callback: RecordingCallback::new().shared(),
+        }))
+    }
+
+    #[test]
+    fn devices_that_send_while_they_are_sorted_do_not_confuse_it() {
+        let devices: Vec<_> = (0..62).map(|n| device(&format!("device-{n}"))).collect();
+        std::thread::scope(|threads| {
+            let sorting = threads.spawn(|| (0..5000).for_each(|_| sort(&mut devices.clone())));
+            for count in 0.. {
+                for (n, device) in (0..).zip(&devices) {
+                    let _busy = (count % 3 == 0).then(|| device.engage());
+                    device.set_active((count * 7919 + n * 104_729) % 64);
+                }
+                if sorting.is_finished() {
+                    break;
+                }
+            }
+        });
+    }
 }

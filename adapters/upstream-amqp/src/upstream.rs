@@ -10,20 +10,20 @@ use gateway_core::{
     Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
 use tokio::join;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{bring_up, lose_link, note_throttle};
+use crate::attach::{bring_up, lose_link, note_throttle, subscribe};
 use crate::authorize::reauthorize;
 use crate::client::{ClientError, Outcome};
 use crate::commands::{Ask, Commands, Scope};
 use crate::config::AmqpConfig;
 use crate::convert;
 use crate::device::{Attached, Device, Link, Wish};
-use crate::env::{Env, lock};
+use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 use crate::lane::Lane;
 use crate::pool::{Kind, Pool};
@@ -189,8 +189,7 @@ impl AmqpUpstream {
             Ok(delivery) => delivery,
             Err(error) => {
                 let error = error.into();
-                // Rare, and larger than all the rest of this future.
-                Box::pin(lose_link(&self.env, &device, &mut link, &error)).await;
+                lose_link(&self.env, &device, &mut link, &error);
                 return Err(error);
             }
         };
@@ -209,41 +208,28 @@ impl AmqpUpstream {
         Err(error)
     }
 
+    /// Gives a device what is wished for it, or leaves it as it is.
+    ///
+    /// Cancel safe: a wish counts only once the hub has taken its proof.
     async fn change(
         &self,
         device: &Arc<Device>,
         link: &mut Link,
         wish: Wish,
     ) -> Result<(), AmqpError> {
-        let identity = wish.identity.clone();
-        let before = device.set_wish(wish);
-        let result = match link {
+        let identity = &wish.identity;
+        match link {
             Link::Up(attached) if attached.place.is_of(&Kind::of(&identity.credential)) => {
-                let authorized = match identity.credential == before.identity.credential {
-                    true => Ok(()),
-                    false => match attached.place.connection(device).await {
-                        Ok(connection) => {
-                            reauthorize(&self.env, &connection, device, &identity).await
-                        }
-                        Err(error) => Err(error),
-                    },
-                };
-                match authorized {
-                    Ok(()) => {
-                        let interest = identity.interest.or(self.env.config.commands.always);
-                        let scope = self.scope(device, &attached.lane);
-                        attached.commands.want(scope, interest);
-                        Ok(())
-                    }
-                    Err(error) => Err(error),
+                if identity.credential != device.wish().identity.credential {
+                    let connection = attached.place.connection(device).await?;
+                    reauthorize(&self.env, &connection, device, identity).await?;
                 }
             }
-            _ => bring_up(&self.env, &self.pool, device, link).await,
-        };
-        if result.is_err() {
-            device.set_wish(before);
+            _ => bring_up(&self.env, &self.pool, device, identity, link).await?,
         }
-        result
+        device.set_wish(wish);
+        subscribe(&self.env, device, link);
+        Ok(())
     }
 
     fn scope<'a>(&'a self, device: &'a Arc<Device>, lane: &'a Arc<Lane>) -> Scope<'a> {
@@ -266,21 +252,17 @@ impl AmqpUpstream {
                 .clone();
             let _busy = device.engage();
             self.env.door.hurry(&device.turn);
-            let mut link = device.link.lock().await;
+            let link = device.link.lock().await;
             if device.is_gone() {
                 // Detached while this waited for its turn: begin anew.
                 continue;
             }
-            let is_known = matches!(*link, Link::Up(_) | Link::Held(..));
-            let undo = Undo {
-                registry: &self.registry,
-                device: (!is_known).then(|| device.clone()),
+            let mut taken = Taken {
+                upstream: self,
+                device: &device,
+                link,
             };
-            let result = self.change(&device, &mut link, wish).await;
-            if result.is_ok() {
-                undo.disarm();
-            }
-            return result;
+            return self.change(&device, &mut taken.link, wish).await;
         }
     }
 
@@ -292,10 +274,13 @@ impl AmqpUpstream {
         let device = self.find(device)?;
         let _busy = device.engage();
         let (answer, answered) = oneshot::channel();
-        self.env
-            .door
-            .pass(Operation::Twin, SENDS, &Turn::default())
-            .await;
+        let turn = Turn::default();
+        tokio::select! {
+            biased;
+            // Then nobody keeps the door.
+            () = self.env.closing.cancelled() => return Err(AmqpError::Closed),
+            () = self.env.door.pass(Operation::Twin, SENDS, &turn) => {}
+        }
         {
             let mut link = device.link.lock().await;
             let attached = attached(&mut link)?;
@@ -310,23 +295,26 @@ impl AmqpUpstream {
     }
 }
 
-/// Forgets a device whose attach failed, or was dropped on its way.
-struct Undo<'a> {
-    registry: &'a Registry,
-    device: Option<Arc<Device>>,
+/// A device whose link an attach has taken. However that ends, the device is not left half attached.
+struct Taken<'a> {
+    upstream: &'a AmqpUpstream,
+    device: &'a Arc<Device>,
+    link: MutexGuard<'a, Link>,
 }
 
-impl Undo<'_> {
-    fn disarm(mut self) {
-        self.device = None;
-    }
-}
-
-impl Drop for Undo<'_> {
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if let Some(device) = self.device.take() {
-            device.set_gone();
-            remove(self.registry, &device);
+        match &*self.link {
+            Link::New => {
+                self.device.set_gone();
+                remove(&self.upstream.registry, self.device);
+            }
+            // It was attached before, and is again as it was then.
+            Link::Down(_) => {
+                let lost = Event::LinkLost(self.device.clone());
+                self.upstream.env.tell_soon(lost);
+            }
+            Link::Up(_) | Link::Held(..) | Link::Ended => {}
         }
     }
 }
@@ -347,7 +335,7 @@ fn attached(link: &mut Link) -> Result<&mut Attached, AmqpError> {
             let wait = until.saturating_duration_since(Instant::now());
             Err(Held::new(wait, *kind).into())
         }
-        Link::Ended => Err(AmqpError::NotAttached),
+        Link::New | Link::Ended => Err(AmqpError::NotAttached),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{config, device_id, hub, uplink, upstream, with_key};
 use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{ErrorKind, Interest, Upstream};
+use gateway_core::{ErrorKind, Interest, TwinRequest, Upstream};
 use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{HubSimulator, Limits, LinkKind, Size, Tier};
 use tokio::task::JoinSet;
@@ -115,6 +115,44 @@ async fn a_device_whose_links_for_commands_wait_their_turn_sends_meanwhile() {
         upstream.send(&message).await.expect("accepted");
     }
     assert_eq!(upstream.stats().waiting, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_the_budget_is_told_when_the_upstream_closes() {
+    let hub = hub().await;
+    let mut config = config(&hub);
+    config.pool.devices_per_connection = 1;
+    config.budget.connects = limited(0.1, 1.0);
+    config.budget.sends = limited(0.1, 1.0);
+    config.budget.twins = limited(0.1, 1.0);
+    let upstream = upstream(config);
+    attach_all(&hub, &upstream, 1).await;
+    let device = device_id("device-0");
+    upstream
+        .send(&uplink(&device, "m"))
+        .await
+        .expect("accepted");
+    let read = upstream.twin(&device, TwinRequest::Get).await;
+    read.expect("answered");
+    let late = with_key(&hub, "late");
+    let attach = upstream.attach(late, RecordingCallback::new().shared());
+    let close = async {
+        while upstream.stats().waiting < 3 {
+            tokio::task::yield_now().await;
+        }
+        let closed = upstream.close(Duration::ZERO).await;
+        closed.expect_err("a message has no verdict");
+    };
+    let message = uplink(&device, "waiting");
+    let (attached, sent, read, ()) = tokio::join!(
+        attach,
+        upstream.send(&message),
+        upstream.twin(&device, TwinRequest::Get),
+        close
+    );
+    assert_eq!(attached.expect_err("closed").kind(), ErrorKind::Closed);
+    assert_eq!(sent.expect_err("closed").kind(), ErrorKind::Disconnected);
+    assert_eq!(read.expect_err("closed").kind(), ErrorKind::Closed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
