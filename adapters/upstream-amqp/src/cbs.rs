@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{LinkSpec, Receiver, Sender, Session, SessionEvent, Verdict};
+use crate::client::{ClientError, LinkSpec, Receiver, Sender, Session, SessionEvent, Verdict};
 use crate::convert;
 use crate::env::{Env, lock};
 use crate::error::AmqpError;
@@ -51,7 +51,7 @@ impl Cbs {
         env: &Arc<Env>,
         session: Session,
         down: CancellationToken,
-    ) -> Result<Self, AmqpError> {
+    ) -> Result<Self, ClientError> {
         let spec = |purpose| LinkSpec {
             name: env.name("cbs", purpose),
             address: NODE.to_owned(),
@@ -178,7 +178,7 @@ async fn receive(
     pending: &Mutex<HashMap<String, Reply>>,
 ) -> Result<(), AmqpError> {
     loop {
-        let delivery = receiver.recv().await?;
+        let delivery = receiver.recv_and_hold().await?;
         receiver.settle(delivery.id, Verdict::Accept)?;
         let message = convert::decode(&delivery.payload)?;
         let correlation = message

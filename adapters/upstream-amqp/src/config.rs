@@ -250,7 +250,8 @@ pub struct PoolConfig {
     pub own_lanes: usize,
     /// The wait between tries to connect. Default 200 ms to 30 s.
     pub reconnect: Backoff,
-    /// Devices brought back side by side after a connection was lost. Default 64.
+    /// Devices of one lost session that are brought back side by side. Default 64; for how much the
+    /// hub is asked in all, see the [budget](AmqpConfig::budget).
     pub recovering: usize,
 }
 
@@ -278,11 +279,12 @@ pub struct WireConfig {
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// How long the hub may take to answer the opening of a session or link, or a token. Default
-    /// 30 s; a lane whose link is not answered in that time is given up.
+    /// 30 s. A session on which it has left 1000 links unanswered is given up.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
     /// How long the hub may be silent before the connection counts as lost. Default 120 s, as
-    /// Microsoft's C# SDK; the hub refuses less than 10 s (it is told half of this value).
+    /// Microsoft's C# SDK. The hub is told half of this value, and refuses less than 10 s, since it
+    /// takes no less than 5 s.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long we are silent before an empty frame goes out. Default 30 s, well within the hub's

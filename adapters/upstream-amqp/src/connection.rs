@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cbs::Cbs;
-use crate::client::{Connection as Client, Options};
+use crate::client::{ClientError, Connection as Client, Options};
 use crate::env::Env;
 use crate::error::AmqpError;
 use crate::keeper::Keeper;
@@ -46,7 +46,8 @@ impl Connection {
         let unless_opened = close.clone().drop_guard();
         let opened = async {
             let client = open_client(env, &down, &close).await?;
-            let cbs = Cbs::open(env, client.begin().await?, down.clone()).await?;
+            let cbs = async { Cbs::open(env, client.begin().await?, down.clone()).await };
+            let cbs = cbs.await.map_err(refused)?;
             Ok((client, cbs))
         };
         let opened = timeout(env.config.wire.connect_timeout, opened).await;
@@ -125,7 +126,8 @@ impl Connection {
             tracing::warn!("The hub does not answer a begin; its connection is given up");
             self.close.cancel();
             AmqpError::Unanswered("a session")
-        })??;
+        })?;
+        let session = session.map_err(refused)?;
         Ok(Lane::start(
             &self.env,
             session,
@@ -133,6 +135,11 @@ impl Connection {
             is_own,
         ))
     }
+}
+
+/// What the hub says to the first words on a connection or a session blames none of its devices.
+fn refused(error: ClientError) -> AmqpError {
+    AmqpError::Open(error.into())
 }
 
 /// Connects, and has the connection driven until it is lost or to be closed.

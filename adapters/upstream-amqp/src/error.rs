@@ -15,7 +15,7 @@ pub(crate) const LINK: &str = "a link";
 pub(crate) enum AmqpError {
     #[error("cannot connect to the hub")]
     Connect(#[source] io::Error),
-    #[error("the hub's AMQP greeting failed")]
+    #[error("the hub did not open the connection, or a session on it")]
     Open(#[source] OpenError),
     #[error("{0} was not answered in time")]
     Unanswered(&'static str),
@@ -53,7 +53,7 @@ pub(crate) enum AmqpError {
     #[error("the hub detached the link without a reason")]
     Detached,
     #[error(transparent)]
-    Malformed(ClientError),
+    Client(ClientError),
     #[error("unexpected: {0}")]
     Unexpected(String),
 }
@@ -79,7 +79,7 @@ impl AmqpError {
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::NotAttached => ErrorKind::UnknownDevice,
             Self::Closed => ErrorKind::Closed,
-            Self::Detached | Self::Malformed(_) | Self::Unexpected(_) => ErrorKind::Disconnected,
+            Self::Detached | Self::Client(_) | Self::Unexpected(_) => ErrorKind::Disconnected,
         }
     }
 
@@ -217,7 +217,7 @@ impl From<ClientError> for AmqpError {
                 description,
             },
             ClientError::Detached => Self::Detached,
-            ClientError::Malformed(_) => Self::Malformed(error),
+            ClientError::Full(_) | ClientError::Malformed(_) => Self::Client(error),
         }
     }
 }
@@ -301,7 +301,10 @@ mod tests {
             status: 429,
             description: String::new(),
         };
-        for error in [AmqpError::Down, throttled, AmqpError::Unanswered("a token")] {
+        let full = ClientError::Full("no handle is left").into();
+        let unanswered = AmqpError::Unanswered("a token");
+        for error in [AmqpError::Down, throttled, unanswered, full] {
+            assert!(error.is_passing(), "{error}");
             assert!(!error.blames_device(), "{error}");
         }
         assert!(AmqpError::Unanswered(LINK).blames_device());

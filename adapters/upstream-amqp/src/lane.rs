@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{LinkId, LinkSpec, Receiver, Sender, Session, SessionEvent};
+use crate::client::{ClientError, LinkId, LinkSpec, Receiver, Sender, Session, SessionEvent};
 use crate::device::Device;
 use crate::env::{Env, Event, lock};
 use crate::error::{AmqpError, LINK};
@@ -88,11 +88,7 @@ impl Lane {
     ///
     /// Cancel safe, in the same way.
     pub(crate) async fn open_sender(&self, spec: LinkSpec) -> Result<Sender, AmqpError> {
-        let patience = self.env.config.wire.answer_timeout;
-        match timeout(patience, self.session.attach_sender(spec)).await {
-            Ok(sender) => Ok(sender?),
-            Err(_) => Err(AmqpError::Unanswered(LINK)),
-        }
+        self.opened(self.session.attach_sender(spec)).await
     }
 
     /// Opens a receiver that keeps up a credit for its device.
@@ -103,9 +99,25 @@ impl Lane {
         spec: LinkSpec,
         credit: u32,
     ) -> Result<Receiver, AmqpError> {
-        let patience = self.env.config.wire.answer_timeout;
-        match timeout(patience, self.session.attach_receiver(spec, credit)).await {
-            Ok(receiver) => Ok(receiver?),
+        self.opened(self.session.attach_receiver(spec, credit))
+            .await
+    }
+
+    async fn opened<T>(
+        &self,
+        attach: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, AmqpError> {
+        if self.session.is_worn_out() {
+            let lane = self.number;
+            tracing::warn!(
+                lane,
+                "The hub leaves links unanswered; their session is given up"
+            );
+            self.down.cancel();
+            return Err(AmqpError::Down);
+        }
+        match timeout(self.env.config.wire.answer_timeout, attach).await {
+            Ok(link) => Ok(link?),
             Err(_) => Err(AmqpError::Unanswered(LINK)),
         }
     }

@@ -54,7 +54,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other() {
+async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other_whatever_it_says() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
     let callback = RecordingCallback::new();
@@ -64,14 +64,20 @@ async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other() {
         .attach(identity, callback.shared())
         .await
         .expect("attached");
-    hub.wait_methods("device").await;
-    hub.faults().close_all("amqp:connection:forced");
-    hub.wait_until(|stats| stats.connections_opened == 2).await;
-    hub.wait_methods("device").await;
-    upstream
-        .send(&uplink(&device, "after"))
-        .await
-        .expect("accepted");
+    let conditions = [
+        "amqp:connection:forced",
+        "amqp:not-found",
+        "amqp:unauthorized-access",
+    ];
+    for (opened, condition) in (2..).zip(conditions) {
+        hub.wait_methods("device").await;
+        hub.faults().close_all(condition);
+        hub.wait_until(|stats| stats.connections_opened == opened)
+            .await;
+        hub.wait_methods("device").await;
+        let sent = upstream.send(&uplink(&device, condition)).await;
+        sent.expect("accepted");
+    }
     assert!(callback.record().ends.is_empty(), "no session ended");
 }
 

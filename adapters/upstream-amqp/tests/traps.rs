@@ -9,7 +9,7 @@ use common::{config, hub, uplink, upstream, wire, with_key};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{DeviceId, ErrorKind, Interest, Uplink, Upstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
-use hub_simulator::{C2d, HubSimulator, LinkKind};
+use hub_simulator::{C2d, HubSimulator, Limits, LinkKind};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -124,6 +124,37 @@ async fn an_attach_without_answer_costs_nobody_else_anything() {
     attach(&upstream, &hub, "mute").await;
 }
 
+/// Trap 3: attaches that are never answered use up a session's handles.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced() {
+    let limits = Limits::default().with_handle_max(15);
+    let hub = HubSimulator::builder().with_limits(limits).start().await;
+    let hub = hub.expect("a hub");
+    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_millis(200)));
+    let upstream = upstream(config);
+    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    let identity = with_key(&hub, "mute").with_interest(Interest::COMMANDS);
+    let mute = identity.device.clone();
+    let callback = RecordingCallback::new();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.wait_methods("mute").await;
+    let lane = |device| upstream.explain(device)?.lane.map(|lane| lane.number);
+    let before = lane(&neighbour);
+    hub.faults().withhold_attach("mute");
+    for kind in [LinkKind::C2d, LinkKind::Methods] {
+        hub.faults().detach("mute", kind, "amqp:internal-error");
+    }
+    while lane(&neighbour).is_none_or(|now| Some(now) == before) {
+        send_until_ok(&upstream, &uplink(&neighbour, "meanwhile")).await;
+    }
+    hub.faults().allow_attach("mute");
+    hub.wait_methods("mute").await;
+    send_until_ok(&upstream, &uplink(&mute, "after")).await;
+    assert!(callback.record().ends.is_empty());
+    assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
+}
+
 /// Trap 4: the attach after a refused one fails with an illegal state.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_attaches_do_not_fail_the_good_ones_behind_them() {
@@ -158,6 +189,36 @@ async fn refused_attaches_do_not_fail_the_good_ones_behind_them() {
         }
     }
     assert_eq!(hub.attached_devices(), 30);
+}
+
+/// The reason for which a session ends is nobody's verdict on a message, nor on a device.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_the_hub_ends_for_a_fault_is_lost_like_any_other() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let (bad, neighbour) = (
+        attach(&upstream, &hub, "bad").await,
+        attach(&upstream, &hub, "neighbour").await,
+    );
+    for condition in ["amqp:illegal-state", "amqp:not-found", "amqp:not-allowed"] {
+        let held = hub.faults().hold_settlements();
+        let record = hub.record();
+        let before = record.count();
+        let message = uplink(&neighbour, condition);
+        let (sent, ()) = tokio::join!(upstream.send(&message), async {
+            record.wait_for(before + 1).await;
+            hub.faults().end_sessions(Some("bad"), condition);
+        });
+        let error = sent.expect_err("the lane is lost");
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{condition}");
+        held.release();
+        for device in [&bad, &neighbour] {
+            send_until_ok(&upstream, &uplink(device, "after")).await;
+            let explained = upstream.explain(device).expect("it is attached");
+            let lane = explained.lane.expect("it is up");
+            assert!(!lane.is_own, "nobody is kept apart");
+        }
+    }
 }
 
 /// Trap 8: a token's answer handed to whoever asks next.

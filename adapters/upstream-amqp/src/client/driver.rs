@@ -201,7 +201,8 @@ impl<S: AsyncRead + AsyncWrite> Greeting<S> {
             hostname: Some(options.host.clone()),
             max_frame_size: MaxFrameSize(MAX_FRAME_SIZE),
             channel_max: ChannelMax(CHANNEL_MAX),
-            idle_time_out: Some(options.idle_timeout.as_millis() as Milliseconds),
+            // Half of what we wait, since the hub may use all that it is told (section 2.4.5).
+            idle_time_out: Some((options.idle_timeout / 2).as_millis() as Milliseconds),
             outgoing_locales: None,
             incoming_locales: None,
             offered_capabilities: None,

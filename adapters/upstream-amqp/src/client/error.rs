@@ -17,6 +17,8 @@ pub(crate) enum ClientError {
     },
     #[error("the hub detached the link without a reason")]
     Detached,
+    #[error("{0}")]
+    Full(&'static str),
     #[error("the peer does not speak AMQP 1.0 as it should: {0}")]
     Malformed(&'static str),
 }

@@ -131,6 +131,12 @@ impl Session {
         self.state(|state, _, _| state.credit(link)).unwrap_or(0)
     }
 
+    /// Tells whether the hub has left so many attaches unanswered that it should be given up.
+    pub(crate) fn is_worn_out(&self) -> bool {
+        self.state(|state, _, _| state.is_worn_out())
+            .unwrap_or(false)
+    }
+
     async fn attach(&self, spec: LinkSpec, credit: Option<u32>) -> Result<Link, ClientError> {
         let id = self.state(|state, out, _| state.attach(spec, credit, out))??;
         let link = Link {

@@ -285,13 +285,14 @@ impl Inbox {
         }
     }
 
-    /// The credit to tell the hub, once enough of it has been used.
+    /// The credit to tell the hub, once enough of it has been used or none is left.
     pub(super) fn top_up(&mut self) -> Option<(u32, u32)> {
         if self.stopping.is_some() {
             return None;
         }
         let wanted = self.target.saturating_sub(self.open);
-        if wanted.saturating_sub(self.credit) < self.target.div_ceil(2) {
+        let is_dry = self.credit == 0 && wanted > 0;
+        if !is_dry && wanted.saturating_sub(self.credit) < self.target.div_ceil(2) {
             return None;
         }
         self.credit = wanted;

@@ -30,7 +30,7 @@ pub(super) struct State {
     channel_max: u16,
     serials: u32,
     is_closing: bool,
-    ended: Option<ClientError>,
+    has_ended: bool,
 }
 
 impl State {
@@ -43,24 +43,18 @@ impl State {
             channel_max,
             serials: 0,
             is_closing: false,
-            ended: None,
+            has_ended: false,
         }
     }
 
     pub(super) fn begin(&mut self) -> Result<SessionKey, ClientError> {
-        if let Some(error) = &self.ended {
-            return Err(error.clone());
-        }
-        if self.is_closing {
+        if self.has_ended || self.is_closing {
             return Err(ClientError::Down);
         }
         let free = self.sessions.iter().position(Option::is_none);
         let channel = free.unwrap_or(self.sessions.len());
         if channel > usize::from(self.channel_max) {
-            return Err(ClientError::Refused {
-                condition: "amqp:resource-limit-exceeded".to_owned(),
-                description: "no channel is left on the connection".to_owned(),
-            });
+            return Err(ClientError::Full("no channel is left on the connection"));
         }
         self.serials = self.serials.wrapping_add(1);
         let key = SessionKey {
@@ -84,13 +78,13 @@ impl State {
             Some(Some(session)) if session.serial == key.serial => {
                 Ok((session, &mut self.out, &mut self.wake))
             }
-            _ => Err(self.ended.clone().unwrap_or(ClientError::Down)),
+            _ => Err(ClientError::Down),
         }
     }
 
     /// Lets go of a session: nobody holds it any more.
     pub(super) fn drop_session(&mut self, key: SessionKey) {
-        let is_over = self.ended.is_some();
+        let is_over = self.has_ended;
         let Ok((session, out, wake)) = self.session(key) else {
             return;
         };
@@ -115,7 +109,7 @@ impl State {
 
     /// Says that the connection ends. What the hub still says is read until it says so too.
     pub(super) fn close(&mut self) {
-        if !self.is_closing && self.ended.is_none() {
+        if !self.is_closing && !self.has_ended {
             self.is_closing = true;
             self.out.put(0, &Close { error: None });
             self.out.shut();
@@ -124,7 +118,7 @@ impl State {
 
     /// Fails everything that is on the connection.
     pub(super) fn fail(&mut self, error: &ClientError) {
-        self.ended.get_or_insert_with(|| error.clone());
+        self.has_ended = true;
         for session in self.sessions.iter_mut().flatten() {
             session.fail(error, &mut self.wake);
         }

@@ -88,15 +88,17 @@ impl Peer {
         self.write(&bytes).await;
     }
 
-    /// Passes over the client's side of the greeting.
-    async fn hear_greeting(&mut self) {
+    /// Passes over the client's side of the greeting, whose last frame is its open.
+    async fn hear_greeting(&mut self) -> Frame {
+        let mut last = None;
         for header in [SASL, AMQP] {
             while self.buffer.len() < header.len() {
                 assert_ne!(self.stream.read_buf(&mut self.buffer).await.unwrap(), 0);
             }
             assert_eq!(self.buffer.split_to(header.len()), header);
-            self.frame().await.expect("init, or open");
+            last = self.frame().await;
         }
+        last.expect("an open")
     }
 
     /// The next frame, or none at the end of the stream.
@@ -221,6 +223,34 @@ async fn a_hub_that_only_beats_is_kept_and_is_beaten_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hub_that_takes_all_the_time_that_it_is_told_is_kept() {
+    let (ours, theirs) = duplex(4096);
+    let mut peer = Peer {
+        stream: theirs,
+        buffer: BytesMut::new(),
+    };
+    let greeting = greeting("ANONYMOUS", SaslCode::Ok, &open());
+    peer.write(&greeting).await;
+    let (opened, said) = tokio::join!(Connection::open(ours, options()), peer.hear_greeting());
+    let Some((Performative::Open(said), _)) = said.performative().unwrap() else {
+        panic!("no open");
+    };
+    let told = said.idle_time_out.expect("it says how long it waits");
+    let told = Duration::from_millis(told.into());
+    let (_connection, driver) = opened.unwrap();
+    let mut driving = JoinSet::new();
+    driving.spawn(driver.run(CancellationToken::new()));
+    for _ in 0..10 {
+        // As late as a slow line makes it.
+        sleep(told + told / 2).await;
+        let mut beat = BytesMut::new();
+        frame::put_empty(&mut beat);
+        peer.write(&beat).await;
+    }
+    assert!(driving.try_join_next().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hub_hears_from_us_in_half_the_time_that_it_waits() {
     let asks = Open {
         idle_time_out: Some(10_000),
@@ -303,7 +333,7 @@ async fn a_hub_that_asks_and_never_reads_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_the_hub_says_why_to_all_and_is_answered() {
+async fn a_close_of_the_hub_is_told_as_it_is_loses_what_was_on_it_and_is_answered() {
     let mut running = run(4096, &open()).await;
     let mut sender = running.sender(10).await;
     let delivery = sender.send(Bytes::from_static(b"m"), 0).await.unwrap();
@@ -314,15 +344,16 @@ async fn a_close_of_the_hub_says_why_to_all_and_is_answered() {
         condition: "amqp:resource-limit-exceeded".to_owned(),
         description: "full".to_owned(),
     };
-    assert_eq!(delivery.await.unwrap_err(), why);
-    assert_eq!(sender.end(), Some(why.clone()));
+    assert_eq!(delivery.await.unwrap_err(), ClientError::Down);
+    assert_eq!(sender.end(), Some(ClientError::Down));
     assert!(matches!(
         running.peer.hear_word().await,
         Performative::Close(_)
     ));
     assert_eq!(running.ended().await, why);
     assert!(running.peer.frame().await.is_none(), "nothing after it");
-    assert_eq!(running.connection.begin().await.unwrap_err(), why);
+    let begun = running.connection.begin().await;
+    assert_eq!(begun.unwrap_err(), ClientError::Down);
 }
 
 #[tokio::test(start_paused = true)]

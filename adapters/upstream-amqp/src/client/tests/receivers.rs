@@ -44,6 +44,30 @@ fn a_settled_message_that_is_held_keeps_its_credit_until_it_is_done() {
 }
 
 #[test]
+fn a_receiver_that_has_room_leaves_the_hub_some_credit() {
+    let hub = Hub::new();
+    let session = hub.session(20);
+    let mut receiver = hub.receiver(&session, 0, 8);
+    assert_eq!(credits(&hub), [8]);
+    let mut come = |delivery| {
+        hub.say(APART, &settled(0, delivery)).unwrap();
+        now(receiver.recv_and_hold()).unwrap();
+    };
+    (0..8).for_each(&mut come);
+    assert!(credits(&hub).is_empty(), "there is no room");
+    for _ in 0..3 {
+        receiver.done();
+    }
+    assert_eq!(credits(&hub), [1], "as soon as there is room for one");
+    hub.say(APART, &settled(0, 8)).unwrap();
+    assert_eq!(
+        credits(&hub),
+        [2],
+        "and when that is used up, for the others"
+    );
+}
+
+#[test]
 fn a_receiver_that_is_stopped_takes_what_was_on_its_way_and_lets_nothing_more_come() {
     let hub = Hub::new();
     let session = hub.session(10);

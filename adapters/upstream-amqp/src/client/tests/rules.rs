@@ -1,7 +1,7 @@
 //! Rules of sessions and links, each by itself.
 
 use bytes::Bytes;
-use fe2o3_amqp_types::definitions::Role;
+use fe2o3_amqp_types::definitions::{AmqpError, Error as WireError, Role};
 use fe2o3_amqp_types::messaging::{DeliveryState, Rejected};
 use fe2o3_amqp_types::performatives::{Close, Disposition, End, Flow, Performative, Transfer};
 
@@ -13,7 +13,7 @@ use super::{Task, now};
 use crate::client::error::ClientError;
 use crate::client::handle::{Sender, Session};
 use crate::client::link::FIRST;
-use crate::client::session::{Census, Outcome, Verdict};
+use crate::client::session::{Census, Outcome, SessionEvent, Verdict};
 
 const SMALL: Bytes = Bytes::from_static(b"message");
 
@@ -36,6 +36,23 @@ fn transfers(hub: &Hub) -> Vec<Transfer> {
             _ => None,
         })
         .collect()
+}
+
+#[test]
+fn the_end_of_a_session_is_told_as_it_is_and_only_loses_what_was_on_it() {
+    let hub = Hub::new();
+    let session = hub.session(10);
+    let mut sending = small(hub.sender(&session, 0, 10));
+    let error = WireError::new(AmqpError::IllegalState, "not here".to_owned(), None);
+    hub.say(APART, &End { error: Some(error) }).unwrap();
+    assert_eq!(sending.step(), Some(Err(ClientError::Down)));
+    let late = now(session.attach_sender(spec("late"))).map(drop);
+    assert_eq!(late, Err(ClientError::Down));
+    let why = ClientError::Refused {
+        condition: "amqp:illegal-state".to_owned(),
+        description: "not here".to_owned(),
+    };
+    assert_eq!(now(session.event()), SessionEvent::Ended(why));
 }
 
 #[test]
@@ -240,11 +257,9 @@ fn a_range_that_runs_backwards_accepts_nothing() {
     let delivery = now(sender.send(SMALL, 0)).unwrap();
     let mut delivery = Task::start(delivery).unwrap_err();
     let backwards = accepted(FIRST.wrapping_add(7), Some(FIRST.wrapping_add(6)), true);
-    hub.say(APART, &backwards).unwrap_err();
-    assert!(matches!(
-        delivery.step(),
-        Some(Err(ClientError::Malformed(_)))
-    ));
+    let error = hub.say(APART, &backwards).unwrap_err();
+    assert!(matches!(error, ClientError::Malformed(_)));
+    assert_eq!(delivery.step(), Some(Err(ClientError::Down)));
 }
 
 #[test]
@@ -259,11 +274,9 @@ fn a_handle_that_is_in_use_is_not_given_to_another_link() {
     };
     let mut answer = attach_answer(asked);
     answer.handle.0 -= 1;
-    hub.say(APART, &answer).unwrap_err();
-    assert!(matches!(
-        attach.step(),
-        Some(Err(ClientError::Malformed(_)))
-    ));
+    let error = hub.say(APART, &answer).unwrap_err();
+    assert!(matches!(error, ClientError::Malformed(_)));
+    assert_eq!(attach.step(), Some(Err(ClientError::Down)));
 }
 
 #[test]
