@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) life: Life,
     /// Feeds that are open, and the links that they hear the hub on.
     open: Vec<(LinkPurpose, LinkId)>,
+    /// When each feed was opened last.
+    opened: Vec<(LinkPurpose, Instant)>,
 }
 
 impl State {
@@ -58,6 +60,7 @@ impl State {
             asks: VecDeque::new(),
             life: Life::Running,
             open: Vec::new(),
+            opened: Vec::new(),
         }
     }
 
@@ -235,8 +238,19 @@ impl Inbox {
 
     /// Notes that the links of a feed are open, until the guard is dropped.
     pub(crate) fn opened(&self, purpose: LinkPurpose, link: LinkId) -> Opened<'_> {
-        self.state().open.push((purpose, link));
+        let mut state = self.state();
+        state.open.push((purpose, link));
+        state.opened.retain(|(other, _)| *other != purpose);
+        state.opened.push((purpose, Instant::now()));
+        drop(state);
         Opened { inbox: self, link }
+    }
+
+    /// When the links of a feed were opened last.
+    pub(super) fn opened_at(&self, purpose: LinkPurpose) -> Option<Instant> {
+        let state = self.state();
+        let opened = state.opened.iter().find(|(other, _)| *other == purpose);
+        opened.map(|(_, at)| *at)
     }
 
     /// Feeds that are open, and the links that they hear the hub on.

@@ -51,7 +51,8 @@ struct Messages<'a> {
 }
 
 impl Messages<'_> {
-    /// Every message is taken from the link as it comes, since its time runs from then.
+    /// Every message is taken from the link as it comes, since its time runs from then. It holds its
+    /// credit until it has a verdict, also if the hub has settled it.
     async fn serve(&mut self) -> Result<(), AmqpError> {
         loop {
             let deaf = self.site.inbox.until_deaf(self.verdicts.is_empty());
@@ -59,7 +60,7 @@ impl Messages<'_> {
                 biased;
                 () = deaf => return Ok(()),
                 Some((id, disposition)) = self.verdicts.next() => self.settle(id, disposition),
-                message = self.link.recv() => self.deliver(message?),
+                message = self.link.recv_and_hold() => self.deliver(message?),
             }
         }
     }
@@ -113,7 +114,7 @@ impl Messages<'_> {
         self.verdicts.clear();
         drop(timeout(STOP_PATIENCE, self.link.stop()).await);
         let mut held = std::mem::take(&mut self.held);
-        while let Some(Ok(Incoming { id, .. })) = self.link.recv().now_or_never() {
+        while let Some(Ok(Incoming { id, .. })) = self.link.recv_and_hold().now_or_never() {
             held.push(id);
         }
         for id in held {

@@ -15,7 +15,7 @@ use crate::env::Event;
 use crate::error::AmqpError;
 use crate::twin;
 
-/// How long a feed must have lasted for its failures before to be forgotten.
+/// How long a feed must have been open for its failures before to be forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Runs a device's feeds. A device that only waits should be small: what is rare is boxed.
@@ -69,8 +69,9 @@ impl Feed {
         ended
     }
 
-    fn fail(&mut self, kind: ErrorKind) {
-        if self.begun.elapsed() >= FORGIVEN_AFTER {
+    /// Counts its end, after it was open since then, if it was.
+    fn fail(&mut self, kind: ErrorKind, opened: Option<Instant>) {
+        if opened.is_some_and(|at| at >= self.begun && at.elapsed() >= FORGIVEN_AFTER) {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
@@ -179,7 +180,7 @@ impl Task {
             LinkPurpose::Methods => &mut self.methods,
             _ => &mut self.twin,
         };
-        feed.fail(kind);
+        feed.fail(kind, inbox.opened_at(purpose));
         true
     }
 }
@@ -202,7 +203,10 @@ impl Drop for Task {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inbox::{Inbox, State};
     use super::*;
+    use crate::client::LinkId;
+    use tokio::time::advance;
 
     fn size_of_run<A, F: Future>(_: impl Fn(A) -> F) -> usize {
         size_of::<F>()
@@ -210,6 +214,24 @@ mod tests {
 
     fn size_of_feed<F: Future>(_: impl Fn(Arc<Site>, Option<Duration>) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_that_waited_long_and_was_never_open_is_not_forgiven() {
+        let inbox = Inbox::new(State::new());
+        let purpose = LinkPurpose::Messages;
+        let mut feed = Feed::new();
+        let mut fail = |failures| {
+            feed.fail(ErrorKind::Disconnected, inbox.opened_at(purpose));
+            assert_eq!(feed.failures, failures);
+        };
+        fail(1);
+        advance(FORGIVEN_AFTER).await;
+        fail(2);
+        let open = inbox.opened(purpose, LinkId::default());
+        advance(FORGIVEN_AFTER).await;
+        drop(open);
+        fail(1);
     }
 
     #[test]
