@@ -33,6 +33,7 @@ enum Fault {
     ForgetsDevicesAtACut,
     AttachesAnewEachTime,
     IgnoresRefusals,
+    EndsWithARefusal,
     IgnoresInterest,
     IgnoresDetach,
     CallsBackOneByOne,
@@ -125,8 +126,13 @@ impl Upstream for Faulty {
             }
             _ => identity,
         };
+        let device = identity.device.clone();
         match self.hub.attach(identity, callback).await {
             Err(_) if self.fault == IgnoresRefusals => Ok(()),
+            Err(error) if self.fault == EndsWithARefusal => {
+                self.hub.detach(&device).await?;
+                Err(error)
+            }
             result => result,
         }
     }
@@ -272,6 +278,7 @@ async fn every_fault_is_found_by_a_case() {
         ForgetsDevicesAtACut: a_cut_in_flight_is_disconnected_and_the_device_sends_again;
         AttachesAnewEachTime: parallel_attaches_are_one;
         IgnoresRefusals: a_refused_device_harms_nobody, an_expired_credential_is_unauthorized;
+        EndsWithARefusal: a_refused_credential_changes_nothing;
         IgnoresInterest: interest_off_ends_commands;
         IgnoresDetach: detached_is_unknown_and_detaching_twice_is_ok;
         CallsBackOneByOne: a_slow_callback_stalls_nobody;

@@ -1,4 +1,4 @@
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -112,6 +112,32 @@ pub async fn a_dropped_attach_leaves_the_device_attachable(
     attached.expect("the device can be attached");
     let sent = upstream.send(&uplink(&identity.device, "hasty-1")).await;
     sent.expect("the device is attached");
+    Outcome::Passed
+}
+
+/// A credential that the hub refuses changes nothing for the device that has a good one, whether its
+/// attach is waited for or dropped.
+pub async fn a_refused_credential_changes_nothing(fixture: &dyn UpstreamFixture) -> Outcome {
+    need!(
+        fixture.capabilities().judges_devices,
+        "the hub knows no devices"
+    );
+    let (upstream, callback) = (fixture.upstream(), RecordingCallback::new());
+    let device = attach(fixture, "victim", Interest::COMMANDS, &callback).await;
+    let impostor = fixture.refused_device("victim").await;
+    let attach = || upstream.attach(impostor.clone(), callback.shared());
+    for patience in [0, 1, 2, 5, 10, 20] {
+        let attached = timeout(Duration::from_millis(patience), attach()).await;
+        assert!(!matches!(attached, Ok(Ok(()))), "it must not be taken");
+        let sent = upstream.send(&uplink(&device, patience.to_string())).await;
+        sent.expect("the device has what it had");
+    }
+    assert_eq!(kind(attach().await), ErrorKind::Unauthorized);
+    drop(timeout(Duration::ZERO, attach()).await);
+    fixture.cut().await;
+    send_until_ok(&*upstream, &uplink(&device, "after")).await;
+    fixture.wait_listening(&device, Interest::COMMANDS).await;
+    assert!(callback.record().ends.is_empty(), "its session goes on");
     Outcome::Passed
 }
 

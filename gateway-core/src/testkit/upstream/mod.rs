@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::sleep;
 
 use super::{BoxFuture, Outcome, RecordingCallback, WATCH, join_in_order, need};
 use crate::error::{ErrorKind, UpstreamError};
@@ -100,7 +101,8 @@ pub trait UpstreamFixture: fmt::Debug + Send + Sync + 'static {
     /// Makes a device known to the hub and gives its identity with a good credential.
     async fn device(&self, name: &str) -> DeviceIdentity;
 
-    /// Gives the identity of a device whose credential the hub refuses, or that it does not know.
+    /// Gives the identity of a device whose credential the hub refuses, or that it does not know. A
+    /// device of this name that it does know keeps its good one.
     async fn refused_device(&self, name: &str) -> DeviceIdentity;
 
     /// Makes a device known and gives its identity with a token that expires in this time, which
@@ -188,6 +190,7 @@ macro_rules! upstream_conformance {
             an_expired_credential_is_unauthorized
             a_session_ends_with_its_token
             a_dropped_attach_leaves_the_device_attachable
+            a_refused_credential_changes_nothing
             detached_is_unknown_and_detaching_twice_is_ok
             a_completed_message_is_completed_at_the_hub
             a_refused_message_is_rejected_at_the_hub
@@ -253,6 +256,18 @@ fn uplink(device: &DeviceId, id: impl AsRef<str>) -> Uplink {
     let id = id.as_ref();
     let message = MessageId::new(id).expect("a case's ids are valid");
     Uplink::new(device.clone(), message, id.to_owned())
+}
+
+/// Sends a message, again while it fails in passing.
+async fn send_until_ok(upstream: &dyn Upstream, message: &Uplink) {
+    loop {
+        match upstream.send(message).await {
+            Ok(()) => return,
+            Err(error) => assert!(error.is_retryable(), "{}: {error}", message.id),
+        }
+        // A pace for an upstream that fails at once while it connects.
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The ids that the hub accepted of a device, in order.

@@ -116,18 +116,6 @@ pub async fn a_cut_in_flight_is_disconnected_and_the_device_sends_again(
     Outcome::Passed
 }
 
-/// Sends a message, again while it fails in passing.
-async fn send_until_ok(upstream: &dyn Upstream, message: &Uplink) {
-    loop {
-        match upstream.send(message).await {
-            Ok(()) => return,
-            Err(error) => assert!(error.is_retryable(), "{}: {error}", message.id),
-        }
-        // A pace for an upstream that fails at once while it connects.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// Over many reconnects the hub has every message that was Ok, and none that was not sent.
 pub async fn nothing_is_lost_or_invented_over_reconnects(fixture: &dyn UpstreamFixture) -> Outcome {
     const DEVICES: usize = 8;
