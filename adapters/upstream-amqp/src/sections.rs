@@ -3,6 +3,8 @@
 //! Every message goes through here. What the types of `fe2o3-amqp-types` would cost on the way, a
 //! copy of each text and a serializer's bookkeeping, is more than all the rest of sending it.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::BufMut;
 use gateway_core::Uplink;
 
@@ -59,9 +61,8 @@ pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
                 put(out, STRING, value.as_bytes());
             }
             if let Some(created) = system.created_at {
-                let text = humantime_serde::re::humantime::format_rfc3339_millis(created);
                 put(out, STRING, CREATED_AT.as_bytes());
-                put(out, STRING, text.to_string().as_bytes());
+                put(out, STRING, time_text(created).as_bytes());
             }
             if let Some(schema) = &system.schema {
                 put(out, STRING, SCHEMA.as_bytes());
@@ -70,6 +71,14 @@ pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
         });
     }
     put_data(out, &uplink.body);
+}
+
+/// A time as RFC 3339 has it, which ends with the year 9999.
+fn time_text(time: SystemTime) -> String {
+    const LATEST: Duration = Duration::from_secs(253_402_300_799);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let time = SystemTime::UNIX_EPOCH + since.unwrap_or_default().min(LATEST);
+    humantime_serde::re::humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Writes a data section.
@@ -120,8 +129,6 @@ fn compound(out: &mut Vec<u8>, small: u8, large: u8, count: u32, write: impl FnO
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use fe2o3_amqp_types::messaging::MessageId as WireId;
     use fe2o3_amqp_types::messaging::annotations::AnnotationKey;
     use fe2o3_amqp_types::primitives::{SimpleValue, Symbol, Value};
@@ -137,6 +144,30 @@ mod tests {
             4 => "[ -~]{0,20}".prop_map(Some),
             1 => "[a-z]{250,300}".prop_map(Some),
         ]
+    }
+
+    #[test]
+    fn a_time_out_of_range_is_the_nearest_that_can_be_written() {
+        for (time, text) in [
+            (
+                SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+                "1970-01-01T00:00:00.000Z",
+            ),
+            (
+                SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40),
+                "9999-12-31T23:59:59.000Z",
+            ),
+        ] {
+            let device = DeviceId::new("device").unwrap();
+            let mut uplink = Uplink::new(device, MessageId::new("m").unwrap(), "");
+            uplink.system.created_at = Some(time);
+            let mut out = Vec::new();
+            put_uplink(&mut out, &uplink);
+            let message = convert::decode(&out).unwrap();
+            let application = message.application_properties.unwrap_or_default().0;
+            let written = application.get(CREATED_AT);
+            assert_eq!(written, Some(&SimpleValue::String(text.to_owned())));
+        }
     }
 
     proptest! {
