@@ -5,7 +5,8 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    config, hub, key, send_until_ok, token, uplink, upstream, with_key, with_policy, with_token,
+    config, hub, key, send_until_ok, token, uplink, upstream, wire, with_key, with_policy,
+    with_token,
 };
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Backoff, Credential, DeviceIdentity, ErrorKind, Interest, Upstream};
@@ -173,24 +174,29 @@ async fn a_device_held_back_comes_back_whoever_attaches_it_meanwhile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_token_that_waits_for_a_lost_device_is_not_ended_with_the_old_one() {
     let hub = hub().await;
-    let upstream = upstream(config(&hub));
-    let brief = with_token(&hub, "device", Duration::from_secs(3));
+    let config = config(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(1)));
+    let upstream = upstream(config);
+    let brief = with_token(&hub, "device", Duration::from_secs(5));
     let Credential::SasToken(token) = &brief.credential else {
         unreachable!("it has a token");
     };
     let expires = token.expires();
     let before = attach(&upstream, &brief).await;
-    hub.faults().fail_over();
+    // It waits for the hub's answer until its token has lapsed.
+    hub.faults().withhold_token("device");
+    hub.faults().cut_all();
     while upstream.stats().recovering == 0 {
         sleep(Duration::from_millis(1)).await;
-    }
-    while SystemTime::now() < expires {
-        sleep(Duration::from_millis(50)).await;
     }
     let after = RecordingCallback::new();
     let fresh = with_token(&hub, "device", HOUR);
     let attach = upstream.attach(fresh, after.shared());
-    let (attached, ()) = tokio::join!(attach, async { hub.faults().fail_back() });
+    let (attached, ()) = tokio::join!(attach, async {
+        while SystemTime::now() < expires {
+            sleep(Duration::from_millis(50)).await;
+        }
+        hub.faults().allow_token("device");
+    });
     attached.expect("attached");
     let sent = upstream.send(&uplink(&brief.device, "m")).await;
     sent.expect("accepted");

@@ -127,10 +127,10 @@ async fn an_attach_without_answer_costs_nobody_else_anything() {
 /// Trap 3: attaches that are never answered use up a session's handles.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced() {
-    let limits = Limits::default().with_handle_max(15);
+    let limits = Limits::default().with_handle_max(9);
     let hub = HubSimulator::builder().with_limits(limits).start().await;
     let hub = hub.expect("a hub");
-    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_millis(200)));
+    let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
     let neighbour = attach(&upstream, &hub, "neighbour").await;
     let identity = with_key(&hub, "mute").with_interest(Interest::COMMANDS);
