@@ -34,15 +34,16 @@ impl World {
         let clock = ConcentratorClock::Forwarder(u32::from(gateway));
         let reception = Reception::new(Eui64::new(gateway.into()), 868_100_000, 0, clock)
             .with_signal(-60.0, f32::from(snr.cast_signed()));
+        let (waiting, all) = (self.waiting.len(), self.waiting.len() + self.known.len());
         let expected = match self.waiting.get_mut(&frame) {
             Some((_, heard_by)) => {
                 heard_by.push(reception.clone());
                 CopyKind::Another
             }
             None if self.known.iter().any(|(_, known)| *known == frame) => CopyKind::Late,
-            None if self.waiting.len() >= BOUND => CopyKind::Overflow,
+            None if waiting == BOUND => CopyKind::Overflow,
             None => {
-                if self.waiting.len() + self.known.len() >= BOUND {
+                if all == BOUND {
                     self.known.pop_front();
                 }
                 let heard_by = vec![reception.clone()];
