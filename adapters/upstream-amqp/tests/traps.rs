@@ -270,8 +270,7 @@ async fn a_link_detached_while_idle_is_replaced_before_the_next_message() {
     );
     hub.faults()
         .detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
-    hub.wait_until(|stats| stats.attached_devices == 1).await;
-    hub.wait_until(|stats| stats.attached_devices == 2).await;
+    hub.wait_until(|_| hub.attaches("idle") == 2).await;
     send_until_ok(&upstream, &uplink(&idle, "after")).await;
     assert_eq!(accepted(&hub, &idle), ["after"]);
     let sent = upstream.send(&uplink(&neighbour, "m")).await;
