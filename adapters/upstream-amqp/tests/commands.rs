@@ -549,7 +549,9 @@ async fn a_method_that_is_none_is_answered_400_and_one_that_nobody_can_read_is_d
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
     let (device, callback) = attach(&upstream, &hub, "device", Interest::COMMANDS).await;
-    let answer = hub.call_method("device", "", "1", PATIENCE).await;
+    // Longer than any name of a method.
+    let name = "m".repeat(101);
+    let answer = hub.call_method("device", &name, "1", PATIENCE).await;
     assert_eq!(answer.expect("answered").status, 400);
     // As many as the credit: none of it is lost with them.
     hub.faults().garble_next("device", LinkKind::Methods, 8);
