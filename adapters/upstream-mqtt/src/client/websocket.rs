@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -60,6 +61,10 @@ impl AsyncRead for WebSocket {
                 // Answered by the library.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                // As over TCP, where nobody says goodbye.
+                Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Some(Ok(Message::Text(_) | Message::Frame(_))) => {
                     let text = "a message of the WebSocket is not binary";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
@@ -103,5 +108,24 @@ fn into_io(error: Error) -> io::Error {
         Error::Io(error) => error,
         Error::ConnectionClosed | Error::AlreadyClosed => io::ErrorKind::NotConnected.into(),
         error => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, duplex};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    #[tokio::test]
+    async fn a_line_that_ends_without_a_word_ends_as_one_over_tcp() {
+        let (ours, theirs) = duplex(64);
+        let wire: Wire = Box::new(ours);
+        let mut socket = WebSocket {
+            socket: WebSocketStream::from_raw_socket(wire, Role::Client, None).await,
+            rest: Bytes::new(),
+        };
+        drop(theirs);
+        assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
     }
 }
