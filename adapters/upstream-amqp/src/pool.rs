@@ -143,30 +143,34 @@ impl Place {
                 false => Ok(connection.clone()),
             };
         }
-        if let Some(wait) = self.pool.reach.wait() {
-            return Err(AmqpError::NotYet(wait));
-        }
-        let env = &self.pool.env;
-        let opened = async {
+        let (env, reach) = (&self.pool.env, &self.pool.reach);
+        let is_due = || match reach.wait() {
+            Some(wait) => Err(AmqpError::NotYet(wait)),
+            None => Ok(()),
+        };
+        is_due()?;
+        let tried = async {
             env.pass(Operation::Connect, device).await;
-            (Instant::now(), Connection::open(env).await)
+            // Another may have failed meanwhile.
+            is_due()?;
+            Ok::<_, AmqpError>((Instant::now(), Connection::open(env).await))
         };
         let (begun, opened) = tokio::select! {
             biased;
             // Then nobody keeps the door.
             () = env.closing.cancelled() => return Err(AmqpError::Closed),
-            opened = opened => opened,
+            tried = tried => tried?,
         };
         match opened {
             Ok(opened) => {
-                self.pool.reach.reached();
+                reach.reached();
                 // A slot gets one connection in its life.
                 drop(self.slot.down.set(opened.down().clone()));
                 *connection = Some(opened.clone());
                 Ok(opened)
             }
             Err(error) => {
-                let wait = self.pool.reach.failed(begun);
+                let wait = reach.failed(begun);
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(error = %error, source, ?wait, "Cannot reach the hub");
                 Err(error)

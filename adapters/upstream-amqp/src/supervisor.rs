@@ -197,8 +197,8 @@ async fn bring_back(
     mut link: OwnedMutexGuard<Link>,
     turns: &Semaphore,
 ) {
-    let mut newer = 0;
-    for failures in 0.. {
+    let (mut newer, mut failures) = (0, 0);
+    loop {
         let tried = {
             let Ok(_turn) = turns.acquire().await else {
                 return;
@@ -233,10 +233,14 @@ async fn bring_back(
                     _ => error,
                 };
                 if error.is_passing() {
-                    let wait = env.config.pool.reconnect.delay(failures);
                     let wait = match error {
-                        AmqpError::NotYet(due) => wait.max(due),
-                        _ => wait,
+                        // It was not tried, and has not failed.
+                        AmqpError::NotYet(due) => due,
+                        _ => {
+                            let wait = env.config.pool.reconnect.delay(failures);
+                            failures += 1;
+                            wait
+                        }
                     };
                     tracing::debug!(device.id = %device.id, error = %error, ?wait, "Not back yet");
                     sleep(wait).await;

@@ -33,7 +33,8 @@ impl Reach {
         }
     }
 
-    /// Tells how long the next try is not due; none if it is.
+    /// Tells how long the next try is not due; none if it is. Ask right before each try: one that waited
+    /// for something else after it asked would count as a new one.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         let at = lock(&self.tries).not_before?;
