@@ -12,11 +12,6 @@ impl Latencies {
         self.0.push(latency);
     }
 
-    /// Adds all of another.
-    pub fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
-    }
-
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

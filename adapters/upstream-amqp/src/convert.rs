@@ -2,7 +2,7 @@
 
 pub(crate) mod bench;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::client::{ClientError, check_sections};
 use crate::error::AmqpError;
-use crate::sections::{OVERHEAD, put_data, put_uplink};
+use crate::sections::{self, OVERHEAD, put_data, put_uplink};
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
@@ -229,9 +229,6 @@ fn simple_text(value: SimpleValue) -> String {
 }
 
 fn time_text(value: Timestamp) -> String {
-    let milliseconds = std::time::Duration::from_millis(value.into_inner().max(0) as u64);
-    // Beyond year 9999 the text form ends.
-    let latest = std::time::Duration::from_secs(253_402_300_799);
-    let time = SystemTime::UNIX_EPOCH + milliseconds.min(latest);
-    humantime_serde::re::humantime::format_rfc3339_millis(time).to_string()
+    let milliseconds = Duration::from_millis(value.into_inner().max(0) as u64);
+    sections::time_text(SystemTime::UNIX_EPOCH + milliseconds)
 }

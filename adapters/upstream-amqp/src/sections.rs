@@ -73,8 +73,8 @@ pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
     put_data(out, &uplink.body);
 }
 
-/// A time as RFC 3339 has it, which ends with the year 9999.
-fn time_text(time: SystemTime) -> String {
+/// A time as RFC 3339 has it, which ends with the year 9999; one beyond as the nearest that it has.
+pub(crate) fn time_text(time: SystemTime) -> String {
     const LATEST: Duration = Duration::from_secs(253_402_300_799);
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let time = SystemTime::UNIX_EPOCH + since.unwrap_or_default().min(LATEST);

@@ -58,9 +58,10 @@ impl NetworkEvents {
     ///
     /// A frame that is handed in again after [`Settlement::RetryLater`] has the same message id:
     /// its [deduplication id](Uplink::deduplication_id), or else DevEUI, DevAddr and counter. Set
-    /// its [window](Uplink::window) to zero then: that has passed, and the frame does not
-    /// count as another one of the device. Handed in twice for another reason, as by a broker that delivers at least once, it is two messages with one id, by which
-    /// whoever reads them at the hub knows that they are the same.
+    /// its [window](Uplink::window) to zero then: that has passed, and the frame does not count as
+    /// another one of the device. Handed in twice for another reason, as by a broker that delivers at
+    /// least once, it is two messages with one id, by which whoever reads them at the hub knows that
+    /// they are the same.
     ///
     /// To devices that want an acknowledgement it is a promise: give it after
     /// [`Settlement::Accepted`], and not before.
