@@ -28,6 +28,7 @@ mod router;
 mod session;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod time;
 mod twin;
 mod upstream;
 
@@ -53,6 +54,7 @@ pub use message::{
     Uplink,
 };
 pub use session::SessionStats;
+pub use time::rfc3339;
 pub use twin::{
     DesiredChange, DesiredChanges, PropertyAck, Twin, TwinError, TwinProperties, desired_of,
     version_of,

@@ -12,13 +12,13 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use gateway_core::{
     CloudMessage, CorrelationId, DeviceId, MethodCall, MethodName, MethodReply, Properties,
-    SystemProperties, Uplink,
+    SystemProperties, Uplink, rfc3339,
 };
 use tokio::time::Instant;
 
 use crate::client::{ClientError, check_sections};
 use crate::error::AmqpError;
-use crate::sections::{self, OVERHEAD, put_data, put_uplink};
+use crate::sections::{OVERHEAD, put_data, put_uplink};
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
@@ -230,5 +230,5 @@ fn simple_text(value: SimpleValue) -> String {
 
 fn time_text(value: Timestamp) -> String {
     let milliseconds = Duration::from_millis(value.into_inner().max(0) as u64);
-    sections::time_text(SystemTime::UNIX_EPOCH + milliseconds)
+    rfc3339(SystemTime::UNIX_EPOCH + milliseconds)
 }

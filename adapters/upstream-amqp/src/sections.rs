@@ -3,10 +3,8 @@
 //! Every message goes through here. What the types of `fe2o3-amqp-types` would cost on the way, a
 //! copy of each text and a serializer's bookkeeping, is more than all the rest of sending it.
 
-use std::time::{Duration, SystemTime};
-
 use bytes::BufMut;
-use gateway_core::Uplink;
+use gateway_core::{Uplink, rfc3339};
 
 /// System properties that IoT Hub takes as application properties or annotations.
 const CREATED_AT: &str = "iothub-creation-time-utc";
@@ -62,7 +60,7 @@ pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
             }
             if let Some(created) = system.created_at {
                 put(out, STRING, CREATED_AT.as_bytes());
-                put(out, STRING, time_text(created).as_bytes());
+                put(out, STRING, rfc3339(created).as_bytes());
             }
             if let Some(schema) = &system.schema {
                 put(out, STRING, SCHEMA.as_bytes());
@@ -71,14 +69,6 @@ pub(crate) fn put_uplink(out: &mut Vec<u8>, uplink: &Uplink) {
         });
     }
     put_data(out, &uplink.body);
-}
-
-/// A time as RFC 3339 has it, which ends with the year 9999; one beyond as the nearest that it has.
-pub(crate) fn time_text(time: SystemTime) -> String {
-    const LATEST: Duration = Duration::from_secs(253_402_300_799);
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    let time = SystemTime::UNIX_EPOCH + since.unwrap_or_default().min(LATEST);
-    humantime_serde::re::humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Writes a data section.
@@ -129,6 +119,8 @@ fn compound(out: &mut Vec<u8>, small: u8, large: u8, count: u32, write: impl FnO
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use fe2o3_amqp_types::messaging::MessageId as WireId;
     use fe2o3_amqp_types::messaging::annotations::AnnotationKey;
     use fe2o3_amqp_types::primitives::{SimpleValue, Symbol, Value};

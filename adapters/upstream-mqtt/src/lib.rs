@@ -62,7 +62,6 @@ mod error;
 mod hub;
 mod lock;
 pub mod pooled;
-mod time;
 
 pub use hub::{
     MqttCommandConfig, MqttHubBudgetConfig, MqttHubConfig, MqttHubStats, MqttHubUpstream,

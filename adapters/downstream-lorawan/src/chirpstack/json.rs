@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use gateway_core::rfc3339;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -36,7 +37,7 @@ pub(super) fn encode(downlink: &Downlink, expires: Option<SystemTime>) -> Bytes 
         confirmed: downlink.confirmed,
         f_port: downlink.port,
         data: &downlink.payload,
-        expires_at: expires.map(|at| humantime::format_rfc3339_millis(at).to_string()),
+        expires_at: expires.map(rfc3339),
     };
     // Texts, numbers and bytes can always be written.
     serde_json::to_vec(&command).unwrap_or_default().into()

@@ -3,8 +3,6 @@
 mod own;
 mod starter_kit;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -53,18 +51,6 @@ fn normalized(reading: &Reading) -> Option<&RawValue> {
 fn problem(error: &CodecError) -> String {
     const LONGEST: usize = 500;
     error.to_string().chars().take(LONGEST).collect()
-}
-
-/// RFC 3339 with milliseconds, in UTC. A time that it cannot write becomes the epoch.
-fn rfc3339(time: SystemTime) -> String {
-    /// Seconds until the year 10,000.
-    const END: u64 = 253_402_300_800;
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = match since.as_secs() < END {
-        true => UNIX_EPOCH + since,
-        false => UNIX_EPOCH,
-    };
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Room for a usual message, in bytes; more is taken where it is needed.

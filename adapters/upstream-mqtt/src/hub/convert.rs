@@ -1,13 +1,12 @@
 //! Between the gateway's messages and the hub's topics.
 
-use gateway_core::{CloudMessage, DeviceId, Uplink};
+use gateway_core::{CloudMessage, DeviceId, Uplink, rfc3339};
 use humantime_serde::re::humantime;
 use tokio::time::Instant;
 
 use super::error::HubError;
 use super::{bag, topic};
 use crate::client::{Incoming, Publish};
-use crate::time::time_text;
 
 /// The largest message the hub takes, properties included, in bytes (Microsoft, "IoT Hub quotas
 /// and throttling").
@@ -40,7 +39,7 @@ fn event_topic(uplink: &Uplink) -> Result<String, HubError> {
     let mut topic = topic::events(&uplink.device);
     bag::push(&mut topic, "$.mid", uplink.id.as_str(), true);
     let system = &uplink.system;
-    let created = system.created_at.map(time_text);
+    let created = system.created_at.map(rfc3339);
     let names = [
         ("$.cid", &system.correlation_id),
         ("$.ct", &system.content_type),

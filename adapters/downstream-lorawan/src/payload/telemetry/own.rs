@@ -3,11 +3,12 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use gateway_core::rfc3339;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Reading, normalized, object, problem, rfc3339, to_json};
+use super::{Reading, normalized, object, problem, to_json};
 use crate::event::{
     Battery, DevAddr, DevEui, Event, Location, LogLevel, Modulation, Reception, Uplink,
 };

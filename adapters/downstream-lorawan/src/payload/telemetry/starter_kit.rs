@@ -5,10 +5,11 @@ use std::time::UNIX_EPOCH;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use gateway_core::rfc3339;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Reading, object, problem, rfc3339, to_json};
+use super::{Reading, object, problem, to_json};
 use crate::event::{Modulation, Uplink};
 
 /// Writes an uplink under the starter kit's names: `data` is what the codec made of the payload, or

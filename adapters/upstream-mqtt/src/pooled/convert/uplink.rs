@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use gateway_core::Uplink;
+use gateway_core::{Uplink, rfc3339};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
@@ -16,7 +16,6 @@ use crate::pooled::config::MqttEncoding;
 use crate::pooled::envelope::Envelope;
 use crate::pooled::template::Values;
 use crate::pooled::topics::Topics;
-use crate::time::time_text;
 
 /// What stands in a topic as it is between `=` and `&`.
 const BARE: &AsciiSet = &NON_ALPHANUMERIC
@@ -39,9 +38,7 @@ fn system(uplink: &Uplink) -> impl Iterator<Item = (&'static str, Cow<'_, str>)>
     let texts = texts
         .into_iter()
         .filter_map(|(name, value)| Some((name, Cow::Borrowed(value.as_deref()?))));
-    let created = system
-        .created_at
-        .map(|at| (CREATED_AT, time_text(at).into()));
+    let created = system.created_at.map(|at| (CREATED_AT, rfc3339(at).into()));
     std::iter::once((MESSAGE_ID, Cow::Borrowed(uplink.id.as_str())))
         .chain(texts)
         .chain(created)
