@@ -222,9 +222,12 @@ async fn a_pong_counts_though_it_does_not_say_which_ping_it_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_in_an_answer_completes_by_the_pong_behind_it_and_not_without() {
     let test = async {
-        let running = Running::start(config(), &["dev1"]).await;
-        for (answers, expected) in [(false, Disposition::Abandon), (true, Disposition::Complete)] {
-            let (mut client, name) = (running.stream_device("dev1").await, device("dev1"));
+        let running = Running::start(config(), &["dumb", "dev1"]).await;
+        for (id, answers, expected) in [
+            ("dumb", false, Disposition::Abandon),
+            ("dev1", true, Disposition::Complete),
+        ] {
+            let (mut client, name) = (running.stream_device(id).await, device(id));
             assert_eq!(client.hear().await.unwrap().code, Code::CSM);
             let get = Message::new(Code::GET).with_path("c");
             let get = get.with_option(option::URI_QUERY, &b"$.ttd=100"[..]);

@@ -2,10 +2,12 @@
 //! numbers. Fields that are not named are skipped.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message as _;
+use prost_types::value::Kind;
+use prost_types::{Struct, Timestamp};
 use serde_json::Value;
 
 use super::told::{self, Code};
@@ -41,96 +43,29 @@ pub(super) fn encode(downlink: &Downlink, expires: Option<SystemTime>) -> Bytes 
         confirmed: downlink.confirmed,
         f_port: downlink.port.into(),
         data: downlink.payload.clone(),
-        expires_at: expires.map(Timestamp::new),
+        expires_at: expires.map(Timestamp::from),
     };
     command.encode_to_vec().into()
 }
 
-/// `google.protobuf.Timestamp`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Timestamp {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
+fn time(timestamp: Option<Timestamp>) -> Option<SystemTime> {
+    timestamp?.try_into().ok()
 }
 
-impl Timestamp {
-    fn new(time: SystemTime) -> Self {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH);
-        let since = since.unwrap_or_default();
-        Self {
-            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanos: since.subsec_nanos() as i32,
-        }
-    }
-
-    fn time(&self) -> Option<SystemTime> {
-        let nanos = u32::try_from(self.nanos).ok()?.min(999_999_999);
-        let since = Duration::new(u64::try_from(self.seconds).ok()?, nanos);
-        SystemTime::UNIX_EPOCH.checked_add(since)
-    }
+fn object_json(object: Struct) -> Value {
+    let fields = object.fields.into_iter();
+    Value::Object(fields.map(|(name, value)| (name, json(value))).collect())
 }
 
-fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
-    timestamp.and_then(Timestamp::time)
-}
-
-/// `google.protobuf.Struct`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Object {
-    #[prost(map = "string, message", tag = "1")]
-    fields: HashMap<String, AnyValue>,
-}
-
-/// `google.protobuf.Value`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct AnyValue {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
-    kind: Option<Kind>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum Kind {
-    #[prost(int32, tag = "1")]
-    Null(i32),
-    #[prost(double, tag = "2")]
-    Number(f64),
-    #[prost(string, tag = "3")]
-    Text(String),
-    #[prost(bool, tag = "4")]
-    Bool(bool),
-    #[prost(message, tag = "5")]
-    Object(Object),
-    #[prost(message, tag = "6")]
-    List(List),
-}
-
-/// `google.protobuf.ListValue`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct List {
-    #[prost(message, repeated, tag = "1")]
-    values: Vec<AnyValue>,
-}
-
-impl Object {
-    fn json(self) -> Value {
-        let fields = self.fields.into_iter();
-        Value::Object(fields.map(|(name, value)| (name, value.json())).collect())
-    }
-}
-
-impl AnyValue {
-    /// As deep as prost reads, which is 100 at most.
-    fn json(self) -> Value {
-        match self.kind {
-            None | Some(Kind::Null(_)) => Value::Null,
-            Some(Kind::Number(number)) => number.into(),
-            Some(Kind::Text(text)) => text.into(),
-            Some(Kind::Bool(bool)) => bool.into(),
-            Some(Kind::Object(object)) => object.json(),
-            Some(Kind::List(list)) => list.values.into_iter().map(Self::json).collect(),
-        }
+/// As deep as prost reads, which is 100 at most.
+fn json(value: prost_types::Value) -> Value {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::NumberValue(number)) => number.into(),
+        Some(Kind::StringValue(text)) => text.into(),
+        Some(Kind::BoolValue(bool)) => bool.into(),
+        Some(Kind::StructValue(object)) => object_json(object),
+        Some(Kind::ListValue(list)) => list.values.into_iter().map(json).collect(),
     }
 }
 
@@ -177,7 +112,7 @@ struct UplinkEvent {
     #[prost(bytes = "bytes", tag = "10")]
     data: Bytes,
     #[prost(message, optional, tag = "11")]
-    object: Option<Object>,
+    object: Option<Struct>,
     #[prost(message, repeated, tag = "12")]
     rx_info: Vec<RxInfo>,
     #[prost(message, optional, tag = "13")]
@@ -199,8 +134,10 @@ impl UplinkEvent {
             uplink.port = (port != 0).then_some(port);
             uplink.confirmed = self.confirmed;
             uplink.adr = self.adr;
-            uplink.object = self.object.map(|object| object.json().to_string().into());
-            uplink.received_at = time(self.time.as_ref()).unwrap_or(uplink.received_at);
+            uplink.object = self
+                .object
+                .map(|object| object_json(object).to_string().into());
+            uplink.received_at = time(self.time).unwrap_or(uplink.received_at);
             uplink.data_rate = u8::try_from(self.dr).ok();
             if let Some(info) = self.tx_info {
                 uplink.frequency = Some(info.frequency);
@@ -209,7 +146,7 @@ impl UplinkEvent {
             }
             let receptions = self.rx_info.into_iter().map(|info| {
                 let mut reception = told::reception(info.gateway_id, info.rssi, info.snr);
-                reception.time = time(info.gw_time.as_ref());
+                reception.time = time(info.gw_time);
                 reception.channel = Some(info.channel);
                 reception.rf_chain = Some(info.rf_chain);
                 reception.location = info.location.map(|place| place.location());
@@ -351,7 +288,7 @@ impl JoinEvent {
             let dev_addr = self.dev_addr.parse();
             let dev_addr = dev_addr.map_err(|_| DecodeError::Lacks("a device address"))?;
             let mut join = Join::new(dev_eui, dev_addr);
-            join.received_at = time(self.time.as_ref()).unwrap_or(join.received_at);
+            join.received_at = time(self.time).unwrap_or(join.received_at);
             Ok(vec![Event::Join(join)])
         })?;
         Ok(told.with_id("join", &self.deduplication_id))
@@ -481,7 +418,7 @@ impl StatusEvent {
         };
         let told = about(self.device_info, |dev_eui| {
             let mut status = Status::new(dev_eui, battery, told::margin(self.margin));
-            status.received_at = time(self.time.as_ref()).unwrap_or(status.received_at);
+            status.received_at = time(self.time).unwrap_or(status.received_at);
             Ok(vec![Event::Status(status)])
         })?;
         Ok(told.with_id("status", &self.deduplication_id))
@@ -505,7 +442,7 @@ impl LocationEvent {
         let told = about(self.device_info, |dev_eui| {
             let place = self.location.ok_or(DecodeError::Lacks("a location"))?;
             let mut located = Located::new(dev_eui, place.location());
-            located.at = time(self.time.as_ref()).unwrap_or(located.at);
+            located.at = time(self.time).unwrap_or(located.at);
             Ok(vec![Event::Located(located)])
         })?;
         Ok(told.with_id("location", &self.deduplication_id))
