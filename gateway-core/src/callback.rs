@@ -37,8 +37,8 @@ use crate::message::{
 ///     async fn on_message(&self, message: CloudMessage) -> Disposition {
 ///         self.next.on_message(message).await
 ///     }
-///     async fn on_desired(&self, patch: DesiredPatch) {
-///         self.next.on_desired(patch).await;
+///     async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
+///         self.next.on_desired(patch).await
 ///     }
 ///     async fn on_end(&self, end: SessionEnd) {
 ///         self.next.on_end(end).await;
@@ -53,8 +53,11 @@ pub trait CloudCallback: fmt::Debug + Send + Sync + 'static {
     /// Delivers a message and says what became of it.
     async fn on_message(&self, message: CloudMessage) -> Disposition;
 
-    /// Brings a change of the desired properties.
-    async fn on_desired(&self, patch: DesiredPatch);
+    /// Brings a change of the desired properties and says what became of it. One that is
+    /// [abandoned](Disposition::Abandon) may have missed its device: an upstream brings none that
+    /// builds on it, but later all desired properties, marked as whole. Any other verdict is the end of
+    /// it: the device has it, or newer ones, or is not there and reads its twin itself when it comes.
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition;
 
     /// Tells that the hub ended the device's session.
     async fn on_end(&self, end: SessionEnd);
@@ -71,8 +74,8 @@ impl<T: CloudCallback + ?Sized> CloudCallback for Arc<T> {
         (**self).on_message(message).await
     }
 
-    async fn on_desired(&self, patch: DesiredPatch) {
-        (**self).on_desired(patch).await;
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
+        (**self).on_desired(patch).await
     }
 
     async fn on_end(&self, end: SessionEnd) {

@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::callback::CloudCallback;
 use crate::downstream::Downstream;
-use crate::error::{DownstreamError, ErrorKind};
+use crate::error::DownstreamError;
+use crate::error::ErrorKind::{self, Rejected, TooLarge, UnknownDevice, Unsupported};
 use crate::id::DeviceId;
 use crate::message::{
     CloudMessage, Delivered, DesiredPatch, Disposition, Downlink, MethodCall, MethodReply,
@@ -107,7 +108,6 @@ impl CloudCallback for Router {
     }
 
     async fn on_message(&self, message: CloudMessage) -> Disposition {
-        use ErrorKind::{Rejected, TooLarge, Unsupported};
         let deadline = message.deadline;
         let result = self.deliver(Downlink::Message(message), deadline).await;
         let (counter, disposition) = match result.map_err(|error| error.kind()) {
@@ -121,26 +121,35 @@ impl CloudCallback for Router {
         disposition
     }
 
-    async fn on_desired(&self, patch: DesiredPatch) {
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
         let Some(sessions) = self.sessions.upgrade() else {
-            return;
+            return Disposition::Complete;
         };
         let Some(passage) = sessions.pass_desired(&patch) else {
             let (device, version) = (&patch.device, patch.version);
             tracing::debug!(device.id = %device, version, "Desired change is not new");
             self.counters.desired_stale.fetch_add(1, Relaxed);
-            return;
+            return Disposition::Complete;
         };
-        // Nothing waits for it: a device that missed a patch reads its twin when it comes back.
         let deadline = Instant::now() + NOTICE_TIME;
-        let counter = match self.deliver(Downlink::Desired(patch), deadline).await {
+        let result = self.deliver(Downlink::Desired(patch), deadline).await;
+        let (counter, disposition) = match result.map_err(|error| error.kind()) {
             Ok(_) => {
                 passage.arrived();
-                &self.counters.desired_delivered
+                (&self.counters.desired_delivered, Disposition::Complete)
             }
-            Err(_) => &self.counters.desired_undelivered,
+            Err(kind) => {
+                let disposition = match kind {
+                    // A device that is not there reads its twin when it comes back.
+                    UnknownDevice => Disposition::Complete,
+                    Rejected | TooLarge | Unsupported => Disposition::Reject,
+                    _ => Disposition::Abandon,
+                };
+                (&self.counters.desired_undelivered, disposition)
+            }
         };
         counter.fetch_add(1, Relaxed);
+        disposition
     }
 
     async fn on_end(&self, end: SessionEnd) {

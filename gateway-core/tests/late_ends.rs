@@ -43,8 +43,8 @@ impl CloudCallback for LateCallback {
         self.next.on_message(message).await
     }
 
-    async fn on_desired(&self, patch: DesiredPatch) {
-        self.next.on_desired(patch).await;
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
+        self.next.on_desired(patch).await
     }
 
     async fn on_end(&self, end: SessionEnd) {

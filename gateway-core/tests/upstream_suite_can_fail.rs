@@ -88,11 +88,11 @@ impl CloudCallback for FaultyCallback {
         }
     }
 
-    async fn on_desired(&self, mut patch: DesiredPatch) {
+    async fn on_desired(&self, mut patch: DesiredPatch) -> Disposition {
         if self.fault == DropsPatches {
             patch.version = 1;
         }
-        self.next.on_desired(patch).await;
+        self.next.on_desired(patch).await
     }
 
     async fn on_end(&self, mut end: SessionEnd) {

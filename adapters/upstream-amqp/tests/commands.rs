@@ -156,8 +156,8 @@ impl CloudCallback for OneByOne {
         self.seen.on_message(message).await
     }
 
-    async fn on_desired(&self, patch: DesiredPatch) {
-        self.seen.on_desired(patch).await;
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
+        self.seen.on_desired(patch).await
     }
 
     async fn on_end(&self, end: SessionEnd) {

@@ -54,7 +54,9 @@ async fn a_message_whose_callback_panics_comes_again() {
             assert_eq!(message.delivery_count, 1);
             Disposition::Complete
         }
-        async fn on_desired(&self, _: DesiredPatch) {}
+        async fn on_desired(&self, _: DesiredPatch) -> Disposition {
+            Disposition::Complete
+        }
         async fn on_end(&self, _: SessionEnd) {}
     }
 

@@ -69,7 +69,9 @@ impl CloudCallback for Deaf {
         Disposition::Reject
     }
 
-    async fn on_desired(&self, _: DesiredPatch) {}
+    async fn on_desired(&self, _: DesiredPatch) -> Disposition {
+        Disposition::Complete
+    }
 
     async fn on_end(&self, _: SessionEnd) {}
 }

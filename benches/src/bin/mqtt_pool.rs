@@ -151,7 +151,9 @@ impl CloudCallback for Deaf {
     async fn on_message(&self, _: CloudMessage) -> Disposition {
         Disposition::Abandon
     }
-    async fn on_desired(&self, _: DesiredPatch) {}
+    async fn on_desired(&self, _: DesiredPatch) -> Disposition {
+        Disposition::Complete
+    }
     async fn on_end(&self, _: SessionEnd) {}
 }
 

@@ -123,9 +123,10 @@ impl CloudCallback for RecordingCallback {
         disposition.unwrap_or(Disposition::Complete)
     }
 
-    async fn on_desired(&self, patch: DesiredPatch) {
+    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
         self.0.send_modify(|state| state.record.patches.push(patch));
         self.released().await;
+        Disposition::Complete
     }
 
     async fn on_end(&self, end: SessionEnd) {

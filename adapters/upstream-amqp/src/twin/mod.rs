@@ -310,7 +310,7 @@ impl Twin<'_> {
         let patch = change.patch(device.id.clone());
         let callback = device.callback();
         self.delivering = Some(Box::pin(async move {
-            callback.on_desired(patch).await;
+            let _unused = callback.on_desired(patch).await;
             change
         }));
     }

@@ -423,5 +423,5 @@ async fn until(at: Option<Instant>) {
 
 async fn deliver(device: Arc<Device>, change: DesiredChange) {
     let patch = change.patch(device.id.clone());
-    device.callback().on_desired(patch).await;
+    let _unused = device.callback().on_desired(patch).await;
 }

@@ -287,7 +287,7 @@ impl MemoryUpstream {
     pub async fn send_desired(&self, patch: DesiredPatch) {
         let interest = Interest::NONE.with_desired(true);
         if let Some(listener) = self.listener(&patch.device, interest) {
-            listener.on_desired(patch).await;
+            let _unused = listener.on_desired(patch).await;
         }
     }
 
