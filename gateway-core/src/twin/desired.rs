@@ -2,6 +2,7 @@
 //! Pure.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -75,6 +76,10 @@ pub struct DesiredChanges {
     told: u64,
     /// Something may have been missed: until it is fetched, single changes are of no use.
     is_behind: bool,
+    /// The device may lack a change that was passed on: what is fetched next is for it.
+    owes_whole: bool,
+    /// The version of the change taken out last.
+    given: u64,
     waiting: VecDeque<DesiredChange>,
     /// Changes that may wait; what is beyond is fetched later.
     room: usize,
@@ -90,6 +95,8 @@ impl DesiredChanges {
             base: 0,
             told: 0,
             is_behind: false,
+            owes_whole: false,
+            given: 0,
             waiting: VecDeque::new(),
             room,
         }
@@ -107,6 +114,16 @@ impl DesiredChanges {
         self.waiting.clear();
     }
 
+    /// Takes note that the device may lack the change taken out last, as after
+    /// [`Disposition::Abandon`](crate::Disposition::Abandon). What builds on it is dropped, and all
+    /// desired properties are to be fetched, after a while; they are passed on whatever their version.
+    pub fn missed(&mut self) {
+        self.is_behind = true;
+        self.owes_whole = true;
+        self.waiting.clear();
+        (self.passed, self.base) = (self.given.saturating_sub(1), 0);
+    }
+
     /// Tells whether all desired properties are to be fetched.
     #[must_use]
     pub fn is_behind(&self) -> bool {
@@ -116,11 +133,14 @@ impl DesiredChanges {
     /// Takes a change of which the hub tells.
     pub fn take(&mut self, version: u64, body: Bytes) {
         self.told = self.told.max(version);
+        // The last version of all has no next one.
+        let before = version.saturating_sub(1);
         let is_next = match (self.passed, self.base) {
+            _ if self.owes_whole => false,
             // Nothing can be missing yet.
             (0, 0) => true,
-            (0, base) => version <= base + 1,
-            (passed, _) => version == passed + 1 && !self.is_behind,
+            (0, base) => before <= base,
+            (passed, _) => before == passed && !self.is_behind,
         };
         let has_room = self.waiting.len() < self.room;
         if has_room && (is_next || version == 0) {
@@ -142,10 +162,11 @@ impl DesiredChanges {
             return false;
         }
         self.is_behind = false;
-        if self.known() == 0 {
+        let owes_whole = mem::take(&mut self.owes_whole);
+        if self.known() == 0 && !owes_whole {
             // A device that was given nothing asks for its twin itself.
             self.base = version;
-        } else if self.known() != version {
+        } else if self.known() != version || owes_whole {
             // A lower version is that of a twin that was made anew.
             self.passed = version;
             self.waiting.clear();
@@ -163,6 +184,7 @@ impl DesiredChanges {
         let is_newer = version > self.passed;
         if is_newer {
             self.passed = version;
+            self.owes_whole = false;
             self.waiting.clear();
         }
         is_newer
@@ -185,7 +207,9 @@ impl DesiredChanges {
 
     /// Takes out the next change to pass on.
     pub fn pop(&mut self) -> Option<DesiredChange> {
-        self.waiting.pop_front()
+        let change = self.waiting.pop_front()?;
+        self.given = change.version;
+        Some(change)
     }
 }
 
@@ -325,13 +349,67 @@ mod tests {
         assert_eq!(versions(&mut changes), (2..10).collect::<Vec<_>>());
     }
 
+    #[test]
+    fn a_change_that_its_device_missed_comes_again_with_all_and_nothing_builds_on_it() {
+        for known in [0, 3] {
+            let mut changes = taken(known, &[4, 5]);
+            assert_eq!(changes.pop().unwrap().version, 4);
+            changes.missed();
+            assert_eq!(changes.known(), 3);
+            changes.take(6, Bytes::new());
+            assert!(changes.is_behind() && !changes.is_waiting());
+            assert!(!changes.fetched(5, Bytes::new()));
+            assert!(changes.fetched(6, Bytes::new()));
+            let whole = changes.pop().unwrap();
+            assert_eq!((whole.version, whole.is_whole), (6, true));
+            changes.missed();
+            assert!(changes.fetched(6, Bytes::new()));
+            assert_eq!(changes.pop().unwrap(), whole, "it was missed too");
+            changes.take(7, Bytes::new());
+            assert_eq!(versions(&mut changes), [7]);
+        }
+    }
+
+    #[test]
+    fn the_first_version_of_all_comes_again_if_its_device_missed_it() {
+        let mut changes = taken(0, &[1]);
+        assert_eq!(versions(&mut changes), [1]);
+        changes.missed();
+        assert!(changes.fetched(1, Bytes::new()));
+        assert_eq!(versions(&mut changes), [1]);
+    }
+
+    #[test]
+    fn a_device_that_reads_what_it_missed_is_not_told_again() {
+        let mut changes = taken(3, &[4]);
+        assert_eq!(versions(&mut changes), [4]);
+        changes.missed();
+        assert!(!changes.read(3), "what it read is older");
+        assert!(changes.read(4));
+        assert!(changes.fetched(4, Bytes::new()));
+        assert!(versions(&mut changes).is_empty());
+    }
+
+    #[test]
+    fn versions_end_without_a_next_one() {
+        let mut changes = taken(u64::MAX - 1, &[u64::MAX, u64::MAX]);
+        assert_eq!(versions(&mut changes), [u64::MAX]);
+        let mut changes = DesiredChanges::new(0, 8);
+        changes.fetched(u64::MAX, Bytes::new());
+        changes.take(u64::MAX, Bytes::new());
+        assert_eq!(versions(&mut changes), [u64::MAX]);
+        changes.missed();
+        changes.fetched(u64::MAX, Bytes::new());
+        assert_eq!(versions(&mut changes), [u64::MAX]);
+    }
+
     /// What can happen between a hub and a device.
     #[derive(Debug, Clone)]
     enum Step {
         /// The hub's properties change; the notice arrives or is lost.
         Write { arrives: bool },
-        /// The device is given the next change.
-        Deliver,
+        /// The device is given the next change, and has it or not.
+        Deliver { arrives: bool },
         /// The links are lost, and come again.
         Reconnect,
         /// A fetch that is due is answered, perhaps with what was before the last change.
@@ -343,7 +421,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => any::<bool>().prop_map(|arrives| Step::Write { arrives }),
-            4 => Just(Step::Deliver),
+            4 => prop::bool::weighted(0.8).prop_map(|arrives| Step::Deliver { arrives }),
             1 => Just(Step::Reconnect),
             2 => any::<bool>().prop_map(|is_stale| Step::Fetch { is_stale }),
             1 => Just(Step::Read),
@@ -358,10 +436,12 @@ mod tests {
         device: u64,
         /// What is remembered of the device over a loss of its links.
         known: u64,
+        /// Whether it missed what it was given last.
+        has_missed: bool,
     }
 
     impl Model {
-        fn deliver(&mut self) -> Result<(), TestCaseError> {
+        fn deliver(&mut self, arrives: bool) -> Result<(), TestCaseError> {
             let Some(change) = self.changes.pop() else {
                 return Ok(());
             };
@@ -369,8 +449,19 @@ mod tests {
             prop_assert!(version > device, "{} after {}", version, device);
             let is_next = device == 0 || version == device + 1;
             prop_assert!(change.is_whole || is_next, "{} after {}", version, device);
-            self.device = version;
-            self.known = self.known.max(version);
+            prop_assert!(
+                change.is_whole || !self.has_missed,
+                "{} after a miss",
+                version
+            );
+            self.has_missed = !arrives;
+            if arrives {
+                self.device = version;
+                self.known = self.known.max(version);
+            } else {
+                self.changes.missed();
+                self.known = self.known.max(self.changes.known());
+            }
             Ok(())
         }
 
@@ -395,8 +486,16 @@ mod tests {
         fn a_device_is_given_every_version_once_and_ends_with_the_newest(
             steps in proptest::collection::vec(step(), 0..80),
             room in 1..5usize,
+            // With all steps' changes, the last one may be that of the last version of all.
+            first in prop_oneof![Just(1), Just(u64::MAX - 81)],
         ) {
-            let mut model = Model { changes: DesiredChanges::new(0, room), hub: 1, device: 0, known: 0 };
+            let mut model = Model {
+                changes: DesiredChanges::new(0, room),
+                hub: first,
+                device: 0,
+                known: 0,
+                has_missed: false,
+            };
             model.changes.subscribed();
             for step in steps {
                 match step {
@@ -406,7 +505,7 @@ mod tests {
                             model.changes.take(model.hub, Bytes::new());
                         }
                     }
-                    Step::Deliver => model.deliver()?,
+                    Step::Deliver { arrives } => model.deliver(arrives)?,
                     Step::Reconnect => {
                         model.changes = DesiredChanges::new(model.known, room);
                         model.changes.subscribed();
@@ -420,6 +519,7 @@ mod tests {
                         if model.changes.read(model.hub) {
                             model.device = model.hub;
                             model.known = model.hub;
+                            model.has_missed = false;
                         }
                     }
                 }
@@ -430,7 +530,7 @@ mod tests {
             model.changes.take(model.hub, Bytes::new());
             model.fetch(model.hub);
             for _ in 0..=room {
-                model.deliver()?;
+                model.deliver(true)?;
             }
             prop_assert_eq!(model.device, model.hub);
         }
