@@ -129,50 +129,67 @@ async fn a_message_over_256_kb_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_message_is_locked_until_it_is_completed_rejected_or_given_back() {
+async fn a_message_has_as_many_properties_as_over_other_protocols() {
     let hub = plain_hub().await;
     let mut http = Http::device(&hub, "d").await;
-    assert_eq!(http.get(MESSAGES).await.status, 204);
-    let message = C2d::new("open")
-        .with_message_id("m-1")
-        .with_property("valve", "3");
-    let first = hub.send_c2d("d", message).unwrap();
-    let reply = http.get(MESSAGES).await;
-    assert_eq!((reply.status, &reply.body[..]), (200, &b"open"[..]));
-    assert_eq!(reply.header("iothub-messageid"), "m-1");
-    assert_eq!(reply.header("iothub-app-valve"), "3");
-    assert_eq!(reply.header("iothub-to"), "/devices/d/messages/deviceBound");
-    assert_eq!(reply.header("iothub-sequencenumber"), "1");
-    assert_eq!(reply.header("iothub-deliverycount"), "0");
-    let lock = reply.header("etag").trim_matches('"').to_owned();
-    assert_ne!(reply.header("etag"), lock);
-    assert_eq!(http.get(MESSAGES).await.status, 204);
+    let lines: Vec<String> = (0..900)
+        .map(|number| format!("iothub-app-P{number}: {number}"))
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    assert_eq!(http.ask("POST", EVENTS, &lines, b"").await.status, 204);
+    let accepted = hub.record().accepted();
+    assert_eq!(accepted[0].properties.len(), 900);
+    assert_eq!(accepted[0].properties["P899"], "899");
+}
 
-    let given_back = format!("{MESSAGES}/{lock}/abandon");
-    assert_eq!(http.ask("POST", &given_back, &[], b"").await.status, 204);
-    let lost = http
-        .ask("DELETE", &format!("{MESSAGES}/{lock}"), &[], b"")
-        .await;
-    assert_eq!(lost.status, 412);
-    assert_eq!(lost.header("iothub-errorcode"), "DeviceMessageLockLost");
+#[tokio::test]
+async fn a_message_is_locked_until_it_is_completed_rejected_or_given_back() {
+    // As SDKs spell it; that for C# has the capital.
+    for messages in [MESSAGES, "/devices/d/messages/deviceBound"] {
+        let hub = plain_hub().await;
+        let mut http = Http::device(&hub, "d").await;
+        assert_eq!(http.get(messages).await.status, 204);
+        let message = C2d::new("open")
+            .with_message_id("m-1")
+            .with_property("valve", "3");
+        let first = hub.send_c2d("d", message).unwrap();
+        let reply = http.get(messages).await;
+        assert_eq!((reply.status, &reply.body[..]), (200, &b"open"[..]));
+        assert_eq!(reply.header("iothub-messageid"), "m-1");
+        assert_eq!(reply.header("iothub-app-valve"), "3");
+        assert_eq!(reply.header("iothub-to"), "/devices/d/messages/deviceBound");
+        assert_eq!(reply.header("iothub-sequencenumber"), "1");
+        assert_eq!(reply.header("iothub-deliverycount"), "0");
+        let lock = reply.header("etag").trim_matches('"').to_owned();
+        assert_ne!(reply.header("etag"), lock);
+        assert_eq!(http.get(messages).await.status, 204);
 
-    let again = http.get(MESSAGES).await;
-    assert_eq!(again.header("iothub-deliverycount"), "1");
-    let lock = again.header("etag").trim_matches('"');
-    let done = http
-        .ask("DELETE", &format!("{MESSAGES}/{lock}"), &[], b"")
-        .await;
-    assert_eq!(done.status, 204);
-    assert_eq!(soon(first.outcome()).await, C2dOutcome::Completed);
+        let given_back = format!("{messages}/{lock}/abandon");
+        assert_eq!(http.ask("POST", &given_back, &[], b"").await.status, 204);
+        let lost = http
+            .ask("DELETE", &format!("{messages}/{lock}"), &[], b"")
+            .await;
+        assert_eq!(lost.status, 412);
+        assert_eq!(lost.header("iothub-errorcode"), "DeviceMessageLockLost");
 
-    let second = hub.send_c2d("d", C2d::new("")).unwrap();
-    let reply = http.get(MESSAGES).await;
-    let lock = reply.header("etag").trim_matches('"');
-    let path = format!("{MESSAGES}/{lock}?api-version=2021-04-12&reject");
-    assert_eq!(http.ask("DELETE", &path, &[], b"").await.status, 204);
-    assert_eq!(soon(second.outcome()).await, C2dOutcome::Rejected);
-    let nonsense = format!("{MESSAGES}/nonsense");
-    assert_eq!(http.ask("DELETE", &nonsense, &[], b"").await.status, 412);
+        let again = http.get(messages).await;
+        assert_eq!(again.header("iothub-deliverycount"), "1");
+        let lock = again.header("etag").trim_matches('"');
+        let done = http
+            .ask("DELETE", &format!("{messages}/{lock}"), &[], b"")
+            .await;
+        assert_eq!(done.status, 204);
+        assert_eq!(soon(first.outcome()).await, C2dOutcome::Completed);
+
+        let second = hub.send_c2d("d", C2d::new("")).unwrap();
+        let reply = http.get(messages).await;
+        let lock = reply.header("etag").trim_matches('"');
+        let path = format!("{messages}/{lock}?api-version=2021-04-12&reject");
+        assert_eq!(http.ask("DELETE", &path, &[], b"").await.status, 204);
+        assert_eq!(soon(second.outcome()).await, C2dOutcome::Rejected);
+        let nonsense = format!("{messages}/nonsense");
+        assert_eq!(http.ask("DELETE", &nonsense, &[], b"").await.status, 412);
+    }
 }
 
 #[tokio::test]
@@ -259,6 +276,41 @@ async fn a_held_settlement_holds_the_answer_and_a_rejection_is_a_throttle() {
     assert_eq!(reply.status, 204);
     hub.faults().throttle(Some("d"), 1);
     assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 429);
+    assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 204);
+}
+
+#[tokio::test]
+async fn a_script_refuses_by_the_status_that_its_condition_stands_for() {
+    let hub = plain_hub().await;
+    let faults = hub.faults();
+    let mut http = Http::device(&hub, "d").await;
+    for (condition, status, code) in [
+        ("amqp:resource-limit-exceeded", 403, "IotHubQuotaExceeded"),
+        ("com.microsoft:argument-error", 400, "ArgumentInvalid"),
+        ("amqp:unauthorized-access", 401, "IotHubUnauthorized"),
+        ("amqp:not-found", 404, "DeviceNotFound"),
+        ("amqp:link:message-size-exceeded", 413, "MessageTooLarge"),
+        ("com.microsoft:timeout", 504, "GatewayTimeout"),
+        ("amqp:internal-error", 500, "ServerError"),
+    ] {
+        faults.reject_next(Some("d"), 1, condition);
+        let reply = http.ask("POST", EVENTS, &[], b"").await;
+        assert_eq!(reply.status, status, "{condition}");
+        assert_eq!(reply.header("iothub-errorcode"), code);
+    }
+    assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 204);
+}
+
+#[tokio::test]
+async fn a_script_refuses_a_good_token() {
+    let hub = plain_hub().await;
+    let mut http = Http::device(&hub, "d").await;
+    hub.faults().refuse_token("d", 401, "no");
+    assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 401);
+    assert_eq!(http.get(MESSAGES).await.status, 401);
+    hub.faults().refuse_token("d", 429, "later");
+    assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 429);
+    hub.faults().allow_token("d");
     assert_eq!(http.ask("POST", EVENTS, &[], b"").await.status, 204);
 }
 

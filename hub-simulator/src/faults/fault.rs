@@ -93,7 +93,7 @@ pub enum Fault {
         /// Whose.
         device: String,
     },
-    /// Loses the next messages that the hub would send to a device.
+    /// Loses the next messages that the hub would send to a device over AMQP.
     Lose {
         /// Whose.
         device: String,
@@ -103,7 +103,7 @@ pub enum Fault {
         /// How many.
         count: u64,
     },
-    /// Sends the next messages to a device as what nobody can read.
+    /// Sends the next messages to a device over AMQP as what nobody can read.
     Garble {
         /// Whose.
         device: String,

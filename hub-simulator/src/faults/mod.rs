@@ -15,7 +15,7 @@ use crate::hub::device::Feed;
 use crate::hub::peer::{ConnectionId, Notice};
 pub use fault::Fault;
 pub use plan::{Plan, PlanError, Planned, Step};
-pub(crate) use script::{Attaching, Mishandling, Order, Script, Settling};
+pub(crate) use script::{Attaching, Mishandling, Order, Script, Settling, code_of};
 use script::{Mishap, Rejection, Rules};
 
 /// Longest delay that a script makes.
@@ -117,7 +117,8 @@ impl Faults {
         self.hub.script.set_latency(latency.min(MAX_DELAY));
     }
 
-    /// Rejects the next `count` telemetry messages of a device, or of any, with an error condition.
+    /// Rejects the next `count` telemetry messages of a device, or of any, with an error condition; over
+    /// HTTP with the status that the condition stands for, 500 if it stands for none.
     pub fn reject_next(&self, device: Option<&str>, count: u64, condition: &str) {
         let error = scripted(condition);
         let device = device.map(str::to_owned);
@@ -180,13 +181,13 @@ impl Faults {
         });
     }
 
-    /// Loses the next `count` messages that the hub would send to a device on links of a kind; of the
-    /// twin these are answers and changes of desired properties.
+    /// Loses the next `count` messages that the hub would send to a device on AMQP links of a kind; of
+    /// the twin these are answers and changes of desired properties.
     pub fn lose_next(&self, device: &str, kind: LinkKind, count: u64) {
         self.mishandle(device, kind, count, Mishandling::Lose);
     }
 
-    /// Sends the next `count` messages to a device on links of a kind as what nobody can read.
+    /// Sends the next `count` messages to a device on AMQP links of a kind as what nobody can read.
     pub fn garble_next(&self, device: &str, kind: LinkKind, count: u64) {
         self.mishandle(device, kind, count, Mishandling::Garble);
     }

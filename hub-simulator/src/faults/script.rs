@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::LinkKind;
-use crate::amqp::AmqpError;
+use crate::amqp::{AmqpError, condition};
+use crate::hub::error::ErrorCode;
 
 /// A fault that a connection carries out at once.
 #[derive(Debug, Clone)]
@@ -76,6 +77,23 @@ pub(super) struct Rejection {
     pub(super) device: Option<String>,
     pub(super) left: u64,
     pub(super) error: AmqpError,
+}
+
+/// The code that a condition stands for where the hub refuses by codes, as over HTTP.
+pub(crate) fn code_of(condition: &str) -> ErrorCode {
+    match condition {
+        condition::ARGUMENT | condition::ARGUMENT_RANGE => ErrorCode::ArgumentInvalid,
+        condition::HUB_NOT_FOUND => ErrorCode::IotHubNotFound,
+        condition::NOT_ALLOWED => ErrorCode::InvalidOperation,
+        condition::NOT_FOUND => ErrorCode::DeviceNotFound,
+        // A device's limit is the quota of a day.
+        condition::RESOURCE_LIMIT => ErrorCode::IotHubQuotaExceeded,
+        condition::SIZE_EXCEEDED => ErrorCode::MessageTooLarge,
+        condition::UNAUTHORIZED => ErrorCode::IotHubUnauthorized,
+        "com.microsoft:device-container-throttled" => ErrorCode::ThrottlingException,
+        "com.microsoft:timeout" => ErrorCode::GatewayTimeout,
+        _ => ErrorCode::ServerError,
+    }
 }
 
 /// What happens to a message that the hub sends to a device.

@@ -91,6 +91,11 @@ impl Call {
             ),
         };
         let identity = identity.map_err(refusal)?;
+        if let Shown::Token(_) = &self.shown
+            && let Some((status, text)) = self.hub.script.token_refusal(&identity)
+        {
+            return Err(refusal(AccessError::Scripted { status, text }));
+        }
         Ok(Sender { identity, auth })
     }
 }

@@ -23,15 +23,21 @@ use crate::hub::queue::Verdict;
 use crate::hub::state::{Delivery, Now};
 use crate::hub::throttle::Operation;
 
+/// Headers that a message may have: they are over 64 KB then, which no client reads, and the map of
+/// them panics where it is full, at six times as many.
+const MAX_FIELDS: usize = 4096;
+
 pub(super) fn routes() -> Router<HttpState> {
-    let of_device = "/devices/{device}/messages/devicebound";
-    let of_module = "/devices/{device}/modules/{module}/messages/devicebound";
     let mut routes = Router::new();
-    for path in [of_device, of_module] {
-        routes = routes
-            .route(path, get(receive))
-            .route(&format!("{path}/{{lock}}"), delete(finish))
-            .route(&format!("{path}/{{lock}}/abandon"), post(abandon));
+    for owner in ["/devices/{device}", "/devices/{device}/modules/{module}"] {
+        // SDKs differ in the spelling: that for C# has the capital.
+        for bound in ["devicebound", "deviceBound"] {
+            let path = format!("{owner}/messages/{bound}");
+            routes = routes
+                .route(&path, get(receive))
+                .route(&format!("{path}/{{lock}}"), delete(finish))
+                .route(&format!("{path}/{{lock}}/abandon"), post(abandon));
+        }
     }
     routes
 }
@@ -115,8 +121,9 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let mut headers = HeaderMap::new();
     let mut put = |name: &str, value: &str| {
-        // A property that HTTP has no form for stays behind.
-        if let Ok(name) = HeaderName::from_str(name)
+        // A property that HTTP has no form for, or no room, stays behind.
+        if headers.len() < MAX_FIELDS
+            && let Ok(name) = HeaderName::from_str(name)
             && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
         {
             headers.insert(name, value);
@@ -124,12 +131,6 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
             tracing::debug!(name, "Property fits no header");
         }
     };
-    for (name, value) in &message.properties {
-        match &**name {
-            "iothub-ack" => put(name, value),
-            _ => put(&format!("iothub-app-{name}"), value),
-        }
-    }
     put("iothub-messageid", &text(&message.message_id));
     put("iothub-correlationid", &text(&message.correlation_id));
     let expiry = message.expiry(delivery.enqueued).map(american);
@@ -150,5 +151,39 @@ fn headers(identity: &str, delivery: &Delivery) -> HeaderMap {
         }
     }
     put(header::ETAG.as_str(), &quoted(&delivery.lock.to_string()));
+    for (name, value) in &message.properties {
+        match &**name {
+            "iothub-ack" => put(name, value),
+            _ => put(&format!("iothub-app-{name}"), value),
+        }
+    }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::hub::message::C2d;
+
+    #[test]
+    fn a_message_with_more_properties_than_there_is_room_for_goes_out_under_its_lock() {
+        let mut message = C2d::new("open");
+        for number in 0..25_000 {
+            message = message.with_property(format!("p{number}"), "");
+        }
+        let delivery = Delivery {
+            lock: Guid::random(),
+            sequence: 1,
+            deliveries: 0,
+            message: Arc::new(message),
+            enqueued: SystemTime::now(),
+        };
+        let headers = headers("d", &delivery);
+        let lock = quoted(&delivery.lock.to_string());
+        assert_eq!(headers[header::ETAG], lock);
+        assert_eq!(headers.len(), MAX_FIELDS);
+    }
 }

@@ -51,6 +51,10 @@ use websocket::{Spoken, WebSocketLine};
 /// Bytes that the headers of a request may have.
 const MAX_HEADERS: usize = 64 * 1024;
 
+/// Headers that a request may have: each property of a message is one, and only so many have their
+/// spelling noted. The library's 100 are fewer than other protocols take.
+const MAX_FIELDS: usize = 1000;
+
 /// All that the hubs answer to; each part brings its own.
 fn routes() -> Router<HttpState> {
     Router::new()
@@ -200,6 +204,7 @@ async fn answer<L: Line>(line: L, caller: Caller) -> Option<Upgraded<L>> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.http_idle_timeout)
         .max_buf_size(MAX_HEADERS)
+        .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(line), service);
     let peer = Arc::clone(state.peer());
     tracing::debug!(connection = %peer.id, "HTTP connection is open");

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
 use crate::amqp::events::encode;
-use crate::faults::{Script, Settling};
+use crate::faults::{Script, Settling, code_of};
 use crate::limits::Limits;
 use error::{ErrorCode, HubError};
 use events::{EventBatch, EventLog, EventRetention, Layout};
@@ -158,10 +158,7 @@ impl Hub {
         let device = identity::split(&sender.identity).0;
         if let Some(error) = self.script.rejection(&sender.identity) {
             tracing::debug!(device.id = device, condition = %error.condition, "Telemetry is rejected by script");
-            return Err(HubError::new(
-                ErrorCode::ThrottlingException,
-                error.description,
-            ));
+            return Err(HubError::new(code_of(&error.condition), error.description));
         }
         let size = messages.iter().map(Accepted::size).sum();
         let limit = self.limits.max_telemetry_size;
