@@ -23,17 +23,25 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Words in lines: `I am <id>`, `as <id> <id of message>` sends, `got <tag>`, `panic`.
+/// Words in lines: `I am <id>`, `as <id> <id of message>` sends, `on <id> <id of message>` goes on with
+/// the next message after each verdict, `last <id> <id of message>` does so and says goodbye,
+/// `got <tag>`, `panic`.
 struct Words {
     codec: FrameCodec,
     expired: Arc<AtomicU64>,
     confirms: bool,
+    goes_on: Option<DeviceId>,
 }
 
 impl Words {
     fn say(actions: &mut Actions, text: impl AsRef<str>) {
         actions.output().put_slice(text.as_ref().as_bytes());
         actions.output().put_u8(b'\n');
+    }
+
+    fn send(actions: &mut Actions, device: DeviceId, token: u64) {
+        let id = MessageId::new(token.to_string()).unwrap();
+        actions.uplink(token, Uplink::new(device, id, "x"));
     }
 }
 
@@ -46,12 +54,12 @@ impl Protocol for Words {
         let text = String::from_utf8(frame.to_vec()).unwrap();
         match text.split(' ').collect::<Vec<_>>()[..] {
             ["I", "am", id] => actions.identify(Login::new(device(id), Proof::None)),
-            ["as", id, message] => {
-                let token = message.parse().unwrap();
-                actions.uplink(
-                    token,
-                    Uplink::new(device(id), MessageId::new(message).unwrap(), "x"),
-                );
+            [how @ ("as" | "on" | "last"), id, message] => {
+                self.goes_on = (how != "as").then(|| device(id));
+                if how == "last" {
+                    actions.close();
+                }
+                Self::send(actions, device(id), message.parse().unwrap());
             }
             ["got", tag] => actions.done(tag.parse().unwrap(), Ok(Delivered::Acknowledged)),
             ["panic"] => panic!("as asked"),
@@ -65,6 +73,10 @@ impl Protocol for Words {
 
     fn on_settled(&mut self, token: u64, settlement: Settlement, actions: &mut Actions) {
         Self::say(actions, format!("{token} {settlement:?}"));
+        // Not for ever, so that a connection which lets it go on shows.
+        if let Some(device) = self.goes_on.clone().filter(|_| token < 9) {
+            Self::send(actions, device, token + 1);
+        }
     }
 
     fn on_command(
@@ -112,6 +124,7 @@ async fn start(confirms: bool) -> Running {
         codec: FrameCodec::new(Framing::Line, 100),
         expired: expired.clone(),
         confirms,
+        goes_on: None,
     };
     Running::start_with(TcpDownstream::builder(config).with_protocol(words), |_| {}).await
 }
@@ -220,6 +233,34 @@ async fn a_protocol_is_told_when_nobody_waits_any_more() {
     talk.say("got 77").await;
     talk.say("as dev1 5").await;
     assert_eq!(talk.hear().await, "5 Accepted");
+    drop(talk);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_is_handed_in_while_a_connection_is_stopped_is_given_back_once() {
+    let running = start(true).await;
+    let mut talk = connected(&running).await;
+    running.hub.hold();
+    talk.say("on dev1 1").await;
+    running.hub.wait_held(1).await;
+    // A newer connection of the device stops this one, whose message is still in flight.
+    let newer = connected(&running).await;
+    running.hub.release();
+    assert_eq!(talk.hear().await, "1 Accepted");
+    assert!(talk.hear().await.starts_with("2 RetryLater("));
+    assert_eq!(talk.hear().await, "bye replaced");
+    drop((talk, newer));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_is_handed_in_behind_an_orderly_end_is_given_back_once() {
+    let running = start(true).await;
+    let mut talk = connected(&running).await;
+    talk.say("last dev1 1").await;
+    assert!(talk.hear().await.starts_with("1 RetryLater("));
+    assert_eq!(talk.hear().await, "bye closed");
     drop(talk);
     running.end().await;
 }

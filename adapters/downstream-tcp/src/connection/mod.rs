@@ -59,6 +59,8 @@ enum Standing {
     Unknown,
     Judging,
     Known { device: DeviceId, _claim: Claim },
+    /// It ends: what is asked for still is put in the queue, and answered once.
+    Left,
 }
 
 /// Polls a future that may not be there, and takes it out when it is done.
@@ -288,7 +290,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Ends: nothing new is taken, what is in flight settles and is told, the last bytes go out.
+    /// Ends: nothing new is taken, what is in flight settles and is told, then what is not begun is
+    /// given back, and the last bytes go out.
     async fn leave(mut self, mut jobs: Jobs<'_, impl Future<Output = Done>>, end: End) {
         if let Standing::Known { device, .. } = &self.standing {
             tracing::info!(device.id = %device, reason = end.as_str(), "Device disconnected");
@@ -298,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         // Gives up the device and fails its commands, also those not begun: no answer to them is
         // read any more, and nobody is to wait for the uplinks below.
-        self.standing = Standing::Unknown;
+        self.standing = Standing::Left;
         (self.presence, self.arrival, self.renewal) = (None, None, None);
         // Nobody polls these any more, and a credit is for those who wait for it.
         (self.judgement, self.reserving, self.slot) = (None, None, None);
@@ -306,9 +309,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.unwritten.clear();
         self.deliveries.close();
         while self.deliveries.try_recv().is_ok() {}
-        for job in std::mem::take(&mut self.queue) {
-            self.done(job.undone());
-        }
         let mut is_open = !matches!(end, End::Gone(_));
         let patience = self.shared.config.timeouts.write;
         while jobs.len() > 0 {
@@ -323,6 +323,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 () = sleep_until(late), if is_open && is_late => is_open = false,
             }
+        }
+        // Once: who hands in again on this answer would do so for ever.
+        for job in std::mem::take(&mut self.queue) {
+            self.done(job.undone());
         }
         if let End::Told(reason) = end {
             self.protocol.on_close(reason, &mut self.actions);

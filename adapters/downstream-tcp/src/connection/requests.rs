@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Request::Twin { token, request } => {
                 let job = Job::Twin { token, request };
                 match self.standing {
-                    Standing::Known { .. } if self.end.is_none() => self.queue.push_back(job),
+                    Standing::Known { .. } | Standing::Left => self.queue.push_back(job),
                     _ => self.done(job.undone()),
                 }
             }
@@ -49,11 +49,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Standing::Known { device, .. } if *device != uplink.device => {
                     self.refuse(token, ErrorKind::Unauthorized);
                 }
-                Standing::Known { .. } if self.end.is_none() => {
+                Standing::Known { .. } | Standing::Left => {
                     self.queue.push_back(Job::Uplink { token, uplink });
                 }
-                Standing::Known { .. } => self.done(Job::Uplink { token, uplink }.undone()),
-                _ if self.end.is_some() => self.done(Job::Uplink { token, uplink }.undone()),
                 _ => self.refuse(token, ErrorKind::Unauthorized),
             },
         }
@@ -68,6 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     pub(super) fn identify(&mut self, login: Login) {
         match &self.standing {
+            Standing::Left => {}
             Standing::Judging => tracing::warn!("A protocol identified a device twice at once"),
             Standing::Known { device, .. } if *device == login.device => {
                 let device = device.clone();

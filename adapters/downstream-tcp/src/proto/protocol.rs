@@ -43,6 +43,9 @@ pub trait Protocol: Send + 'static {
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions);
 
     /// Tells what became of an uplink. Only [`Settlement::Accepted`] allows an acknowledgement.
+    ///
+    /// A connection that ends lets what is in flight settle, and gives back all else as
+    /// [`Settlement::RetryLater`]; what is asked for on that answer is dropped.
     fn on_settled(&mut self, token: u64, settlement: Settlement, actions: &mut Actions);
 
     /// Brings the answer to [`Actions::twin`].
