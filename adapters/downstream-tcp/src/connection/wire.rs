@@ -147,6 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             (self.is_flushed, self.is_flushing) = (true, false);
             self.backlog.flushed();
         }
+        // What one large message took is not kept for the connection's life.
+        if output.try_reclaim(READ_SIZE + 1) {
+            *output = BytesMut::new();
+        }
         Poll::Ready(Ok(true))
     }
 
@@ -165,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
 
@@ -186,5 +190,20 @@ mod tests {
             "the input still holds the frame's memory"
         );
         assert_eq!(wire.input.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_large_message_leaves_the_output_without_its_memory_and_a_small_one_with_it() {
+        let (mut device, stream) = duplex(4 * READ_SIZE);
+        let mut wire = Wire::new(stream);
+        let mut output = BytesMut::new();
+        for (length, is_kept) in [(READ_SIZE / 2, true), (16 * READ_SIZE, false)] {
+            output.extend_from_slice(&vec![b'x'; length]);
+            let mut heard = vec![0; length];
+            let (written, heard) =
+                tokio::join!(wire.turn(&mut output, false), device.read_exact(&mut heard));
+            assert!(written.unwrap().drained && heard.is_ok());
+            assert_eq!(output.try_reclaim(length), is_kept, "{length} bytes");
+        }
     }
 }
