@@ -86,6 +86,19 @@ async fn a_ping_is_answered() {
 }
 
 #[tokio::test]
+async fn a_close_is_answered_before_the_line_ends() {
+    let hub = plain_hub().await;
+    for protocol in ["AMQPWSB10", "mqtt"] {
+        let mut socket = open(&hub, "/$iothub/websocket", protocol).await.unwrap();
+        soon(socket.close(None)).await.unwrap();
+        let answer = soon(socket.next()).await;
+        assert!(matches!(answer, Some(Ok(Message::Close(_)))), "{answer:?}");
+        assert!(soon(socket.next()).await.is_none());
+    }
+    soon(hub.wait_until(|stats| stats.connections.is_empty())).await;
+}
+
+#[tokio::test]
 async fn a_cut_resets_the_socket_below() {
     let hub = plain_hub().await;
     let mut socket = open(&hub, "/$iothub/websocket", "AMQPWSB10").await.unwrap();

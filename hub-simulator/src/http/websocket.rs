@@ -142,9 +142,9 @@ impl<L: Line> AsyncRead for WebSocketLine<L> {
         while self.rest.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => self.rest = message,
-                // Answered by the library.
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                // Answered by the library when it is polled again; behind a Close that is the end.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
+                None => return Poll::Ready(Ok(())),
                 Some(Ok(Message::Text(_) | Message::Frame(_))) => {
                     let text = "a message of a WebSocket is not binary";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hub_simulator::{C2d, Fault, HubSimulator};
+use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const HELP: &str = "c2d DEVICE TEXT | method DEVICE NAME JSON | desired DEVICE JSON | twin DEVICE | \
@@ -20,14 +22,19 @@ const METHOD: Duration = Duration::from_secs(30);
 
 /// Carries out commands for as long as the program runs, with or without more input.
 pub(crate) async fn serve(hub: &HubSimulator) -> Infallible {
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        match run(hub, line.trim()).await {
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        match understand(hub, &line).await {
             Ok(answer) => println!("{answer}"),
             Err(error) => println!("error: {error:#}"),
         }
     }
     std::future::pending().await
+}
+
+async fn understand(hub: &HubSimulator, line: &[u8]) -> anyhow::Result<String> {
+    let line = std::str::from_utf8(line).context("the line is not UTF-8")?;
+    run(hub, line.trim()).await
 }
 
 async fn run(hub: &HubSimulator, line: &str) -> anyhow::Result<String> {
@@ -43,11 +50,7 @@ async fn run(hub: &HubSimulator, line: &str) -> anyhow::Result<String> {
             let answer = hub
                 .call_method(device, name, payload.to_owned(), METHOD)
                 .await?;
-            format!(
-                "{} {}",
-                answer.status,
-                String::from_utf8_lossy(&answer.payload)
-            )
+            format!("{} {}", answer.status, in_one_line(&answer.payload))
         }
         "desired" => {
             let patch = serde_json::from_str(rest).context("the patch is not JSON")?;
@@ -61,7 +64,7 @@ async fn run(hub: &HubSimulator, line: &str) -> anyhow::Result<String> {
                 .rev()
                 .find(|message| message.device_id == device);
             let last = last.context("nothing is accepted of this device")?;
-            serde_json::json!({
+            json!({
                 "count": hub.record().count_of(device),
                 "messageId": last.message_id,
                 "correlationId": last.correlation_id,
@@ -99,4 +102,31 @@ async fn run(hub: &HubSimulator, line: &str) -> anyhow::Result<String> {
         "help" => HELP.to_owned(),
         _ => bail!("unknown command; 'help' lists the known ones"),
     })
+}
+
+/// JSON as it is but for its line breaks, which are spaces; what is none as a text in JSON.
+fn in_one_line(payload: &[u8]) -> String {
+    match serde_json::from_slice::<&RawValue>(payload) {
+        Ok(value) => value.get().replace(['\r', '\n'], " "),
+        Err(_) => json!(String::from_utf8_lossy(payload)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_answers_is_one_line() {
+        for (payload, line) in [
+            (
+                "{\"b\": 1.50,\r\n \"a\": \"x\\n\"}",
+                "{\"b\": 1.50,   \"a\": \"x\\n\"}",
+            ),
+            ("", "\"\""),
+            ("no\njson", "\"no\\njson\""),
+        ] {
+            assert_eq!(in_one_line(payload.as_bytes()), line);
+        }
+    }
 }
