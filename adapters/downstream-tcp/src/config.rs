@@ -191,6 +191,10 @@ impl Default for LimitConfig {
     }
 }
 
+/// How often TCP asks a silent peer whether it is there, and the time between.
+pub(crate) const PROBES: u32 = 3;
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Bounds of time.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -215,13 +219,14 @@ pub struct TimeoutConfig {
     /// the time that its caller gave it. Default 30 s, half of the hub's lock.
     #[serde(with = "humantime_serde")]
     pub command: Duration,
-    /// Silence after which TCP asks whether the peer is there, three times, 10 s apart. Default
-    /// 60 s.
+    /// Silence after which TCP asks whether the peer is there, three times, 10 s apart. At most 9 h,
+    /// about what Linux takes. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
     /// How long sent bytes may stay unconfirmed by the peer's TCP, where the system can tell
-    /// (Linux). Default 60 s: a dead link ends sooner than after the usual 15 min, and a tunnel is
-    /// survived.
+    /// (Linux). At least `keepalive` and 30 s more: once it is over, Linux ends a silent connection
+    /// for a single question without an answer. Default 90 s: a dead link ends sooner than after
+    /// the usual 15 min, and a tunnel is survived.
     #[serde(with = "humantime_serde")]
     pub tcp_user: Duration,
 }
@@ -235,7 +240,7 @@ impl Default for TimeoutConfig {
             write: Duration::from_secs(10),
             command: Duration::from_secs(30),
             keepalive: Duration::from_secs(60),
-            tcp_user: Duration::from_secs(60),
+            tcp_user: Duration::from_secs(90),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_core::ConfigError;
 
-use super::TcpConfig;
+use super::{PROBE_INTERVAL, PROBES, TcpConfig, TimeoutConfig};
 use crate::proto::Framing;
 
 impl TcpConfig {
@@ -35,51 +35,7 @@ impl TcpConfig {
         for (key, value, least, most) in sizes {
             ConfigError::check_range(key, value, least, most)?;
         }
-        let day = Duration::from_secs(24 * 3600);
-        let times = [
-            (
-                "timeouts.hello",
-                self.timeouts.hello,
-                Duration::from_millis(1),
-            ),
-            (
-                "timeouts.idle",
-                self.timeouts.idle,
-                Duration::from_millis(1),
-            ),
-            (
-                "timeouts.frame",
-                self.timeouts.frame,
-                Duration::from_millis(1),
-            ),
-            (
-                "timeouts.write",
-                self.timeouts.write,
-                Duration::from_millis(1),
-            ),
-            (
-                "timeouts.command",
-                self.timeouts.command,
-                Duration::from_millis(1),
-            ),
-            // Whole seconds are what systems take.
-            (
-                "timeouts.keepalive",
-                self.timeouts.keepalive,
-                Duration::from_secs(1),
-            ),
-            (
-                "timeouts.tcp_user",
-                self.timeouts.tcp_user,
-                Duration::from_secs(1),
-            ),
-        ];
-        for (key, value, least) in times {
-            if !(least..=day).contains(&value) {
-                let allowed = format!("{least:?} to 24h");
-                return Err(ConfigError::new(key, format!("is {value:?}"), allowed));
-            }
-        }
+        self.timeouts.validate()?;
         self.validate_identity()?;
         self.validate_framing()
     }
@@ -118,7 +74,9 @@ impl TcpConfig {
 
     fn validate_framing(&self) -> Result<(), ConfigError> {
         let framing = &self.json_lines.framing;
-        framing.validate(self.limits.max_frame)?;
+        framing
+            .validate(self.limits.max_frame)
+            .map_err(|error| error.within("json_lines"))?;
         match framing {
             // Any other byte may stand in a JSON text.
             Framing::Delimiter { delimiter } if delimiter.iter().any(|byte| *byte >= b' ') => {
@@ -135,6 +93,40 @@ impl TcpConfig {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+impl TimeoutConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let short = Duration::from_millis(1);
+        // Whole seconds are what systems take.
+        let second = Duration::from_secs(1);
+        let times = [
+            ("timeouts.hello", self.hello, short, 24),
+            ("timeouts.idle", self.idle, short, 24),
+            ("timeouts.frame", self.frame, short, 24),
+            ("timeouts.write", self.write, short, 24),
+            ("timeouts.command", self.command, short, 24),
+            // Linux takes 32,767 s.
+            ("timeouts.keepalive", self.keepalive, second, 9),
+            ("timeouts.tcp_user", self.tcp_user, second, 24),
+        ];
+        for (key, value, least, hours) in times {
+            if !(least..=Duration::from_secs(hours * 3600)).contains(&value) {
+                let allowed = format!("{least:?} to {hours}h");
+                return Err(ConfigError::new(key, format!("is {value:?}"), allowed));
+            }
+        }
+        let asked = self.keepalive + PROBES * PROBE_INTERVAL;
+        if self.tcp_user < asked {
+            let problem = format!(
+                "is {:?}, in which TCP has not asked a silent peer {PROBES} times",
+                self.tcp_user
+            );
+            let allowed = format!("{asked:?} or more, after timeouts.keepalive");
+            return Err(ConfigError::new("timeouts.tcp_user", problem, allowed));
+        }
+        Ok(())
     }
 }
 
@@ -170,6 +162,15 @@ mod tests {
                 "`timeouts.hello` is 0ns; allowed: 1ms to 24h",
             ),
             (
+                r#"{"timeouts": {"keepalive": "10h"}}"#,
+                "`timeouts.keepalive` is 36000s; allowed: 1s to 9h",
+            ),
+            (
+                r#"{"timeouts": {"tcp_user": "89s"}}"#,
+                "`timeouts.tcp_user` is 89s, in which TCP has not asked a silent peer 3 times; \
+                 allowed: 90s or more, after timeouts.keepalive",
+            ),
+            (
                 r#"{"identity": {"certificate": true}}"#,
                 "`identity.certificate` is true, but no client is asked for a certificate; \
                  allowed: false, or set tls.client_ca",
@@ -178,6 +179,10 @@ mod tests {
                 r#"{"json_lines": {"framing": {"kind": "delimiter", "delimiter": "}"}}}"#,
                 "`json_lines.framing.delimiter` has a byte that JSON may contain; \
                  allowed: bytes 0 to 31",
+            ),
+            (
+                r#"{"json_lines": {"framing": {"kind": "length_prefixed", "bytes": 3}}}"#,
+                "`json_lines.framing.bytes` is 3; allowed: 1, 2, 4",
             ),
         ] {
             let error = parse(text).unwrap().validate().unwrap_err();
@@ -216,6 +221,13 @@ mod tests {
         ] {
             assert_eq!(serde_json::from_str::<Framing>(text).unwrap(), framing);
         }
+    }
+
+    #[test]
+    fn lines_have_no_settings() {
+        let wrong = r#"{"kind": "line", "delimiter": "\u0000"}"#;
+        let error = serde_json::from_str::<Framing>(wrong).unwrap_err();
+        assert!(error.to_string().contains("`delimiter`"), "{error}");
     }
 
     #[test]

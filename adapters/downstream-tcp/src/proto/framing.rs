@@ -14,6 +14,7 @@ use gateway_core::ConfigError;
 pub enum Framing {
     /// A frame ends with a line feed; a carriage return before it belongs to the end.
     #[default]
+    #[serde(deserialize_with = "nothing_else")]
     Line,
     /// A frame ends with these bytes.
     Delimiter {
@@ -48,6 +49,14 @@ pub enum Endian {
     Big,
     /// The least significant byte comes first.
     Little,
+}
+
+/// Refuses fields: serde lets a variant without any have all.
+fn nothing_else<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
 }
 
 fn text_or_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {

@@ -9,11 +9,11 @@ use gateway_net::{Listener, Sources};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::config::TimeoutConfig;
+use crate::config::{PROBE_INTERVAL, PROBES, TimeoutConfig};
 use crate::connection::Connection;
 use crate::proto::{Actions, CloseReason, Peer};
 use crate::registry::Stop;
@@ -26,6 +26,8 @@ pub(super) struct Server {
     connections: JoinSet<()>,
     sources: Sources,
     refused: u64,
+    /// Connections that the system does not watch.
+    unwatched: u64,
 }
 
 impl Server {
@@ -37,6 +39,7 @@ impl Server {
             connections: JoinSet::new(),
             sources: Sources::default(),
             refused: 0,
+            unwatched: 0,
         }
     }
 
@@ -74,8 +77,12 @@ impl Server {
             return self.turn_away(stream, &peer);
         };
         if let Err(error) = prepare(&stream, &self.shared.config.timeouts) {
-            tracing::debug!(error = %error, %address, "Connection was gone before it began");
-            return;
+            // It is served all the same, and if it is gone, reading says so.
+            self.unwatched += 1;
+            if self.unwatched.is_power_of_two() {
+                let count = self.unwatched;
+                tracing::warn!(count, error = %error, "A dead peer will show late: no options set");
+            }
         }
         let stop = Stop::new(&self.shutdown);
         let (shared, ingress) = (self.shared.clone(), self.ingress.clone());
@@ -116,8 +123,8 @@ fn prepare(stream: &TcpStream, timeouts: &TimeoutConfig) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
         .with_time(timeouts.keepalive)
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
+        .with_interval(PROBE_INTERVAL)
+        .with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(timeouts.tcp_user))?;
@@ -163,19 +170,36 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    async fn stream() -> TcpStream {
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        TcpStream::connect(listener.local_addr()).await.unwrap()
+    }
 
     #[tokio::test]
     async fn a_connection_is_watched_by_the_system_for_a_dead_peer() {
-        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let stream = stream().await;
         prepare(&stream, &TimeoutConfig::default()).unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        // Below that, one question that is lost ends a connection.
         #[cfg(target_os = "linux")]
-        assert_eq!(
-            socket.tcp_user_timeout().unwrap(),
-            Some(Duration::from_secs(60))
+        assert!(
+            socket.tcp_user_timeout().unwrap().unwrap()
+                >= socket.tcp_keepalive_time().unwrap()
+                    + socket.tcp_keepalive_retries().unwrap()
+                        * socket.tcp_keepalive_interval().unwrap()
         );
+    }
+
+    #[tokio::test]
+    async fn the_system_takes_the_greatest_times_that_are_allowed() {
+        let mut timeouts = TimeoutConfig::default();
+        timeouts.keepalive = Duration::from_secs(9 * 3600);
+        timeouts.tcp_user = Duration::from_secs(24 * 3600);
+        prepare(&stream().await, &timeouts).unwrap();
     }
 }
