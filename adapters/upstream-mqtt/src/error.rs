@@ -46,6 +46,11 @@ pub(crate) enum MqttError {
     NotYet(Duration),
     #[error("the device is not attached")]
     NotAttached,
+    #[error(
+        "no broker judges the token that the device presents: let the gateway judge its devices, \
+         and take no tokens of them"
+    )]
+    Unjudged,
     #[error("{0}")]
     Invalid(String),
     #[error("{what} was answered with status {status}")]
@@ -85,6 +90,7 @@ impl MqttError {
             Self::Crowded => ErrorKind::Throttled,
             Self::Closed => ErrorKind::Closed,
             Self::NotAttached => ErrorKind::UnknownDevice,
+            Self::Unjudged => ErrorKind::Unauthorized,
         }
     }
 

@@ -9,11 +9,13 @@ mod common;
 #[path = "common/proxy.rs"]
 mod proxy;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use gateway_core::credential::Secret;
+use gateway_core::credential::{SasToken, Secret, SymmetricKey};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Backoff, ErrorKind, Properties, Upstream};
+use gateway_core::{
+    Backoff, Credential, DeviceIdentity, ErrorKind, Interest, Properties, Upstream,
+};
 use gateway_upstream_mqtt::{MqttPoolConfig, MqttVersion};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -72,6 +74,36 @@ async fn wrong_credentials_are_unauthorized_and_tried_ever_more_rarely() {
         expect_backoff(&proxy).await;
         assert_eq!(upstream.stats().devices, 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_presents_a_token_is_refused_and_changes_nothing_for_one_of_its_name() {
+    let Some(broker) = Mosquitto::start_with(common::OPEN).await else {
+        return;
+    };
+    let cloud = Cloud::start("cloud", broker.port(), true, None, &[], |_| vec![]).await;
+    let upstream = common::upstream(config(broker.port(), MqttVersion::V5));
+    let (ours, strangers) = (RecordingCallback::new(), RecordingCallback::new());
+    let vouched = common::identity("dev").with_interest(Interest::COMMANDS);
+    upstream.attach(vouched, ours.shared()).await.unwrap();
+    let key = SymmetricKey::from_base64("bWFkZSB1cA==").unwrap();
+    let expires = SystemTime::now() + Duration::from_secs(3600);
+    let made_up = SasToken::sign("localhost/devices/dev", &key, expires);
+    let token = Credential::SasToken(made_up);
+    for name in ["dev", "other"] {
+        let stranger = DeviceIdentity::new(common::device(name), token.clone());
+        let refused = upstream.attach(stranger, strangers.shared()).await;
+        assert_eq!(common::kind(refused), ErrorKind::Unauthorized);
+    }
+    assert_eq!(upstream.stats().devices, 1);
+    while upstream.stats().subscriptions < 2 {
+        tokio::task::yield_now().await;
+    }
+    cloud
+        .publish(cloud::Message::new("devices/dev/commands", "for dev"))
+        .await;
+    ours.wait_for(|record| record.messages.len() == 1).await;
+    assert!(strangers.record().messages.is_empty() && ours.record().ends.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,11 @@
 //! ([`MqttPoolTopics`]), and its *credential means nothing here*: nothing of it is presented, and no
 //! session ends with a token. The gateway itself is the client, with its own user name, password or
 //! certificate ([`MqttPoolConfig`]). Attaching is book-keeping here plus a connection that is up: it
-//! is refused as `Unauthorized` only where the broker refuses the gateway. So the gateway vouches for
-//! its devices ([`VouchedCredentials`](gateway_core::credential::VouchedCredentials)); whoever is to
-//! judge them does so before ([`CredentialProvider`](gateway_core::CredentialProvider)) or by the hub's
-//! own dialect.
+//! is refused as `Unauthorized` only where the broker refuses the gateway, and where a device presents
+//! a token of its own, since nobody here can tell a true one from one made up. So the gateway vouches
+//! for its devices ([`VouchedCredentials`](gateway_core::credential::VouchedCredentials)), and no
+//! downstream takes tokens (`identity.token = false`); whoever is to judge them does so before
+//! ([`CredentialProvider`](gateway_core::CredentialProvider)) or by the hub's own dialect.
 //!
 //! # Connections
 //! A device's connection follows from its id: its messages keep their order, and the session that the

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gateway_core::{
-    CloudCallback, ConfigError, DeviceId, DeviceIdentity, ErrorKind, LastError, LinkExplanation,
-    LinkPurpose, TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
+    CloudCallback, ConfigError, Credential, DeviceId, DeviceIdentity, ErrorKind, LastError,
+    LinkExplanation, LinkPurpose, TwinReply, TwinRequest, Uplink, Upstream, UpstreamError,
+    UpstreamExplanation,
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
@@ -215,6 +216,10 @@ impl Upstream for MqttPoolUpstream {
         identity: DeviceIdentity,
         callback: Arc<dyn CloudCallback>,
     ) -> Result<(), UpstreamError> {
+        // Whoever took it from the device counts on the hub to judge it.
+        if matches!(identity.credential, Credential::SasToken(_)) {
+            return Err(MqttError::Unjudged.into_upstream("attach"));
+        }
         let interest = identity.interest;
         let wish = Wish { interest, callback };
         self.attach_device(identity.device, wish)
