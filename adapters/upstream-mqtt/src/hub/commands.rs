@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use gateway_core::{CorrelationId, Disposition, MethodCall, MethodName, MethodReply};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::convert::cloud_message;
@@ -63,6 +63,11 @@ pub(super) async fn method(env: Arc<Env>, device: Arc<Device>, arrived: Arrived)
     let Arrived { at, incoming } = arrived;
     let deadline = at + env.config.commands.method_timeout;
     incoming.receipt.acknowledge();
+    if deadline <= Instant::now() {
+        // It waited too long: its caller was told that it failed.
+        env.counters.late.fetch_add(1, Relaxed);
+        return;
+    }
     let Some(Heard::Method { name, request }) = topic::read(&incoming.topic) else {
         return;
     };
