@@ -6,12 +6,13 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{config, plain_hub, upstream, with_key};
+use common::{config, plain_hub, send_until_ok, uplink, upstream, with_key, with_policy};
 use futures_util::future::join_all;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Disposition, ErrorKind, Interest, MethodReply, TwinRequest, Upstream};
 use hub_simulator::{C2d, C2dOutcome};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
 const MESSAGES: Interest = Interest::NONE.with_messages(true);
 const METHODS: Interest = Interest::NONE.with_methods(true);
@@ -226,4 +227,103 @@ async fn a_device_that_comes_back_deaf_to_a_session_that_listened_hears_nothing(
     hub.wait_deaf("device").await;
     let late = hub.call_method("device", "m", "", Duration::from_secs(10));
     assert!(late.await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_could_not_be_told_is_told_on_the_next_connection() {
+    let hub = plain_hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = RecordingCallback::new();
+    let deaf = with_key(&hub, "device");
+    let listening = deaf.clone().with_interest(Interest::ALL);
+    let attached = upstream.attach(listening, callback.shared()).await;
+    attached.expect("attached");
+    hub.wait_methods("device").await;
+    hub.faults().freeze_all();
+    let attached = upstream.attach(deaf.clone(), callback.shared()).await;
+    attached.expect("the hub need not be asked");
+    // Nothing shows that the word is on its way to a hub that does not read.
+    sleep(Duration::from_millis(200)).await;
+    hub.faults().cut_all();
+    hub.faults().thaw();
+    send_until_ok(&upstream, &uplink(&deaf.device, "back")).await;
+    let told = timeout(Duration::from_secs(30), hub.wait_deaf("device"));
+    told.await.expect("the hub is told again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_waited_out_its_time_is_not_begun() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.commands.credit = 1;
+    config.commands.method_timeout = Duration::from_millis(300);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.wait_methods("device").await;
+    hub.wait_messages("device").await;
+    callback.hold();
+    let patience = Duration::from_secs(30);
+    let first = hub.call_method("device", "first", "", patience);
+    let lost = async {
+        callback.wait_for(|record| !record.methods.is_empty()).await;
+        let second = hub.call_method("device", "second", "", patience);
+        let lost = async {
+            // What comes behind it on its connection is there.
+            hub.send_c2d("device", C2d::new("behind")).expect("taken");
+            callback
+                .wait_for(|record| !record.messages.is_empty())
+                .await;
+            hub.faults().withhold_attach("device");
+            hub.faults().cut_all();
+            while upstream.stats().methods_late == 0 {
+                tokio::task::yield_now().await;
+            }
+            // The second came a moment after the first.
+            sleep(Duration::from_millis(300)).await;
+            hub.faults().allow_attach("device");
+            hub.faults().cut_all();
+            callback.release();
+            while upstream.stats().methods_late < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(second, lost).0
+    };
+    let (first, second) = tokio::join!(first, lost);
+    assert!(
+        first.is_err() && second.is_err(),
+        "their connection was cut"
+    );
+    let methods = callback.record().methods;
+    assert_eq!(methods.len(), 1, "{methods:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twin_request_ends_with_the_connection_that_it_was_made_on() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.reconnect.drain = Duration::from_millis(100);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.faults().freeze_all();
+    let request = upstream.twin(&device, TwinRequest::Get);
+    let replaced = async {
+        // Nothing shows that the request is on its way to a hub that does not read.
+        sleep(Duration::from_millis(200)).await;
+        let other = upstream.attach(with_policy(&hub, "device"), callback.shared());
+        other.await.expect("another connection");
+    };
+    let both = async { tokio::join!(request, replaced).0 };
+    let lost = timeout(Duration::from_secs(10), both).await;
+    let lost = lost.expect("it need not wait").expect_err("nobody answers");
+    assert_eq!(lost.kind(), ErrorKind::Disconnected);
+    let read = upstream.twin(&device, TwinRequest::Get).await;
+    read.expect("the other connection answers");
 }

@@ -15,8 +15,8 @@ use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, LinkPurpose, Upstream};
 use gateway_upstream_mqtt::MqttTransport;
-use hub_simulator::{C2d, C2dOutcome};
-use tokio::io::AsyncReadExt;
+use hub_simulator::{C2d, C2dOutcome, HubSimulator, Limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -123,6 +123,24 @@ async fn a_device_that_another_client_takes_is_given_up_and_not_fought_over() {
     sent.expect("the neighbour goes on");
     let opened = hub.connections_opened_total();
     assert!(opened < 20, "{opened} connections of two devices");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_closes_for_a_subscription_takes_the_device_for_nobody_elses() {
+    let limits = Limits::default().with_basic_tier(true);
+    let hub = HubSimulator::builder().with_tls(false).with_limits(limits);
+    let hub = hub.start().await.expect("the simulator starts");
+    let mut config = config(&hub);
+    config.reconnect.displaced_after = 2;
+    config.breaker.open = backoff(10, 20);
+    let upstream = upstream(config);
+    let callback = RecordingCallback::new();
+    let identity = with_key(&hub, "device").with_interest(Interest::ALL);
+    let attached = upstream.attach(identity, callback.shared()).await;
+    attached.expect("attached");
+    hub.wait_until(|stats| stats.connections_opened >= 6 || !callback.record().ends.is_empty())
+        .await;
+    assert_eq!(callback.record().ends, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,6 +289,43 @@ async fn a_hub_that_cannot_be_reached_is_not_asked_in_a_hot_loop() {
         }
     }
     assert!(tries <= 60, "{tries} tries in a second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_lets_a_device_in_and_resets_at_once_is_not_asked_in_a_hot_loop() {
+    let hub = plain_hub().await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let mut config = config(&hub).with_address(address.ip().to_string(), address.port());
+    config.reconnect.backoff = backoff(50, 10_000);
+    let upstream = upstream(config);
+    let mut front_end = JoinSet::new();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    front_end.spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            count.fetch_add(1, Relaxed);
+            let mut connect = [0; 4096];
+            let read = socket.read(&mut connect).await;
+            read.expect("the client speaks first");
+            let welcome = socket.write_all(&[0x20, 2, 0, 0]).await;
+            welcome.expect("the client listens");
+            // It is reset with the next close.
+            let reset = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            reset.expect("set");
+        }
+    });
+    let identity = with_key(&hub, "device");
+    // It may see the connection in the moment that it is there.
+    drop(
+        upstream
+            .attach(identity, RecordingCallback::new().shared())
+            .await,
+    );
+    sleep(Duration::from_secs(1)).await;
+    let accepted = accepted.load(Relaxed);
+    assert!(accepted <= 8, "{accepted} connections in a second");
 }
 
 #[tokio::test(flavor = "multi_thread")]

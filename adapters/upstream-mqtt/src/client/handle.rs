@@ -244,6 +244,12 @@ impl Client {
         }
     }
 
+    /// Tells whether every packet was answered when the connection ended: whoever closed it did not
+    /// do so for one of them.
+    pub(crate) fn was_idle(&self) -> bool {
+        self.0.shared.lock().was_idle()
+    }
+
     /// Messages on their way without acknowledgement.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.shared.lock().in_flight()

@@ -57,6 +57,8 @@ pub(super) struct State {
     ledger: Ledger,
     arrivals: Arrivals,
     phase: Phase,
+    /// Packets without an answer when the connection ended.
+    left_open: usize,
     /// Waits for the last answer.
     drained: Option<Waker>,
     last_sent: Instant,
@@ -80,6 +82,7 @@ impl State {
             out: BytesMut::new(),
             wake: Wakers::default(),
             phase: Phase::Open,
+            left_open: 0,
             drained: None,
             last_sent: now,
             last_received: now,
@@ -158,6 +161,11 @@ impl State {
 
     pub(super) fn in_flight(&self) -> usize {
         self.ledger.in_flight()
+    }
+
+    /// Tells whether nothing was open when the connection ended.
+    pub(super) fn was_idle(&self) -> bool {
+        self.left_open == 0
     }
 
     /// Takes nothing new from now on.
@@ -350,6 +358,9 @@ impl State {
 
     /// Fails everything that is on the connection.
     pub(super) fn fail(&mut self) {
+        if self.phase != Phase::Ended {
+            self.left_open = self.ledger.open();
+        }
         self.phase = Phase::Ended;
         self.ledger.fail(&mut self.wake);
         self.wake.add(self.drained.take());

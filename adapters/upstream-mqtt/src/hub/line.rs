@@ -1,7 +1,7 @@
 //! One connection of a device, and what the hub sent on it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 
 use gateway_core::credential::SasToken;
@@ -40,8 +40,6 @@ pub(super) struct Line {
     pub(super) opened: Instant,
     /// Who has something in flight: what replaces this connection waits for them.
     pub(super) work: TaskTracker,
-    submitted: AtomicU64,
-    accepted: AtomicU64,
     /// What the hub was asked to tell of.
     subscribed: Mutex<Interest>,
     /// Whether the hub was asked for answers about the twin.
@@ -87,8 +85,6 @@ impl Line {
             life,
             opened: Instant::now(),
             work: TaskTracker::new(),
-            submitted: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
             subscribed: Mutex::default(),
             twin: OnceCell::new(),
         }))
@@ -96,8 +92,6 @@ impl Line {
 
     /// Publishes in this order. Ok if the hub has acknowledged all.
     pub(super) async fn publish(&self, mut publishes: Vec<Publish>) -> Result<(), HubError> {
-        let count = publishes.len() as u64;
-        self.submitted.fetch_add(count, Relaxed);
         match (publishes.pop(), publishes.is_empty()) {
             (Some(one), true) => self.client.publish(one).await?,
             (Some(last), false) => {
@@ -106,14 +100,7 @@ impl Line {
             }
             (None, _) => {}
         }
-        self.accepted.fetch_add(count, Relaxed);
         Ok(())
-    }
-
-    /// Tells whether the hub acknowledged all that was published: it did not close the connection for
-    /// any of that.
-    pub(super) fn was_idle(&self) -> bool {
-        self.submitted.load(Relaxed) == self.accepted.load(Relaxed)
     }
 
     /// Why it ended.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use gateway_core::{ErrorKind, SessionEnd};
+use gateway_core::{Backoff, ErrorKind, SessionEnd};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::attach::bring_up;
 use super::device::{Device, Link};
@@ -13,8 +13,33 @@ use super::error::HubError;
 use super::line::Line;
 use super::login::newer;
 
+/// How long a connection must have lasted for the failures before it to be forgotten.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 /// Newer credentials that a device is tried with before its session is ended.
 const NEWER: usize = 3;
+
+/// Counts what failed one after the other, tries to connect and connections that did not last: a hub
+/// that lets a device in and closes at once is asked no faster than one that is not there.
+#[derive(Debug, Default)]
+pub(super) struct Failures(u32);
+
+impl Failures {
+    /// Takes note of a connection of this age that was lost. True if it was young.
+    pub(super) fn lost(&mut self, age: Duration) -> bool {
+        let is_young = age < FORGIVEN_AFTER;
+        if !is_young {
+            self.0 = 0;
+        }
+        is_young
+    }
+
+    /// The wait for another one, which counts.
+    fn next(&mut self, backoff: &Backoff) -> Duration {
+        let wait = backoff.delay(self.0);
+        self.0 = self.0.saturating_add(1);
+        wait
+    }
+}
 
 /// Tries until the device is back, or the hub says that it will not be. Until then its uplinks wait
 /// for its link, but while its breaker is open they are answered.
@@ -22,9 +47,14 @@ pub(super) async fn bring_back(
     env: &Arc<Env>,
     device: &Arc<Device>,
     mut link: OwnedMutexGuard<Link>,
+    failures: &mut Failures,
+    is_young: bool,
 ) -> Result<Arc<Line>, SessionEnd> {
+    let backoff = &env.config.reconnect.backoff;
+    if is_young {
+        sleep(failures.next(backoff)).await;
+    }
     let mut newer = 0;
-    let mut failures = 0;
     loop {
         let identity = device.wish().identity;
         let error = match bring_up(env, device, &mut link, &identity).await {
@@ -60,11 +90,10 @@ pub(super) async fn bring_back(
             _ => error,
         };
         if error.is_passing() {
-            let wait = env.config.reconnect.backoff.delay(failures);
-            failures += 1;
             let wait = match error {
-                HubError::NotYet(due) => wait.max(due),
-                _ => wait,
+                // It was not tried.
+                HubError::NotYet(due) => due.max(backoff.delay(0)),
+                _ => failures.next(backoff),
             };
             tracing::debug!(device.id = %device.id, error = %error, ?wait, "Not back yet");
             sleep(wait).await;

@@ -16,7 +16,7 @@ use super::device::{Device, Link};
 use super::env::Env;
 use super::error::HubError;
 use super::line::Line;
-use super::recovery::bring_back;
+use super::recovery::{Failures, bring_back};
 use super::takeover::Takeovers;
 use super::{topic, twin};
 
@@ -27,7 +27,8 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum Done {
     Fetch,
-    Replaced(Why, Result<(), HubError>),
+    /// What came of replacing the connection of this number.
+    Replaced(u64, Why, Result<(), HubError>),
 }
 
 /// What serving a connection came to.
@@ -48,6 +49,9 @@ pub(super) struct Session {
     is_aligned: bool,
     /// What it was told last, as it remembers itself; none if that was before this task.
     told: Option<Interest>,
+    /// When it is told again what it did not take, after so many tries.
+    realign: Option<Instant>,
+    misaligned: u32,
     /// Messages that the device has on this connection.
     messages: JoinSet<Verdict>,
     /// What goes on over all connections: methods, the change that the device is given, and the rest.
@@ -65,6 +69,7 @@ pub(super) struct Session {
     /// Messages not acknowledged one after the other.
     abandoned: u32,
     takeovers: Takeovers,
+    failures: Failures,
 }
 
 impl Session {
@@ -79,6 +84,8 @@ impl Session {
             line: line.clone(),
             is_aligned: false,
             told: None,
+            realign: None,
+            misaligned: 0,
             messages: JoinSet::new(),
             methods: JoinSet::new(),
             delivering: JoinSet::new(),
@@ -90,6 +97,7 @@ impl Session {
             redelivery: None,
             abandoned: 0,
             takeovers: Takeovers::default(),
+            failures: Failures::default(),
         };
         session.adopt(line);
         env.tasks.spawn(session.run());
@@ -116,7 +124,6 @@ impl Session {
                 Turn::Lost => {
                     // Its callbacks' verdicts are about nothing now: the hub delivers anew.
                     self.messages = JoinSet::new();
-                    self.device.asks.lose();
                     let recovered = tokio::select! {
                         biased;
                         () = closing.cancelled() => break,
@@ -136,7 +143,7 @@ impl Session {
     /// Goes on with another connection.
     fn adopt(&mut self, line: Arc<Line>) {
         self.messages = JoinSet::new();
-        self.is_aligned = false;
+        (self.is_aligned, self.realign) = (false, None);
         self.redelivery = None;
         self.renewal = line.life.renewal;
         self.expiry = line.life.is_presented.then_some(line.life.lapses);
@@ -165,6 +172,7 @@ impl Session {
                 Some(_) = self.delivering.join_next() => {}
                 Some(Ok(done)) = self.jobs.join_next() => self.done(done),
                 () = self.device.changed.notified() => {}
+                () = until(self.realign) => {}
                 () = until(renewal) => self.replace(),
                 () = until(expiry) => return Turn::Expired,
             }
@@ -179,6 +187,9 @@ impl Session {
 
     /// Has the hub tell what the device wants to hear, and nothing else.
     async fn align(&mut self) {
+        if self.realign.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
         let wanted = self.device.interest().or(self.env.config.commands.always);
         // The hub remembers subscriptions from before, but not all: those that are wanted are said anew.
         let (known, before) = match (self.is_aligned, self.line.client.is_session_present()) {
@@ -189,6 +200,7 @@ impl Session {
         if self.is_aligned && known == wanted {
             return;
         }
+        self.realign = None;
         let surplus = topic::filters(&self.device.id, without(before, wanted));
         let missing = topic::filters(&self.device.id, without(wanted, known));
         let (client, desired) = (&self.line.client, &self.device.desired);
@@ -211,12 +223,18 @@ impl Session {
         if let Err(error) = told.await {
             // A hub that cannot, as one of the basic tier, closes the connection.
             tracing::info!(device.id = %self.device.id, error = %error, "Not subscribed");
+            // Nobody knows how much of it the hub has done.
+            (self.told, self.is_aligned) = (Some(before.or(wanted)), false);
+            let wait = self.env.config.reconnect.backoff.delay(self.misaligned);
+            self.misaligned = self.misaligned.saturating_add(1);
+            self.realign = Some(Instant::now() + wait);
+            return;
         }
         if is_new {
             desired.subscribed();
         }
         self.line.set_subscribed(wanted);
-        (self.told, self.is_aligned) = (Some(wanted), true);
+        (self.told, self.is_aligned, self.misaligned) = (Some(wanted), true, 0);
     }
 
     /// Begins what waits, as much of it as may be on its way.
@@ -270,9 +288,12 @@ impl Session {
     fn done(&mut self, done: Done) {
         match done {
             Done::Fetch => self.is_fetching = false,
-            Done::Replaced(why, result) => {
+            Done::Replaced(number, why, result) => {
                 self.is_replacing = false;
-                if let Err(error) = result {
+                // Of another connection it says nothing.
+                if let Err(error) = result
+                    && number == self.line.number
+                {
                     self.not_replaced(why, &error);
                 }
             }
@@ -319,7 +340,7 @@ impl Session {
         let (env, device, line) = (self.env.clone(), self.device.clone(), self.line.clone());
         self.jobs.spawn(async move {
             let replaced = renew(&env, &device, &line, why, priority).await;
-            Done::Replaced(why, replaced)
+            Done::Replaced(line.number, why, replaced)
         });
     }
 
@@ -362,27 +383,35 @@ impl Session {
             device.id = %device.id, number = self.line.number, reason = %reason,
             "Connection to the hub lost"
         );
-        if matches!(reason, HubError::Dropped) && self.is_displaced() {
+        let is_young = self.failures.lost(self.line.opened.elapsed());
+        let is_dropped = matches!(reason, HubError::Dropped);
+        if (is_dropped || is_young) && self.is_blamed() && is_dropped && self.is_displaced() {
             device.note_error(&HubError::Displaced);
             device.set(&mut link, Link::Ended);
             return Err(SessionEnd::new(device.id.clone(), ErrorKind::Displaced));
         }
         let env = self.env.clone();
         let _missing = env.progress.missing();
-        bring_back(&env, &device, link).await
+        bring_back(&env, &device, link, &mut self.failures, is_young).await
     }
 
-    /// Takes note that the hub closed the connection. True if the device is another client's.
-    fn is_displaced(&mut self) -> bool {
+    /// Counts it against the device that its connection was lost, unless those of others are as well.
+    fn is_blamed(&self) -> bool {
         let (env, device) = (&self.env, &self.device);
         if env.closings.note(&device.id) {
             return false;
         }
-        let (age, was_idle) = (self.line.opened.elapsed(), self.line.was_idle());
         let credential = device.wish().identity.credential;
         let kind = HubError::Dropped.kind();
         env.breakers.detached(&device.id, &credential, kind);
-        self.takeovers.closed(&env.config.reconnect, age, was_idle)
+        true
+    }
+
+    /// Takes note that the hub closed the connection. True if the device is another client's.
+    fn is_displaced(&mut self) -> bool {
+        let (age, was_idle) = (self.line.opened.elapsed(), self.line.client.was_idle());
+        self.takeovers
+            .closed(&self.env.config.reconnect, age, was_idle)
     }
 
     /// Ends the device's session, as the hub has done, and tells whoever attached it.

@@ -48,7 +48,6 @@ impl Drop for Asked<'_> {
 
 impl Asked<'_> {
     async fn answer(&mut self) -> Answer {
-        // Dropped with the connection.
         (&mut self.answer).await.unwrap_or(Err(HubError::Down))
     }
 }
@@ -89,11 +88,6 @@ impl Asks {
         // Whoever asked may have gone.
         drop(asker.send(answer));
     }
-
-    /// Tells all who wait that the connection is lost.
-    pub(super) fn lose(&self) {
-        drop(std::mem::take(&mut *lock(&self.waiting)));
-    }
 }
 
 /// What an error's JSON has to say, or the whole text.
@@ -132,16 +126,19 @@ pub(super) async fn ask(env: &Env, device: &Device, request: &TwinRequest) -> An
             retain: false,
             properties: None,
         };
-        {
-            // The answer says more than the acknowledgement, and may come before it.
-            let mut answer = pin!(asked.answer());
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer,
-                sent = line.client.publish(publish) => sent?,
-            }
+        let mut answer = pin!(asked.answer());
+        // The answer says more than the acknowledgement, and may come before it.
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            sent = line.client.publish(publish) => sent?,
         }
-        asked.answer().await
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            // It comes on this connection or not at all.
+            () = line.client.down().cancelled() => Err(HubError::Down),
+        }
     };
     let answer = timeout(env.config.wire.answer_timeout, exchange).await;
     let answer = answer.unwrap_or(Err(HubError::Unanswered("a twin request")));
@@ -286,9 +283,6 @@ mod tests {
         assert_eq!(second.answer().await.unwrap().version, Some(9));
         let refused = first.answer().await.unwrap_err();
         assert!(matches!(refused, HubError::Twin { status: 429, .. }));
-        let mut lost = asks.begin(2).unwrap();
-        asks.lose();
-        assert!(matches!(lost.answer().await, Err(HubError::Down)));
         let given_up = asks.begin(1).unwrap();
         drop(given_up);
         assert!(asks.begin(1).is_ok(), "who gives up leaves room");
