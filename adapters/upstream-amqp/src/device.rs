@@ -74,6 +74,14 @@ pub(crate) struct Attached {
     pub(crate) place: Place,
 }
 
+impl Attached {
+    /// Tells whether the hub has ended none of it, as far as is known.
+    pub(crate) fn is_live(&self) -> bool {
+        let is_ended = self.sender.end().is_some() || self.commands.has_ended();
+        !is_ended && !self.lane.down.is_cancelled()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) id: DeviceId,

@@ -218,14 +218,34 @@ impl AmqpUpstream {
         wish: Wish,
     ) -> Result<(), AmqpError> {
         let identity = &wish.identity;
-        match link {
-            Link::Up(attached) if attached.place.is_of(&Kind::of(&identity.credential)) => {
+        let stays = match link {
+            Link::Up(attached)
+                if attached.is_live() && attached.place.is_of(&Kind::of(&identity.credential)) =>
+            {
                 if identity.credential != device.wish().identity.credential {
-                    let connection = attached.place.connection(device).await?;
-                    reauthorize(&self.env, &connection, device, identity).await?;
+                    let proven = async {
+                        let connection = attached.place.connection(device).await?;
+                        reauthorize(&self.env, &connection, device, identity).await
+                    };
+                    tokio::select! {
+                        biased;
+                        () = attached.lane.down.cancelled() => {}
+                        proven = proven => proven?,
+                    }
                 }
+                // The hub may have ended it meanwhile.
+                attached.is_live()
             }
-            _ => bring_up(&self.env, &self.pool, device, identity, link).await?,
+            _ => false,
+        };
+        if !stays {
+            // What the hub did to the one before counts all the same.
+            if let Link::Up(attached) = &*link
+                && let Some(error) = attached.sender.end()
+            {
+                lose_link(&self.env, device, link, &error.into());
+            }
+            bring_up(&self.env, &self.pool, device, identity, link).await?;
         }
         device.set_wish(wish);
         subscribe(&self.env, device, link);

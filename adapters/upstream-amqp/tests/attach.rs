@@ -8,6 +8,7 @@ use common::{
     config, hub, key, send_until_ok, token, uplink, upstream, wire, with_key, with_policy,
     with_token,
 };
+use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Backoff, Credential, DeviceIdentity, ErrorKind, Interest, Upstream};
 use gateway_upstream_amqp::AmqpUpstream;
@@ -199,6 +200,56 @@ async fn a_new_token_that_waits_for_a_lost_device_is_not_ended_with_the_old_one(
     });
     attached.expect("attached");
     let sent = upstream.send(&uplink(&brief.device, "m")).await;
+    sent.expect("accepted");
+    assert!(before.record().ends.is_empty() && after.record().ends.is_empty());
+}
+
+/// One task at a time: whoever lost a message is back before anybody else has heard of the detach.
+#[tokio::test]
+async fn an_attach_right_after_a_detach_is_not_content_with_the_detached_link() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let identity = with_key(&hub, "device");
+    let callback = attach(&upstream, &identity).await;
+    let held = hub.faults().hold_settlements();
+    let shared = callback.shared();
+    let device = tokio::spawn(async move {
+        let lost = upstream.send(&uplink(&identity.device, "lost")).await;
+        assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Unauthorized);
+        upstream.attach(identity.clone(), shared).await?;
+        upstream.send(&uplink(&identity.device, "m")).await
+    });
+    hub.wait_until(|_| !hub.record().accepted().is_empty())
+        .await;
+    hub.faults().expire_tokens(Some("device"));
+    held.release();
+    let sent = device.await.expect("it does not panic");
+    sent.expect("accepted");
+    assert!(callback.record().ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_stands_though_the_hub_detaches_the_links_of_the_old_one_meanwhile() {
+    let hub = hub().await;
+    let mut config = config(&hub);
+    // Whoever comes second waits, and meanwhile the hub acts.
+    config.budget.tokens = Rate::limited(1.0, 1.0);
+    let upstream = upstream(config);
+    let old = with_token(&hub, "device", HOUR);
+    let before = attach(&upstream, &old).await;
+    let after = RecordingCallback::new();
+    let fresh = with_token(&hub, "device", 2 * HOUR);
+    let (attached, ()) = tokio::join!(upstream.attach(fresh, after.shared()), async {
+        while upstream.stats().waiting == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let condition = "amqp:unauthorized-access";
+        hub.faults()
+            .detach("device", LinkKind::Telemetry, condition);
+        hub.wait_until(|stats| stats.attached_devices == 0).await;
+    });
+    attached.expect("attached");
+    let sent = upstream.send(&uplink(&old.device, "m")).await;
     sent.expect("accepted");
     assert!(before.record().ends.is_empty() && after.record().ends.is_empty());
 }
