@@ -111,6 +111,10 @@ impl Messages<'_> {
     /// Abandons what has no verdict, so that the hub need not wait for locks to lapse, and closes
     /// the link. Before, the hub must know that it sends nothing more: it would send it here again.
     async fn give_back(mut self) {
+        // What a device has said before it stops to listen counts.
+        while let Some(Some((id, disposition))) = self.verdicts.next().now_or_never() {
+            self.settle(id, disposition);
+        }
         self.verdicts.clear();
         drop(timeout(STOP_PATIENCE, self.link.stop()).await);
         let mut held = std::mem::take(&mut self.held);

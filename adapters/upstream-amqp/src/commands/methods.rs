@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fe2o3_amqp_types::messaging::MessageId;
-use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use gateway_core::governor::Class;
 use gateway_core::{LinkPurpose, MethodReply};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{CLOSE_PATIENCE, Site, open};
-use crate::client::{Incoming, Receiver, Sender};
+use crate::client::{ClientError, Incoming, Receiver, Sender};
 use crate::convert;
 use crate::error::AmqpError;
+
+/// How long the hub may take to grant a credit for the last answers.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Brings methods until they are not wanted any more.
 pub(super) async fn run(site: Arc<Site>, wait: Option<Duration>) -> Result<(), AmqpError> {
@@ -146,7 +149,20 @@ impl Methods<'_> {
         tracing::debug!(device.id = %self.site.device.id, "Method not answered in time");
     }
 
-    async fn close(self) {
+    /// Gives the answers that are there, since a device has given them before it stops to listen, and
+    /// closes the links.
+    async fn close(mut self) {
+        while let Some(Some(ended)) = self.running.next().now_or_never() {
+            // One that cannot be encoded is none.
+            drop(self.answer(ended));
+        }
+        let answers = async {
+            for (_, answer) in std::mem::take(&mut self.ready) {
+                self.answers.send_settled(answer).await?;
+            }
+            Ok::<_, ClientError>(())
+        };
+        drop(timeout(LAST_PATIENCE, answers).await);
         let close = async {
             drop(self.calls.close().await);
             drop(self.answers.close().await);
