@@ -58,7 +58,10 @@ impl End {
 enum Standing {
     Unknown,
     Judging,
-    Known { device: DeviceId, _claim: Claim },
+    Known {
+        device: DeviceId,
+        _claim: Claim,
+    },
     /// It ends: what is asked for still is put in the queue, and answered once.
     Left,
 }
