@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gateway_core::{
-    Announcement, Credential, CredentialError, CredentialProvider, DEFAULT_RETRY_AFTER, DeviceId,
-    ErrorKind, GatewayBuilder, Interest, Settlement, TimeoutConfig, Upstream,
+    Announcement, CloudMessage, Credential, CredentialError, CredentialProvider,
+    DEFAULT_RETRY_AFTER, DeviceId, Disposition, ErrorKind, GatewayBuilder, Interest, Settlement,
+    TimeoutConfig, Upstream,
 };
 use support::{Harness, device, no_retries, policy, soon, uplink};
 use tokio::task::JoinSet;
@@ -394,4 +395,34 @@ async fn a_flood_evicts_no_faster_than_the_hub_lets_go() {
     let count = |wanted| settled.iter().filter(|s| **s == wanted).count();
     assert_eq!(count(Settlement::Accepted) + count(later), 1000);
     assert!(count(Settlement::Accepted) >= 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_sweep_throws_out_no_newer_session() {
+    let run = Harness::start(|config| {
+        config.sessions.capacity = 100;
+        config.sessions.idle_ttl = 80 * SECOND;
+    });
+    for n in 0..100 {
+        assert_eq!(run.send(&format!("d{n}"), "x").await, Settlement::Accepted);
+    }
+    sleep(79 * SECOND).await;
+    run.hub.set_latency(9 * SECOND);
+    sleep(2 * SECOND).await;
+    run.hub.set_latency(Duration::ZERO);
+    // One of those for which the sweep has no room yet makes room for these.
+    for name in ["n0", "n1"] {
+        assert_eq!(run.send(name, "x").await, Settlement::Accepted);
+    }
+    sleep(SECOND).await;
+    let mut waiting = (65..100).map(|n| device(&format!("d{n}")));
+    let back = waiting.find(|name| !run.hub.is_attached(name)).unwrap();
+    let back = run.devices.connect(back).await.unwrap();
+    sleep(10 * SECOND).await;
+    let explanation = run.gateway.explain(back.id()).unwrap();
+    assert!(explanation.session.is_some_and(|session| session.is_online));
+    let message = CloudMessage::new(back.id().clone(), "x", Instant::now() + SECOND);
+    let take = async { soon(back.next()).await.unwrap().acknowledge() };
+    let (settled, ()) = tokio::join!(run.hub.send_message(message), take);
+    assert_eq!(settled, Some(Disposition::Complete));
 }

@@ -43,10 +43,12 @@ impl SessionTable {
         }
     }
 
-    /// Lets a session go, if it may: none if it may not, or if its gate is taken, as by an earlier
-    /// call.
+    /// Lets a session go, if it may: none if it may not, if it has gone, or if its gate is taken, as
+    /// by an earlier call.
     fn retire(&self, sessions: &mut Sessions, session: &Arc<Session>) -> Option<Retired> {
-        if !session.may_go() {
+        // The device may have come back, with a session that is not this one.
+        let current = sessions.peek(&session.device)?;
+        if !Arc::ptr_eq(current, session) || !session.may_go() {
             return None;
         }
         let leaving = Leaving::begin(session)?;
