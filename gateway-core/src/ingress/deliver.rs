@@ -27,13 +27,16 @@ impl Inner {
     /// Sends what waits, until the own message is settled. The place is dropped before the gate, so
     /// that nobody sends the message of a sender that has gone.
     async fn lead(&self, gate: Gate<'_>, mut place: Place<'_>) -> Settlement {
-        while let Some(batch) = gate.take_batch(&self.batches) {
-            self.send_batch(&gate, batch).await;
+        loop {
+            // Who had the gate before may have sent it.
             if let Some(settlement) = place.try_settled() {
                 return settlement;
             }
+            let Some(batch) = gate.take_batch(&self.batches) else {
+                return Settlement::RetryLater(DEFAULT_RETRY_AFTER);
+            };
+            self.send_batch(&gate, batch).await;
         }
-        Settlement::RetryLater(DEFAULT_RETRY_AFTER)
     }
 
     /// Sends a batch and tells each of its messages what became of it. If it is refused for what may
@@ -102,4 +105,58 @@ fn settlement(result: &Result<(), UpstreamError>) -> Settlement {
 fn may_be_one_message(kind: ErrorKind) -> bool {
     use ErrorKind::{Other, Rejected, TooLarge, Unsupported};
     matches!(kind, Rejected | TooLarge | Unsupported | Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::config::GatewayConfig;
+    use crate::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
+    use crate::id::{DeviceId, MessageId};
+    use crate::session::SessionTable;
+    use crate::testkit::{MemoryUpstream, RecordingCallback};
+
+    fn inner(hub: &MemoryUpstream) -> Inner {
+        let (config, upstream) = (GatewayConfig::default(), Arc::new(hub.clone()));
+        let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
+        let credentials = HubPolicyCredentials::new(SharedAccessPolicy::new("device", key));
+        let callback = RecordingCallback::new().shared();
+        let sessions =
+            SessionTable::new(&config, upstream.clone(), Arc::new(credentials), callback);
+        Inner {
+            sessions: Arc::new(sessions),
+            upstream,
+            credits: Arc::new(Semaphore::new(1)),
+            closing: Default::default(),
+            is_closing: Default::default(),
+            batches: config.batches,
+            counters: Default::default(),
+            commands: Default::default(),
+        }
+    }
+
+    /// Between the look for a verdict and the look for the gate another sender may have settled the
+    /// message and have gone.
+    #[tokio::test]
+    async fn who_gets_the_gate_with_its_message_settled_sends_nothing_and_tells_the_verdict() {
+        let hub = MemoryUpstream::new();
+        let inner = inner(&hub);
+        let device = DeviceId::new("d").unwrap();
+        let session = inner.sessions.enter(&device).unwrap();
+        let uplink = || Uplink::new(device.clone(), MessageId::random(), "x");
+        for others_wait in [false, true] {
+            let place = session.queue(uplink());
+            let gate = session.gate().await;
+            let mut batch = gate.take_batch(&inner.batches).unwrap();
+            batch.settle(1, Settlement::Accepted);
+            drop(batch);
+            let _other = others_wait.then(|| session.queue(uplink()));
+            assert_eq!(inner.lead(gate, place).await, Settlement::Accepted);
+            assert!(hub.accepted().is_empty(), "the other's is its own to send");
+        }
+    }
 }

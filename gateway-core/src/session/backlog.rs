@@ -60,6 +60,9 @@ impl<'a> Gate<'a> {
     pub(crate) fn take_batch(&self, bounds: &BatchConfig) -> Option<Batch<'a>> {
         let mut backlog = self.session.backlog();
         let waiting = &mut backlog.as_mut()?.waiting;
+        if waiting.is_empty() {
+            return None;
+        }
         let mut batch = Batch {
             session: self.session,
             uplinks: Vec::with_capacity(waiting.len().min(bounds.max_messages)),
@@ -76,7 +79,7 @@ impl<'a> Gate<'a> {
             batch.uplinks.push(uplink);
             batch.places.push_back((number, settle));
         }
-        (!batch.places.is_empty()).then_some(batch)
+        Some(batch)
     }
 }
 
