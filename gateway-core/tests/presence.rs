@@ -17,6 +17,7 @@ use gateway_core::{
     Settlement, TwinReply, TwinRequest, Uplink, Upstream, UpstreamError, UpstreamExplanation,
 };
 use support::{Harness, device, key, soon, token, uplink};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,6 +60,81 @@ async fn the_end_of_an_older_connection_does_not_silence_a_newer_one() {
     assert_eq!(run.hub.identity(&a).unwrap().interest, Interest::ALL);
     drop(newer);
     soon(run.hub.wait_deaf(&a)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_connection_of_an_earlier_session_does_not_silence_a_newer_one() {
+    let (run, a) = start();
+    let older = run.online(Announcement::new(a.clone())).await.unwrap();
+    drop(run.online(Announcement::new(a.clone())).await.unwrap());
+    soon(run.hub.wait_attached(&a, false)).await;
+    sleep(SECOND).await;
+    assert!(run.gateway.explain(&a).is_none());
+    let newer = run.online(Announcement::new(a.clone())).await.unwrap();
+    drop(older);
+    sleep(SECOND).await;
+    assert_eq!(run.hub.identity(&a).unwrap().interest, Interest::COMMANDS);
+    drop(newer);
+    soon(run.hub.wait_deaf(&a)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_refused_another_interest_hears_nothing_when_it_is_gone() {
+    let (run, a) = start();
+    let presence = run.online(Announcement::new(a.clone())).await.unwrap();
+    run.hub.refuse(&a, ErrorKind::Unauthorized);
+    let all = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    assert_eq!(run.online(all).await.unwrap_err(), ErrorKind::Unauthorized);
+    assert_eq!(run.hub.identity(&a).unwrap().interest, Interest::COMMANDS);
+    drop(presence);
+    // Long before its idle time is over.
+    let deaf = timeout(SECOND * 60, run.hub.wait_deaf(&a)).await;
+    deaf.expect("its messages wait in the hub");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_tokens_do_not_starve_the_device_that_they_name() {
+    const FORGED: u32 = 100;
+    let (run, a) = start();
+    let good = with_token(&a, &key(), HOUR);
+    let _presence = run.online(good.clone()).await.unwrap();
+    run.hub.set_latency(SECOND);
+    let mut forgers = JoinSet::new();
+    for n in 0..FORGED {
+        let forged = with_token(&a, &wrong_key(), HOUR + SECOND * n);
+        let ingress = run.devices.ingress().await;
+        forgers.spawn(async move { ingress.online(forged).await.map(drop) });
+    }
+    sleep(SECOND / 2).await;
+    let since = Instant::now();
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+    assert!(since.elapsed() < 5 * SECOND, "{:?}", since.elapsed());
+    let refused = forgers.join_all().await.into_iter();
+    let kinds: Vec<_> = refused.map(|result| result.unwrap_err().kind()).collect();
+    let judged = |kind: &&ErrorKind| **kind == ErrorKind::Unauthorized;
+    assert_eq!(kinds.iter().filter(judged).count(), 2);
+    assert!(
+        kinds
+            .iter()
+            .all(|kind| judged(&kind) || *kind == ErrorKind::Throttled)
+    );
+    // A token that the hub has taken need not be judged again.
+    let _presence = run.online(good).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_token_lets_no_change_through_that_the_device_has() {
+    let (run, a) = start();
+    let all = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    let device = run.devices.connect_as(all).await.unwrap();
+    let change = || DesiredPatch::new(a.clone(), 7, "{}");
+    let take = async { soon(device.next()).await.unwrap().acknowledge() };
+    tokio::join!(run.hub.send_desired(change()), take);
+    let refused = run.online(with_token(&a, &wrong_key(), HOUR)).await;
+    assert_eq!(refused.unwrap_err(), ErrorKind::Unauthorized);
+    soon(run.hub.send_desired(change())).await;
+    let stats = run.gateway.stats();
+    assert_eq!((stats.desired_delivered, stats.desired_stale), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

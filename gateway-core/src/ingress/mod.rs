@@ -115,7 +115,8 @@ impl Ingress {
     /// # Errors
     /// `Unauthorized` or `UnknownDevice` if the hub, or the credential provider, refuses the
     /// device, or if its token is for another device; a retryable kind after the retry budget,
-    /// when the caller should ask again later.
+    /// when the caller should ask again later; `Throttled` as well if two other tokens of the device
+    /// are being judged, since anybody may present some.
     ///
     /// # Cancel safety
     /// Safe; the device may stay attached until its idle time to live.

@@ -127,16 +127,20 @@ impl SessionTable {
     }
 
     /// Attaches a device that listens; it stays until the returned number is given to `offline`.
-    /// Whoever presents a bad token does not disturb the device that is there.
+    /// Whoever presents a bad token does not disturb the device that is there: nothing of it changes,
+    /// and its messages wait behind few.
     pub(crate) async fn online(
         self: &Arc<Self>,
         session: &Busy,
         interest: Interest,
         token: Option<SasToken>,
     ) -> Result<u32, UpstreamError> {
+        let _judged = match &token {
+            Some(token) => session.judge(token)?,
+            None => None,
+        };
         let gate = session.gate().await;
-        // It may have forgotten, or never got, what it was given before.
-        session.0.desired.store(0, Relaxed);
+        let given = session.0.desired.load(Relaxed);
         let stands = {
             let standing = gate.session.standing();
             token.as_ref() == standing.token() && standing.stands(interest)
@@ -146,7 +150,16 @@ impl SessionTable {
         }
         gate.session.standing().wanted = interest;
         session.0.online.store(true, Relaxed);
-        Ok(session.0.presence.fetch_add(1, Relaxed).wrapping_add(1))
+        // It may have forgotten, or never got, what it was given before.
+        let forgotten = session
+            .0
+            .desired
+            .compare_exchange(given, 0, Relaxed, Relaxed);
+        // Who fails finds one that came with the attach.
+        forgotten.ok();
+        let presence = self.next_presence();
+        session.0.presence.store(presence, Relaxed);
+        Ok(presence)
     }
 
     /// Takes back what `online` did, unless the device has come online again since.
@@ -163,12 +176,12 @@ impl SessionTable {
                 return;
             }
             session.online.store(false, Relaxed);
-            let is_subscribed = {
+            let may_be_subscribed = {
                 let mut standing = session.standing();
                 standing.wanted = Interest::NONE;
-                standing.is_subscribed()
+                standing.may_be_subscribed()
             };
-            if is_subscribed {
+            if may_be_subscribed {
                 let _busy = Busy::enter(&session);
                 if let Err(error) = table.attached(&gate).await {
                     tracing::debug!(device.id = %session.device, error = %error, "Unsubscribe failed");

@@ -4,13 +4,14 @@ mod attach;
 mod attachment;
 mod backlog;
 mod desired;
+mod judge;
 mod leave;
 mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -44,8 +45,11 @@ struct Session {
     /// Users that came in and have not left; while there are any, the session stays.
     busy: AtomicU32,
     route: AtomicU32,
-    /// Counts announcements, so that an older connection's end does not unsubscribe a newer one.
+    /// The number of the last announcement, so that an older connection's end does not unsubscribe a
+    /// newer one.
     presence: AtomicU32,
+    /// Presented tokens that wait for the hub's judgement, or have it made.
+    judging: AtomicU8,
     /// The newest version of the desired properties on its way to the device since it came online,
     /// or since the hub ended its session.
     desired: AtomicU64,
@@ -65,6 +69,7 @@ impl Session {
             busy: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
             presence: AtomicU32::new(0),
+            judging: AtomicU8::new(0),
             desired: AtomicU64::new(0),
             online: AtomicBool::new(false),
             is_stranger: AtomicBool::new(false),

@@ -67,8 +67,10 @@ impl Standing {
         self.attached.is_some_and(|(_, has)| has == interest) && self.is_attached()
     }
 
-    pub(super) fn is_subscribed(&self) -> bool {
-        self.attached.is_some_and(|(_, has)| has != Interest::NONE)
+    /// Tells whether the hub may have something to say to the device: one that refuses it another
+    /// interest leaves it what it had.
+    pub(super) fn may_be_subscribed(&self) -> bool {
+        self.is_held && !self.attached.is_some_and(|(_, has)| has == Interest::NONE)
     }
 
     pub(super) fn token(&self) -> Option<&SasToken> {

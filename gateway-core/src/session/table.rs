@@ -1,6 +1,6 @@
 //! A bounded table, least recently used out first.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub(crate) struct SessionTable {
     epoch: Instant,
     /// Numbers attaches.
     attaches: AtomicU64,
+    /// Numbers announcements, over all sessions: a device may have had another one.
+    presences: AtomicU32,
     pub(super) counters: Counters,
     /// As many at a time as may stand above the capacity: a flood evicts no faster than that.
     evictions: Arc<Semaphore>,
@@ -82,6 +84,7 @@ impl SessionTable {
             callback,
             epoch: Instant::now(),
             attaches: AtomicU64::new(0),
+            presences: AtomicU32::new(0),
             counters: Counters::default(),
             evictions: Arc::new(Semaphore::new(DETACHING)),
             expiry: Arc::new(Semaphore::new(1)),
@@ -127,6 +130,11 @@ impl SessionTable {
         self.attaches.fetch_add(1, Relaxed) + 1
     }
 
+    /// A number for an announcement that no other one has, for a long time.
+    pub(super) fn next_presence(&self) -> u32 {
+        self.presences.fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
     /// Finds or makes the device's session and keeps it there.
     pub(crate) fn enter(self: &Arc<Self>, device: &DeviceId) -> Result<Busy, UpstreamError> {
         let full = || UpstreamError::new(ErrorKind::Throttled, "attach");
@@ -135,6 +143,8 @@ impl SessionTable {
             let queued = session.busy.fetch_add(1, Relaxed);
             let busy = Busy(session.clone());
             self.touch(session);
+            // Tokens that strangers present take no room from it.
+            let queued = queued.saturating_sub(session.judging.load(Relaxed).into());
             return match queued < self.max_queued {
                 true => Ok(busy),
                 false => Err(full().with_source("too many messages of this device are waiting")),
