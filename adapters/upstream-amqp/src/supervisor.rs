@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use futures_util::stream;
 use gateway_core::{DeviceId, ErrorKind, SessionEnd};
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
-use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 use tokio_util::time::DelayQueue;
 
@@ -47,8 +45,6 @@ pub(crate) struct Supervisor {
     pub(crate) registry: Arc<Registry>,
     pub(crate) events: mpsc::Receiver<Event>,
 }
-
-type Held = (Arc<Device>, OwnedMutexGuard<Link>);
 
 impl Supervisor {
     pub(crate) async fn run(mut self) {
@@ -154,30 +150,45 @@ fn sort(lost: &mut [Arc<Device>]) {
     lost.sort_by_cached_key(|device| device.priority());
 }
 
+/// Takes over the link of a lost device and drops what is left of it. None if it has come up elsewhere,
+/// or has been ended.
+fn take(
+    device: &Device,
+    mut link: OwnedMutexGuard<Link>,
+    lane: Option<u64>,
+) -> Option<OwnedMutexGuard<Link>> {
+    let is_lost = match (&*link, lane) {
+        (Link::New | Link::Ended, _) => false,
+        (_, Some(lane)) => device.is_on(lane),
+        (link, None) => matches!(link, Link::Down(_)),
+    };
+    is_lost.then(|| {
+        link.lose();
+        device.set_lane(0);
+        link
+    })
+}
+
 /// Brings devices back, those first that come first.
 ///
-/// All links are taken and dropped before the first comes back, so that what was unsettled fails
-/// at once; until a device is back, its new uplinks wait for its link.
+/// All links that are at hand are dropped before the first comes back, so that what was unsettled
+/// fails at once; until a device is back, its new uplinks wait for its link. A link that somebody else
+/// has in hand holds up its own device alone.
 async fn recover(env: Arc<Env>, pool: Arc<Pool>, lost: Vec<Arc<Device>>, lane: Option<u64>) {
-    let take = lost.into_iter().map(async |device| {
-        let mut link = device.link.clone().lock_owned().await;
-        // It may have come up elsewhere, or have been ended, before this had its turn.
-        let is_lost = match (&*link, lane) {
-            (Link::New | Link::Ended, _) => false,
-            (_, Some(lane)) => device.is_on(lane),
-            (link, None) => matches!(link, Link::Down(_)),
-        };
-        is_lost.then(|| {
-            link.lose();
-            device.set_lane(0);
-            (device, link)
-        })
+    let at_hand = lost.into_iter().map(|device| {
+        let link = device.link.clone().try_lock_owned();
+        let link = link.map(|link| take(&device, link, lane));
+        (device, link)
     });
-    let taken = unconstrained(join_all(take)).await;
-    let held: Vec<Held> = taken.into_iter().flatten().collect();
+    let lost: Vec<_> = at_hand.collect();
     let turns = Semaphore::new(env.config.pool.recovering);
-    stream::iter(held)
+    stream::iter(lost)
         .for_each_concurrent(None, async |(device, link)| {
+            let link = match link {
+                Ok(link) => link,
+                Err(_) => take(&device, device.link.clone().lock_owned().await, lane),
+            };
+            let Some(link) = link else { return };
             let _missing = env.progress.missing();
             let bring_back = Box::pin(bring_back(&env, &pool, &device, link, &turns));
             tokio::select! {

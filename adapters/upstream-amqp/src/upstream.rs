@@ -185,7 +185,12 @@ impl AmqpUpstream {
             // Recovery waits for the link.
             () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
         }
-        let delivery = match attached.sender.send(message, format).await {
+        let sent = tokio::select! {
+            biased;
+            sent = attached.sender.send(message, format) => sent,
+            () = attached.lane.down.cancelled() => return Err(AmqpError::Down),
+        };
+        let delivery = match sent {
             Ok(delivery) => delivery,
             Err(error) => {
                 let error = error.into();

@@ -2,11 +2,28 @@
 
 mod common;
 
-use common::{config, hub, uplink, upstream, with_key};
+use std::time::Duration;
+
+use common::{config, device_id, hub, uplink, upstream, with_key, with_policy, with_token};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, Upstream};
-use hub_simulator::{C2d, C2dOutcome};
+use gateway_upstream_amqp::AmqpConfig;
+use hub_simulator::{C2d, C2dOutcome, HubSimulator};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Far less than the hub has for its answer.
+const PROMPT: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Says nothing of a device.
+const ENDED: &str = "amqp:internal-error";
+
+/// One session for all devices.
+fn one_lane(hub: &HubSimulator) -> AmqpConfig {
+    let mut config = config(hub);
+    config.pool.lanes = 1;
+    config
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
@@ -202,4 +219,56 @@ async fn a_throttled_message_says_so_and_the_link_stays() {
         .await
         .expect("accepted");
     assert_eq!(hub.attaches("busy"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_waits_for_the_hub_elsewhere_holds_up_none_of_those_lost_with_it() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    for name in ["mover", "neighbour"] {
+        let callback = RecordingCallback::new().shared();
+        let attached = upstream.attach(with_policy(&hub, name), callback).await;
+        attached.expect("attached");
+    }
+    // What it has stays until the hub has taken the other proof.
+    hub.faults().withhold_token("mover");
+    let own = with_token(&hub, "mover", HOUR);
+    tokio::select! {
+        biased;
+        moved = upstream.attach(own, RecordingCallback::new().shared()) => {
+            panic!("not answered: {moved:?}")
+        }
+        back = timeout(PROMPT, async {
+            hub.faults().end_sessions(Some("mover"), ENDED);
+            hub.wait_until(|_| hub.attaches("neighbour") == 2).await;
+            let message = uplink(&device_id("neighbour"), "m");
+            upstream.send(&message).await.expect("accepted");
+        }) => back.expect("it does not wait for the other"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_without_an_answer_is_put_again_when_the_links_are_lost_meanwhile() {
+    let hub = hub().await;
+    let upstream = upstream(one_lane(&hub));
+    let callback = RecordingCallback::new();
+    let old = with_token(&hub, "device", HOUR);
+    let attached = upstream.attach(old, callback.shared()).await;
+    attached.expect("attached");
+    hub.faults().withhold_token("device");
+    let fresh = with_token(&hub, "device", 2 * HOUR);
+    let attach = timeout(PROMPT, upstream.attach(fresh, callback.shared()));
+    let (attached, ()) = tokio::join!(attach, async {
+        // Behind the token, so that the hub has it before.
+        let other = with_token(&hub, "other", HOUR);
+        let attached = upstream.attach(other, RecordingCallback::new().shared());
+        attached.await.expect("attached");
+        hub.faults().allow_token("device");
+        hub.faults().end_sessions(Some("device"), ENDED);
+    });
+    let attached = attached.expect("it does not wait for the first answer");
+    attached.expect("attached");
+    let message = uplink(&device_id("device"), "m");
+    upstream.send(&message).await.expect("accepted");
+    assert!(callback.record().ends.is_empty());
 }
