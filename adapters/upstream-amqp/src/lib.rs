@@ -23,10 +23,10 @@
 //! when the message's link is lost. The hub says over AMQP neither how long it waits for a method's
 //! answer nor the tag (ETag) of a twin.
 //!
-//! Changes of desired properties come in the order of their versions, each once. After a gap, or
-//! after their link was lost, the twin is read: if anything was missed, all desired properties come as
-//! one [whole](gateway_core::DesiredPatch::is_whole) set. Nothing is made up for a device that
-//! listens for the first time: it reads its twin itself.
+//! Changes of desired properties come in the order of their versions, each once. After a gap, after
+//! their link was lost, or after the device has missed one, the twin is read: if anything was missed,
+//! all desired properties come as one [whole](gateway_core::DesiredPatch::is_whole) set. Nothing is
+//! made up for a device that listens for the first time: it reads its twin itself.
 //!
 //! # Devices that misbehave
 //!

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
 use gateway_core::governor::{Class, Operation as Budgeted, Priority, Turn};
 use gateway_core::{
-    DesiredChange, DesiredChanges, LinkPurpose, TwinReply, TwinRequest, desired_of,
+    DesiredChange, DesiredChanges, Disposition, LinkPurpose, TwinReply, TwinRequest, desired_of,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -89,13 +89,13 @@ struct Twin<'a> {
     serial: u64,
     /// Requests without an answer, in the order in which their time is up.
     pending: BTreeMap<u64, Pending>,
-    /// Requests that wait for the hub.
-    outgoing: VecDeque<Bytes>,
+    /// Requests that wait for the hub, by the same numbers.
+    outgoing: VecDeque<(u64, Bytes)>,
     is_subscribed: bool,
     changes: DesiredChanges,
-    delivering: Option<BoxFuture<'static, DesiredChange>>,
+    delivering: Option<BoxFuture<'static, (DesiredChange, Disposition)>>,
     fetch: Fetch,
-    /// Fetches that failed one after the other.
+    /// Fetches that failed one after the other, or brought what the device missed again.
     failures: u32,
     /// When the device last had a use for the links.
     used: Instant,
@@ -109,7 +109,7 @@ impl Twin<'_> {
             let has_room = self.pending.len() < self.most();
             let first = self.outgoing.front().cloned();
             let sending = match first {
-                Some(request) => Some(self.requests.send_settled(request)),
+                Some((_, request)) => Some(self.requests.send_settled(request)),
                 None => None,
             };
             let sending = OptionFuture::from(sending);
@@ -131,10 +131,7 @@ impl Twin<'_> {
                     sent?;
                 }
                 heard = self.answers.recv() => self.hear(&heard?.payload)?,
-                Some(change) = delivered => {
-                    self.delivering = None;
-                    self.site.device.set_desired(change.version, change.is_whole);
-                }
+                Some((change, disposition)) = delivered => self.delivered(&change, disposition),
                 Some(()) = turn => {
                     self.fetch = Fetch::Asked;
                     self.send(Operation::Get, &[], Asker::Fetch)?;
@@ -210,8 +207,8 @@ impl Twin<'_> {
 
     fn send(&mut self, operation: Operation, body: &[u8], asker: Asker) -> Result<(), AmqpError> {
         self.serial += 1;
-        self.outgoing
-            .push_back(wire::request(self.serial, operation, body)?);
+        let request = wire::request(self.serial, operation, body)?;
+        self.outgoing.push_back((self.serial, request));
         let deadline = Instant::now() + self.site.env.config.wire.answer_timeout;
         self.pending
             .insert(self.serial, Pending { deadline, asker });
@@ -291,10 +288,13 @@ impl Twin<'_> {
         if !self.changes.fetched(version, body) {
             return self.fetch_again();
         }
-        (self.fetch, self.failures) = (Fetch::Idle, 0);
+        self.fetch = Fetch::Idle;
         // Where it is given something, it is known when it has it.
-        let is_given = self.delivering.is_some() || self.changes.is_waiting();
-        if self.site.device.desired() == 0 && !is_given {
+        if self.delivering.is_some() || self.changes.is_waiting() {
+            return;
+        }
+        self.failures = 0;
+        if self.site.device.desired() == 0 {
             self.site.device.set_desired(self.changes.known(), false);
         }
     }
@@ -310,9 +310,26 @@ impl Twin<'_> {
         let patch = change.patch(device.id.clone());
         let callback = device.callback();
         self.delivering = Some(Box::pin(async move {
-            let _unused = callback.on_desired(patch).await;
-            change
+            let disposition = callback.on_desired(patch).await;
+            (change, disposition)
         }));
+    }
+
+    fn delivered(&mut self, change: &DesiredChange, disposition: Disposition) {
+        self.delivering = None;
+        if disposition != Disposition::Abandon {
+            self.failures = 0;
+            let device = &self.site.device;
+            return device.set_desired(change.version, change.is_whole);
+        }
+        self.changes.missed();
+        let known = self.changes.known();
+        self.site.device.set_desired(known, false);
+        match self.is_subscribed {
+            true => self.fetch_again(),
+            // It is fetched when the device listens again.
+            false => self.changes.unsubscribed(),
+        }
     }
 
     /// Tells whether the links have no use, and had none for a while.
@@ -348,6 +365,9 @@ impl Twin<'_> {
             let asker = first.remove().asker;
             self.answered(asker, Err(AmqpError::Unanswered("a twin request")))?;
         }
+        // Whoever was told so may ask again: what the hub has not been asked, it is not asked later.
+        let pending = &self.pending;
+        self.outgoing.retain(|(id, _)| pending.contains_key(id));
         Ok(())
     }
 }
