@@ -169,7 +169,7 @@ impl AmqpConfig {
             .devices_per_connection
             .max(pool.devices_per_policy_connection)
             * 6;
-        let ranges: [(&str, u128, u128, u128); 11] = [
+        let ranges: [(&str, u128, u128, u128); 12] = [
             ("port", self.port.into(), 1, 65_535),
             (
                 "pool.devices_per_connection",
@@ -191,6 +191,7 @@ impl AmqpConfig {
             ),
             ("pool.own_lane_after", pool.own_lane_after.into(), 1, 1000),
             ("pool.own_lanes", pool.own_lanes as u128, 1, 1000),
+            ("pool.recovering", pool.recovering as u128, 1, 100_000),
             (
                 "wire.connect_timeout (ms)",
                 wire.connect_timeout.as_millis(),
@@ -320,5 +321,15 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "`pool.devices_per_connection` is 1001; allowed: 1 to 1000"
         );
+    }
+
+    #[test]
+    fn lost_devices_are_brought_back_side_by_side_by_a_number_that_can_be() {
+        for recovering in [0, 100_001, usize::MAX] {
+            let mut config = AmqpConfig::new("hub.example");
+            config.pool.recovering = recovering;
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with("`pool.recovering` is"), "{error}");
+        }
     }
 }
