@@ -1,6 +1,7 @@
 //! One link: its phase, its credit, what waits on it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::task::Waker;
 
@@ -68,11 +69,20 @@ pub(super) enum Phase {
 }
 
 /// A message as it came: its sections, encoded.
-#[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) id: u32,
     pub(crate) settled: bool,
     pub(crate) payload: Bytes,
+}
+
+/// What it says stays out of sight.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("id", &self.id)
+            .field("len", &self.payload.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a link is for.
@@ -174,11 +184,20 @@ pub(super) struct Inbox {
     stopping: Option<Stopping>,
 }
 
-#[derive(Debug)]
 struct Arriving {
     id: u32,
     settled: bool,
     payload: BytesMut,
+}
+
+/// As of a [`Delivery`].
+impl fmt::Debug for Arriving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arriving")
+            .field("id", &self.id)
+            .field("len", &self.payload.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// How far the hub is told that it may send no more.

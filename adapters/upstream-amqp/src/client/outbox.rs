@@ -1,5 +1,6 @@
 //! What waits to be written, and who is to be woken.
 
+use std::fmt;
 use std::task::Waker;
 
 use bytes::BytesMut;
@@ -7,8 +8,11 @@ use serde::Serialize;
 
 use super::frame::{self, Transfer};
 
+/// Bytes that may wait to be written, beyond the room, before a hub that sends and does not read is
+/// given up.
+const UNREAD: usize = 8 << 20;
+
 /// Frames that gather until the connection's writer takes them all at once.
-#[derive(Debug)]
 pub(super) struct Outbox {
     buffer: BytesMut,
     /// Bytes above which no message is added; the frames that links and settlement need are.
@@ -16,6 +20,16 @@ pub(super) struct Outbox {
     largest_frame: usize,
     /// The close has been said, and with it the last word (section 2.4.3).
     is_shut: bool,
+}
+
+/// What gathers is tokens and what devices say: it stays out of sight.
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("len", &self.buffer.len())
+            .field("is_shut", &self.is_shut)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
@@ -62,8 +76,9 @@ impl Outbox {
         self.buffer.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.buffer.len()
+    /// Tells whether more waits than a hub that reads leaves there.
+    pub(super) fn is_unread(&self) -> bool {
+        self.buffer.len() > self.room + UNREAD
     }
 
     pub(super) fn has_room(&self) -> bool {

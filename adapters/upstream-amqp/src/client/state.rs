@@ -11,9 +11,6 @@ use super::frame::{Frame, MAX_FRAME_SIZE};
 use super::outbox::{Outbox, Wakers};
 use super::session::Session;
 
-/// Bytes that may wait to be written before a hub that sends and does not read is given up.
-const UNREAD: usize = 8 << 20;
-
 /// Names a session for as long as its connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionKey {
@@ -132,7 +129,7 @@ impl State {
                 self.on_frame(channel, performative, payload)?;
             }
         }
-        match self.out.len() > UNREAD {
+        match self.out.is_unread() {
             true => Err(ClientError::Malformed("the hub sends and does not read")),
             false => Ok(()),
         }

@@ -9,6 +9,8 @@ mod driver;
 pub(super) mod hub;
 pub(super) mod model;
 #[cfg(test)]
+mod outbox;
+#[cfg(test)]
 mod receivers;
 #[cfg(test)]
 mod rules;
