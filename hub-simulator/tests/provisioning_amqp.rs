@@ -231,3 +231,18 @@ async fn a_login_over_amqp_is_good_for_its_own_registration_and_nothing_else() {
     let text: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(text["errorCode"], 400_004);
 }
+
+#[tokio::test]
+async fn a_certificate_registers_nobody_at_first_sight() {
+    let builder = HubSimulator::builder().with_auto_register(true);
+    let hub = builder.start().await.unwrap();
+    let certified = rcgen::generate_simple_self_signed(["anybody".to_owned()]).unwrap();
+    let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let stream = stream_to(&hub, hub.host(), Some((&certificate, &key))).await;
+    let mut connection = open(stream, SaslProfile::Anonymous).await.unwrap();
+    let mut session = soon(Session::begin(&mut connection)).await.unwrap();
+    let events = "/devices/unknown/messages/events";
+    let refused = soon(Sender::attach(&mut session, "events", events)).await;
+    assert!(refused.is_err());
+    assert_eq!(hub.device_keys("unknown"), None);
+}

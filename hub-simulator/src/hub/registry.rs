@@ -228,6 +228,10 @@ impl Registry {
         if self.auto_register && !self.devices.contains_key(id) && is_valid_id(id) {
             self.add(id);
         }
+        self.enabled(id)
+    }
+
+    fn enabled(&self, id: &str) -> Result<Arc<str>, AccessError> {
         let names = || (id.to_owned(), self.short_name().to_owned());
         let all = !self.checks.disabled;
         let is_enabled = |id: &str| self.get(id).is_some_and(|device| all || device.enabled);
@@ -249,13 +253,14 @@ impl Registry {
     /// The registered identity, if it is enabled and the certificate is its own.
     ///
     /// Of a device that is vouched for by an authority any certificate is taken: the chain is not
-    /// verified.
+    /// verified. Nobody is registered at first sight: a certificate proves nothing of a stranger.
     pub(crate) fn check_certificate(
-        &mut self,
+        &self,
         id: &str,
         shown: &Thumbprints,
     ) -> Result<Arc<str>, AccessError> {
-        let id = self.usable(id)?;
+        self.check_present()?;
+        let id = self.enabled(id)?;
         let fits = match self.get(&id).map(|device| &device.auth) {
             Some(Auth::SelfSigned(own)) => own.fit(shown),
             Some(Auth::CertificateAuthority) => true,
