@@ -73,7 +73,8 @@ impl From<SystemTime> for Ticks {
         let since = time
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let steps = u64::try_from(since.as_nanos() / 100).unwrap_or(u64::MAX);
+        let steps = since.as_secs().saturating_mul(Self::PER_SECOND);
+        let steps = steps.saturating_add(u64::from(since.subsec_nanos() / 100));
         Self(Self::UNIX_EPOCH.saturating_add(steps))
     }
 }

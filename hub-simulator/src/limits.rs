@@ -50,6 +50,10 @@ pub struct Limits {
     pub max_telemetry_size: usize,
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
+    /// Bytes that an AMQP client may make the hub hold in deliveries that it does not end and in
+    /// messages that it gives no credit for; default 16 MiB, sixteen of the largest. The real hub's
+    /// bound is not known.
+    pub held_per_connection: usize,
     /// How long an MQTT client may take to send its CONNECT; default 30 s.
     pub mqtt_connect_timeout: Duration,
     /// How long an MQTT packet may take to arrive once it has begun; default 60 s, enough for a
@@ -145,6 +149,7 @@ impl Default for Limits {
             max_frame_size: 65_536,
             max_telemetry_size: 256 * 1024,
             links_per_connection: 65_536,
+            held_per_connection: 16 * 1024 * 1024,
             mqtt_connect_timeout: Duration::from_secs(30),
             mqtt_packet_timeout: Duration::from_secs(60),
             mqtt_max_silence: Duration::from_secs(1767),
@@ -203,6 +208,7 @@ with! {
     with_mqtt_max_silence, mqtt_max_silence: Duration, "how long an MQTT client may be silent at most";
     with_mqtt_in_flight, mqtt_in_flight: usize, "how many messages an MQTT client may leave unacknowledged, at least 1";
     with_links_per_connection, links_per_connection: usize, "the number of links a connection";
+    with_held_per_connection, held_per_connection: usize, "how many bytes an AMQP client may make the hub hold";
     with_http_idle_timeout, http_idle_timeout: Duration, "how long an HTTP client may be silent";
     with_http_body_timeout, http_body_timeout: Duration, "how long the body of an HTTP request may take";
     with_max_http_body, max_http_body: usize, "the largest body of an HTTP request in bytes";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use fe2o3_amqp::connection::{Connection, OpenError};
+use fe2o3_amqp::link::Sender;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use hub_simulator::{C2d, Checks, ConnectionString, HubSimulator, Limits, WhichKey, sign};
 use support::{Client, DataBody, accepted, expiry, message, plain_hub, soon, tls_stream, token};
@@ -175,6 +176,24 @@ async fn links_end_with_their_device_though_one_of_the_same_name_is_there() {
     let mut messages = client.receiver(C2D).await;
     hub.send_c2d("dev1", C2d::new("x")).unwrap();
     soon(messages.recv::<DataBody>()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removed_devices_token_is_none_of_its_successors() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut telemetry = client.telemetry("dev1").await;
+    hub.remove_device("dev1");
+    hub.add_device("dev1");
+    soon(telemetry.on_detach()).await;
+    let address = "/devices/dev1/messages/events";
+    let again = Sender::attach(&mut client.session, "again", address);
+    let refused = format!("{:?}", soon(again).await.unwrap_err());
+    assert!(refused.contains("Unauthorized"), "{refused}");
+    let string = hub.device_connection_string("dev1");
+    client.authorize(&string, "dev1").await;
+    let mut telemetry = client.telemetry("dev1").await;
+    accepted(soon(telemetry.send(message("1", "x"))).await.unwrap());
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use fe2o3_amqp::types::messaging::{
 use fe2o3_amqp::types::primitives::{SimpleValue, Value};
 use hub_simulator::{C2d, C2dError, C2dOutcome, HubSimulator, Limits, MethodError};
 use serde_json::json;
-use support::{Client, DataBody, accepted, bytes_of, plain_hub, rejection, soon};
+use support::{Client, DataBody, accepted, bytes_of, c2d, plain_hub, rejection, soon};
 
 const C2D: &str = "/devices/dev1/messages/devicebound";
 
@@ -135,6 +135,35 @@ async fn the_fifty_first_message_does_not_fit() {
         hub.send_c2d("ghost", C2d::new("x")).unwrap_err(),
         C2dError::UnknownDevice
     );
+}
+
+#[tokio::test]
+async fn a_message_is_measured_with_its_properties() {
+    let hub = plain_hub().await;
+    hub.add_device("dev1");
+    let fits = C2d::new(vec![0; 65_000]).with_property("n", "x".repeat(99));
+    hub.send_c2d("dev1", fits).unwrap();
+    hub.send_c2d("dev1", C2d::new(vec![0; 65_536])).unwrap();
+    let mut many = C2d::new("");
+    for number in 0..25_000 {
+        many = many.with_property(number.to_string(), "xyz");
+    }
+    for too_large in [
+        C2d::new(vec![0; 65_536]).with_property("n", ""),
+        C2d::new(vec![0; 65_536]).with_message_id("m"),
+        many,
+    ] {
+        let refused = hub.send_c2d("dev1", too_large);
+        assert_eq!(refused.unwrap_err(), C2dError::TooLarge);
+    }
+    let mut service = Client::service(&hub).await;
+    let mut sender = service.sender("/messages/deviceBound").await;
+    let mut message = c2d("dev1", &"x".repeat(65_536));
+    let properties = ApplicationProperties::builder().insert("n", "x").build();
+    message.application_properties = Some(properties);
+    let (condition, text) = rejection(soon(sender.send(message)).await.unwrap());
+    assert_eq!(condition, "amqp:link:message-size-exceeded");
+    assert!(text.contains("413001"), "{text}");
 }
 
 #[tokio::test]
@@ -282,6 +311,36 @@ async fn a_silent_device_times_out_and_an_unknown_one_is_unknown() {
         hub.call_method("ghost", "x", "", brief).await.unwrap_err(),
         MethodError::UnknownDevice
     );
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_has_given_up_is_not_delivered() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut calls = Receiver::builder()
+        .name("calls")
+        .source("/devices/dev1/methods/devicebound")
+        .credit_mode(CreditMode::Manual)
+        .attach(&mut client.session)
+        .await
+        .unwrap();
+    let _answers = client.sender("/devices/dev1/methods/devicebound").await;
+    soon(hub.wait_methods("dev1")).await;
+    let brief = Duration::from_millis(100);
+    let late = hub.call_method("dev1", "late", "", brief).await;
+    assert_eq!(late.unwrap_err(), MethodError::TimedOut);
+    let wanted = hub.call_method("dev1", "wanted", "", Duration::from_secs(10));
+    let device = async {
+        calls.set_credit(10).await.unwrap();
+        let delivery = soon(calls.recv::<DataBody>()).await.unwrap();
+        let properties = delivery.message().application_properties.clone();
+        properties.unwrap().0.get("IoThub-methodname").cloned()
+    };
+    let name = tokio::select! {
+        name = device => name,
+        answer = wanted => panic!("{answer:?}"),
+    };
+    assert_eq!(name, Some(SimpleValue::String("wanted".to_owned())));
 }
 
 /// A device's twin links.

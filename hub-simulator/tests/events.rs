@@ -9,6 +9,7 @@ mod support;
 mod wire;
 
 use events::{Reader, bodies, both, by_name, hub, next, partition, send, text, whole};
+use fe2o3_amqp::types::definitions::Role;
 use fe2o3_amqp::types::messaging::{
     ApplicationProperties, Message, MessageAnnotations, Properties,
 };
@@ -16,6 +17,7 @@ use fe2o3_amqp::types::performatives::{Flow, Performative};
 use fe2o3_amqp::types::primitives::{Symbol, Value};
 use hub_simulator::{EventRetention, HubSimulator, RecordMode, StartError};
 use support::{Client, DataBody, accepted, bytes_of, message, soon};
+use wire::Wire;
 
 #[tokio::test]
 async fn an_event_is_the_message_with_the_hubs_stamps() {
@@ -309,6 +311,40 @@ async fn a_backlog_larger_than_any_buffer_reaches_a_reader_with_much_credit() {
     for _ in 0..COUNT {
         assert_eq!(bytes_of(next(&mut reader).await.body()).len(), large.len());
     }
+}
+
+#[tokio::test]
+async fn readers_with_much_to_read_take_turns() {
+    const EACH: usize = 40;
+    let hub = HubSimulator::builder().with_tls(false).with_partitions(2);
+    let hub = hub.start().await.unwrap();
+    let large = "x".repeat(200 * 1024);
+    // One for each partition.
+    for device in ["dev1", "dev2"] {
+        let mut client = Client::device(&hub, device).await;
+        let mut sender = client.telemetry(device).await;
+        for _ in 0..EACH {
+            accepted(soon(sender.send(message("m", &large))).await.unwrap());
+        }
+    }
+    let mut wire = Wire::with_session(&hub, wire::open(), wire::begin(2048)).await;
+    wire.put_token("token", &whole(&hub)).await;
+    for (handle, id) in [(2, 0), (3, 1)] {
+        let (name, address) = (format!("reader-{id}"), partition(&hub, id));
+        let reader = wire::attach(&name, handle, Role::Receiver, &address);
+        wire.send(0, Performative::Attach(reader)).await;
+    }
+    for handle in [2, 3] {
+        let credit = wire::credit(handle, 1000);
+        wire.send(0, Performative::Flow(credit)).await;
+    }
+    let mut read = [0; 4];
+    while read[3] < EACH / 4 {
+        if let Performative::Transfer(transfer) = wire.next().await {
+            read[transfer.handle.0 as usize] += usize::from(!transfer.more);
+        }
+    }
+    assert!(read[2] < EACH, "{read:?}");
 }
 
 #[tokio::test]

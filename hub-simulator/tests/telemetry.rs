@@ -1,5 +1,7 @@
 //! What devices send: acceptance, limits, batches, and whose it is.
 
+#[path = "support/http.rs"]
+mod http;
 mod support;
 
 use std::time::Duration;
@@ -8,8 +10,9 @@ use fe2o3_amqp::link::Sender;
 use fe2o3_amqp::link::SenderAttachError;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::types::messaging::{ApplicationProperties, Data, Message, Properties};
-use hub_simulator::{HubSimulator, RecordMode};
-use support::{Client, accepted, message, plain_hub, rejection, soon};
+use http::Http;
+use hub_simulator::{C2d, HubSimulator, RecordMode};
+use support::{Client, DataBody, accepted, message, plain_hub, rejection, soon, token};
 
 #[tokio::test]
 async fn an_accepted_message_is_recorded_whole() {
@@ -132,6 +135,29 @@ async fn a_message_over_the_limit_is_rejected_and_the_link_stays() {
     assert_eq!(rejection(outcome).0, "amqp:link:message-size-exceeded");
     accepted(soon(sender.send(message("small", "x"))).await.unwrap());
     assert_eq!(hub.record().count(), 1);
+}
+
+#[tokio::test]
+async fn telemetry_and_messages_over_amqp_are_activity() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut sender = client.telemetry("dev1").await;
+    let owner = token(&hub.policy_connection_string("iothubowner"));
+    let mut owner = Http::connect(&hub, &owner).await;
+    let mut seen = async || {
+        let device = owner.get("/devices/dev1").await.json();
+        device["lastActivityTime"].as_str().unwrap().to_owned()
+    };
+    let attached = seen().await;
+    accepted(soon(sender.send(message("1", "x"))).await.unwrap());
+    let sent = seen().await;
+    assert!(sent > attached, "{sent} {attached}");
+    let mut receiver = client.receiver("/devices/dev1/messages/devicebound").await;
+    let opened = seen().await;
+    hub.send_c2d("dev1", C2d::new("x")).unwrap();
+    soon(receiver.recv::<DataBody>()).await.unwrap();
+    let received = seen().await;
+    assert!(received > opened, "{received} {opened}");
 }
 
 #[tokio::test]

@@ -442,37 +442,6 @@ async fn nonsense_ends_its_own_connection_and_no_other() {
 }
 
 #[tokio::test]
-async fn sparse_handles_cannot_eat_all_memory() {
-    let hub = plain_hub().await;
-    let mut wire = Wire::with_session(&hub, open(), begin(100)).await;
-    let mut ended = false;
-    for channel in 1..=8 {
-        wire.send(channel, Performative::Begin(begin(100))).await;
-        wire.send(
-            channel,
-            Performative::Attach(attach("s", 262_143, Role::Sender, "$cbs")),
-        )
-        .await;
-        loop {
-            match wire.next().await {
-                Performative::Begin(_) | Performative::Attach(_) => {}
-                Performative::Flow(_) => break,
-                Performative::End(end) => {
-                    assert_eq!(
-                        condition_of(&end.error.unwrap()),
-                        "amqp:resource-limit-exceeded"
-                    );
-                    ended = true;
-                    break;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    assert!(ended);
-}
-
-#[tokio::test]
 async fn a_greeting_that_drips_in_is_cut_off_and_holds_up_nobody() {
     let hub = HubSimulator::builder()
         .with_tls(false)
@@ -498,41 +467,4 @@ async fn a_greeting_that_drips_in_is_cut_off_and_holds_up_nobody() {
         assert!(slow.is_hung_up().await);
         accepted(soon(sender.send(message("1", "x"))).await.unwrap());
     }
-}
-
-#[tokio::test]
-async fn a_delivery_without_end_costs_its_link_and_bounded_memory() {
-    let hub = plain_hub().await;
-    let mut wire = Wire::with_session(&hub, open(), begin(5000)).await;
-    wire.authorize(&hub, "dev1").await;
-    wire.send(
-        0,
-        Performative::Attach(attach("t", 5, Role::Sender, EVENTS)),
-    )
-    .await;
-    assert!(matches!(wire.next().await, Performative::Attach(_)));
-    assert!(matches!(wire.next().await, Performative::Flow(_)));
-    // Two megabytes of one message, of which one is the link's limit.
-    for _ in 0..64 {
-        wire.send_with(
-            0,
-            Performative::Transfer(transfer(5, 1, true)),
-            &[0; 32 * 1024],
-        )
-        .await;
-    }
-    let Performative::Detach(detach) = wire.next().await else {
-        panic!("a detach")
-    };
-    assert_eq!(
-        condition_of(&detach.error.unwrap()),
-        "amqp:link:message-size-exceeded"
-    );
-    // The session goes on.
-    wire.send(
-        0,
-        Performative::Attach(attach("again", 6, Role::Sender, EVENTS)),
-    )
-    .await;
-    assert!(matches!(wire.next().await, Performative::Attach(_)));
 }

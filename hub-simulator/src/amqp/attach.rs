@@ -169,6 +169,9 @@ impl Session {
                     .map(|device| core.hub.record.counter(device))
             })
             .flatten();
+        let activity = (kind == Kind::Telemetry)
+            .then(|| core.hub.state().activity(device.as_deref()?))
+            .flatten();
         let mut terms = kind.terms();
         if consumer
             .as_ref()
@@ -197,6 +200,7 @@ impl Session {
             outbox: VecDeque::new(),
             correlation: correlation.map(Into::into),
             counter,
+            activity,
             consumer,
             stamps,
             partition,

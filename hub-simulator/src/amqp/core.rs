@@ -29,6 +29,10 @@ use crate::provisioning::Login;
 /// Handles that a connection's sessions have room for together, used or not.
 const MAX_HANDLES: usize = 1 << 20;
 
+/// Output of a turn from which on readers of events wait, so that one with much credit does not make
+/// the hub hold everything that it is still to be sent.
+const MAX_OUTPUT_A_TURN: usize = 256 * 1024;
+
 /// Everything that a session needs besides itself.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -47,6 +51,8 @@ pub(crate) struct Core {
     links: usize,
     /// Handles that all sessions have room for.
     handles: usize,
+    /// Bytes of deliveries that have not ended, and of messages that wait for credit.
+    held: usize,
     serials: u32,
     pub(crate) batch: Batch,
     /// How long what is being delivered has to wait under the hub's throttles.
@@ -96,6 +102,7 @@ impl Core {
             devices: HashMap::new(),
             links: 0,
             handles: 0,
+            held: 0,
             serials: 0,
             batch: Batch::default(),
             wait: Duration::ZERO,
@@ -132,6 +139,27 @@ impl Core {
 
     pub(crate) fn release_handles(&mut self, count: usize) {
         self.handles -= count;
+    }
+
+    /// Counts bytes that the peer makes the hub hold for it.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), AmqpError> {
+        if self.held + bytes > self.hub.limits.held_per_connection {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT,
+                "The connection leaves too much unfinished or without credit.",
+            ));
+        }
+        self.held += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
+    }
+
+    /// Whether readers of events may send more in this turn.
+    pub(crate) fn has_room_for_events(&self) -> bool {
+        self.out.len() < MAX_OUTPUT_A_TURN
     }
 
     /// The serial number of the link that opens next.

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::events::Consumer;
 use crate::faults::LinkKind;
+use crate::guid::Guid;
 use crate::hub::stamps::Stamps;
 use crate::limits::Limits;
 
@@ -184,12 +185,23 @@ pub(crate) struct Link {
     pub(crate) correlation: Option<Box<str>>,
     /// The device's counter of accepted telemetry.
     pub(crate) counter: Option<Arc<AtomicU64>>,
+    /// When the device last sent telemetry, in ticks, for the registry to show.
+    pub(crate) activity: Option<Arc<AtomicU64>>,
     /// What the hub writes onto telemetry.
     pub(crate) stamps: Option<Arc<Stamps>>,
     /// Where its telemetry goes to be read; nowhere while no events are kept.
     pub(crate) partition: Option<u8>,
     /// What an Event Hubs client reads.
     pub(crate) consumer: Option<Box<Consumer>>,
+}
+
+impl Link {
+    /// What the hub holds for it that counts against its connection, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let partial = self.partial.as_ref();
+        let waiting = self.outbox.iter().map(|outgoing| outgoing.message.len());
+        partial.map_or(0, |partial| partial.payload.len()) + waiting.sum::<usize>()
+    }
 }
 
 /// A delivery of which more frames are to come.
@@ -206,4 +218,16 @@ pub(crate) struct Partial {
 pub(crate) struct Outgoing {
     pub(crate) message: Bytes,
     pub(crate) settled: bool,
+    /// The method call that it is, if it is one: pointless once nobody waits for the answer.
+    pub(crate) call: Option<Guid>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(message: Bytes, settled: bool) -> Self {
+        Self {
+            message,
+            settled,
+            call: None,
+        }
+    }
 }

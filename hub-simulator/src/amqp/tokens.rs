@@ -10,7 +10,7 @@ use crate::hub::registry::{AuthMethod, Grant, Principal};
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     by_name: HashMap<Arc<str>, Grant>,
-    /// The name of each device's latest token.
+    /// The name of a token of each device that has one: the latest, while that is there.
     of_device: HashMap<Arc<str>, Arc<str>>,
     /// Names of the policy tokens.
     of_policies: Vec<Arc<str>>,
@@ -49,6 +49,11 @@ impl Tokens {
             Principal::Device(device) => {
                 if self.of_device.get(device) == Some(&name) {
                     self.of_device.remove(device);
+                    let mut others = self.by_name.iter();
+                    let other = others.find(|(_, other)| other.principal == grant.principal);
+                    if let Some((other, _)) = other {
+                        self.of_device.insert(Arc::clone(device), Arc::clone(other));
+                    }
                 }
             }
             Principal::Policy { .. } => self.of_policies.retain(|other| *other != name),
@@ -56,11 +61,13 @@ impl Tokens {
         true
     }
 
-    /// Forgets the token of a device.
-    pub(crate) fn remove_of(&mut self, device: &str) {
-        if let Some(name) = self.of_device.get(device).cloned() {
-            self.remove(&name);
+    /// Forgets the tokens of a device and tells whether there were any.
+    pub(crate) fn remove_of(&mut self, device: &str) -> bool {
+        let mut any = false;
+        while let Some(name) = self.of_device.get(device).cloned() {
+            any |= self.remove(&name);
         }
+        any
     }
 
     /// The earliest expiry, in seconds since the Unix epoch.
@@ -80,23 +87,12 @@ impl Tokens {
         any
     }
 
-    /// Drops a device's token, or all tokens, and tells whether there were any.
+    /// Drops a device's tokens, or all tokens, and tells whether there were any.
     pub(crate) fn drop_of(&mut self, device: Option<&str>) -> bool {
-        let concerned = |grant: &Grant| match (&grant.principal, device) {
-            (_, None) => true,
-            (Principal::Device(own), Some(device)) => **own == *device,
-            (Principal::Policy { .. }, Some(_)) => false,
-        };
-        let names: Vec<_> = self
-            .by_name
-            .iter()
-            .filter(|(_, grant)| concerned(grant))
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
-        for name in &names {
-            self.remove(name);
+        match device {
+            Some(device) => self.remove_of(device),
+            None => !std::mem::take(self).by_name.is_empty(),
         }
-        !names.is_empty()
     }
 
     /// How a token here lets its holder act as a device or module, if one does: as
@@ -126,5 +122,30 @@ impl Tokens {
         self.of_policies
             .iter()
             .filter_map(|name| Some(&self.by_name.get(name)?.principal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_acts_by_any_of_its_tokens_while_one_is_left() {
+        let device = |expiry| Grant {
+            principal: Principal::Device("d".into()),
+            expiry,
+        };
+        let mut tokens = Tokens::default();
+        tokens.put("a", device(300));
+        tokens.put("b", device(200));
+        tokens.put("c", device(100));
+        for (unix_now, is_left) in [(100, true), (200, true), (300, false)] {
+            assert!(tokens.expire(unix_now));
+            assert_eq!(tokens.acting_as("d").is_some(), is_left);
+        }
+        tokens.put("a", device(300));
+        tokens.put("b", device(200));
+        assert!(tokens.remove_of("d"));
+        assert_eq!((tokens.len(), tokens.acting_as("d")), (0, None));
     }
 }

@@ -95,6 +95,11 @@ impl HubState {
         Ok((call_id, answered))
     }
 
+    /// Whether somebody still waits for the answer to a call.
+    pub(crate) fn awaits(&self, call: Guid) -> bool {
+        self.calls.contains_key(&call)
+    }
+
     /// Takes a device's answer; one that nobody waits for, or of another device's call, is dropped.
     ///
     /// # Errors

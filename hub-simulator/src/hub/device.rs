@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,10 @@ pub(crate) struct Device {
     pub(crate) tokens_put: u64,
     /// When it last came or went.
     pub(crate) connection_updated: Ticks,
+    /// When it last did something else than send telemetry over AMQP.
     pub(crate) last_activity: Ticks,
+    /// When it last sent telemetry over AMQP, in ticks, for its links to write.
+    pub(crate) sent: Option<Arc<AtomicU64>>,
     pub(crate) details: Option<Box<Details>>,
     pub(crate) queue: Option<Box<Queue<QueuedC2d>>>,
     /// When the hub's clock next looks at the queue.
@@ -104,6 +107,7 @@ impl Device {
             tokens_put: 0,
             connection_updated: Ticks::default(),
             last_activity: Ticks::default(),
+            sent: None,
             details: None,
             queue: None,
             armed: None,
@@ -152,6 +156,13 @@ impl Device {
         } else {
             "Disconnected"
         }
+    }
+
+    /// When it last did anything.
+    pub(crate) fn last_activity(&self) -> Ticks {
+        let sent = self.sent.as_ref();
+        let sent = sent.map_or(0, |sent| sent.load(Ordering::Relaxed));
+        self.last_activity.max(Ticks(sent))
     }
 
     pub(crate) fn is_edge(&self) -> bool {

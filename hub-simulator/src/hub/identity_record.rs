@@ -117,7 +117,7 @@ impl IdentityDocument {
                 status_updated_time: device.status_updated().to_string(),
             }),
             connection_state_updated_time: device.connection_updated.to_string(),
-            last_activity_time: device.last_activity.to_string(),
+            last_activity_time: device.last_activity().to_string(),
             cloud_to_device_message_count: device.queued(),
             authentication: AuthDocument::of(&device.auth),
             capabilities: is_device.then(|| Capabilities {
@@ -153,7 +153,10 @@ pub(crate) fn twin_document(id: &str, device: &Device, queried: bool) -> Value {
         device.status_updated().to_string().into(),
     );
     put("connectionState", device.connection_state().into());
-    put("lastActivityTime", device.last_activity.to_string().into());
+    put(
+        "lastActivityTime",
+        device.last_activity().to_string().into(),
+    );
     put("cloudToDeviceMessageCount", device.queued().into());
     put("authenticationType", device.auth.kind().into());
     put("x509Thumbprint", thumbprints_value(&device.auth));

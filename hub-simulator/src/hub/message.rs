@@ -100,6 +100,22 @@ impl C2d {
         asked.map_or(Ack::None, |text| Ack::parse(text))
     }
 
+    /// The size as the hub meters it, in bytes: body, system properties, names and values of
+    /// application properties (Microsoft, "Create and read IoT Hub messages").
+    pub(crate) fn size(&self) -> usize {
+        let system = [
+            &self.message_id,
+            &self.correlation_id,
+            &self.content_type,
+            &self.content_encoding,
+        ];
+        let system = system.into_iter().flatten().map(String::len);
+        let user_id = self.user_id.as_ref().map_or(0, Vec::len);
+        let properties = self.properties.iter();
+        let properties = properties.map(|(name, value)| name.len() + value.len());
+        self.body.len() + user_id + system.chain(properties).sum::<usize>()
+    }
+
     /// When it expires, if its sender has said so and time reaches that far.
     pub(crate) fn expiry(&self, enqueued: SystemTime) -> Option<SystemTime> {
         enqueued.checked_add(self.ttl?)
@@ -123,7 +139,7 @@ pub enum C2dError {
     /// The device's queue is full (403004).
     #[error("the device's queue is full")]
     QueueFull,
-    /// The body is over 64 KB.
+    /// Body and properties are together over 64 KB (413001).
     #[error("the message is over 64 KB")]
     TooLarge,
     /// The hub is of the basic tier, which has no messages to devices.

@@ -184,7 +184,7 @@ impl Row for Entry<'_> {
             "statusupdatetime" | "statusupdatedtime" => device.status_updated().to_string().into(),
             "connectionstate" => device.connection_state().into(),
             "connectionstateupdatedtime" => device.connection_updated.to_string().into(),
-            "lastactivitytime" => device.last_activity.to_string().into(),
+            "lastactivitytime" => device.last_activity().to_string().into(),
             "cloudtodevicemessagecount" => device.queued().into(),
             "authenticationtype" => device.auth.kind().into(),
             "modelid" => device.twin(self.id).model_id.as_str().into(),

@@ -130,7 +130,7 @@ impl DeviceRow {
             generation: device.generation,
             etag: device.etag,
             connection_updated: device.connection_updated,
-            last_activity: device.last_activity,
+            last_activity: device.last_activity(),
             details: device.details.clone(),
             twin: device.twin.clone(),
             queue: queue

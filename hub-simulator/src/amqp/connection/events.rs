@@ -1,5 +1,7 @@
 //! What happens to a connection besides its input: time passes, the hub has news, a script has orders.
 
+use std::ops::Bound;
+
 use tokio::time::Instant;
 
 use super::{Connection, LOGIN, Phase, SessionSlot};
@@ -98,10 +100,15 @@ impl Connection {
     fn tokens_expired(&mut self) {
         self.core.token_count_changed();
         let error = AmqpError::new(condition::UNAUTHORIZED, "Token Invalid.");
-        if self.has_login && !self.core.tokens.contains(LOGIN) {
+        if self.lost_login() {
             return self.close(Some(&error));
         }
         self.detach_where(|core, link| core.reauthorize(link).is_err().then(|| error.clone()));
+    }
+
+    /// Whether the token that the connection lives by is gone.
+    fn lost_login(&self) -> bool {
+        self.has_login && !self.core.tokens.contains(LOGIN)
     }
 
     /// Detaches the links that there is a reason against.
@@ -151,6 +158,13 @@ impl Connection {
                     let concerned = link.device.as_deref() == Some(&*id);
                     concerned.then(|| error.clone())
                 });
+                // Its tokens prove nothing of a device of the same name.
+                if self.core.tokens.remove_of(&id) {
+                    self.core.token_count_changed();
+                    if self.lost_login() {
+                        self.close(Some(&error));
+                    }
+                }
             }
             Notice::Order(Order::Cut) => return Some(LineOrder::Cut),
             Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
@@ -162,8 +176,14 @@ impl Connection {
     /// Goes on with readers of events that had to wait for room.
     pub(crate) fn resume(&mut self, now: Now) {
         self.core.now = now;
-        for route in std::mem::take(&mut self.core.paused) {
-            self.at(route, |session, core, handle| session.pump(core, handle));
+        let paused = std::mem::take(&mut self.core.paused);
+        // Where there is not room for all, those behind the one that was served last are next.
+        let behind = (Bound::Excluded(self.resumed), Bound::Unbounded);
+        for route in paused.range(behind).chain(paused.range(..=self.resumed)) {
+            if self.core.has_room_for_events() {
+                self.resumed = *route;
+            }
+            self.at(*route, |session, core, handle| session.pump(core, handle));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::amqp::session::Session;
 use crate::amqp::{AmqpError, condition};
 use crate::cloud::Caller;
 use crate::guid::Guid;
-use crate::hub::peer::{Notice, Peer};
+use crate::hub::peer::{Notice, Peer, Route};
 use crate::hub::state::Now;
 use crate::shell::{Engine, LineOrder};
 
@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     last_output: Instant,
     /// The connection lives by the token of its login.
     has_login: bool,
+    /// The reader of events that had to wait and was served last.
+    resumed: Route,
 }
 
 impl Connection {
@@ -84,6 +86,7 @@ impl Connection {
             last_input: now.instant,
             last_output: now.instant,
             has_login: false,
+            resumed: Route(0),
         }
     }
 

@@ -48,10 +48,7 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Option<Outgoing>
         .properties(&properties)
         .application(2, status)
         .finish();
-    Ok(Some(Outgoing {
-        message,
-        settled: false,
-    }))
+    Ok(Some(Outgoing::new(message, false)))
 }
 
 /// Whether whoever asked is told.

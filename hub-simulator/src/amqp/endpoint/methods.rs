@@ -30,8 +30,8 @@ pub(crate) fn encode(call: &MethodCall) -> Outgoing {
         .data(&call.payload)
         .finish();
     Outgoing {
-        message,
-        settled: true,
+        call: Some(call.id),
+        ..Outgoing::new(message, true)
     }
 }
 

@@ -99,10 +99,8 @@ fn encode(correlation_id: Option<&[u8]>, reply: &Reply) -> Outgoing {
         }),
         None => writer,
     };
-    Outgoing {
-        message: writer.data(reply.body.to_string().as_bytes()).finish(),
-        settled: false,
-    }
+    let message = writer.data(reply.body.to_string().as_bytes()).finish();
+    Outgoing::new(message, false)
 }
 
 fn refusal(core: &Core, error: &DpsError) -> AmqpError {

@@ -11,6 +11,7 @@ use crate::amqp::codec::encode::Outcome;
 use crate::amqp::codec::message::{BATCH_FORMAT, Sections, display_id};
 use crate::amqp::core::Core;
 use crate::amqp::link::Link;
+use crate::clock::Ticks;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::record::{Accepted, RecordMode};
 use crate::hub::throttle::Operation;
@@ -41,6 +42,9 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
             core.batch.count += count as u64;
             if let Some(counter) = &link.counter {
                 counter.fetch_add(count as u64, Ordering::Relaxed);
+            }
+            if let Some(activity) = &link.activity {
+                activity.store(Ticks::from(core.now.system).0, Ordering::Relaxed);
             }
             tracing::trace!(device.id = device, count, "Telemetry is accepted");
             Outcome::Accepted

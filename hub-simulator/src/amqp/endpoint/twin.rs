@@ -138,10 +138,7 @@ fn encode(correlation_id: Option<&[u8]>, answer: &Answer) -> Outgoing {
         Some(body) => writer.data(body),
         None => writer,
     };
-    Outgoing {
-        message: writer.finish(),
-        settled: true,
-    }
+    Outgoing::new(writer.finish(), true)
 }
 
 /// Encodes a change of desired properties: no correlation id tells it from an answer.
@@ -153,8 +150,5 @@ pub(crate) fn encode_desired(patch: &[u8]) -> Outgoing {
         })
         .data(patch)
         .finish();
-    Outgoing {
-        message,
-        settled: true,
-    }
+    Outgoing::new(message, true)
 }

@@ -48,10 +48,7 @@ pub(crate) fn answer(core: &mut Core, message: &[u8]) -> Result<Outgoing, AmqpEr
                 .finish()
         }
     };
-    Ok(Outgoing {
-        message,
-        settled: false,
-    })
+    Ok(Outgoing::new(message, false))
 }
 
 fn reply_to(id: &[u8]) -> OutProperties<'_> {

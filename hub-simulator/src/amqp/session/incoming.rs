@@ -40,6 +40,7 @@ impl Session {
         let Some(mut partial) = link.partial.take() else {
             return self.on_first_frame(core, transfer);
         };
+        core.release(partial.payload.len());
         if transfer.aborted {
             self.top_up(core, transfer.handle);
             return Ok(());
@@ -126,6 +127,10 @@ impl Session {
         if partial.payload.len() as u64 > limit {
             let text = "The message is larger than the link's max-message-size.";
             return self.refuse(core, handle, condition::SIZE_EXCEEDED, text);
+        }
+        if let Err(error) = core.hold(partial.payload.len()) {
+            self.detach(core, handle, Some(&error));
+            return Ok(());
         }
         link.partial = Some(partial);
         Ok(())

@@ -192,6 +192,7 @@ impl Session {
         self.backlog.retain(|waiting| waiting.head.handle != handle);
         self.held.retain(|settlement| settlement.handle != handle);
         self.leave_pair(handle, &link);
+        core.release(link.held_bytes());
         if link.kind == Kind::Feedback {
             let receiver = self.subscriber(core, handle, &link);
             core.hub.state().unsubscribe_feedback(&receiver);

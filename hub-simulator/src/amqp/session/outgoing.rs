@@ -18,9 +18,6 @@ use crate::hub::queue::Verdict;
 
 /// Messages that wait on one link before the hub gives it up.
 const MAX_OUTBOX: usize = 4096;
-/// Output of a turn from which on readers of events wait, so that one with much credit does not make
-/// the hub hold everything that it is still to be sent.
-const MAX_OUTPUT_A_TURN: usize = 256 * 1024;
 /// What nobody can read: no AMQP type begins with its first byte.
 const GARBLE: &[u8] = b"garble";
 
@@ -134,6 +131,9 @@ impl Session {
             let error = AmqpError::new(condition::RESOURCE_LIMIT, "The link takes no messages.");
             return self.detach(core, handle, Some(&error));
         }
+        if let Err(error) = core.hold(message.message.len()) {
+            return self.detach(core, handle, Some(&error));
+        }
         link.outbox.push_back(message);
         self.pump(core, handle);
     }
@@ -151,7 +151,7 @@ impl Session {
             if !has_credit && !link.drain {
                 return;
             }
-            if has_credit && link.kind == Kind::Events && core.out.len() >= MAX_OUTPUT_A_TURN {
+            if has_credit && link.kind == Kind::Events && !core.has_room_for_events() {
                 let route = Route::pack(channel, handle, link.serial);
                 core.paused.insert(route);
                 return;
@@ -312,10 +312,7 @@ fn mishandling(core: &Core, link: &Link) -> Option<Mishandling> {
 
 /// The next message of a link: from its outbox, or from the device's queue and then locked.
 fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Tag, Option<Guid>)> {
-    let locked = |lock, message| {
-        let settled = false;
-        Some((Outgoing { message, settled }, Tag::Guid(lock), Some(lock)))
-    };
+    let locked = |lock, message| Some((Outgoing::new(message, false), Tag::Guid(lock), Some(lock)));
     if link.kind == Kind::Feedback {
         let mut state = core.hub.state();
         let delivery = state.next_feedback(core.now)?;
@@ -336,12 +333,20 @@ fn next_message(core: &mut Core, link: &mut Link) -> Option<(Outgoing, Tag, Opti
         // Tags of events need to be unique on their link and are nobody's lock.
         let mut tag = [0; 16];
         tag[..4].copy_from_slice(&link.delivery_count.to_be_bytes());
-        let outgoing = Outgoing { message, settled };
+        let outgoing = Outgoing::new(message, settled);
         return Some((outgoing, Tag::Guid(Guid::from_bytes(tag)), None));
     }
     let tag = match link.kind {
         Kind::CbsReplies => Tag::Count(link.delivery_count),
         _ => Tag::Guid(Guid::random()),
     };
-    Some((link.outbox.pop_front()?, tag, None))
+    let outgoing = loop {
+        let outgoing = link.outbox.pop_front()?;
+        core.release(outgoing.message.len());
+        let awaited = |call| core.hub.state().awaits(call);
+        if outgoing.call.is_none_or(awaited) {
+            break outgoing;
+        }
+    };
+    Some((outgoing, tag, None))
 }
