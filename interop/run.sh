@@ -42,6 +42,8 @@ done
 [ -f "$state/hub.env" ] || { cat "$state/log" >&2; exit 1; }
 # shellcheck disable=SC1091
 . "$state/hub.env"
+# Without it the checks of faults would be left out.
+: "${HUB_CONTROL_URL:?is not in the variables that the simulator wrote}"
 export HUB_CONSUMER_GROUPS=one,two,three,four
 
 # The closing lines are kept for the sum, and shown with what they are of.

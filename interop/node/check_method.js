@@ -59,6 +59,7 @@ const checks = {
     await refusedWith(invoke({ methodName: 'm', responseTimeoutInSeconds: 301 }), 400);
     await refusedWith(invoke({ methodName: 'm', connectTimeoutInSeconds: 301 }), 400);
     await refusedWith(invoke({ payload: {} }), 400);
+    for (const methodName of ['', 'no name', 'a/b', 'ö']) await refusedWith(invoke({ methodName }), 400);
   },
 
   async 'a payload of 128 KB goes through, a larger one is refused'(t) {

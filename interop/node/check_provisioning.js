@@ -115,7 +115,7 @@ Object.assign(checks, {
     const deviceKey = derived(id, key);
     const state = await register(t, Amqp.Amqp, id, { key: deviceKey });
     equal([state.status, state.deviceId], ['assigned', id], 'state');
-    if (state.symmetricKey) equal(state.symmetricKey.enrollmentGroupId, groupId, 'group');
+    equal(state.symmetricKey && state.symmetricKey.enrollmentGroupId, groupId, 'group');
     equal((await registry().getTwin(id)).responseBody.tags, { group: 'mine' }, 'tags');
     await t.open(assigned(state, deviceKey), DeviceMqtt);
   },
