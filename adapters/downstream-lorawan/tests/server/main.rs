@@ -33,7 +33,7 @@ use gateway_downstream_lorawan::proto::mac::RegionName;
 use gateway_downstream_lorawan::schedule::Class;
 use gateway_downstream_lorawan::server::{
     BindError, ConcentratorConfig, DeviceConfig, EmbeddedStore, ForwarderConfig, LorawanServer,
-    ServerConfig, SessionStore, StationConfig, StoreError,
+    LorawanServerBuilder, ServerConfig, SessionStore, StationConfig, StoreError,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -103,7 +103,10 @@ impl Network {
     }
 
     async fn start_with(config: ServerConfig, store: impl SessionStore) -> Self {
-        let server = LorawanServer::builder(config).with_store(store);
+        Self::run(LorawanServer::builder(config).with_store(store)).await
+    }
+
+    async fn run(server: LorawanServerBuilder) -> Self {
         let server = server.bind().await.unwrap();
         let (forwarders, stations) = (server.forwarder_address(), server.station_address());
         let hub = MemoryUpstream::new();

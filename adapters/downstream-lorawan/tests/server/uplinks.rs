@@ -197,3 +197,32 @@ async fn nobody_else_speaks_for_a_listed_concentrator_and_garbage_ends_nothing()
     concentrator.push(&device.uplink(b"2"), 5.0).await;
     assert_eq!(network.data(1).await, ["Mg=="]);
 }
+
+/// Keeps its thread for some seconds, in which nothing stops it.
+#[cfg(feature = "javascript")]
+const ENDLESS: &str = "function decodeUplink() {
+    var long = { length: 100000000 };
+    long[Symbol.isConcatSpreadable] = true;
+    return { data: [].concat(long).length };
+}";
+
+#[cfg(feature = "javascript")]
+#[tokio::test]
+async fn a_codec_that_cannot_be_stopped_holds_up_neither_the_payload_nor_a_neighbours() {
+    use gateway_downstream_lorawan::payload::{JavaScriptCodec, JavaScriptConfig};
+    let (folder, mut one, mut other) = (folder(), Device::abp(1), Device::abp(2));
+    let store = EmbeddedStore::open(folder.path().join("sessions")).await;
+    let codec = JavaScriptCodec::load(ENDLESS, JavaScriptConfig::default()).await;
+    let server = LorawanServer::builder(config(vec![one.config(), other.config()]))
+        .with_store(store.unwrap())
+        .with_codec("a", codec.unwrap());
+    let network = Network::run(server).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&one.uplink(b"1")).await;
+    assert_eq!(network.data(1).await, ["MQ=="]);
+    concentrator.hear(&other.uplink(b"2")).await;
+    concentrator.hear(&one.uplink(b"3")).await;
+    let mut data = network.data(3).await;
+    data.sort_by_key(Value::to_string);
+    assert_eq!(data, ["MQ==", "Mg==", "Mw=="]);
+}

@@ -3,6 +3,7 @@
 mod sandbox;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{CodecError, DecodeInput, Decoded, Encoded, PayloadCodec};
 use sandbox::{Function, Sandbox};
+use watch::Watch;
 
 /// Bounds of a script. Every field has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -27,6 +29,7 @@ use sandbox::{Function, Sandbox};
 #[non_exhaustive]
 pub struct JavaScriptConfig {
     /// How long one call may take. Default 100 ms, as in ChirpStack; a usual one takes microseconds.
+    /// Twice that and a second later nobody waits any more for a call that the engine cannot stop.
     #[serde(with = "humantime_serde")]
     pub time_limit: Duration,
     /// What the script may allocate, in bytes. Default 8 MiB; the engine itself takes less than one.
@@ -82,10 +85,13 @@ impl JavaScriptConfig {
 /// It runs on a thread of its own in an engine (QuickJS) that has no access to anything, within a
 /// time and a memory. The engine is kept from call to call, so that a call takes microseconds, and
 /// is made anew after each failure; what the script keeps in global variables it may see again, with
-/// another device's payload. Cheap to clone: all clones are one.
+/// another device's payload. A few of the engine's own functions cannot be stopped, such as `concat`
+/// with a list of billions; as long as a script is in one, payloads are not read, and nobody waits.
+/// Cheap to clone: all clones are one.
 #[derive(Clone)]
 pub struct JavaScriptCodec {
     calls: mpsc::Sender<Call>,
+    watch: Arc<Watch>,
     variables: Arc<BTreeMap<String, String>>,
 }
 
@@ -132,11 +138,18 @@ impl JavaScriptCodec {
         let (loaded, is_loaded) = oneshot::channel();
         let script = script.to_owned();
         let variables = Arc::new(config.variables.clone());
+        let watch = Arc::new(Watch::new(config.time_limit));
+        let watched = watch.clone();
         thread::Builder::new()
             .name("lorawan-codec".to_owned())
-            .spawn(move || work(&script, &config, loaded, waiting))?;
-        is_loaded.await.unwrap_or_else(|_| Err(ended()))?;
-        Ok(Self { calls, variables })
+            .spawn(move || work(&script, &config, &watched, loaded, waiting))?;
+        let loaded = watch.wait(is_loaded).await.ok_or(CodecError::TimedOut)?;
+        loaded.unwrap_or_else(|_| Err(ended()))?;
+        Ok(Self {
+            calls,
+            watch,
+            variables,
+        })
     }
 
     async fn call<T: for<'de> Deserialize<'de>>(
@@ -151,8 +164,12 @@ impl JavaScriptCodec {
             argument: serde_json::to_string(argument).map_err(unreadable)?,
             reply,
         };
+        if self.watch.is_lost() {
+            return Err(CodecError::Busy);
+        }
         self.calls.try_send(call).map_err(|_| CodecError::Busy)?;
-        let result = result.await.unwrap_or_else(|_| Err(ended()))?;
+        let result = self.watch.wait(result).await.ok_or(CodecError::TimedOut)?;
+        let result = result.unwrap_or_else(|_| Err(ended()))?;
         serde_json::from_str(&result).map_err(unreadable)
     }
 }
@@ -165,10 +182,14 @@ fn ended() -> CodecError {
 fn work(
     script: &str,
     config: &JavaScriptConfig,
+    watch: &Watch,
     loaded: oneshot::Sender<Result<(), CodecError>>,
     mut calls: mpsc::Receiver<Call>,
 ) {
-    let mut sandbox = match Sandbox::new(script, config) {
+    watch.begin();
+    let sandbox = Sandbox::new(script, config);
+    watch.end();
+    let mut sandbox = match sandbox {
         Ok(sandbox) => Some(sandbox),
         Err(error) => {
             // Whoever loads it may have gone.
@@ -180,6 +201,10 @@ fn work(
         return;
     }
     while let Some(call) = calls.blocking_recv() {
+        if call.reply.is_closed() {
+            continue;
+        }
+        watch.begin();
         let whole = match sandbox.take() {
             Some(whole) => Ok(whole),
             None => Sandbox::new(script, config),
@@ -191,6 +216,7 @@ fn work(
             }
             result
         });
+        watch.end();
         drop(call.reply.send(result));
     }
 }

@@ -165,6 +165,13 @@ const WILD: &str = r#"
             case 7: return null;
             case 8: /(a+)+$/.test(new Array(40).join("a") + "b"); return { data: "tame" };
             case 9: return { data: new Array(200000).join("x") };
+            case 10: Array.prototype.reverse.call({ length: Number.MAX_SAFE_INTEGER });
+            case 11: new Array(4294967295).sort();
+            case 12: // Some seconds, in which nothing stops it.
+                var long = { length: 100000000 };
+                long[Symbol.isConcatSpreadable] = true;
+                [].concat(long);
+                throw new Error("boom");
             default: return { data: calls };
         }
     }
@@ -174,7 +181,7 @@ const WILD: &str = r#"
 async fn a_script_that_runs_wild_is_stopped_and_the_next_payload_is_read() {
     let codec = load(WILD).await;
     assert_eq!(decode(&codec, &[1]).await, Err(CodecError::TimedOut));
-    let failures: [&'static [u8]; 6] = [&[2], &[3], &[4], &[5], &[6], &[7]];
+    let failures: [&'static [u8]; 8] = [&[2], &[3], &[4], &[5], &[6], &[7], &[10], &[11]];
     for bytes in failures {
         let result = decode(&codec, bytes).await;
         assert!(
@@ -188,6 +195,27 @@ async fn a_script_that_runs_wild_is_stopped_and_the_next_payload_is_read() {
     drop(decode(&codec, &[8]).await);
     let huge = decode(&codec, &[9]).await.and_then(Decoded::bounded);
     assert_eq!(huge, Err(CodecError::TooLarge));
+}
+
+#[tokio::test]
+async fn a_script_that_cannot_be_stopped_holds_up_nobody_and_is_used_again_when_it_ends() {
+    let config = JavaScriptConfig {
+        time_limit: Duration::from_millis(10),
+        ..JavaScriptConfig::default()
+    };
+    let codec = JavaScriptCodec::load(WILD, config).await.unwrap();
+    let (lost, waiting) = tokio::join!(decode(&codec, &[12]), decode(&codec, &[0]));
+    assert_eq!(lost, Err(CodecError::TimedOut));
+    assert_eq!(waiting, Err(CodecError::TimedOut));
+    assert_eq!(decode(&codec, &[0]).await, Err(CodecError::Busy));
+    let read = loop {
+        if let Ok(read) = decode(&codec, &[0]).await {
+            break read;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    // By a new engine, which was asked nothing that nobody waits for any more.
+    assert_eq!(read, Decoded::new("1"));
 }
 
 #[tokio::test]
