@@ -1,12 +1,16 @@
 //! The default store: one file of an embedded database (`redb`).
 
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -24,9 +28,41 @@ const SESSIONS: Table = TableDefinition::new("sessions");
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keeps sessions in one file, which only its owner may read.
+///
+/// After a failure, as on a disk that was full, the file is opened anew with the next write.
 #[derive(Debug)]
-pub struct EmbeddedStore {
-    database: Arc<Database>,
+pub struct EmbeddedStore(Arc<Shelf>);
+
+/// Opens the database.
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// Holds the database until it fails: from its first failed write on it takes no other.
+struct Shelf {
+    open: Opener,
+    database: Mutex<Option<Database>>,
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}
+
+impl Shelf {
+    /// Does something with the database, which is opened if it is not there.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match place.take() {
+            Some(database) => database,
+            None => (self.open)().map_err(StoreError::database)?,
+        };
+        let done = work(&database)?;
+        *place = Some(database);
+        Ok(done)
+    }
 }
 
 impl EmbeddedStore {
@@ -35,20 +71,21 @@ impl EmbeddedStore {
     /// # Errors
     /// It cannot be opened, is no store, or another server uses it.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let path = path.as_ref();
+        let path = path.as_ref().to_owned();
+        let open = move || Database::builder().create_file(private(&path)?);
+        Self::open_with(Box::new(open)).await
+    }
+
+    async fn open_with(open: Opener) -> Result<Self, StoreError> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            let file = private(path).map_err(StoreError::database)?;
-            // Dropped before it waits: what builds is for one thread.
-            let opened = Database::builder().create_file(file);
-            match opened {
-                Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < patience => {
+            match open() {
+                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < patience => {
                     sleep(Duration::from_millis(10)).await;
                 }
                 Ok(database) => {
-                    return Ok(Self {
-                        database: Arc::new(database),
-                    });
+                    let database = Mutex::new(Some(database));
+                    return Ok(Self(Arc::new(Shelf { open, database })));
                 }
                 Err(error) => return Err(StoreError::database(error)),
             }
@@ -71,13 +108,13 @@ fn private(path: &Path) -> std::io::Result<File> {
 #[async_trait]
 impl SessionStore for EmbeddedStore {
     async fn load(&self) -> Result<Vec<DeviceRecord>, StoreError> {
-        let database = self.database.clone();
-        blocking(move || load(&database)).await
+        let shelf = self.0.clone();
+        blocking(move || shelf.with(load)).await
     }
 
     async fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let database = self.database.clone();
-        blocking(move || save(&database, changes)).await
+        let shelf = self.0.clone();
+        blocking(move || shelf.with(|database| save(database, changes))).await
     }
 }
 
