@@ -33,11 +33,13 @@ impl RouterConfig {
     /// Without filters, a station forwards what it hears from every network.
     #[must_use]
     pub fn new(region: &Region, sx1301_conf: Vec<Value>) -> Option<Self> {
+        // As in the station's `kwlist.txt`; what is not there, it ignores, and sends as quietly as it
+        // may anywhere.
         let (name, freq_range) = match region.name() {
             RegionName::Eu868 => ("EU863", (863_000_000, 870_000_000)),
             RegionName::Us915 => ("US902", (902_000_000, 928_000_000)),
             RegionName::Au915 => ("AU915", (915_000_000, 928_000_000)),
-            RegionName::As923 => ("AS923_1", (915_000_000, 928_000_000)),
+            RegionName::As923 => ("AS923-1", (915_000_000, 928_000_000)),
             RegionName::In865 => ("IN865", (865_000_000, 867_000_000)),
             RegionName::Kr920 => ("KR920", (920_900_000, 923_300_000)),
             _ => return None,

@@ -246,6 +246,9 @@ fn a_station_is_told_its_region() {
     assert_eq!(rates[4], json!([8, 500, 0]));
     assert_eq!(rates[7], json!([-1, 0, 0]));
     assert_eq!(rates[8], json!([12, 500, 1]));
+    let asia = RouterConfig::new(&Region::new(RegionName::As923), vec![json!({})]).unwrap();
+    let asia: Value = serde_json::from_str(&asia.encode()).unwrap();
+    assert_eq!(asia["region"], "AS923-1");
     let eu = RouterConfig::new(&Region::new(RegionName::Eu868), vec![json!({})]).unwrap();
     let eu: Value = serde_json::from_str(&eu.encode()).unwrap();
     assert_eq!(eu["DRs"][7], json!([0, 0, 0]));
