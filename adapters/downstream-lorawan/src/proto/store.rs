@@ -21,7 +21,8 @@ pub struct DeviceRecord {
     /// DevNonces that have been used; none is taken twice.
     #[serde(default)]
     pub nonces: UsedNonces,
-    /// Number (24 bits) of the next join-accept; none is given twice.
+    /// Number (24 bits) of the next join-accept; none is given twice. The first is 1, and 0 counts as
+    /// that.
     #[serde(default)]
     pub next_join_nonce: u32,
     /// The session that has been heard of.

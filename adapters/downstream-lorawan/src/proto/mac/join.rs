@@ -18,6 +18,10 @@ use crate::event::{DevAddr, DevEui};
 /// JoinNonce has 24 bits.
 const JOIN_NONCES: u32 = 1 << 24;
 
+/// The first JoinNonce: a device of LoRaWAN 1.0.4 takes one that is above its last, which is 0 at
+/// first in LoRaMac-node.
+const FIRST_JOIN_NONCE: u32 = 1;
+
 /// Judges a join-request and makes the session and the answer.
 pub(super) fn accept(
     profile: &DeviceProfile,
@@ -45,7 +49,7 @@ pub(super) fn accept(
         return Err(Refusal::JoinMic(dev_eui));
     }
     let nonce = request.dev_nonce;
-    let join_nonce = record.next_join_nonce;
+    let join_nonce = record.next_join_nonce.max(FIRST_JOIN_NONCE);
     if join_nonce >= JOIN_NONCES {
         return Err(Refusal::Exhausted(dev_eui));
     }
@@ -56,7 +60,7 @@ pub(super) fn accept(
     if !is_new {
         return Err(Refusal::NonceUsed(dev_eui));
     }
-    record.next_join_nonce += 1;
+    record.next_join_nonce = join_nonce + 1;
 
     let net_id = NetID::from_be_bytes(config.net_id);
     let eui = &request.join_eui;

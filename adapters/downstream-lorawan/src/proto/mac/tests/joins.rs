@@ -58,7 +58,20 @@ fn a_dev_nonce_is_never_taken_twice_not_even_after_a_restart() {
         let (_, accept) = Device::joined(nonce, &join.accept.frame);
         accept.join_nonce
     });
-    assert_eq!(numbers, [0, 1]);
+    assert_eq!(numbers, [1, 2]);
+}
+
+#[test]
+fn a_device_that_refuses_a_join_nonce_that_is_not_above_its_last_joins() {
+    // As LoRaMac-node has it, before the first.
+    let mut last = 0;
+    let mut network = with_otaa();
+    for nonce in 0..3 {
+        let join = join(&mut network, nonce);
+        let (_, accept) = Device::joined(nonce, &join.accept.frame);
+        assert!(accept.join_nonce > last);
+        last = accept.join_nonce;
+    }
 }
 
 #[test]
