@@ -27,12 +27,19 @@ pub(super) struct Setting {
 }
 
 impl History {
-    /// Notes an uplink; another data rate begins anew, since it was chosen for a reason.
-    pub(super) fn note(&mut self, data_rate: u8, snr: f32) {
-        if self.data_rate != Some(data_rate) {
+    /// Follows a device to a data rate, and tells whether it is another one than before; that begins
+    /// anew, since it was chosen for a reason.
+    pub(super) fn follow(&mut self, data_rate: u8) -> bool {
+        let before = self.data_rate.replace(data_rate);
+        let is_other = before.is_some_and(|before| before != data_rate);
+        if is_other {
             self.clear();
-            self.data_rate = Some(data_rate);
         }
+        is_other
+    }
+
+    /// Notes an uplink's signal.
+    pub(super) fn note(&mut self, snr: f32) {
         if self.snr.len() == HISTORY {
             self.snr.pop_front();
         }
@@ -86,7 +93,7 @@ mod tests {
     fn after(snr: f32, count: usize, now: Setting) -> Option<Setting> {
         let mut history = History::default();
         for _ in 0..count {
-            history.note(now.data_rate, snr);
+            history.note(snr);
         }
         // EU868: data rate 0 is SF12.
         history.propose(now, 12 - now.data_rate, 5, |power| power <= 7)
@@ -138,10 +145,12 @@ mod tests {
     #[test]
     fn another_data_rate_begins_the_history_anew() {
         let mut history = History::default();
+        history.follow(0);
         for _ in 0..HISTORY {
-            history.note(0, 10.0);
+            history.note(10.0);
         }
-        history.note(1, 10.0);
+        history.follow(1);
+        history.note(10.0);
         let now = Setting {
             data_rate: 1,
             power: 0,

@@ -317,12 +317,18 @@ impl Session {
     /// Decides what the device shall use.
     fn adapt(&mut self, adr: bool, best: &Reception, answered: Option<bool>, region: &Region) {
         let data_rate = best.data_rate;
+        let told = self.asked.as_ref().map(|asked| asked.setting.data_rate);
+        if self.history.follow(data_rate) && told != Some(data_rate) {
+            // It fell back to a slower rate by itself, and to all its power before that.
+            self.record.power_step = 0;
+        }
         if adr {
-            self.history.note(data_rate, best.snr);
+            self.history.note(best.snr);
         }
         if let Some(asked) = &self.asked {
             if answered == Some(true) {
                 self.record.power_step = asked.setting.power;
+                self.history.follow(asked.setting.data_rate);
             }
             if answered.is_none() && asked.tries < TRIES {
                 return;

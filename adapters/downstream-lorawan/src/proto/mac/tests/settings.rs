@@ -75,6 +75,24 @@ fn a_device_that_refuses_is_left_alone_until_there_is_a_new_history() {
 }
 
 #[test]
+fn a_device_that_falls_back_by_itself_is_taken_to_be_at_full_power() {
+    let (mut network, mut device) = with_device();
+    for _ in 0..20 {
+        slow(&mut network, &mut device, &[]);
+    }
+    asked(&mut network, &mut device);
+    slow(&mut network, &mut device, &[0x03, 0x07]);
+    let fast = device.say(Some(1), b"x", ADR);
+    heard(&mut network, fast);
+    assert_eq!(network.session(EUI).unwrap().power_step, 1);
+    for _ in 0..20 {
+        slow(&mut network, &mut device, &[]);
+    }
+    // As before, and no step of power more.
+    assert_eq!(asked(&mut network, &mut device), FASTER);
+}
+
+#[test]
 fn a_device_without_adr_is_left_as_it_is() {
     let (mut network, mut device) = with_device();
     network.insert(device.profile(EUI).with_adr(false), None);
