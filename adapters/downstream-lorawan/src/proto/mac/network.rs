@@ -149,7 +149,7 @@ impl Network {
 
     /// Lets a device use the network, with what is remembered of it. A device of the same name is
     /// replaced. An ABP device keeps its counters if its record is of the same session, and begins
-    /// anew if its keys are others.
+    /// anew if its keys are others; it listens as the network is configured now.
     pub fn insert(&mut self, profile: DeviceProfile, record: Option<DeviceRecord>) {
         let dev_eui = profile.dev_eui;
         self.remove(dev_eui);
@@ -161,7 +161,15 @@ impl Network {
                 (session.dev_addr, session.nwk_s_key, session.app_s_key)
                     == (made_with.dev_addr, made_with.nwk_s_key, made_with.app_s_key)
             });
-            record.session = Some(known.unwrap_or(made_with));
+            let counted = known.map(|known| SessionRecord {
+                // When it listens is a setting, and nothing that it could be told.
+                rx_delay: made_with.rx_delay,
+                rx1_offset: made_with.rx1_offset,
+                rx2_data_rate: made_with.rx2_data_rate,
+                rx2_frequency: made_with.rx2_frequency,
+                ..known
+            });
+            record.session = Some(counted.unwrap_or(made_with));
             record.joined = None;
         }
         let sessions = [&record.session, &record.joined];

@@ -137,14 +137,16 @@ pub(super) fn recognise(
 ) -> Option<Counter> {
     let expected = counter::complete(record.next_f_cnt_up, low);
     if let Some(counter) = expected.filter(|counter| signed(record, phy, counter.get())) {
-        // A device that begins anew may do so with the counter that was its last.
         let is_other = record.last_mic.is_some() && record.last_mic != phy.mic;
-        return Some(match counter {
-            Counter::Repeat(last) if reset_allowed && is_other && last == u32::from(low) => {
-                Counter::New(last)
+        return match counter {
+            Counter::Repeat(last) if is_other => {
+                // Not what was said last: a device that begins anew may do so with that counter. Who
+                // took it where that is not allowed would take recorded frames by turns.
+                let anew = reset_allowed && last == u32::from(low);
+                anew.then_some(Counter::New(last))
             }
-            _ => counter,
-        });
+            _ => Some(counter),
+        };
     }
     let anew = reset_allowed && u32::from(low) < record.next_f_cnt_up;
     (anew && signed(record, phy, low.into())).then_some(Counter::New(low.into()))

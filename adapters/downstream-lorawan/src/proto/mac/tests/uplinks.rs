@@ -183,6 +183,27 @@ fn a_device_that_begins_anew_with_the_counter_of_its_last_frame_is_heard() {
 }
 
 #[test]
+fn a_device_that_begins_anew_with_the_counter_of_its_last_frame_is_not_acknowledged_unheard() {
+    let (mut network, mut device) = with_device();
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let frame = device.say(Some(1), b"x", say.clone());
+    let before = heard(&mut network, frame.clone());
+    device.next_up = 0;
+    let anew = device.say(Some(1), b"y", say);
+    let refused = Err(Refusal::Mic(device.address));
+    assert_eq!(hear(&mut network, anew.clone()), refused);
+    // Nor does it get in the way of the word on the one before.
+    assert!(network.settle(EUI, 0, before.mic, true));
+    assert_eq!(hear(&mut network, anew), refused);
+    assert!(matches!(hear(&mut network, frame), Ok(Heard::Repeat(_))));
+    let sent = network.answer(EUI, None, false).unwrap().unwrap();
+    assert!(device.read(&sent.frame).ack);
+}
+
+#[test]
 fn an_abp_device_keeps_its_counters_and_begins_anew_with_new_keys() {
     let (mut network, mut device) = with_device();
     heard(&mut network, device.uplink(1, b"x"));
@@ -192,6 +213,28 @@ fn an_abp_device_keeps_its_counters_and_begins_anew_with_new_keys() {
     device.app_s_key = lrwn::AES128Key::from_bytes([7; 16]);
     network.insert(device.profile(EUI), record);
     assert_eq!(network.session(EUI).unwrap().next_f_cnt_up, 0);
+}
+
+#[test]
+fn an_abp_device_that_was_heard_before_listens_as_the_network_is_configured_now() {
+    let (mut before, mut device) = with_device();
+    heard(&mut before, device.uplink(1, b"x"));
+    let region = Region::new(RegionName::Eu868);
+    let mut config = NetworkConfig::new(&region).with_delay(5);
+    config.windows.rx1_offset = 2;
+    config.windows.rx2_data_rate = 3;
+    config.windows.rx2_frequency = 869_000_000;
+    let mut network = Network::new(region, config);
+    network.insert(device.profile(EUI), before.record(EUI));
+    assert_eq!(heard(&mut network, device.uplink(1, b"y")).counter, 1);
+    let sent = answer(&mut network, &Message::new(1, 1, &b"on"[..]));
+    let windows = sent.windows.iter();
+    let windows =
+        windows.map(|window| (window.delay.as_secs(), window.frequency, window.data_rate));
+    assert_eq!(
+        windows.collect::<Vec<_>>(),
+        [(5, 868_100_000, 3), (6, 869_000_000, 3)]
+    );
 }
 
 #[test]
