@@ -172,6 +172,47 @@ async fn a_command_waits_for_the_hubs_word_and_goes_in_the_frame_that_acknowledg
 }
 
 #[tokio::test]
+async fn a_command_that_is_too_long_for_the_second_window_leaves_it_to_the_acknowledgement() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let mut config = config(vec![device.config()]);
+    config.timing.rx_delay = 2;
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    let long = CloudMessage::new(name(device.dev_eui), &[0; 100][..], Instant::now() + LONG);
+    let radio = async {
+        // On a machine that sleeps through a window, once more.
+        loop {
+            network.hub.hold();
+            concentrator.hear(&device.confirmed(b"2")).await;
+            network.hub.wait_held(1).await;
+            // Between the moments in which frames for the two windows must be on their way.
+            tokio::time::sleep(Duration::from_millis(2100)).await;
+            network.hub.release();
+            let asked = timeout(Duration::from_secs(3), concentrator.asked()).await;
+            let Ok(asked) = asked else { continue };
+            let read = device.read(&asked.frame());
+            if asked.txpk["tmst"] == 4_000_000 && read.ack && read.port.is_none() {
+                break;
+            }
+            concentrator.acknowledge(&asked, "TOO_LATE").await;
+        }
+        // The command goes in the next window that has room for it.
+        loop {
+            concentrator.hear(&device.uplink(b"3")).await;
+            let asked = timeout(Duration::from_secs(3), concentrator.asked()).await;
+            let Ok(asked) = asked else { continue };
+            assert_eq!(device.read(&asked.frame()).payload, [0; 100]);
+            concentrator.acknowledge(&asked, "NONE").await;
+            break;
+        }
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(long), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+}
+
+#[tokio::test]
 async fn a_command_that_its_concentrator_says_nothing_of_is_given_back() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let network = Network::start(config(vec![class_c(device.config())]), &folder).await;

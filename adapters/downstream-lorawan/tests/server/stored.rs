@@ -166,6 +166,33 @@ async fn what_could_not_be_stored_is_in_the_next_write() {
     assert_eq!(network.data(1).await, ["Mw=="], "a frame was replayed");
 }
 
+#[tokio::test]
+async fn a_devices_word_on_a_command_counts_though_its_uplink_could_not_be_stored() {
+    let (folder, mut device) = (folder(), Device::abp(1));
+    let store = EmbeddedStore::open(folder.path().join("sessions")).await;
+    let fails = Arc::new(AtomicBool::new(false));
+    let faulty = Faulty {
+        store: store.unwrap(),
+        fails: fails.clone(),
+    };
+    let network = Network::start_with(config(vec![device.config()]), faulty).await;
+    let concentrator = network.concentrator(1).await;
+    concentrator.hear(&device.uplink(b"1")).await;
+    network.listens(&device).await;
+    let mut command = message(&device, "on");
+    command.properties.insert("lorawan-confirmed", "true");
+    let radio = async {
+        let asked = concentrator.asked().await;
+        device.read(&asked.frame());
+        concentrator.acknowledge(&asked, "NONE").await;
+        fails.store(true, Ordering::SeqCst);
+        concentrator.hear(&device.acknowledging(b"2")).await;
+    };
+    let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
+    assert_eq!(settled, Some(Disposition::Complete));
+    assert!(!fails.load(Ordering::SeqCst));
+}
+
 /// A network whose device of class C listens, and whose store takes its time from now on, until it
 /// has a permit.
 async fn slow_store() -> (Network, Forwarder, Device, Arc<Semaphore>) {

@@ -37,6 +37,22 @@ impl Network {
         message: Option<&Message>,
         more: bool,
     ) -> Result<Option<Transmission>, SendError> {
+        self.answer_from(Duration::ZERO, dev_eui, message, more)
+    }
+
+    /// Answers as [`answer`](Self::answer) does, in the windows that open so long after the uplink or
+    /// later.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer); [`SendError::NoWindow`] too if no window is left, or only a
+    /// window that has passed had room for the message.
+    pub fn answer_from(
+        &mut self,
+        earliest: Duration,
+        dev_eui: DevEui,
+        message: Option<&Message>,
+        more: bool,
+    ) -> Result<Option<Transmission>, SendError> {
         let device = self.device(dev_eui)?;
         let session = device
             .session
@@ -49,14 +65,25 @@ impl Network {
             .opening
             .as_ref()
             .ok_or(SendError::NoWindow(dev_eui))?;
+        let mut windows = session.windows(&self.region, opening);
+        let all = windows.len();
+        windows.retain(|window| window.delay >= earliest);
+        if windows.is_empty() {
+            return Err(SendError::NoWindow(dev_eui));
+        }
+        let some_passed = windows.len() < all;
         let unfilled = Transmission {
             dev_eui,
             gateway: opening.gateway,
             clock: Some(opening.clock),
-            windows: session.windows(&self.region, opening),
+            windows,
             frame: Bytes::new(),
         };
-        self.fill(unfilled, message, more).map(Some)
+        match self.fill(unfilled, message, more) {
+            // It may fit the next first window.
+            Err(SendError::TooLong { .. }) if some_passed => Err(SendError::NoWindow(dev_eui)),
+            filled => filled.map(Some),
+        }
     }
 
     /// Sends a message to a device of class C, which hears at any time once it has spoken. An uplink

@@ -157,7 +157,8 @@ pub enum Refusal {
     /// No session has the address.
     #[error("no session has the address {0}")]
     UnknownAddress(DevAddr),
-    /// It is replayed, changed, too far ahead, or another network's.
+    /// It is replayed, changed, too far ahead, another one with the counter of the last, or another
+    /// network's.
     #[error("no session with the address {0} has signed this frame")]
     Mic(DevAddr),
 }
@@ -169,7 +170,7 @@ pub enum SendError {
     /// The device is not known, or has no session.
     #[error("{0} has no session: it must join first")]
     NoSession(DevEui),
-    /// The device has said nothing since its last answer; it cannot hear.
+    /// The device has said nothing since its last answer, or its window has passed; it cannot hear.
     #[error("{0} does not listen before it has said something")]
     NoWindow(DevEui),
     /// The device cannot hear at any time.

@@ -186,23 +186,13 @@ impl Engine {
             let frame = frame.map_err(|error| reason(error).or(unheard))?;
             return Ok((frame, None));
         }
-        let opening = self.openings.get(&dev_eui).ok_or(None)?;
-        let (heard_at, last) = (opening.heard_at, opening.delay + 1);
-        if !self.reaches(Self::window_at(heard_at, last)) {
-            return Err(None);
-        }
+        let heard_at = self.openings.get(&dev_eui).ok_or(None)?.heard_at;
+        let (earliest, more) = (self.reachable_from(heard_at), downlink.more_pending);
         let answer = self
             .network
-            .answer(dev_eui, Some(&message), downlink.more_pending);
+            .answer_from(earliest, dev_eui, Some(&message), more);
         // With a message there is always a frame.
-        let mut frame = answer.map_err(reason)?.ok_or(None)?;
-        self.keep_reachable(&mut frame, heard_at);
-        if frame.windows.is_empty() {
-            if downlink.confirmed {
-                self.network.give_up(dev_eui);
-            }
-            return Err(None);
-        }
+        let frame = answer.map_err(reason)?.ok_or(None)?;
         Ok((frame, Some(heard_at)))
     }
 
@@ -220,12 +210,13 @@ impl Engine {
             return;
         }
         self.release(dev_eui, false);
-        match self.network.answer(dev_eui, None, false) {
+        let earliest = self.reachable_from(heard_at);
+        match self.network.answer_from(earliest, dev_eui, None, false) {
             Ok(Some(frame)) => {
                 self.changed(dev_eui, Scope::Session);
                 self.send(frame, Some(heard_at), None);
             }
-            // It has its answer.
+            // It has its answer, or cannot have it any more.
             Ok(None) | Err(SendError::NoWindow(_)) => {}
             Err(error) => {
                 tracing::debug!(device.id = %dev_eui, error = %error, "Uplink not answered");
@@ -431,11 +422,23 @@ impl Engine {
                     self.refuse(dev_eui, carried.id, launch.taken, FailureReason::Other);
                 }
             }
-            Effect::Tell(Told::Uplink {
-                word: Some(lost), ..
-            }) => self.settle(lost),
-            Effect::Tell(_) => {}
+            // What became of a downlink is so, stored or not.
+            Effect::Tell(Told::Outcome(outcome)) => self.teller.outcome(outcome),
+            Effect::Tell(Told::Uplink { before, word, .. }) => {
+                if let Some(before) = before {
+                    self.teller.outcome(Outcome::Device(before));
+                }
+                if let Some(lost) = word {
+                    self.settle(lost);
+                }
+            }
+            Effect::Tell(Told::Report(_)) => {}
         }
+    }
+
+    /// How long after an uplink a window must open for a frame to reach it from now.
+    fn reachable_from(&self, heard_at: Instant) -> Duration {
+        (Instant::now() + self.timing.lead).saturating_duration_since(heard_at)
     }
 
     fn keep_reachable(&self, transmission: &mut Transmission, heard_at: Instant) {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::super::*;
@@ -47,6 +49,32 @@ fn a_window_is_used_once_and_nothing_is_sent_without_need() {
         network.answer(stranger, None, false),
         Err(SendError::NoSession(stranger))
     );
+}
+
+#[test]
+fn a_message_that_fits_only_a_window_that_has_passed_leaves_the_other_to_the_acknowledgement() {
+    let (mut network, mut device) = with_device();
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let uplink = heard(&mut network, device.say(Some(1), b"x", say));
+    assert!(network.settle(EUI, uplink.counter, uplink.mic, true));
+    let long = message(1, &[0; 100]);
+    let second = Duration::from_millis(1500);
+    let none = Err(SendError::NoWindow(EUI));
+    assert_eq!(network.answer_from(second, EUI, Some(&long), false), none);
+    let sent = network.answer_from(second, EUI, None, false);
+    let sent = sent.unwrap().unwrap();
+    let windows = sent.windows.iter().map(|window| window.delay.as_secs());
+    assert_eq!(windows.collect::<Vec<_>>(), [2]);
+    assert!(device.read(&sent.frame).ack);
+    heard(&mut network, device.uplink(1, b"x"));
+    let late = Duration::from_millis(2001);
+    let on = message(2, b"on");
+    assert_eq!(network.answer_from(late, EUI, Some(&on), false), none);
+    // Nothing is to be said, whether it can be or not.
+    assert_eq!(network.answer_from(late, EUI, None, false), Ok(None));
 }
 
 #[test]
