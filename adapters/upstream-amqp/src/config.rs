@@ -280,7 +280,12 @@ pub struct WireConfig {
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// How long the hub may take to answer the opening of a session or link, or a token. Default
-    /// 30 s. A session on which it has left 1000 links unanswered is given up.
+    /// 20 s: longer than a hub that delays what comes too fast takes, and within the time that the
+    /// core gives an attach
+    /// ([`TimeoutConfig::attach`](gateway_core::TimeoutConfig::attach)), so that a hub that says
+    /// nothing is noticed, and not only given up on. A session on which it has left 1000 attaches
+    /// unanswered is given up, or one without a free handle for detaches; so is a connection on which
+    /// it does not answer the opening of a session.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
     /// How long the hub may be silent before the connection counts as lost. Default 120 s, as
@@ -300,7 +305,7 @@ impl Default for WireConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(15),
-            answer_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
             heartbeat: Duration::from_secs(30),
             buffer: 256 * 1024,
@@ -321,6 +326,12 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "`pool.devices_per_connection` is 1001; allowed: 1 to 1000"
         );
+    }
+
+    #[test]
+    fn a_hub_that_says_nothing_is_noticed_before_the_core_gives_up_an_attach() {
+        let attach = gateway_core::TimeoutConfig::default().attach;
+        assert!(WireConfig::default().answer_timeout < attach);
     }
 
     #[test]

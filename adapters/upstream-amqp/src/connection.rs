@@ -121,12 +121,17 @@ impl Connection {
     }
 
     async fn start_lane(&self, is_own: bool) -> Result<Arc<Lane>, AmqpError> {
-        let session = timeout(self.env.config.wire.answer_timeout, self.client.begin()).await;
-        let session = session.map_err(|_| {
+        let give_up = |error| {
             tracing::warn!("The hub does not answer a begin; its connection is given up");
             self.close.cancel();
-            AmqpError::Unanswered("a session")
-        })?;
+            error
+        };
+        if self.client.is_worn_out() {
+            // Whoever asked did not wait for as long as this would.
+            return Err(give_up(AmqpError::Down));
+        }
+        let session = timeout(self.env.config.wire.answer_timeout, self.client.begin()).await;
+        let session = session.map_err(|_| give_up(AmqpError::Unanswered("a session")))?;
         let session = session.map_err(refused)?;
         Ok(Lane::start(
             &self.env,

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, hub, uplink, upstream, wire, with_key};
+use common::{config, hub, uplink, upstream, wire, with_key, with_policy};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{DeviceId, ErrorKind, Interest, Uplink, Upstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
@@ -141,6 +141,12 @@ async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced
     hub.wait_methods("mute").await;
     let lane = |device| upstream.explain(device)?.lane.map(|lane| lane.number);
     let before = lane(&neighbour);
+    // One that waits for a credit, as it would for ever on a session that nobody ends.
+    hub.faults().link_credit(Some(0));
+    let stuck = attach(&upstream, &hub, "stuck").await;
+    hub.faults().link_credit(None);
+    let (waiting, message) = (upstream.clone(), uplink(&stuck, "stuck"));
+    let waiting = tokio::spawn(async move { waiting.send(&message).await });
     hub.faults().withhold_attach("mute");
     for kind in [LinkKind::C2d, LinkKind::Methods] {
         hub.faults().detach("mute", kind, "amqp:internal-error");
@@ -151,8 +157,34 @@ async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced
     hub.faults().allow_attach("mute");
     hub.wait_methods("mute").await;
     send_until_ok(&upstream, &uplink(&mute, "after")).await;
+    let lost = waiting.await.expect("it does not panic");
+    assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Disconnected);
+    send_until_ok(&upstream, &uplink(&stuck, "after")).await;
     assert!(callback.record().ends.is_empty());
     assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
+}
+
+/// Whoever asks for a session hangs up before the hub's time for it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_the_hub_answers_no_begin_is_replaced_though_nobody_waits_that_long()
+{
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let attach = async |name: &str| {
+        let callback = RecordingCallback::new().shared();
+        upstream.attach(with_policy(&hub, name), callback).await
+    };
+    attach("first").await.expect("attached");
+    // Its neighbours' proof is the same, and they need another session.
+    hub.faults().freeze_all();
+    let replaced = async {
+        while hub.connections_opened_total() < 2 {
+            drop(timeout(Duration::from_millis(1), attach("hasty")).await);
+        }
+    };
+    let replaced = timeout(Duration::from_secs(15), replaced).await;
+    replaced.expect("the hub is left");
+    attach("patient").await.expect("attached");
 }
 
 /// Trap 4: the attach after a refused one fails with an illegal state.

@@ -127,6 +127,11 @@ impl Connection {
     pub(crate) async fn begin(&self) -> Result<Session, ClientError> {
         Session::begin(self.shared.clone()).await
     }
+
+    /// Tells whether the hub has left so many begins unanswered that it should be given up.
+    pub(crate) fn is_worn_out(&self) -> bool {
+        self.shared.with(|state| state.is_worn_out())
+    }
 }
 
 /// The exchange before frames flow freely.

@@ -131,7 +131,7 @@ impl Session {
         self.state(|state, _, _| state.credit(link)).unwrap_or(0)
     }
 
-    /// Tells whether the hub has left so many attaches unanswered that it should be given up.
+    /// Tells whether the hub has left so many links unanswered that it should be given up.
     pub(crate) fn is_worn_out(&self) -> bool {
         self.state(|state, _, _| state.is_worn_out())
             .unwrap_or(false)

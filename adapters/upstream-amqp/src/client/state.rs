@@ -11,6 +11,10 @@ use super::frame::{Frame, MAX_FRAME_SIZE};
 use super::outbox::{Outbox, Wakers};
 use super::session::Session;
 
+/// Begins that nobody waits for any more and the hub has not answered, with which a connection is worn
+/// out: each keeps its channel. More than are given up at once while a hub that is well answers.
+const MOST_UNANSWERED: usize = 64;
+
 /// Names a session for as long as its connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionKey {
@@ -64,6 +68,13 @@ impl State {
             None => self.sessions.push(Some(session)),
         }
         Ok(key)
+    }
+
+    /// Tells whether so many begins are left unanswered that it should be given up.
+    pub(super) fn is_worn_out(&self) -> bool {
+        let sessions = self.sessions.iter().flatten();
+        let unanswered = sessions.filter(|s| s.is_ending && s.remote_channel.is_none());
+        unanswered.count() >= MOST_UNANSWERED
     }
 
     /// The session, with what it writes to and whom it wakes.

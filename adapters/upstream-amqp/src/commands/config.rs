@@ -43,7 +43,7 @@ pub struct CommandConfig {
     #[serde(with = "humantime_serde")]
     pub twin_idle: Duration,
     /// The wait before a command link that was lost or refused is opened again, and before changes
-    /// of the twin that could not be fetched are. Default 500 ms to 30 s.
+    /// of the twin that could not be fetched, or that the device missed, are. Default 500 ms to 30 s.
     pub reopen: Backoff,
 }
 

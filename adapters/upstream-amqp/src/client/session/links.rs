@@ -60,9 +60,13 @@ impl Session {
         Ok(id)
     }
 
-    /// Tells whether so many attaches are left unanswered that it should be given up.
+    /// Tells whether so many attaches are left unanswered that it should be given up, or no handle is
+    /// left because of links that nobody holds any more: when the hub answers these nobody knows.
     pub(in crate::client) fn is_worn_out(&self) -> bool {
+        let is_full = self.free.is_empty() && self.links.len() as u32 > self.handle_max;
+        let is_dropped = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.is_dropped);
         self.unanswered >= MOST_UNANSWERED.min(self.handle_max / 2 + 1)
+            || is_full && self.links.iter().any(is_dropped)
     }
 
     pub(in crate::client) fn poll_attached(

@@ -14,6 +14,8 @@ mod outbox;
 mod receivers;
 #[cfg(test)]
 mod rules;
+#[cfg(test)]
+mod worn_out;
 
 use std::future::Future;
 use std::pin::Pin;
