@@ -41,7 +41,10 @@ pub struct MqttConfig {
     pub keep_alive: Duration,
     /// Messages that the hub has not settled yet; when there are so many, no more are read, and
     /// after 1.5 times `keep_alive` the broker may end the connection and keep the rest. Default
-    /// 256.
+    /// 256. All devices share them, and what the broker sends ahead of acknowledgements, of which
+    /// Mosquitto's `max_inflight_messages` is 20 by default. A device whose messages the hub keeps
+    /// putting off, such as one that another client has taken over there, comes to fill the smaller
+    /// of the two, and holds up the others: where that may be, raise both.
     pub max_in_flight: usize,
     /// The longest message, in bytes. Default 1 MiB; a frame that 64 concentrators heard takes some
     /// 40 KiB. A longer one ends the connection. If the broker sends it again, it is read once and

@@ -129,6 +129,10 @@ pub struct LimitConfig {
     /// Uplinks that wait for the hub; new ones beyond are lost and counted, and not acknowledged,
     /// so that a device that wants to be heard says them again. Default 10,000, some 10 MB.
     pub uplinks: usize,
+    /// Uplinks of one device that wait for the hub, so that a device whose messages the hub keeps
+    /// putting off does not take all the room; beyond, they are lost as above. Default 256: a day of
+    /// one every six minutes, and a fortieth of all.
+    pub uplinks_per_device: usize,
     /// Messages of concentrators and downlinks that wait for the server, which stores what came
     /// before. Default 8,192 of each, some 2 MB.
     pub queue: usize,
@@ -140,6 +144,7 @@ impl Default for LimitConfig {
             frames: 10_000,
             rate: 1000,
             uplinks: 10_000,
+            uplinks_per_device: 256,
             queue: 8192,
         }
     }
@@ -172,12 +177,14 @@ impl ServerConfig {
             frames,
             rate,
             uplinks,
+            uplinks_per_device,
             queue,
         } = self.limits;
         ConfigError::check_range("limits.rate", rate, 1, 1_000_000)?;
         for (key, value) in [
             ("limits.frames", frames),
             ("limits.uplinks", uplinks),
+            ("limits.uplinks_per_device", uplinks_per_device),
             ("limits.queue", queue),
         ] {
             ConfigError::check_range(key, value, 1, 1_000_000)?;

@@ -86,7 +86,7 @@ impl Engine {
             collector: Collector::new(config.timing.hold, second_window, config.limits.frames),
             store,
             concentrators,
-            teller: Teller::new(events, sender, config.limits.uplinks),
+            teller: Teller::new(events, sender, &config.limits),
             settled,
             timing: config.timing.clone(),
             started: Instant::now(),

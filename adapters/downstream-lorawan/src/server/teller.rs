@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::config::LimitConfig;
 use super::losses::Losses;
 use crate::embed::NetworkEvents;
 use crate::event::{DevEui, DeviceAck, DownlinkFailed, Event, TransmitAck, Uplink};
@@ -50,23 +51,37 @@ pub(super) struct Teller {
     events: NetworkEvents,
     settled: mpsc::Sender<Settled>,
     tasks: JoinSet<()>,
-    /// Ends when the hub has settled what each device said last.
-    last: HashMap<DevEui, oneshot::Receiver<()>>,
+    lanes: HashMap<DevEui, Lane>,
     room: Arc<Semaphore>,
     bound: usize,
+    bound_per_device: usize,
     losses: Losses,
+}
+
+/// What a device's next message comes after.
+#[derive(Debug)]
+struct Lane {
+    /// Ends when the hub has settled what the device said last.
+    last: oneshot::Receiver<()>,
+    /// Each message that waits has a clone.
+    share: Arc<()>,
 }
 
 impl Teller {
     /// Makes one that lets so many messages wait for the hub.
-    pub(super) fn new(events: NetworkEvents, settled: mpsc::Sender<Settled>, bound: usize) -> Self {
+    pub(super) fn new(
+        events: NetworkEvents,
+        settled: mpsc::Sender<Settled>,
+        limits: &LimitConfig,
+    ) -> Self {
         Self {
             events,
             settled,
             tasks: JoinSet::new(),
-            last: HashMap::new(),
-            room: Arc::new(Semaphore::new(bound)),
-            bound,
+            lanes: HashMap::new(),
+            room: Arc::new(Semaphore::new(limits.uplinks)),
+            bound: limits.uplinks,
+            bound_per_device: limits.uplinks_per_device,
             losses: Losses::default(),
         }
     }
@@ -135,18 +150,33 @@ impl Teller {
 
     fn turn(&mut self, dev_eui: DevEui) -> Turn {
         self.tidy();
-        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+        let lane = self.lanes.remove(&dev_eui);
+        let (before, share) = lane.map(|lane| (lane.last, lane.share)).unzip();
+        let share = share.unwrap_or_default();
+        let waiting = Arc::strong_count(&share) - 1;
+        let has_room = waiting < self.bound_per_device;
+        let permit = has_room.then(|| self.room.clone().try_acquire_owned().ok());
+        let Some(permit) = permit.flatten() else {
+            if let Some(last) = before {
+                self.lanes.insert(dev_eui, Lane { last, share });
+            }
             if let Some(lost) = self.losses.count() {
-                tracing::warn!(device.id = %dev_eui, lost, "Too much waits for the hub; new messages were dropped");
+                let of_all = self.bound - self.room.available_permits();
+                tracing::warn!(device.id = %dev_eui, waiting, of_all, lost, "Too much waits for the hub; new messages were dropped");
             }
             return Turn(None);
         };
-        let (end, next) = oneshot::channel();
-        let before = self.last.insert(dev_eui, next);
+        let (end, last) = oneshot::channel();
+        let lane = Lane {
+            last,
+            share: share.clone(),
+        };
+        self.lanes.insert(dev_eui, lane);
         Turn(Some(Waiting {
             before,
             end,
             permit,
+            share,
         }))
     }
 }
@@ -183,12 +213,14 @@ struct Waiting {
     before: Option<oneshot::Receiver<()>>,
     end: oneshot::Sender<()>,
     permit: OwnedSemaphorePermit,
+    share: Arc<()>,
 }
 
 /// Lets the next message go when it is dropped.
 struct Begun {
     _end: oneshot::Sender<()>,
     _permit: OwnedSemaphorePermit,
+    _share: Arc<()>,
 }
 
 impl Turn {
@@ -197,6 +229,7 @@ impl Turn {
             before,
             end,
             permit,
+            share,
         } = self.0?;
         if let Some(before) = before {
             // It ends by being dropped.
@@ -205,6 +238,7 @@ impl Turn {
         Some(Begun {
             _end: end,
             _permit: permit,
+            _share: share,
         })
     }
 }

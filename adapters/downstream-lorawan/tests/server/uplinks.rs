@@ -103,6 +103,26 @@ async fn what_there_is_no_room_for_is_not_acknowledged_and_arrives_when_it_is_sa
 }
 
 #[tokio::test]
+async fn a_device_whose_messages_the_hub_puts_off_leaves_room_for_others() {
+    let (folder, mut one, mut other) = (folder(), Device::abp(1), Device::abp(2));
+    let mut config = config(vec![one.config(), other.config()]);
+    (config.limits.uplinks, config.limits.uplinks_per_device) = (6, 5);
+    let network = Network::start(config, &folder).await;
+    let concentrator = network.concentrator(1).await;
+    network.hub.refuse(&name(one.dev_eui), ErrorKind::Other);
+    for payload in [b"1", b"2", b"3", b"4", b"5", b"6", b"7"] {
+        concentrator.hear(&one.uplink(payload)).await;
+    }
+    concentrator.hear(&other.uplink(b"8")).await;
+    assert_eq!(network.data(1).await, ["OA=="]);
+    network.hub.refuse(&name(one.dev_eui), None);
+    let data = network.data(6).await;
+    assert_eq!(data[1..], ["MQ==", "Mg==", "Mw==", "NA==", "NQ=="]);
+    concentrator.hear(&one.uplink(b"9")).await;
+    assert_eq!(network.data(7).await[6], "OQ==");
+}
+
+#[tokio::test]
 async fn a_concentrator_that_floods_does_not_drown_another() {
     let (folder, mut device) = (folder(), Device::abp(1));
     let mut config = config(vec![device.config()]);
