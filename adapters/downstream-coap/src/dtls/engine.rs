@@ -8,6 +8,7 @@ use dimpl::crypto::{CryptoProvider, Dtls12CipherSuite, HashAlgorithm, HmacProvid
 use dimpl::{Config, CryptoError, PskResolver};
 
 use super::config::DtlsConfig;
+use super::session::MAX_HELD;
 use super::store::PskKey;
 use super::wire::COOKIE_LENGTH;
 
@@ -39,6 +40,7 @@ impl Engines {
             .flight_start_rto(config.retransmission_timeout)
             .flight_retries(config.max_retransmit)
             .handshake_timeout(config.handshake_timeout)
+            .max_queue_rx(MAX_HELD)
             .build()?;
         Ok(Self {
             config: Arc::new(config),

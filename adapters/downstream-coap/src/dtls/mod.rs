@@ -9,7 +9,9 @@
 //!
 //! It is DTLS 1.2 (RFC 6347) with TLS_PSK_WITH_AES_128_CCM_8, which RFC 7252, section 9.1.3.1 has
 //! every device speak, and the extended master secret (RFC 7627), without which a device is refused.
-//! There is no session resumption and no connection id (RFC 9146).
+//! There is no session resumption and no connection id (RFC 9146). A ClientHello has to come whole, in
+//! a datagram of its own: one in fragments is dropped, since its parts would have to be kept for a
+//! source that has shown nothing yet.
 
 mod config;
 mod cookie;

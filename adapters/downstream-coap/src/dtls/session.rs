@@ -11,9 +11,9 @@ use super::event::Refusal;
 use super::store::PskEntry;
 use super::wire::{self, BadIdentity, COOKIE_LENGTH, Hello, IdentityReader};
 
-/// Datagrams of a client that wait for its key: the flight that names the identity, once more in
-/// case it was sent again, each in up to three.
-const MAX_HELD: usize = 6;
+/// Datagrams of a client that wait for its key, and then for each other: the flight that names the
+/// identity, once more in case it was sent again, each in up to three.
+pub(super) const MAX_HELD: usize = 6;
 /// Requests for a cookie that a client may have got: one, and a few that came too late.
 const MAX_VERIFY_REQUESTS: u16 = 4;
 
@@ -171,6 +171,10 @@ impl Session {
         datagram: &[u8],
         is_hello: bool,
     ) -> Result<(), Refusal> {
+        let message_seq = self.hello.0 + 1;
+        if !is_hello && !self.is_open() && !wire::ends_handshake(datagram, message_seq) {
+            return Ok(());
+        }
         if let Stage::LookedUp(_, held) = &mut self.stage {
             hold(held, datagram);
             return Ok(());

@@ -95,7 +95,6 @@ impl DtlsTable {
                     None => return self.on_hello(now, from, &hello, datagram),
                 }
             }
-            Arrival::HelloRest => (handshake, true),
             Arrival::Handshake => (handshake.or(session), false),
             Arrival::Protected => (session.or(handshake), false),
         };

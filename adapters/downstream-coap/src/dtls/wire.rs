@@ -4,6 +4,8 @@
 pub(super) const VERIFY_REQUEST_LENGTH: usize = 60;
 /// Bytes of a cookie, as the engine wants them.
 pub(super) const COOKIE_LENGTH: usize = 32;
+/// Records of the flight that ends a handshake: the key exchange, the change of ciphers, the proof.
+const MAX_RECORDS: usize = 3;
 /// Bytes of an identity that every side must be able to send (RFC 4279, section 5.3).
 pub(super) const MAX_IDENTITY: usize = 128;
 
@@ -30,8 +32,6 @@ pub(super) enum Alert {
 pub(super) enum Arrival {
     /// It may begin a handshake.
     Hello(Hello),
-    /// It is the rest of a hello that is sent in parts.
-    HelloRest,
     /// It goes on with a handshake.
     Handshake,
     /// It is protected, and no part of a handshake.
@@ -112,12 +112,18 @@ pub(super) fn classify(mut datagram: &[u8]) -> Option<Arrival> {
     let first = record(&mut datagram)?;
     match (first.kind, first.epoch) {
         (HANDSHAKE, 0) => {
-            let fragment = fragment(&mut { first.body })?;
-            Some(match (fragment.kind, fragment.offset) {
-                (CLIENT_HELLO, 0) => Arrival::Hello(hello(fragment.message_seq, fragment.body)?),
-                (CLIENT_HELLO, _) => Arrival::HelloRest,
-                _ => Arrival::Handshake,
-            })
+            let mut body = first.body;
+            let fragment = fragment(&mut body)?;
+            if fragment.kind != CLIENT_HELLO {
+                return Some(Arrival::Handshake);
+            }
+            // Whole and alone: with parts of it, or with what it brings along, the engine would have
+            // to wait for the rest before anybody has proved anything.
+            let is_whole = fragment.offset == 0 && fragment.body.len() == fragment.length;
+            let is_alone = body.is_empty() && datagram.is_empty();
+            (is_whole && is_alone)
+                .then(|| hello(fragment.message_seq, fragment.body))?
+                .map(Arrival::Hello)
         }
         (ALERT | APPLICATION_DATA, 1..) => Some(Arrival::Protected),
         (20..=HANDSHAKE, _) => Some(Arrival::Handshake),
@@ -136,6 +142,26 @@ fn hello(message_seq: u16, mut body: &[u8]) -> Option<Hello> {
         random,
         cookie: take(&mut body, cookie)?.try_into().ok(),
     })
+}
+
+/// Tells whether a datagram can be of the flight that ends a handshake: a few records, and nothing
+/// in plaintext but the message of this number. The engine keeps whatever else may have its turn
+/// later, each record in 5 KiB.
+pub(super) fn ends_handshake(mut datagram: &[u8], message_seq: u16) -> bool {
+    let mut records = 0;
+    while let Some(record) = record(&mut datagram) {
+        records += 1;
+        let mut body = match (record.kind, record.epoch) {
+            (HANDSHAKE, 0) => record.body,
+            _ => &[],
+        };
+        while !body.is_empty() {
+            if fragment(&mut body).is_none_or(|part| part.message_seq != message_seq) {
+                return false;
+            }
+        }
+    }
+    datagram.is_empty() && records <= MAX_RECORDS
 }
 
 /// Where a datagram stands in its sender's order.
@@ -287,6 +313,34 @@ mod tests {
         assert_eq!(classify(&protected(22)), Some(Arrival::Handshake));
         assert_eq!(classify(&protected(25)), None);
         assert_eq!(classify(b"GET / HTTP/1.1\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_hello_in_parts_or_with_something_behind_it_is_dropped() {
+        let whole = bare_hello(1);
+        let behind = [&whole[..], &bare_hello(2)].concat();
+        assert_eq!(classify(&behind), None);
+        let mut part = whole.clone();
+        // The message is said to be longer than what is here of it.
+        part[13 + 3] += 1;
+        assert_eq!(classify(&part), None);
+        let mut rest = whole;
+        // It begins behind the first byte.
+        rest[13 + 8] = 1;
+        assert_eq!(classify(&rest), None);
+    }
+
+    #[test]
+    fn only_the_message_whose_turn_it_is_ends_a_handshake_and_not_in_many_records() {
+        let exchange = key_exchange(b"device", 999).remove(0);
+        assert!(ends_handshake(&exchange, 2));
+        assert!(!ends_handshake(&exchange, 1));
+        assert!(ends_handshake(&exchange.repeat(MAX_RECORDS), 2));
+        assert!(!ends_handshake(&exchange.repeat(MAX_RECORDS + 1), 2));
+        let later = [&exchange[..], &bare_hello(3)].concat();
+        assert!(!ends_handshake(&later, 2));
+        let protected = [&[22][..], &DTLS_1_2, &[0, 1], &[0; 6], &[0, 1, 9]].concat();
+        assert!(ends_handshake(&[exchange, protected].concat(), 2));
     }
 
     #[test]
