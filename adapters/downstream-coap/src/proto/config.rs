@@ -66,6 +66,14 @@ impl Default for TransmissionConfig {
     }
 }
 
+impl TransmissionConfig {
+    /// The longest that an acknowledgement is waited for: MAX_TRANSMIT_WAIT.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        let times = f64::from(self.max_retransmit + 1).exp2() - 1.0;
+        self.ack_timeout.mul_f64(times * self.ack_random_factor)
+    }
+}
+
 /// How bodies are cut into blocks (RFC 7959).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -117,8 +125,8 @@ impl Default for BlockConfig {
 pub struct LimitConfig {
     /// Messages remembered in all, and one for each peer. A message takes about 130 bytes, a peer
     /// 1 KiB. Default 262,144: 1,000 messages a second over the whole lifetime, in 40 MiB if they
-    /// are of few peers and 130 MiB if each is of another. When it is reached, what would be
-    /// forgotten next is forgotten for a new peer.
+    /// are of few peers and 130 MiB if each is of another. When it is reached, the peer
+    /// that was silent longest forgets something for a new one.
     pub max_remembered: usize,
     /// Messages remembered of one peer; beyond that its oldest is forgotten. Default 64: with one
     /// exchange at a time only the last few can come again.
@@ -182,7 +190,9 @@ impl LimitConfig {
 pub enum EchoPolicy {
     /// Never: for networks where no address can be forged.
     Never,
-    /// When a response is more than three times as large as what came, and for an observation.
+    /// When a response is more than three times as large as what came, for an observation, and for
+    /// what is kept while room is scarce. A downstream that posts commands to devices
+    /// ([`post_to`](crate::CommandConfig::post_to)) takes it for [`Always`](Self::Always).
     #[default]
     Amplification,
     /// At every request, until it has.

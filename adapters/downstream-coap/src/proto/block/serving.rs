@@ -138,8 +138,12 @@ impl Bodies {
             response.options.remove(option::CONTENT_FORMAT);
             return (response, false);
         }
-        // A body that was not fetched whole is old now.
-        self.0.retain(|body| body.name != wanted.name);
+        // A body that was not fetched whole is old now; but the state that an observation began with
+        // is what a notification tells the change of.
+        let is_change = matches!(source, Some(Source::Observation(_)));
+        let is_base = |body: &Body| is_change && matches!(body.source, Some(Source::Exchange(_)));
+        self.0
+            .retain(|body| body.name != wanted.name || is_base(body));
         let asked = wanted.block.unwrap_or(Block::new(0, Block::LARGEST));
         let ours = Block::new(0, Block::exponent_of(config.size));
         let most = match wanted.block {
@@ -167,7 +171,9 @@ impl Bodies {
         let has_rest = given.is_none_or(|block| block.more);
         // Who asks for a later block has those before it.
         let end = given.map_or(0, |block| block.offset() + answer.payload.len());
-        if let Some(share) = hold(bytes, &response.payload) {
+        self.forget(wanted);
+        // Nobody asks again for the last one.
+        if has_rest && let Some(share) = hold(bytes, &response.payload) {
             if self.0.len() >= config.max_per_peer {
                 self.0.remove(0);
             }
@@ -183,6 +189,11 @@ impl Bodies {
             });
         }
         (answer, has_rest)
+    }
+
+    /// Forgets the body that answers such a request.
+    pub(crate) fn forget(&mut self, wanted: &Wanted) {
+        self.0.retain(|body| body.name != wanted.name);
     }
 
     /// Forgets what was not asked for in time.

@@ -295,6 +295,35 @@ fn an_answer_that_begins_with_a_later_block_is_whole_with_the_last_one_only() {
 }
 
 #[test]
+fn the_state_that_an_observation_began_with_is_fetched_though_it_changes_meanwhile() {
+    let mut server = Server::new(16, 200);
+    let random = Random::new(Seed([1, 2]));
+    let mut get = Message::new(Code::GET).with_path("twin/desired");
+    let wanted = Wanted::of(&get, None, &random);
+    let tools = (&server.bytes, &random);
+    let first = Some(Source::Exchange(1));
+    let whole = Message::new(Code::CONTENT).with_payload(body(40));
+    let begun = server
+        .bodies
+        .respond(whole, (&wanted, first), NOW, &server.config, tools);
+    assert!(begun.1);
+    let change = Message::new(Code::CONTENT).with_payload(body(5));
+    let told = (&wanted.for_notifications(), Some(Source::Observation(2)));
+    let (_, has_rest) = server
+        .bodies
+        .respond(change, told, NOW, &server.config, tools);
+    assert!(!has_rest);
+    for number in [1, 2] {
+        Block::new(number, 0).write(&mut get.options, option::BLOCK2);
+        let wanted = Wanted::of(&get, None, &random);
+        let found = server.bodies.find(&wanted, NOW, &server.config).unwrap();
+        assert_eq!((found.source, found.is_last), (first, number == 2));
+        let etag = |message: &Message| message.options.get(option::ETAG).cloned();
+        assert_eq!(etag(&found.answer), etag(&begun.0));
+    }
+}
+
+#[test]
 fn blocks_of_two_states_of_a_resource_make_no_body() {
     let config = BlockConfig::default();
     let part = |number, more, etag: &'static str| {

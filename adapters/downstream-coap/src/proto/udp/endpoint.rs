@@ -6,6 +6,8 @@ use std::hash::Hash;
 use std::iter::Sum;
 use std::time::Duration;
 
+use lru::LruCache;
+
 use super::context::{Context, Shared};
 use super::event::{
     CallError, CallId, EndReason, Event, ExchangeId, NotifyError, ObservationId, RespondError,
@@ -19,9 +21,6 @@ use crate::proto::config::EndpointConfig;
 use crate::proto::message::{Code, Datagram, Fault, Kind, Message};
 use crate::proto::random::{Random, Seed};
 
-/// Peers that are looked at for something to forget before a new one is refused.
-const EVICTION_SEARCH: usize = 64;
-
 /// Names a peer: an address, or a number of a DTLS session.
 pub trait PeerName: Copy + Ord + Hash + fmt::Debug {}
 
@@ -32,10 +31,13 @@ impl<P: Copy + Ord + Hash + fmt::Debug> PeerName for P {}
 /// What it holds is bounded by [`LimitConfig`](crate::proto::LimitConfig). A peer costs nothing
 /// once its last message is forgotten and it observes nothing.
 #[derive(Debug)]
-pub struct Endpoint<P> {
+pub struct Endpoint<P: PeerName> {
     shared: Shared<P>,
     peers: HashMap<P, Peer>,
     timers: BTreeSet<(Duration, P)>,
+    /// Peers with something that may be forgotten for a new one, in the order in which they acted
+    /// last.
+    forgettable: LruCache<P, ()>,
 }
 
 /// Reads what an endpoint holds, from any thread and after its end.
@@ -98,6 +100,7 @@ impl<P: PeerName> Endpoint<P> {
             shared: Shared::new(config, Random::new(seed)),
             peers: HashMap::new(),
             timers: BTreeSet::new(),
+            forgettable: LruCache::unbounded(),
         }
     }
 
@@ -258,9 +261,7 @@ impl<P: PeerName> Endpoint<P> {
     /// it and its observations end.
     pub fn forget(&mut self, now: Duration, peer: P) {
         self.with(now, peer, |peer, cx| peer.close(cx));
-        if let Some(state) = self.peers.remove(&peer) {
-            self.unschedule(peer, state.scheduled);
-        }
+        self.remove(peer);
     }
 
     /// Does what the time asks for: acknowledges, sends again, gives up, forgets.
@@ -331,31 +332,37 @@ impl<P: PeerName> Endpoint<P> {
         self.shared.out.push_back(Transmit { peer, bytes });
     }
 
-    /// Makes room for a new peer and its first message: whose time comes first is asked first to
-    /// forget something.
+    /// Makes room for a new peer and its first message: who has been silent longest is asked first
+    /// to forget something.
     fn make_room(&mut self) -> bool {
         let limit = self.shared.config.limits.max_remembered;
         while self.shared.remembered.used() + 2 > limit {
-            let mut soonest = self.timers.iter().take(EVICTION_SEARCH);
-            let found = soonest.find_map(|(_, peer)| {
-                let state = self.peers.get_mut(peer)?;
-                let has_forgotten = state.memory.forget_one();
-                state.account();
-                (has_forgotten || state.is_idle()).then_some(*peer)
-            });
-            let Some(peer) = found else {
+            let Some((&peer, ())) = self.forgettable.peek_lru() else {
                 return false;
             };
-            if let Some(state) = self.peers.get(&peer)
-                && state.is_idle()
-                && state.memory.len() == 0
-            {
-                let scheduled = state.scheduled;
-                self.peers.remove(&peer);
-                self.unschedule(peer, scheduled);
+            let state = self.peers.get_mut(&peer);
+            let has_forgotten = state.is_some_and(|state| {
+                let has_forgotten = state.memory.forget_one();
+                state.account();
+                has_forgotten
+            });
+            if has_forgotten {
+                continue;
+            }
+            self.forgettable.pop(&peer);
+            if self.peers.get(&peer).is_some_and(Peer::is_dispensable) {
+                self.remove(peer);
             }
         }
         true
+    }
+
+    /// Forgets all that is known of a peer.
+    fn remove(&mut self, peer: P) {
+        self.forgettable.pop(&peer);
+        if let Some(state) = self.peers.remove(&peer) {
+            self.unschedule(peer, state.scheduled);
+        }
     }
 
     /// Has a peer that is known act.
@@ -381,11 +388,16 @@ impl<P: PeerName> Endpoint<P> {
         let state = self.peers.entry(peer);
         let state = state.or_insert_with(|| Peer::new(&mut cx));
         let result = act(state, &mut cx);
-        let (due, scheduled) = (state.due(now), state.scheduled);
         if state.is_empty(now) {
-            self.peers.remove(&peer);
-            self.unschedule(peer, scheduled);
-        } else if let Some(due) = due
+            self.remove(peer);
+            return result;
+        }
+        match state.memory.len() > 0 || state.is_dispensable() {
+            true => self.forgettable.put(peer, ()),
+            false => self.forgettable.pop(&peer),
+        };
+        let (due, scheduled) = (state.due(now), state.scheduled);
+        if let Some(due) = due
             && scheduled.is_none_or(|scheduled| due < scheduled)
         {
             // A timer that is too early is left: it costs less than moving it at every message.

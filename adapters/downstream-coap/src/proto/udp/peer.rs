@@ -169,11 +169,25 @@ impl Peer {
     }
 
     /// Tells whether nothing would be lost but what is remembered for duplicates.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
+        !self.is_busy() && !self.has_blocks()
+    }
+
+    /// Tells whether it may be forgotten for a new one: nobody waits for anything of it. Whoever
+    /// forges addresses can begin bodies under each.
+    pub(super) fn is_dispensable(&self) -> bool {
+        let keeps_blocks = self.is_proven && self.has_blocks();
+        !self.is_busy() && !keeps_blocks
+    }
+
+    fn is_busy(&self) -> bool {
         let has_work =
             !self.pending.is_empty() || !self.outbox.is_empty() || !self.calls.is_empty();
-        let has_blocks = self.assemblies.due().or(self.bodies.due()).is_some();
-        !has_work && !has_blocks && self.observers.first().is_none()
+        has_work || self.observers.first().is_some()
+    }
+
+    fn has_blocks(&self) -> bool {
+        self.assemblies.due().or(self.bodies.due()).is_some()
     }
 
     /// Tells whether nothing at all would be lost.

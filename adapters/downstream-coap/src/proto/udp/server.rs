@@ -244,6 +244,10 @@ impl Peer {
         let wanted = (&pending.wanted, Some(Source::Exchange(serial)));
         let (answer, has_rest) = bodies.respond(response, wanted, cx.now, &blocks, tools);
         let responded = self.answer(cx, &pending, answer, has_rest);
+        if has_rest && responded != Responded::Begun {
+            // Who has not got the beginning does not ask for the rest.
+            self.bodies.forget(&pending.wanted);
+        }
         self.flush(cx);
         Ok((responded, observation))
     }
@@ -283,7 +287,8 @@ impl Peer {
             Kind::Confirmable => Responded::Apart,
             _ => Responded::Sent,
         };
-        if !self.is_proven && bytes.len() > self.allowance {
+        let takes_room = has_rest && cx.shared.block_bytes.is_scarce();
+        if !self.is_proven && (takes_room || bytes.len() > self.allowance) {
             bytes = write(challenge(cx));
             responded = Responded::Challenged;
         }

@@ -58,6 +58,38 @@ fn a_flood_from_ever_new_addresses_is_bounded_and_does_not_stop_a_known_device()
 }
 
 #[test]
+fn who_cannot_be_forgotten_keeps_no_newcomer_out_and_who_is_forged_can() {
+    let mut config = EndpointConfig::default();
+    config.limits.max_remembered = 500;
+    let mut endpoint = Endpoint::<u32>::new(config, Seed([3, 4]));
+    let mut begun = post(1).with_payload(vec![0; 16]);
+    let block = Block::new(0, 0).with_more(true);
+    block.write(&mut begun.options, option::BLOCK1);
+    let (begun, whole) = (
+        confirmable(1, begun).encode(),
+        confirmable(2, post(2)).encode(),
+    );
+    for peer in 0..200 {
+        endpoint.receive(seconds(1000), peer, peer < 100, &begun);
+    }
+    for peer in 200..500 {
+        // Each comes when the one before has been dealt with.
+        let now = seconds(1000) + millis(600 * u64::from(peer - 200));
+        endpoint.on_timeout(now);
+        endpoint.receive(now, peer, false, &whole);
+        let Some(Event::Request(incoming)) = endpoint.poll_event() else {
+            panic!("{peer} was refused");
+        };
+        let responded = endpoint.respond(now, incoming.exchange, changed());
+        assert_eq!(responded, Ok(Responded::Sent));
+        while endpoint.poll_transmit().is_some() {}
+        assert!(endpoint.stats().remembered <= 500);
+    }
+    // Those who have shown that they are there.
+    assert_eq!(endpoint.stats().block_bytes, 100 * 16);
+}
+
+#[test]
 fn an_unproven_source_gets_three_times_what_it_sent_until_it_brings_the_echo() {
     let mut bench = bench();
     let large = Message::new(Code::CONTENT).with_payload(vec![1; 500]);
@@ -212,6 +244,52 @@ fn where_room_for_bodies_is_scarce_who_is_forged_gets_none() {
     }
     let (go_on, prove) = (Code::CONTINUE, Code::UNAUTHORIZED);
     assert_eq!(codes, [go_on, go_on, go_on, go_on, prove, go_on]);
+}
+
+/// Asks for something in blocks of 16 bytes, or of 1024.
+fn get(exponent: u8) -> Message {
+    let mut message = Message::new(Code::GET).with_path(".well-known/core");
+    Block::new(0, exponent).write(&mut message.options, option::BLOCK2);
+    message
+}
+
+#[test]
+fn where_room_for_bodies_is_scarce_no_rest_is_kept_for_who_is_forged() {
+    let mut config = EndpointConfig::default();
+    config.limits.max_block_bytes = 1000;
+    let mut bench = Bench::new(config);
+    for peer in 1..=20 {
+        let is_proven = peer == 20;
+        let bytes = confirmable(1, get(0)).encode();
+        bench.endpoint.receive(bench.now, peer, is_proven, &bytes);
+        let exchange = bench.request().exchange;
+        let answer = Message::new(Code::CONTENT).with_payload(vec![0; 100]);
+        let responded = bench.endpoint.respond(bench.now, exchange, answer);
+        let expected = match peer <= 5 || is_proven {
+            true => Responded::Begun,
+            false => Responded::Challenged,
+        };
+        assert_eq!(responded, Ok(expected), "peer {peer}");
+    }
+    assert_eq!(bench.endpoint.stats().block_bytes, 600);
+}
+
+#[test]
+fn of_an_answer_that_was_not_begun_no_rest_is_kept() {
+    let mut bench = bench();
+    let unwanted = get(6).with_uint(option::NO_RESPONSE, 2);
+    for (peer, request, expected) in [
+        (1, get(6), Responded::Challenged),
+        (2, unwanted, Responded::Unwanted),
+    ] {
+        let bytes = confirmable(1, request).encode();
+        bench.endpoint.receive(bench.now, peer, false, &bytes);
+        let exchange = bench.request().exchange;
+        let answer = Message::new(Code::CONTENT).with_payload(vec![0; 3000]);
+        let responded = bench.endpoint.respond(bench.now, exchange, answer);
+        assert_eq!(responded, Ok(expected));
+        assert_eq!(bench.endpoint.stats().block_bytes, 0);
+    }
 }
 
 #[test]
