@@ -159,12 +159,16 @@ impl<L: MessageLayer> Devices<L> {
     }
 
     pub(crate) fn on_notified(&mut self, observation: Observation, outcome: NotificationOutcome) {
-        if let Some(device) = self.listeners.observer(observation) {
-            self.notified(&device, observation, outcome);
-            self.pump(&device);
+        let device = self.listeners.observer(observation);
+        if let Some(device) = &device {
+            self.notified(device, observation, outcome);
         }
-        for device in self.listeners.release(observation.peer) {
-            self.pump(&device);
+        // Those that waited go first: they would wait for as long as it has commands.
+        for held in self.listeners.release(observation.peer) {
+            self.pump(&held);
+        }
+        if let Some(device) = &device {
+            self.pump(device);
         }
     }
 
