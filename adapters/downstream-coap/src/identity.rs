@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gateway_core::DeviceId;
 use gateway_core::credential::Secret;
@@ -39,7 +40,7 @@ impl fmt::Debug for Claim<'_> {
 
 /// Judges requests that come without a session, and gateways that speak for others.
 ///
-/// It is asked at every request and must not wait for anything.
+/// It is asked at every request and must not wait for anything. A panic counts as a no.
 pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// Says which device sent a request; `None` if that is not proved.
     fn identify(&self, claim: Claim<'_>) -> Option<DeviceId>;
@@ -86,6 +87,15 @@ impl Authenticator for IdentityConfig {
     }
 }
 
+/// Asks an authenticator, which is the program's own: what it does must not take all devices along.
+fn ask<T: Default>(question: impl FnOnce() -> T) -> T {
+    let answer = catch_unwind(AssertUnwindSafe(question));
+    answer.unwrap_or_else(|_| {
+        tracing::error!("Authenticator panicked: a defect");
+        T::default()
+    })
+}
+
 /// The parts of a query, less those that prove who sent it.
 #[derive(Debug, Default)]
 pub(crate) struct Proof<'a> {
@@ -112,11 +122,12 @@ impl<'a> Proof<'a> {
     /// Who sent a request. What a session has proved stands, whatever the query says.
     pub(crate) fn device(&self, sender: &Sender, judge: &dyn Authenticator) -> Option<DeviceId> {
         sender.device.clone().or_else(|| {
-            judge.identify(Claim {
+            let claim = Claim {
                 address: sender.address,
                 device: self.device,
                 token: self.token,
-            })
+            };
+            ask(|| judge.identify(claim))
         })
     }
 }
@@ -131,7 +142,7 @@ pub(crate) fn subject(
         return Ok(sender.clone());
     };
     let child = DeviceId::new(named).map_err(|_| Code::BAD_REQUEST)?;
-    match judge.may_speak_for(sender, &child) {
+    match ask(|| judge.may_speak_for(sender, &child)) {
         true => Ok(child),
         false => Err(Code::FORBIDDEN),
     }
@@ -202,6 +213,34 @@ mod tests {
         let config = r#"{"addresses": {"10.0.0.7": "a"}}"#;
         assert_eq!(identify(config, &["t=1"]).unwrap(), "a");
         assert_eq!(identify(config, &["$.id=b"]), None);
+    }
+
+    /// Has no answer to anything.
+    #[derive(Debug)]
+    struct Defect;
+
+    impl Authenticator for Defect {
+        fn identify(&self, _claim: Claim<'_>) -> Option<DeviceId> {
+            panic!("a defect of the program")
+        }
+
+        fn may_speak_for(&self, _gateway: &DeviceId, _child: &DeviceId) -> bool {
+            panic!("a defect of the program")
+        }
+    }
+
+    #[test]
+    fn an_authenticator_that_panics_lets_nobody_in() {
+        let mut sender = Sender {
+            address: "10.0.0.7:4000".parse().unwrap(),
+            device: None,
+            is_proven: false,
+        };
+        assert_eq!(Proof::default().device(&sender, &Defect), None);
+        sender.device = DeviceId::new("gateway").ok();
+        let gateway = Proof::default().device(&sender, &Defect).unwrap();
+        let named = subject(&gateway, Some("child"), &Defect);
+        assert_eq!(named, Err(Code::FORBIDDEN));
     }
 
     #[test]

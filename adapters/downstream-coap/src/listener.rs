@@ -1,7 +1,7 @@
 //! What one socket's task knows of a device that listens.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use gateway_core::{DeviceId, Downlink, Interest, Presence};
 use tokio::time::Instant;
@@ -169,6 +169,8 @@ impl Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     devices: HashMap<DeviceId, Listener>,
+    /// Their names, by where they were last heard.
+    peers: HashMap<PeerKey, HashSet<DeviceId>>,
     observers: HashMap<Observation, DeviceId>,
     callees: HashMap<Call, DeviceId>,
     /// Who was answered, and acknowledges it or fetches the rest.
@@ -191,8 +193,13 @@ impl Listeners {
         silent_at: Instant,
         claim: impl FnOnce() -> Option<Claim>,
     ) -> Option<&mut Listener> {
+        let mut before = None;
         let listener = match self.devices.entry(device.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Occupied(entry) => {
+                let listener = entry.into_mut();
+                before = Some(std::mem::replace(&mut listener.peer, peer));
+                listener
+            }
             Entry::Vacant(entry) => entry.insert(Listener {
                 peer,
                 is_child: false,
@@ -213,13 +220,19 @@ impl Listeners {
                 scheduled: None,
             }),
         };
-        listener.peer = peer;
         listener.silent_at = silent_at;
+        if before != Some(peer) {
+            if let Some(before) = before {
+                part(&mut self.peers, before, device);
+            }
+            self.peers.entry(peer).or_default().insert(device.clone());
+        }
         Some(listener)
     }
 
     pub(crate) fn remove(&mut self, device: &DeviceId) -> Option<Listener> {
         let listener = self.devices.remove(device)?;
+        part(&mut self.peers, listener.peer, device);
         if let Some(at) = listener.scheduled {
             self.timers.remove(&(at, device.clone()));
         }
@@ -277,6 +290,12 @@ impl Listeners {
         self.devices.is_empty()
     }
 
+    /// The devices that were last heard there.
+    pub(crate) fn heard_at(&self, peer: PeerKey) -> Vec<DeviceId> {
+        let devices = self.peers.get(&peer).into_iter().flatten();
+        devices.cloned().collect()
+    }
+
     /// The devices that listen.
     pub(crate) fn names(&self) -> Vec<DeviceId> {
         self.devices.keys().cloned().collect()
@@ -323,6 +342,16 @@ impl Listeners {
                 self.timers.remove(&(scheduled, device.clone()));
             }
             self.timers.insert((due, device.clone()));
+        }
+    }
+}
+
+/// Takes a device out of those at a peer.
+fn part(peers: &mut HashMap<PeerKey, HashSet<DeviceId>>, peer: PeerKey, device: &DeviceId) {
+    if let Entry::Occupied(mut there) = peers.entry(peer) {
+        there.get_mut().remove(device);
+        if there.get().is_empty() {
+            there.remove();
         }
     }
 }

@@ -306,6 +306,17 @@ impl<L: MessageLayer> Devices<L> {
         }
     }
 
+    /// Takes it that a peer's session is over, so that nothing can be posted there; its observations
+    /// end by themselves.
+    pub(crate) fn gone(&mut self, peer: PeerKey) {
+        for device in self.listeners.heard_at(peer) {
+            if let Some(listener) = self.listeners.get(&device) {
+                listener.is_server = false;
+                self.reconcile(&device);
+            }
+        }
+    }
+
     pub(crate) fn on_ended(&mut self, observation: Observation, reason: EndReason) {
         let Some(device) = self.listeners.ended(observation) else {
             return;

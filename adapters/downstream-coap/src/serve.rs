@@ -348,14 +348,14 @@ impl Downstream for CoapDownstream {
             let (shared, bytes) = (self.shared.clone(), block_bytes.clone());
             tasks.spawn(door.serve(shared, context.clone(), bytes, seed));
         }
-        let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
+                // Its devices would go unheard for as long as the others are served.
                 tracing::error!(error = %error, "A socket's task panicked: a defect");
-                result = Err(failed(ErrorKind::Other).with_source(error));
+                return Err(failed(ErrorKind::Other).with_source(error));
             }
         }
-        result
+        Ok(())
     }
 
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -170,6 +171,7 @@ impl SocketTask {
                 Some(Carried::Closed { peer }) => {
                     let clock = self.devices.clock();
                     self.devices.endpoint.forget(clock, peer);
+                    self.devices.gone(peer);
                 }
                 Some(Carried::Identify {
                     session,
@@ -177,11 +179,14 @@ impl SocketTask {
                     store,
                     patience,
                 }) => {
-                    let lookup = async move {
-                        let found = timeout(patience, store.find(&identity)).await;
-                        (session, found.unwrap_or(Ok(None)))
-                    };
-                    self.lookups.push(lookup.boxed());
+                    let find = async move { store.find(&identity).await };
+                    // It is the program's own, and must not take all sessions along.
+                    let find = AssertUnwindSafe(timeout(patience, find)).catch_unwind();
+                    let found = find.map(move |found| match found {
+                        Ok(found) => (session, found.unwrap_or(Ok(None))),
+                        Err(_) => (session, Err(PskStoreError::new("it panicked"))),
+                    });
+                    self.lookups.push(found.boxed());
                 }
                 None => return,
             }

@@ -107,7 +107,7 @@ impl PskStoreError {
 pub trait PskStore: fmt::Debug + Send + Sync + 'static {
     /// Looks an identity up, of 128 bytes at most; `None` if it is unknown. It is asked once for each
     /// handshake of a client that receives at its address but has proved nothing else, and has until
-    /// the handshake's time-out.
+    /// the handshake's time-out. A panic counts as an error.
     ///
     /// # Errors
     /// It cannot be told now.

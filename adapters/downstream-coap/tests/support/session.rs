@@ -98,6 +98,22 @@ impl Session {
         }
     }
 
+    /// Sends a message once.
+    pub(crate) async fn tell(&mut self, message: &[u8]) {
+        let sealed = self.seal(message);
+        self.send(&sealed).await;
+    }
+
+    /// Waits for the next message.
+    pub(crate) async fn next(&mut self) -> Vec<u8> {
+        loop {
+            if let Some(message) = self.received.pop_front() {
+                return message;
+            }
+            self.turn(Instant::now() + AGAIN).await;
+        }
+    }
+
     /// Waits for a datagram, or until it is time to send something again.
     async fn turn(&mut self, until: Instant) {
         let mut buffer = [0; 4096];
