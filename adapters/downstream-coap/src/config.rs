@@ -156,7 +156,9 @@ pub struct IdentityConfig {
 pub struct CommandConfig {
     /// A path on the devices' own servers to which commands are posted while a device does not
     /// observe and is not waiting for one. A device then listens from its first request on, until
-    /// it was silent for [`TimeoutConfig::idle`]. Default: none, since few devices are servers.
+    /// it was silent for [`TimeoutConfig::idle`]. Over plain UDP each source has to show by Echo first
+    /// that it receives at its address, unless `endpoint.echo` is `never`: commands must not go to an
+    /// address that somebody else has named. Default: none, since few devices are servers.
     pub post_to: Option<String>,
     /// Commands that wait for a device. Beyond that a method is refused at once, as busy, and all
     /// else waits outside until its time is up. Default 16: what an upstream gives a device at a
@@ -185,8 +187,11 @@ pub struct TimeoutConfig {
     #[serde(with = "humantime_serde")]
     pub command: Duration,
     /// Silence after which an observing device is sent an empty notification: one that does not
-    /// acknowledge it is offline. So is one that has not confirmed a command in time. Default 1 h: a radio hardly notices, and RFC 7641 (section 4.5)
-    /// asks for one in 24 h at least.
+    /// acknowledge it is offline. So is one that has not confirmed a command in time. Default 30 min:
+    /// a radio hardly notices, and RFC 7641 (section 4.5) asks for one in 24 h at least. With DTLS it
+    /// must have been sent, and sent again, before
+    /// [`idle_timeout`](crate::dtls::DtlsConfig::idle_timeout) ends the session of a device that only
+    /// listens.
     #[serde(with = "humantime_serde")]
     pub probe: Duration,
     /// Silence after which a device that commands are posted to is offline. Default 2 min: as long
@@ -207,7 +212,7 @@ impl Default for TimeoutConfig {
     fn default() -> Self {
         Self {
             command: Duration::from_secs(45),
-            probe: Duration::from_secs(3600),
+            probe: Duration::from_secs(1800),
             idle: Duration::from_secs(120),
             wait: Duration::from_secs(240),
             farewell: Duration::from_secs(3),
@@ -274,6 +279,16 @@ impl CoapConfig {
         if let Some(dtls) = &self.dtls {
             let sessions = dtls.sessions.validate();
             sessions.map_err(|error| error.within("dtls.sessions"))?;
+            let (probe, idle) = (self.timeouts.probe, dtls.sessions.idle_timeout);
+            let wait = self.endpoint.transmission.longest_wait();
+            if probe.saturating_add(wait) >= idle {
+                let found = format!("is {probe:?}");
+                let allowed = format!(
+                    "{wait:?} less than dtls.sessions.idle_timeout, {idle:?}: else a device that only \
+                     listens loses its session"
+                );
+                return Err(ConfigError::new("timeouts.probe", found, allowed));
+            }
         }
         let connections = self.connections.validate();
         connections.map_err(|error| error.within("connections"))?;
@@ -308,6 +323,7 @@ mod tests {
         let nowhere = config.validate().unwrap_err();
         assert_eq!(nowhere.key(), "udp");
         config.udp = Some(UdpConfig::default());
+        config.dtls = Some(SecureConfig::default());
         config.validate().unwrap();
     }
 
@@ -337,6 +353,11 @@ mod tests {
             (
                 r#"{"connections": {"max": 0}}"#,
                 "`connections.max` is 0; allowed: 1 to 1000000",
+            ),
+            (
+                r#"{"dtls": {"sessions": {"idle_timeout": "31m"}}}"#,
+                "`timeouts.probe` is 1800s; allowed: 93s less than dtls.sessions.idle_timeout, \
+                 1860s: else a device that only listens loses its session",
             ),
             (
                 r#"{"identity": {"trust_any_id": true, "tokens_file": "tokens.json"}}"#,

@@ -19,7 +19,7 @@ use crate::dtls::{PskStore, StaticPskStore};
 use crate::identity::Authenticator;
 use crate::proto::resource::Routes;
 use crate::proto::udp::{Endpoint, EndpointGauge, EndpointStats};
-use crate::proto::{Budget, LimitConfig, Seed};
+use crate::proto::{Budget, EchoPolicy, LimitConfig, Seed};
 use crate::registry::Registry;
 use crate::secure::Secure;
 use crate::stream::Door;
@@ -99,6 +99,10 @@ impl CoapDownstreamBuilder {
         };
         let mut endpoint = config.endpoint.clone();
         endpoint.limits = limits(&config);
+        if config.commands.post_to.is_some() && endpoint.echo == EchoPolicy::Amplification {
+            // Commands go to whoever has spoken, and must not go to whom somebody else has named.
+            endpoint.echo = EchoPolicy::Always;
+        }
         let mut ports = Vec::new();
         let mut udp_address = None;
         if let Some(udp) = &config.udp {

@@ -172,6 +172,29 @@ async fn a_method_is_posted_to_the_devices_own_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_command_is_posted_to_who_has_not_shown_that_it_receives_at_its_address() {
+    let mut config = CoapConfig::default();
+    config.commands.post_to = Some("do".to_owned());
+    let running = Running::start(config, &["dev1"]).await;
+    let (mut client, name) = (running.device("dev1").await, device("dev1"));
+    let mut message = post("t", "1").with_token(Token::from(7));
+    for part in client.proof() {
+        message.options.add(option::URI_QUERY, part);
+    }
+    let (kind, id) = (Kind::Confirmable, 77);
+    let bytes = Datagram { kind, id, message }.encode();
+    let answer = client.exchange(&bytes).await;
+    let answer = Datagram::decode(&answer).unwrap().message;
+    assert_eq!(answer.code, Code::UNAUTHORIZED);
+    assert!(answer.options.has(option::ECHO));
+    assert_eq!(running.coap.listening(), 0);
+    // With the value it is a server.
+    assert_eq!(client.say(post("t", "1")).await.code, Code::CHANGED);
+    running.hub.wait_listening(&name, Interest::COMMANDS).await;
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_in_blocks_arrives_whole() {
     let running = Running::start(CoapConfig::default(), &["dev1"]).await;
     let mut client = running.device("dev1").await;
