@@ -1,42 +1,24 @@
 //! Pure entry points for fuzz targets; not part of the public API.
 
-use std::hint::black_box;
-use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+mod feed;
 
-use bytes::BytesMut;
-use futures_util::{FutureExt, poll};
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
-use tokio::runtime::Builder;
-use tokio::task::yield_now;
+use std::hint::black_box;
 
 use crate::amqp::codec::message::{Sections, annotated};
 use crate::amqp::codec::performative::Performative;
 use crate::amqp::codec::read::Value;
 use crate::amqp::codec::{frame, read};
-use crate::amqp::connection::Connection;
 use crate::amqp::events::selector;
 use crate::clock::Ticks;
-use crate::cloud::{Addresses, Caller, Cloud};
-use crate::http;
-use crate::hub::Hub;
-use crate::hub::peer::Peer;
 use crate::hub::query::{Groups, Query};
-use crate::hub::record::{Record, RecordMode};
-use crate::hub::registry::Registry;
-use crate::hub::sas::{SasToken, sign};
-use crate::hub::state::Now;
+use crate::hub::sas::SasToken;
 use crate::hub::twin::{Change, Mode, Twin};
-use crate::limits::Limits;
-use crate::line::Line;
 use crate::mqtt::login::UserName;
-use crate::mqtt::{self, bag, codec, topic};
-use crate::provisioning::{Dps, ProvisioningOptions};
-use crate::shell::Engine;
+use crate::mqtt::{bag, topic};
+
+#[cfg(test)]
+pub(crate) use feed::caller;
+pub use feed::{Between, feed_amqp, feed_http, feed_mqtt};
 
 /// Decodes a frame, its performative and, as if it were one, a message; returns the bytes consumed.
 ///
@@ -109,165 +91,6 @@ fn decode_held(value: Value<'_>, raw: &[u8]) {
         bytes += item.len();
     }
     assert!(bytes < raw.len());
-}
-
-/// Feeds an AMQP connection with bytes, in pieces of `piece`; returns the bytes that it answers.
-#[must_use]
-pub fn feed_connection(input: &[u8], piece: usize) -> usize {
-    let caller = stranger();
-    let peer = caller.hub.join();
-    let mut connection = Connection::new(caller, Arc::clone(&peer), Now::read());
-    feed(&mut connection, &peer, input, piece)
-}
-
-/// Feeds an MQTT connection with bytes, in pieces of `piece`, after a CONNECT of `dev1` if it is to be
-/// `connected`; returns the bytes that it answers.
-#[must_use]
-pub fn feed_mqtt(input: &[u8], piece: usize, connected: bool) -> usize {
-    let caller = stranger();
-    let hub = Arc::clone(&caller.hub);
-    let peer = hub.join();
-    let mut connection = mqtt::connection::Connection::new(caller, Arc::clone(&peer), Now::read());
-    let mut answered = 0;
-    if connected {
-        let key = hub.state().registry.add("dev1").keys().cloned();
-        let key = key.unwrap_or_default();
-        let token = sign("localhost/devices/dev1", key.primary(), u64::MAX, None);
-        let mut connect = codec::Connect::new("dev1");
-        connect.set_login("localhost/dev1/?api-version=2021-04-12", token);
-        let mut bytes = BytesMut::new();
-        codec::write(&codec::Packet::Connect(connect), &mut bytes);
-        answered += feed(&mut connection, &peer, &bytes, bytes.len());
-    }
-    answered + feed(&mut connection, &peer, input, piece)
-}
-
-fn feed(engine: &mut impl Engine, peer: &Peer, input: &[u8], piece: usize) -> usize {
-    let now = Now::read();
-    let (mut buffer, mut answered) = (BytesMut::new(), 0);
-    for part in input.chunks(piece.max(1)) {
-        buffer.extend_from_slice(part);
-        engine.input(&mut buffer, now);
-        for notice in peer.collect() {
-            engine.notice(notice, now);
-        }
-        engine.end_turn();
-        answered += engine.take_output().len();
-    }
-    answered
-}
-
-/// Feeds an HTTPS connection with bytes, in pieces of `piece`; returns what it answers.
-#[must_use]
-pub fn feed_http(input: &[u8], piece: usize) -> Vec<u8> {
-    let runtime = Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.expect("a runtime without IO needs nothing");
-    runtime.block_on(converse(stranger(), input, piece))
-}
-
-/// Says all of the input, and hears what is answered until nothing more comes: what waits for the
-/// clock is given up.
-async fn converse(caller: Caller, input: &[u8], piece: usize) -> Vec<u8> {
-    /// Looks that nothing came of before it is given up.
-    const PATIENCE: usize = 8;
-    let (mut near, far) = duplex(input.len().max(64 * 1024));
-    let mut serving = pin!(http::serve(Wire(far), caller));
-    let mut parts = input.chunks(piece.max(1));
-    let mut answered = Vec::new();
-    let mut idle = 0;
-    while idle < PATIENCE && poll!(serving.as_mut()).is_pending() {
-        idle += 1;
-        // There is room for all of it.
-        if let Some(part) = parts.next()
-            && let Some(Ok(())) = near.write_all(part).now_or_never()
-        {
-            idle = 0;
-        }
-        while let Some(Ok(1..)) = near.read_buf(&mut answered).now_or_never() {
-            idle = 0;
-        }
-        yield_now().await;
-    }
-    while let Some(Ok(1..)) = near.read_buf(&mut answered).now_or_never() {}
-    answered
-}
-
-/// A stream in memory, which nothing resets.
-struct Wire(DuplexStream);
-
-impl Line for Wire {
-    fn reset_on_drop(&self) {}
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-/// Somebody who calls on a hub named `localhost`, as that of tests is, which takes any token that it
-/// can read: what tests have said, it understands.
-fn stranger() -> Caller {
-    let caller = caller_on("localhost");
-    let mut state = caller.hub.state();
-    state.registry.checks.signature = false;
-    state.registry.checks.expiry = false;
-    drop(state);
-    caller
-}
-
-/// Somebody who calls on a hub of one device.
-#[cfg(test)]
-pub(crate) fn caller() -> Caller {
-    caller_on("hub.test")
-}
-
-fn caller_on(host: &str) -> Caller {
-    let mut registry = Registry::new(host, true);
-    registry.add("dev1");
-    let hub = Arc::new(Hub::new(
-        registry,
-        Limits::default(),
-        Record::new(RecordMode::Full),
-    ));
-    let nowhere = ([127, 0, 0, 1], 0).into();
-    let addresses = Addresses {
-        amqps: nowhere,
-        mqtts: nowhere,
-        https: nowhere,
-        control: None,
-    };
-    let dps = Dps::new(
-        &ProvisioningOptions::default().with_id_scope("0ne00000001"),
-        &hub.host,
-        None,
-        &[0; 32],
-        Now::read(),
-    );
-    let cloud = Arc::new(Cloud::new(addresses, None, dps, hub));
-    Caller::new(cloud, None, None)
 }
 
 /// Reads a text as everything that MQTT topics can be.

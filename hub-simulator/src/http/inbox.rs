@@ -10,11 +10,10 @@ use axum::extract::{Path, RawQuery};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use tokio::time::sleep;
 
-use super::HttpState;
 use super::auth::Call;
 use super::etag::quoted;
+use super::{HttpState, pause};
 use crate::clock::american;
 use crate::guid::Guid;
 use crate::hub::error::{ErrorCode, HubError};
@@ -63,7 +62,7 @@ async fn receive(call: Call, Path(target): Path<Target>) -> Result<Response, Hub
     let receiver = call.device(&target.identity())?.identity;
     call.hub.demand_standard_tier()?;
     let throttles = &call.hub.throttles;
-    sleep(throttles.take(Operation::C2dReceive, call.now.instant)?).await;
+    pause(throttles.take(Operation::C2dReceive, call.now.instant)?).await;
     // The lock begins when the message goes out.
     let delivery = call.hub.state().next_message(&receiver, Now::read());
     Ok(match delivery {

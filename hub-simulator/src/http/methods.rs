@@ -12,12 +12,12 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::HttpState;
 use super::auth::{Call, Right};
 use super::body::JsonBody;
 use super::error::CallRefusal;
+use super::{HttpState, pause};
 use crate::hub::Hub;
 use crate::hub::calls;
 use crate::hub::device::Feed;
@@ -106,7 +106,7 @@ async fn invoke(call: &Call, identity: &str, request: Request) -> Result<Respons
     calls::check(&name, payload.as_bytes()).map_err(HubError::from)?;
     let hub = &*call.hub;
     let wait = hub.throttles.take_method(payload.len(), call.now.instant)?;
-    sleep(wait).await;
+    pause(wait).await;
     come(hub, identity, connect).await?;
     let payload = if payload.is_empty() {
         "null".to_owned()

@@ -86,11 +86,12 @@ impl State {
         SasToken::parse(token).is_ok_and(|token| {
             let signed = self.policy.either();
             let signed = signed.map(|key| token.is_signed_with(key.bytes()));
-            token.policy.as_deref() == Some(OWNER_POLICY)
+            let good = token.policy.as_deref() == Some(OWNER_POLICY)
                 && hosts.iter().any(|host| token.resource.is_on(host))
                 && token.resource.covers(&[])
                 && signed.contains(&true)
-                && token.expiry > crate::clock::unix_seconds(now)
+                && token.expiry > crate::clock::unix_seconds(now);
+            good || self.lenient
         })
     }
 

@@ -15,9 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use serde::Serialize;
 
-use super::HttpState;
 use super::auth::{Call, Right};
 use super::etag::IfMatch;
+use super::{HttpState, pause};
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::identities::Expected;
 use crate::hub::throttle::Operation;
@@ -84,7 +84,7 @@ async fn admit(call: &Call, rights: &[Right], operation: Operation) -> Result<()
         return refused;
     }
     let wait = call.hub.throttles.take(operation, call.now.instant)?;
-    tokio::time::sleep(wait).await;
+    pause(wait).await;
     Ok(())
 }
 
