@@ -17,6 +17,9 @@
 //! Below `d/{device}` they are those of a gateway's children; [`Profile`](proto::resource::Profile)
 //! has Eclipse Hono's paths instead. [`Query`](proto::resource::Query) names all parameters.
 //!
+//! Desired properties that take several blocks are fetched whole though they change meanwhile; a change
+//! that takes several blocks itself replaces them, as its ETag tells, and the device asks anew.
+//!
 //! What the hub refuses is 4.xx. What it cannot take now is 5.03 with the time to come back in
 //! Max-Age, and a device that asks too much at a time gets 4.29.
 //!

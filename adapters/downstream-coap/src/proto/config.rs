@@ -143,7 +143,8 @@ pub struct LimitConfig {
     /// Observations of one peer. Default 8; beyond that a registration is answered as a plain
     /// request.
     pub max_observations_per_peer: usize,
-    /// Bytes of bodies that are not whole, or not fetched whole. Default 16 MiB.
+    /// Bytes of bodies that are not whole, or not fetched whole. Default 16 MiB; the second half is
+    /// for those only who have shown that they receive at their address.
     pub max_block_bytes: usize,
     /// What a device is told to wait when there is too much to do, in Max-Age. Default 5 s.
     #[serde(with = "humantime_serde")]
