@@ -82,7 +82,8 @@ impl TlsConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct IdentityConfig {
-    /// The device's own SAS token, which the hub judges. Default: yes.
+    /// The device's own SAS token, which the hub judges. Default: yes. Where the hub is a broker,
+    /// nobody judges tokens, and its upstream refuses them.
     pub token: bool,
     /// The name in the client certificate. Default: no, since every certificate below the client
     /// roots then names a device.

@@ -207,6 +207,13 @@ fn a_check_names_the_mistakes_and_fails_or_says_that_there_are_none() {
         "{words}"
     );
     assert_eq!(words.lines().count(), 2, "{words}");
+    // What cannot be told from the text: it is no file of secrets, for one.
+    let (code, words) = check(&format!("{good}identity.secrets_file = 'gateway.toml'\n"));
+    assert_eq!(code, Some(1), "{words}");
+    assert!(
+        words.contains("gateway.toml, line 6: `downstream.tcp.identity.secrets_file` is wrong"),
+        "{words}"
+    );
 }
 
 #[test]

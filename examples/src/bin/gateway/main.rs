@@ -45,6 +45,7 @@ async fn start(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     if args.check {
+        drop(settings.hub.upstream()?);
         settings.devices.try_out().await?;
         writeln!(io::stdout(), "{} is valid", args.config.display())?;
         return Ok(ExitCode::SUCCESS);

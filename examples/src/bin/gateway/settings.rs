@@ -1,10 +1,9 @@
 //! What the configuration file says.
 
 mod devices;
+mod files;
 mod hub;
 mod lorawan;
-
-use std::path::{Path, PathBuf};
 
 use gateway_core::{ConfigError, GatewayConfig};
 use serde::Deserialize;
@@ -63,7 +62,7 @@ impl Settings {
         let credentials = document
             .section::<CredentialsConfig>("credentials", CredentialsConfig::validate)
             .and_then(|config| config.read(&mut document, &upstream, around));
-        let devices = devices::read(&mut document, around);
+        let devices = devices::read(&mut document, around, upstream.is_broker);
         document.leave(
             "",
             &["gateway", "upstream", "credentials", "downstream", "log"],
@@ -83,18 +82,6 @@ impl Settings {
             }
             _ => Err(mistakes),
         }
-    }
-}
-
-/// Makes a path absolute and notes it if nobody can read there.
-fn resolve(document: &mut Document<'_>, directory: &Path, key: &str, path: Option<&mut PathBuf>) {
-    let Some(path) = path else { return };
-    *path = directory.join(&*path);
-    if let Err(error) = std::fs::File::open(&path) {
-        document.note(
-            key,
-            format!("names {}, which cannot be read: {error}", path.display()),
-        );
     }
 }
 

@@ -102,6 +102,12 @@ impl<'t> Document<'t> {
         });
     }
 
+    /// Notes what a validation says of a section.
+    pub(crate) fn note_error(&mut self, section: &str, error: &ConfigError) {
+        let Wrong { key, problem, .. } = Wrong::of_value(error);
+        self.note(&format!("{section}.{key}"), problem);
+    }
+
     fn is_noted(&self, key: &str) -> bool {
         self.mistakes.iter().any(|mistake| mistake.key == key)
     }

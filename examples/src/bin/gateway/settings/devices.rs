@@ -1,15 +1,13 @@
 //! What devices speak to the gateway: one section for each protocol that is served.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use gateway_core::{GatewayBuilder, Upstream};
 use gateway_downstream_coap::{CoapConfig, CoapDownstream};
 use gateway_downstream_tcp::{TcpConfig, TcpDownstream};
 use serde::de::IgnoredAny;
 
+use super::files;
 use super::lorawan::{self, LORAWAN, Lorawan};
-use super::resolve;
 use crate::document::Document;
 use crate::secret::Surroundings;
 
@@ -80,7 +78,11 @@ impl Devices {
 }
 
 /// Reads the sections of devices; what is wrong is noted.
-pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<Devices> {
+pub(super) fn read(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    is_broker: Option<bool>,
+) -> Option<Devices> {
     let has = [TCP, COAP, LORAWAN].map(|key| document.has(key));
     if has == [false; 3] {
         let problem = format!("is missing; a gateway needs devices: {TCP}, {COAP}, {LORAWAN}");
@@ -88,7 +90,9 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Op
     }
     let [tcp, coap, lorawan] = has;
     let devices = Devices {
-        tcp: tcp.then(|| read_tcp(document, around)).flatten(),
+        tcp: tcp
+            .then(|| read_tcp(document, around, is_broker == Some(true)))
+            .flatten(),
         coap: coap.then(|| read_coap(document, around)).flatten(),
         lorawan: lorawan.then(|| lorawan::read(document, around)).flatten(),
     };
@@ -101,34 +105,51 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Op
     (read == has).then_some(devices)
 }
 
-fn read_tcp(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<TcpConfig> {
+fn read_tcp(
+    document: &mut Document<'_>,
+    around: &Surroundings<'_>,
+    is_broker: bool,
+) -> Option<TcpConfig> {
     refuse_secrets(document, TCP, "identity.secrets", "secrets_file");
     let mut config = document.section(TCP, TcpConfig::validate)?;
-    let mut files = vec![(
-        "identity.secrets_file",
-        config.identity.secrets_file.as_mut(),
-    )];
+    let path = config.identity.secrets_file.as_mut();
+    let key = format!("{TCP}.identity.secrets_file");
+    files::secrets(document, around.directory, &key, path);
     if let Some(tls) = &mut config.tls {
-        files.push(("tls.certificate", Some(&mut tls.certificate)));
-        files.push(("tls.key", Some(&mut tls.key)));
-        files.push(("tls.client_ca", tls.client_ca.as_mut()));
+        let (section, client_ca) = (format!("{TCP}.tls"), tls.client_ca.as_mut());
+        let (certificate, key) = (&mut tls.certificate, &mut tls.key);
+        files::server_tls(
+            document,
+            around.directory,
+            &section,
+            certificate,
+            key,
+            client_ca,
+        );
     }
-    resolve_all(document, around, TCP, files);
+    if is_broker && config.identity.token {
+        let problem = "is true, also where it is not set, but a broker judges no token of a device; \
+                       allowed: false";
+        document.note(&format!("{TCP}.identity.token"), problem);
+    }
     Some(config)
 }
 
 fn read_coap(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<CoapConfig> {
     refuse_secrets(document, COAP, "identity.tokens", "tokens_file");
     let mut config = document.section(COAP, CoapConfig::validate)?;
-    let mut files = vec![("identity.tokens_file", config.identity.tokens_file.as_mut())];
+    let path = config.identity.tokens_file.as_mut();
+    let key = format!("{COAP}.identity.tokens_file");
+    files::secrets(document, around.directory, &key, path);
     if let Some(dtls) = &mut config.dtls {
-        files.push(("dtls.keys_file", dtls.keys_file.as_mut()));
+        let key = format!("{COAP}.dtls.keys_file");
+        files::dtls_keys(document, around.directory, &key, dtls.keys_file.as_mut());
     }
     if let Some(tls) = &mut config.tls {
-        files.push(("tls.certificate", Some(&mut tls.certificate)));
-        files.push(("tls.key", Some(&mut tls.key)));
+        let (section, certificate, key) =
+            (format!("{COAP}.tls"), &mut tls.certificate, &mut tls.key);
+        files::server_tls(document, around.directory, &section, certificate, key, None);
     }
-    resolve_all(document, around, COAP, files);
     Some(config)
 }
 
@@ -139,21 +160,5 @@ pub(super) fn refuse_secrets(document: &mut Document<'_>, section: &str, key: &s
         document.take::<IgnoredAny>(&key);
         let problem = format!("must not stand in this file; allowed: `{allowed}`");
         document.note(&key, problem);
-    }
-}
-
-pub(super) fn resolve_all(
-    document: &mut Document<'_>,
-    around: &Surroundings<'_>,
-    section: &str,
-    files: Vec<(&str, Option<&mut PathBuf>)>,
-) {
-    for (key, path) in files {
-        resolve(
-            document,
-            around.directory,
-            &format!("{section}.{key}"),
-            path,
-        );
     }
 }

@@ -10,7 +10,8 @@ use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use gateway_upstream_mqtt::{MqttHubConfig, MqttHubUpstream, MqttPoolConfig, MqttPoolUpstream};
 use serde::de::DeserializeOwned;
 
-use super::{resolve, reveal, secret};
+use super::files::client_tls;
+use super::{reveal, secret};
 use crate::document::Document;
 use crate::secret::Surroundings;
 
@@ -74,7 +75,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Hu
             around,
             AMQP,
             AmqpConfig::validate,
-            |config| (&mut config.address, &mut config.ca_file),
+            |config| (&mut config.address, &mut config.ca_file, &config.ca_pem),
             Hub::Amqp,
         ),
         [MQTT_HUB] => azure(
@@ -82,7 +83,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Hu
             around,
             MQTT_HUB,
             MqttHubConfig::validate,
-            |config| (&mut config.address, &mut config.ca_file),
+            |config| (&mut config.address, &mut config.ca_file, &config.ca_pem),
             Hub::Mqtt,
         ),
         [_] => HubSection {
@@ -108,7 +109,7 @@ fn azure<T: DeserializeOwned>(
     around: &Surroundings<'_>,
     section: &str,
     validate: impl Fn(&T) -> Result<(), ConfigError>,
-    parts: impl Fn(&mut T) -> (&mut Option<String>, &mut Option<PathBuf>),
+    parts: impl Fn(&mut T) -> (&mut Option<String>, &mut Option<PathBuf>, &Option<String>),
     hub: impl Fn(T) -> Hub,
 ) -> HubSection {
     let connection_key = format!("{section}.connection_string");
@@ -124,15 +125,15 @@ fn azure<T: DeserializeOwned>(
     }
     let mut config = document.section(section, validate);
     if let Some(config) = &mut config {
-        let (address, ca_file) = parts(config);
+        let (address, ca_file, ca_pem) = parts(config);
         if address.is_none() {
             let named = connection
                 .as_ref()
                 .and_then(ConnectionString::gateway_host_name);
             *address = named.map(str::to_owned);
         }
-        let key = format!("{section}.ca_file");
-        resolve(document, around.directory, &key, ca_file.as_mut());
+        let (ca_file, ca_pem) = (ca_file.as_mut(), ca_pem.as_deref());
+        client_tls(document, around.directory, section, ca_file, ca_pem);
     }
     HubSection {
         hub: config.map(hub),
@@ -144,14 +145,13 @@ fn azure<T: DeserializeOwned>(
 
 fn pooled(document: &mut Document<'_>, around: &Surroundings<'_>) -> Option<MqttPoolConfig> {
     reveal(document, around, &format!("{MQTT_POOLED}.password"));
-    let mut config = document.section(MQTT_POOLED, MqttPoolConfig::validate)?;
-    for (key, path) in [
-        ("ca_file", &mut config.ca_file),
-        ("certificate_file", &mut config.certificate_file),
-        ("key_file", &mut config.key_file),
-    ] {
-        let key = format!("{MQTT_POOLED}.{key}");
-        resolve(document, around.directory, &key, path.as_mut());
+    // Its validation tries the files.
+    for name in ["ca_file", "certificate_file", "key_file"] {
+        let key = format!("{MQTT_POOLED}.{name}");
+        if let Some(path) = document.take::<PathBuf>(&key) {
+            let path = around.directory.join(path);
+            document.set(&key, &path.to_string_lossy());
+        }
     }
-    Some(config)
+    document.section(MQTT_POOLED, MqttPoolConfig::validate)
 }

@@ -1,6 +1,10 @@
+mod files;
 mod lorawan;
+mod shown;
 
 use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use gateway_core::Credential;
 use gateway_downstream_coap::{CoapConfig, SecureConfig, UdpConfig};
@@ -25,13 +29,26 @@ DevEUI,AppKey,id,profile
 70B3D57ED0000002,00112233445566778899AABBCCDDEEFF,valve-2,valve
 ";
 
+/// A certificate, its key, and another one.
+static PEM: OnceLock<[String; 3]> = OnceLock::new();
+
 /// Reads a text in a directory with a file `key` and an environment with `HUB`.
 fn read(text: &str) -> Result<Settings, Vec<String>> {
     fuzz_seeds::keep("settings", text.as_bytes());
     let directory = tempfile::tempdir().unwrap();
+    let [certificate, its_key, other_key] = PEM.get_or_init(|| {
+        let pair = rcgen::generate_simple_self_signed(["gateway".to_owned()]).unwrap();
+        let other = rcgen::KeyPair::generate().unwrap();
+        let key = pair.signing_key.serialize_pem();
+        [pair.cert.pem(), key, other.serialize_pem()]
+    });
     for (name, content) in [
         ("key", "c2VjcmV0\n"),
-        ("ca.pem", ""),
+        ("ca.pem", certificate),
+        ("key.pem", its_key),
+        ("other.pem", other_key),
+        ("secrets.json", r#"{"d1": "hidden"}"#),
+        ("psks.json", r#"{"d1": {"key": "hidden"}}"#),
         ("keys.json", r#"{"d1": "?"}"#),
         (
             "pairs.json",
@@ -86,85 +103,6 @@ fn a_minimal_file_gives_the_defaults_and_the_host_of_the_connection_string() {
 }
 
 #[test]
-fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
-    let text = include_str!("../../../../gateway.toml");
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let variable = |name: &str| (name == "HUB_CONNECTION_STRING").then(|| CONNECTION.to_owned());
-    let settings = Settings::read(
-        text,
-        &Surroundings {
-            directory,
-            variable: &variable,
-        },
-    )
-    .unwrap();
-    assert_eq!(settings.hub, Hub::Amqp(AmqpConfig::new("hub.example")));
-    assert_eq!(settings.gateway, GatewayConfig::default());
-    assert_eq!(settings.log, LogConfig::default());
-    assert!(settings.devices.coap.is_none());
-    let (tcp, default) = (settings.devices.tcp.unwrap(), TcpConfig::default());
-    assert_eq!(
-        (tcp.listen, tcp.limits, tcp.timeouts),
-        (default.listen, default.limits, default.timeouts)
-    );
-    assert_eq!(tcp.json_lines, default.json_lines);
-}
-
-/// A section that the file shows in comments, without their signs.
-fn shown(text: &str, section: &str) -> String {
-    let begin = format!("# [{section}]");
-    let lines = text.lines().skip_while(|line| **line != *begin);
-    let shown: Vec<_> = lines
-        .map_while(|line| line.strip_prefix('#'))
-        .map(|line| line.strip_prefix(' ').unwrap_or(line))
-        .collect();
-    assert!(!shown.is_empty(), "{section} is not shown");
-    shown.join("\n") + "\n"
-}
-
-/// The file that comes with the program, with this section of an upstream instead of AMQP's.
-fn shown_with(section: &str, credentials: &str) -> String {
-    let text = include_str!("../../../../gateway.toml");
-    let amqp =
-        text.find("# The hub, over AMQP").unwrap()..text.find("# Who the devices are").unwrap();
-    let rest = [
-        &text[..amqp.start],
-        &shown(text, section),
-        &text[amqp.end..],
-    ]
-    .concat();
-    rest.replace(
-        "\nkind = \"policy\"",
-        &format!("\nkind = \"{credentials}\""),
-    )
-}
-
-#[test]
-fn the_other_upstreams_that_the_file_shows_are_valid_and_say_the_defaults() {
-    let text = shown_with("upstream.mqtt.hub", "policy").replace("HUB_CONNECTION_STRING", "HUB");
-    let settings = read(&text).unwrap();
-    assert_eq!(settings.hub, Hub::Mqtt(MqttHubConfig::new("hub.example")));
-
-    let text = shown_with("upstream.mqtt.pooled", "vouched");
-    let settings = read(&text).unwrap();
-    let config = MqttPoolConfig::new("broker.example", "gateway-1");
-    assert_eq!(settings.hub, Hub::Pooled(config));
-}
-
-#[test]
-fn the_coap_section_that_the_file_shows_is_valid_and_says_the_defaults() {
-    let text = shown(include_str!("../../../../gateway.toml"), "downstream.coap");
-    let devices = read(&format!("{MINIMAL}\n{text}")).unwrap().devices;
-    let mut expected = CoapConfig::default();
-    expected.udp = Some(UdpConfig::default());
-    expected.dtls = Some(SecureConfig::default());
-    expected.tcp = Some(gateway_downstream_coap::TcpConfig::default());
-    let coap = devices.coap.unwrap();
-    assert_eq!(format!("{coap:?}"), format!("{expected:?}"));
-    assert!(devices.tcp.is_some());
-}
-
-#[test]
 fn coap_alone_is_enough_and_its_secrets_are_in_files() {
     let coap = MINIMAL.replace("downstream.tcp", "downstream.coap");
     let found = mistakes(&coap);
@@ -175,8 +113,8 @@ fn coap_alone_is_enough_and_its_secrets_are_in_files() {
     let coap = format!("{coap}udp = {{}}\n");
     let devices = read(&coap).unwrap().devices;
     assert!(devices.tcp.is_none() && devices.coap.is_some());
-    let files = "dtls = { keys_file = 'keys.json' }\nidentity = { tokens_file = 'keys.json' }\n\
-                 tls = { certificate = 'ca.pem', key = 'key' }";
+    let files = "dtls = { keys_file = 'psks.json' }\nidentity = { tokens_file = 'secrets.json' }\n\
+                 tls = { certificate = 'ca.pem', key = 'key.pem' }";
     let coap_with_files = read(&format!("{coap}{files}"))
         .unwrap()
         .devices
@@ -209,7 +147,7 @@ fn coap_alone_is_enough_and_its_secrets_are_in_files() {
 fn a_broker_asks_for_no_proof_of_devices_and_a_hub_does() {
     let broker = "[upstream.mqtt.pooled]\nhost = 'broker'\ninstance = 'one'\nuser_name = 'me'\n\
                   password = { file = 'key' }\n\
-                  [credentials]\nkind = 'vouched'\n[downstream.tcp]\n";
+                  [credentials]\nkind = 'vouched'\n[downstream.tcp]\nidentity.token = false\n";
     let Hub::Pooled(config) = read(broker).unwrap().hub else {
         panic!("no broker");
     };
@@ -229,6 +167,20 @@ fn a_broker_asks_for_no_proof_of_devices_and_a_hub_does() {
         "{found:?}"
     );
     assert!(!found[0].contains("hidden"), "{found:?}");
+}
+
+#[test]
+fn no_device_gets_in_by_a_token_that_a_broker_would_have_to_judge() {
+    let broker = "[upstream.mqtt.pooled]\nhost = 'broker'\ninstance = 'one'\n\
+                  [credentials]\nkind = 'vouched'\n[downstream.tcp]\n";
+    for (line, identity) in [(6, ""), (7, "identity.token = true\n")] {
+        let expected = format!(
+            "line {line}: `downstream.tcp.identity.token` is true, also where it is not set, but a \
+             broker judges no token of a device; allowed: false"
+        );
+        assert_eq!(mistakes(&format!("{broker}{identity}")), [expected]);
+    }
+    read(&format!("{broker}identity.token = false\n")).unwrap();
 }
 
 #[test]
@@ -288,6 +240,8 @@ window = 65
 secrets = { d1 = "hidden" }
 [downstream.tcp.tls]
 key = "key"
+[downstream.tcp.json_lines]
+framing = { kind = "line", delimiter = "\\u0000" }
 
 [log]
 filter = "loud=very"
@@ -332,9 +286,13 @@ filter = "loud=very"
             "`downstream.tcp.identity.secrets` must not stand in this file; allowed: `secrets_file`",
         ),
         (31, "`downstream.tcp.tls.certificate` is missing"),
-        (35, "`log.filter` is \"loud=very\""),
         (
-            36,
+            34,
+            "`downstream.tcp.json_lines.framing` is wrong: unknown field `delimiter`",
+        ),
+        (37, "`log.filter` is \"loud=very\""),
+        (
+            38,
             "`logs` is not known; allowed: gateway, upstream, credentials, downstream, log",
         ),
     ];
@@ -348,6 +306,11 @@ filter = "loud=very"
     }
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     assert!(!found.concat().contains("hidden") && !found.concat().contains("c2VjcmV0"));
+    let found = mistakes(&format!(
+        "{MINIMAL}json_lines.framing = {{ kind = 'length_prefixed', bytes = 3 }}\n"
+    ));
+    let expected = "line 7: `downstream.tcp.json_lines.framing.bytes` is 3; allowed: 1, 2, 4";
+    assert_eq!(found, [expected]);
 }
 
 #[test]

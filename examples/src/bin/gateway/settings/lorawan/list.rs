@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use gateway_downstream_lorawan::server::{DeviceConfig, parse_devices};
 
-use super::super::resolve;
+use super::super::files::resolve;
 use super::profiles::Profiles;
 use super::ways;
 use crate::document::Document;

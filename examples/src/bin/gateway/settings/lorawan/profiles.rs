@@ -14,7 +14,7 @@ use gateway_downstream_lorawan::server::ServerConfig;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::resolve;
+use super::super::files::resolve;
 use crate::document::Document;
 use crate::secret::Surroundings;
 

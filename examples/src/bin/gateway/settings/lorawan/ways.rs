@@ -7,7 +7,7 @@ use gateway_downstream_lorawan::server::ServerConfig;
 use gateway_downstream_lorawan::tts::{TtsConfig, TtsWebhookConfig};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::super::devices::resolve_all;
+use super::super::files::client_tls;
 use super::super::reveal;
 use super::LORAWAN;
 use crate::document::Document;
@@ -53,7 +53,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             CHIRPSTACK,
             ["mqtt.password"],
             ChirpStackConfig::validate,
-            |config| ("mqtt.ca_file", config.mqtt.ca_file.as_mut()),
+            |config| ("mqtt", config.mqtt.ca_file.as_mut()),
         ),
         chirpstack_http: read_way(
             document,
@@ -69,7 +69,7 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             TTS,
             ["mqtt.password"],
             TtsConfig::validate,
-            |config| ("mqtt.ca_file", config.mqtt.ca_file.as_mut()),
+            |config| ("mqtt", config.mqtt.ca_file.as_mut()),
         ),
         tts_webhook: read_way(
             document,
@@ -79,17 +79,14 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Wa
             TtsWebhookConfig::validate,
             |config| {
                 let downlinks = config.downlinks.as_mut();
-                (
-                    "downlinks.ca_file",
-                    downlinks.and_then(|it| it.ca_file.as_mut()),
-                )
+                ("downlinks", downlinks.and_then(|it| it.ca_file.as_mut()))
             },
         ),
     }
 }
 
 /// Reads the section of a network server elsewhere, if it is there: with secrets, and perhaps
-/// authorities in a file.
+/// authorities in a part's `ca_file`.
 fn read_way<T: DeserializeOwned, const N: usize>(
     document: &mut Document<'_>,
     around: &Surroundings<'_>,
@@ -105,7 +102,9 @@ fn read_way<T: DeserializeOwned, const N: usize>(
         reveal(document, around, &format!("{section}.{secret}"));
     }
     let mut config = document.section(section, validate)?;
-    resolve_all(document, around, section, vec![file(&mut config)]);
+    let (part, ca_file) = file(&mut config);
+    let section = format!("{section}.{part}");
+    client_tls(document, around.directory, &section, ca_file, None);
     Some(config)
 }
 

@@ -8,10 +8,10 @@ use gateway_downstream_lorawan::proto::mac::RegionName;
 use gateway_downstream_lorawan::server::{ConcentratorConfig, ForwarderConfig, ServerConfig};
 use gateway_downstream_lorawan::tts::{TtsConfig, TtsWebhookConfig};
 
+use super::shown::{GATEWAY, shown};
 use super::*;
 use crate::settings::lorawan::Lorawan;
 
-const GATEWAY: &str = include_str!("../../../../../gateway.toml");
 const SERVER: &str = r#"
 [downstream.lorawan]
 devices_file = 'devices.csv'
@@ -32,7 +32,7 @@ fn lorawan(text: &str) -> Lorawan {
 
 /// The same environment for the secrets that the file shows.
 fn shown_with_secrets(section: &str) -> String {
-    let text = shown(GATEWAY, section);
+    let text = shown(section);
     ["WEBHOOK_TOKEN", "TTS_API_KEY"]
         .into_iter()
         .fold(text, |text, name| text.replace(name, "HUB"))
@@ -40,7 +40,7 @@ fn shown_with_secrets(section: &str) -> String {
 
 #[test]
 fn the_section_that_the_file_shows_is_valid_and_says_the_defaults() {
-    let text = shown(GATEWAY, "downstream.lorawan").replace("lorawan-devices.csv", "meters.csv");
+    let text = shown("downstream.lorawan").replace("lorawan-devices.csv", "meters.csv");
     let shown = lorawan(&text);
     assert_eq!(shown.device_id_case, DeviceIdCase::default());
     assert_eq!(shown.messages, LorawanConfig::default());
