@@ -111,6 +111,8 @@ pub fn feed_mqtt(input: &[u8], piece: usize, between: Between, connected: bool) 
         let token = sign("localhost/devices/dev1", key.primary(), u64::MAX, None);
         let mut connect = codec::Connect::new("dev1");
         connect.set_login("localhost/dev1/?api-version=2021-04-12", token);
+        // It may be silent for as long as the hub allows.
+        connect.keep_alive = 0;
         let mut bytes = BytesMut::new();
         codec::write(&codec::Packet::Connect(connect), &mut bytes);
         let answer = feed(&bytes, bytes.len(), Between::Nothing);
@@ -367,6 +369,30 @@ mod tests {
         codec::write(&codec::Packet::Connect(connect), &mut bytes);
         let answered = feed_mqtt(&bytes, 7, Between::Nothing, false);
         assert_eq!(answered, [0x20, 2, 0, 0]);
+    }
+
+    /// What the answers to the seeds of a target have said.
+    fn answers(target: &str, feed: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let seeds = format!("{}/../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+        let seeds = std::fs::read_dir(seeds).unwrap();
+        let seeds = seeds.map(|seed| std::fs::read(seed.unwrap().path()).unwrap());
+        seeds.flat_map(|seed| feed(&seed)).collect()
+    }
+
+    #[test]
+    fn seeds_register_devices_over_each_protocol() {
+        let nothing = Between::Nothing;
+        for answers in [
+            answers("amqp_connection", |seed| {
+                feed_amqp(&seed[1..], 255, nothing)
+            }),
+            answers("mqtt_connection", |seed| {
+                feed_mqtt(&seed[2..], 255, nothing, false)
+            }),
+            answers("hub_http", |seed| feed_http(&seed[1..], 255, nothing)),
+        ] {
+            assert!(has(&answers, r#""status":"assigning""#));
+        }
     }
 
     #[test]
