@@ -1,6 +1,7 @@
 //! One connection's state behind its lock, and what the holders of the connection and its driver
 //! tell each other.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +16,6 @@ use super::state::{Arrived, State};
 use crate::error::MqttError;
 
 /// What the holders of a connection share with its driver.
-#[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Told when there is something to write.
@@ -26,6 +26,16 @@ pub(super) struct Shared {
     /// Tells that it has ended.
     pub(super) down: CancellationToken,
     reason: OnceLock<Arc<MqttError>>,
+}
+
+/// What gathers and waits is what devices say: it stays out of sight.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("is_down", &self.down.is_cancelled())
+            .field("reason", &self.reason.get())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Shared {

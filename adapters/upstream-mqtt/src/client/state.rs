@@ -14,7 +14,8 @@ use super::options::Version;
 use super::wakers::Wakers;
 use crate::error::MqttError;
 
-/// Bytes that may wait to be written before a broker that sends and does not read is given up.
+/// Bytes that may wait to be written, beyond those that may gather, before a broker that sends and does
+/// not read is given up.
 const UNREAD: usize = 8 << 20;
 
 /// What was agreed on with CONNECT and CONNACK.
@@ -243,9 +244,9 @@ impl State {
                 Err(fault.into())
             }
             Err(End::Said(code, text)) => Err(MqttError::Ended { code, text }),
-            Ok(()) if self.out.len() > UNREAD => Err(MqttError::Protocol(
-                "the broker sends and does not read".into(),
-            )),
+            Ok(()) if self.out.len() > self.terms.bounds.buffer + UNREAD => Err(
+                MqttError::Protocol("the broker sends and does not read".into()),
+            ),
             Ok(()) => Ok(!self.is_paused),
         }
     }

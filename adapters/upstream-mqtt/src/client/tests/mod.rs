@@ -6,6 +6,7 @@ mod peer;
 mod script;
 mod timing;
 mod traps;
+mod unread;
 
 use std::future::Future;
 use std::pin::Pin;
