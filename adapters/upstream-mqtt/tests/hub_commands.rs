@@ -2,6 +2,8 @@
 
 #[path = "common/hub.rs"]
 mod common;
+#[path = "common/misses.rs"]
+mod misses;
 
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use futures_util::future::join_all;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Disposition, ErrorKind, Interest, MethodReply, TwinRequest, Upstream};
 use hub_simulator::{C2d, C2dOutcome};
+use misses::Misses;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -326,4 +329,35 @@ async fn a_twin_request_ends_with_the_connection_that_it_was_made_on() {
     assert_eq!(lost.kind(), ErrorKind::Disconnected);
     let read = upstream.twin(&device, TwinRequest::Get).await;
     read.expect("the other connection answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_device_missed_comes_again_with_all_and_nothing_builds_on_it() {
+    let hub = plain_hub().await;
+    let upstream = upstream(config(&hub));
+    let callback = Misses::new(2);
+    let identity = with_key(&hub, "device").with_interest(DESIRED);
+    let attached = upstream.attach(identity, callback.clone()).await;
+    attached.expect("attached");
+    hub.wait_desired("device").await;
+    let missed = hub.patch_desired("device", &json!({"a": 1}));
+    let missed = missed.expect("a patch");
+    let record = &callback.record;
+    record.wait_for(|record| record.patches.len() == 3).await;
+    let next = hub.patch_desired("device", &json!({"b": 2}));
+    let next = next.expect("a patch");
+    record.wait_for(|record| record.patches.len() == 4).await;
+    let patches = record.record().patches.into_iter();
+    let patches: Vec<_> = patches
+        .map(|patch| (patch.version, patch.is_whole))
+        .collect();
+    assert_eq!(
+        patches,
+        [
+            (missed, false),
+            (missed, true),
+            (missed, true),
+            (next, false)
+        ]
+    );
 }

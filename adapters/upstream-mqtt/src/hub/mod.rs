@@ -6,11 +6,13 @@
 //! | `device`, `line` | a device behind a fair lock; one connection of it, with what the hub sent on it |
 //! | `attach`, `login` | how a connection is opened or replaced, in its turn and with which token |
 //! | `session`, `commands` | the task of a device: hands on what comes, renews the connection |
+//! | `align` | what the hub was told that the device wants to hear |
 //! | `recovery` | how a lost device comes back |
 //! | `twin` | questions with their answers, and changes of desired properties |
 //! | `takeover` | whether another client took the device |
 //! | `topic`, `bag`, `convert` | the hub's topics, their properties, and the gateway's messages |
 
+mod align;
 mod attach;
 mod bag;
 mod commands;

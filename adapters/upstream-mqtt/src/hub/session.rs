@@ -6,10 +6,11 @@ use std::time::SystemTime;
 
 use gateway_core::credential::Renewals;
 use gateway_core::governor::{Class, Priority};
-use gateway_core::{DesiredChange, ErrorKind, Interest, SessionEnd};
+use gateway_core::{DesiredChange, Disposition, ErrorKind, SessionEnd};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::align::Alignment;
 use super::attach::{Why, renew};
 use super::commands::{self, Verdict};
 use super::device::{Device, Link};
@@ -18,7 +19,7 @@ use super::error::HubError;
 use super::line::Line;
 use super::recovery::{Failures, bring_back};
 use super::takeover::Takeovers;
-use super::{topic, twin};
+use super::twin;
 
 /// The wait before an expiry is looked at again that our clock does not agree with.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
@@ -45,18 +46,15 @@ pub(super) struct Session {
     env: Arc<Env>,
     device: Arc<Device>,
     line: Arc<Line>,
-    /// Whether the hub was told on this connection what the device wants to hear.
-    is_aligned: bool,
-    /// What it was told last, as it remembers itself; none if that was before this task.
-    told: Option<Interest>,
-    /// When it is told again what it did not take, after so many tries.
-    realign: Option<Instant>,
-    misaligned: u32,
+    /// What the hub was told that the device wants to hear.
+    alignment: Alignment,
     /// Messages that the device has on this connection.
     messages: JoinSet<Verdict>,
     /// What goes on over all connections: methods, the change that the device is given, and the rest.
     methods: JoinSet<()>,
-    delivering: JoinSet<()>,
+    delivering: JoinSet<Disposition>,
+    /// Changes that the device missed one after the other.
+    missed: u32,
     jobs: JoinSet<Done>,
     is_fetching: bool,
     is_replacing: bool,
@@ -82,13 +80,11 @@ impl Session {
             env: env.clone(),
             device: device.clone(),
             line: line.clone(),
-            is_aligned: false,
-            told: None,
-            realign: None,
-            misaligned: 0,
+            alignment: Alignment::default(),
             messages: JoinSet::new(),
             methods: JoinSet::new(),
             delivering: JoinSet::new(),
+            missed: 0,
             jobs: JoinSet::new(),
             is_fetching: false,
             is_replacing: false,
@@ -143,7 +139,7 @@ impl Session {
     /// Goes on with another connection.
     fn adopt(&mut self, line: Arc<Line>) {
         self.messages = JoinSet::new();
-        (self.is_aligned, self.realign) = (false, None);
+        self.alignment.renew(&line);
         self.redelivery = None;
         self.renewal = line.life.renewal;
         self.expiry = line.life.is_presented.then_some(line.life.lapses);
@@ -156,7 +152,7 @@ impl Session {
             if let Some(line) = self.newer() {
                 return Turn::Replaced(line);
             }
-            Box::pin(self.align()).await;
+            Box::pin(self.alignment.align(&self.env, &self.device, &self.line)).await;
             self.hand_on();
             let (renewal, expiry) = (self.due(), self.expiry);
             tokio::select! {
@@ -169,10 +165,13 @@ impl Session {
                     self.settled(verdict.unwrap_or(Verdict::Abandoned));
                 }
                 Some(_) = self.methods.join_next() => {}
-                Some(_) = self.delivering.join_next() => {}
+                Some(given) = self.delivering.join_next() => {
+                    // A callback that panicked has not brought its change.
+                    self.given(given.unwrap_or(Disposition::Abandon));
+                }
                 Some(Ok(done)) = self.jobs.join_next() => self.done(done),
                 () = self.device.changed.notified() => {}
-                () = until(self.realign) => {}
+                () = until(self.alignment.again()) => {}
                 () = until(renewal) => self.replace(),
                 () = until(expiry) => return Turn::Expired,
             }
@@ -183,58 +182,6 @@ impl Session {
     fn newer(&self) -> Option<Arc<Line>> {
         let line = self.device.line();
         line.filter(|line| line.number != self.line.number)
-    }
-
-    /// Has the hub tell what the device wants to hear, and nothing else.
-    async fn align(&mut self) {
-        if self.realign.is_some_and(|at| at > Instant::now()) {
-            return;
-        }
-        let wanted = self.device.interest().or(self.env.config.commands.always);
-        // The hub remembers subscriptions from before, but not all: those that are wanted are said anew.
-        let (known, before) = match (self.is_aligned, self.line.client.is_session_present()) {
-            (true, _) => (self.line.subscribed(), self.line.subscribed()),
-            (false, true) => (Interest::NONE, self.told.unwrap_or(Interest::ALL)),
-            (false, false) => (Interest::NONE, Interest::NONE),
-        };
-        if self.is_aligned && known == wanted {
-            return;
-        }
-        self.realign = None;
-        let surplus = topic::filters(&self.device.id, without(before, wanted));
-        let missing = topic::filters(&self.device.id, without(wanted, known));
-        let (client, desired) = (&self.line.client, &self.device.desired);
-        let is_new = wanted.desired && !known.desired;
-        if !wanted.desired {
-            desired.unsubscribed();
-        }
-        let told = async {
-            if !surplus.is_empty() {
-                client.unsubscribe(&surplus).await?;
-            }
-            if is_new {
-                desired.subscribing();
-            }
-            if !missing.is_empty() {
-                client.subscribe(&missing).await?;
-            }
-            Ok::<_, crate::error::MqttError>(())
-        };
-        if let Err(error) = told.await {
-            // A hub that cannot, as one of the basic tier, closes the connection.
-            tracing::info!(device.id = %self.device.id, error = %error, "Not subscribed");
-            // Nobody knows how much of it the hub has done.
-            (self.told, self.is_aligned) = (Some(before.or(wanted)), false);
-            let wait = self.env.config.reconnect.backoff.delay(self.misaligned);
-            self.misaligned = self.misaligned.saturating_add(1);
-            self.realign = Some(Instant::now() + wait);
-            return;
-        }
-        if is_new {
-            desired.subscribed();
-        }
-        self.line.set_subscribed(wanted);
-        (self.told, self.is_aligned, self.misaligned) = (Some(wanted), true, 0);
     }
 
     /// Begins what waits, as much of it as may be on its way.
@@ -261,7 +208,7 @@ impl Session {
         }
         if !self.is_fetching && self.device.desired.is_behind() {
             self.is_fetching = true;
-            let fetching = twin::fetch(self.env.clone(), self.device.clone());
+            let fetching = twin::fetch(self.env.clone(), self.device.clone(), self.missed);
             self.jobs.spawn(async move {
                 fetching.await;
                 Done::Fetch
@@ -282,6 +229,17 @@ impl Session {
                 self.abandoned = self.abandoned.saturating_add(1);
                 self.redelivery.get_or_insert(Instant::now() + wait);
             }
+        }
+    }
+
+    /// What a device missed comes again with all desired properties, after a wait.
+    fn given(&mut self, disposition: Disposition) {
+        match disposition {
+            Disposition::Abandon => {
+                self.missed = self.missed.saturating_add(1);
+                self.device.desired.missed();
+            }
+            Disposition::Complete | Disposition::Reject => self.missed = 0,
         }
     }
 
@@ -435,14 +393,6 @@ impl Session {
     }
 }
 
-/// What is in the first and not in the second.
-fn without(first: Interest, second: Interest) -> Interest {
-    Interest::NONE
-        .with_messages(first.messages && !second.messages)
-        .with_methods(first.methods && !second.methods)
-        .with_desired(first.desired && !second.desired)
-}
-
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -450,7 +400,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn deliver(device: Arc<Device>, change: DesiredChange) {
+async fn deliver(device: Arc<Device>, change: DesiredChange) -> Disposition {
     let patch = change.patch(device.id.clone());
-    let _unused = device.callback().on_desired(patch).await;
+    device.callback().on_desired(patch).await
 }

@@ -200,6 +200,15 @@ impl Desired {
         }
     }
 
+    /// Takes note that the device may lack the change taken out last.
+    pub(super) fn missed(&self) {
+        let mut state = lock(&self.0);
+        state.changes.missed();
+        if !state.is_subscribed {
+            state.changes.unsubscribed();
+        }
+    }
+
     /// Takes note that the device has read its twin itself.
     pub(super) fn read(&self, version: u64) {
         lock(&self.0).changes.read(version);
@@ -228,8 +237,13 @@ impl Desired {
     }
 }
 
-/// Fetches all desired properties, until nothing is missing.
-pub(super) async fn fetch(env: Arc<Env>, device: Arc<Device>) {
+/// Fetches all desired properties, until nothing is missing; after a wait if the device missed so many
+/// changes one after the other.
+pub(super) async fn fetch(env: Arc<Env>, device: Arc<Device>, missed: u32) {
+    let refetch = env.config.commands.refetch;
+    if let Some(before) = missed.checked_sub(1) {
+        sleep(refetch.delay(before)).await;
+    }
     for failures in 0.. {
         // Behind those that somebody waits for.
         let priority = device.rank(Class::Quiet);
@@ -250,7 +264,7 @@ pub(super) async fn fetch(env: Arc<Env>, device: Arc<Device>) {
         if !device.desired.is_behind() {
             return;
         }
-        sleep(env.config.commands.refetch.delay(failures)).await;
+        sleep(refetch.delay(failures)).await;
     }
 }
 

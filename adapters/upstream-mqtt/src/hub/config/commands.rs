@@ -28,8 +28,8 @@ pub struct MqttCommandConfig {
     /// Twin requests of one device that wait for the hub's answer at a time; more are refused as
     /// throttled. Default 16.
     pub twin_requests: usize,
-    /// The wait before changes of the twin that could not be fetched are fetched again. Default
-    /// 500 ms to 30 s.
+    /// The wait before changes of the twin that could not be fetched, or that the device missed, are
+    /// fetched again. Default 500 ms to 30 s.
     pub refetch: Backoff,
 }
 
