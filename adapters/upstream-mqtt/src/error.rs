@@ -40,6 +40,8 @@ pub(crate) enum MqttError {
     Unsupported(&'static str),
     #[error("the broker does not speak MQTT as it should: {0}")]
     Protocol(Cow<'static, str>),
+    #[error("messages were let go without acknowledgement; another connection brings them again")]
+    Forgotten,
     #[error("too many messages wait for the broker")]
     Crowded,
     #[error("the broker cannot be reached; the next try is not due yet")]
@@ -71,9 +73,12 @@ fn said(text: &str) -> String {
 impl MqttError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect(_) | Self::Down | Self::Left | Self::NotYet(_) | Self::Protocol(_) => {
-                ErrorKind::Disconnected
-            }
+            Self::Connect(_)
+            | Self::Down
+            | Self::Left
+            | Self::NotYet(_)
+            | Self::Protocol(_)
+            | Self::Forgotten => ErrorKind::Disconnected,
             Self::Refused { code, .. } | Self::Ended { code, .. } => kind_of_connection(*code),
             Self::PublishRefused { code } => kind_of_message(*code),
             Self::SubscribeRefused { code, .. } => kind_of_subscription(*code),

@@ -48,7 +48,8 @@ pub(crate) struct Incoming {
 ///
 /// Dropped without a word, the message is not acknowledged: the broker sends it again on the next
 /// connection, if the session lasts as long. Until then it takes up a place in the broker's window;
-/// when all are taken up in that way, the connection ends.
+/// when all are taken up in that way, the connection ends, and a minute after the first where order is
+/// not kept.
 #[derive(Debug)]
 pub(crate) struct Receipt(Option<(Arc<Shared>, Arrival)>);
 
@@ -69,10 +70,9 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some((shared, arrival)) = self.0.take()
-            && shared.with(|state| state.forget(arrival))
+            && shared.with(|state| state.forget(arrival, Instant::now()))
         {
-            let text = "every message it may have on its way was let go without acknowledgement";
-            shared.end_for(MqttError::Protocol(text.into()));
+            shared.end_for(MqttError::Forgotten);
         }
     }
 }

@@ -18,6 +18,10 @@ use crate::error::MqttError;
 /// not read is given up.
 const UNREAD: usize = 8 << 20;
 
+/// How long a message that was let go may keep its place at the broker, where nobody means to have it
+/// again soon. A minute apart, connections that are made anew for it cost little.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// What was agreed on with CONNECT and CONNACK.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
@@ -68,6 +72,9 @@ pub(super) struct State {
     pinged: Option<Instant>,
     /// Nothing is read until messages have their verdict.
     is_paused: bool,
+    /// When a message was first let go that keeps its place in the broker's window until the connection
+    /// ends. Where order is kept, whoever let it go sees to that.
+    forgotten: Option<Instant>,
     /// Waits to read on.
     reader: Option<Waker>,
     /// Since when the broker is listened to: nothing unheard before that is its fault.
@@ -89,6 +96,7 @@ impl State {
             last_received: now,
             pinged: None,
             is_paused: false,
+            forgotten: None,
             reader: None,
             listening: now,
         }
@@ -145,9 +153,12 @@ impl State {
     }
 
     /// Lets a message go; true if the broker has no way left to send another.
-    pub(super) fn forget(&mut self, arrival: Arrival) -> bool {
+    pub(super) fn forget(&mut self, arrival: Arrival, now: Instant) -> bool {
         if self.phase == Phase::Ended {
             return false;
+        }
+        if !self.terms.ordered_acks {
+            self.forgotten.get_or_insert(now);
         }
         self.arrivals.forget(arrival, &mut self.out);
         self.check_pause();
@@ -293,6 +304,9 @@ impl State {
         let patience = self.terms.answer_timeout;
         // What is submitted from now on has all its time before it.
         let mut due = now + patience;
+        if let Some(since) = self.forgotten {
+            due = due.min(since + FORGOTTEN);
+        }
         if !self.is_paused {
             let asked = [self.ledger.oldest(), self.pinged];
             for since in asked.into_iter().flatten() {
@@ -344,6 +358,9 @@ impl State {
         }
         if is_due(self.pinged) {
             return Err(MqttError::Unanswered("a ping"));
+        }
+        if self.forgotten.is_some_and(|since| since + FORGOTTEN <= now) {
+            return Err(MqttError::Forgotten);
         }
         if self.is_pinging() && self.silence_ends().is_some_and(|time| time <= now) {
             self.pinged = Some(now);

@@ -595,7 +595,7 @@ async fn a_window_full_of_messages_that_were_let_go_ends_the_connection() {
     drop(kept.wait_for(2).await);
     soon(client.down().cancelled()).await;
     let reason = client.reason().expect("it is down");
-    assert!(matches!(*reason, MqttError::Protocol(_)), "{reason}");
+    assert!(matches!(*reason, MqttError::Forgotten), "{reason}");
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ struct Clocked {
 
 impl Clocked {
     fn new(keep_alive: Duration) -> Self {
+        Self::with_order(keep_alive, true)
+    }
+
+    fn with_order(keep_alive: Duration, ordered_acks: bool) -> Self {
         let terms = Terms {
             version: Version::V4,
             bounds: Bounds {
@@ -32,7 +36,7 @@ impl Clocked {
                 queued: 10,
             },
             receive: 10,
-            ordered_acks: true,
+            ordered_acks,
             max_incoming: 1000,
             keep_alive,
             answer_timeout: PATIENCE,
@@ -221,4 +225,37 @@ fn what_is_not_listened_to_is_not_the_brokers_fault() {
     let heard = state.on_bytes(&mut buffer, now, &mut arrived);
     heard.expect("nothing is wrong");
     assert_eq!(arrived.len(), 10);
+}
+
+#[test]
+fn a_message_that_was_let_go_ends_its_connection_a_minute_later_unless_order_is_kept() {
+    for ordered_acks in [true, false] {
+        let mut clocked = Clocked::with_order(Duration::ZERO, ordered_acks);
+        for id in [1, 2] {
+            let mut arrived = Vec::new();
+            let mut bytes = BytesMut::from(&[0x32, 5, 0, 1, b'a', 0, id][..]);
+            let heard = clocked
+                .state
+                .on_bytes(&mut bytes, clocked.now, &mut arrived);
+            heard.expect("nothing wrong is said");
+            let arrival = arrived[0].arrival.expect("it is to be acknowledged");
+            assert!(!clocked.state.forget(arrival, clocked.now));
+            clocked.now += Duration::from_secs(20);
+        }
+        let mut told = Ok(());
+        let mut passed = Duration::from_secs(40);
+        while told.is_ok() && passed < Duration::from_secs(200) {
+            let next = clocked.state.next_deadline(clocked.now);
+            passed += next - clocked.now;
+            clocked.now = next;
+            told = clocked.state.on_time(next);
+        }
+        match ordered_acks {
+            true => told.expect("whoever let it go sees to it"),
+            false => {
+                assert!(matches!(told, Err(MqttError::Forgotten)));
+                assert_eq!(passed, Duration::from_secs(60));
+            }
+        }
+    }
 }
