@@ -370,6 +370,44 @@ async fn a_desired_change_that_did_not_arrive_may_come_again() {
     assert_eq!(reached(&run, &a, &[7, 6]).await, [7]);
 }
 
+/// Takes the next change that reaches a device.
+async fn next_change(device: &MemoryDevice) -> (DesiredPatch, Command) {
+    let command = soon(device.next()).await.unwrap();
+    let Downlink::Desired(patch) = command.downlink().clone() else {
+        panic!("not a change: {command:?}");
+    };
+    (patch, command)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_missed_a_change_is_given_all_desired_properties_when_it_can_take_them() {
+    let run = Harness::start(|_| {});
+    let a = connect(&run, "a").await;
+    let device = async {
+        let (patch, command) = next_change(&a).await;
+        assert!(!patch.is_whole);
+        command.refuse(ErrorKind::Throttled);
+        let (patch, unanswered) = next_change(&a).await;
+        assert!(patch.is_whole);
+        let (patch, command) = next_change(&a).await;
+        command.acknowledge();
+        drop(unanswered);
+        patch
+    };
+    let (patched, patch) = tokio::join!(run.hub.patch_desired(a.id(), r#"{"x":1}"#), device);
+    let all = DesiredPatch::new(a.id().clone(), patched.unwrap(), r#"{"$version":1,"x":1}"#);
+    assert_eq!(patch, all.whole());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let stats = run.gateway.stats();
+    assert_eq!((stats.desired_delivered, stats.desired_undelivered), (1, 2));
+    let (patched, ()) = tokio::join!(run.hub.patch_desired(a.id(), r#"{"y":1}"#), async {
+        next_change(&a).await.1.refuse(ErrorKind::Rejected);
+    });
+    patched.unwrap();
+    let more = timeout(PATIENCE, a.next()).await;
+    assert!(more.is_err(), "it was refused for good: {more:?}");
+}
+
 /// Answers one method itself.
 #[derive(Debug)]
 struct Answer {

@@ -27,13 +27,14 @@ pub struct CallbackRecord {
 struct State {
     record: CallbackRecord,
     dispositions: VecDeque<Disposition>,
+    change_dispositions: VecDeque<Disposition>,
     reply: Option<MethodReply>,
     is_holding: bool,
 }
 
 /// Keeps what the hub sends and answers by script. Cheap to clone: all clones are one.
 ///
-/// Unless told otherwise it completes every message, and answers a method with status 200 and the
+/// Unless told otherwise it completes every message and every change, and answers a method with status 200 and the
 /// call's own payload.
 #[derive(Debug, Clone)]
 pub struct RecordingCallback(Arc<watch::Sender<State>>);
@@ -61,6 +62,13 @@ impl RecordingCallback {
     pub fn settle_next(&self, dispositions: impl IntoIterator<Item = Disposition>) {
         self.0
             .send_modify(|state| state.dispositions.extend(dispositions));
+    }
+
+    /// Settles the next changes of desired properties so, one by one; those after them are
+    /// completed.
+    pub fn settle_next_changes(&self, dispositions: impl IntoIterator<Item = Disposition>) {
+        self.0
+            .send_modify(|state| state.change_dispositions.extend(dispositions));
     }
 
     /// Answers every method from now on with this.
@@ -124,9 +132,13 @@ impl CloudCallback for RecordingCallback {
     }
 
     async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
-        self.0.send_modify(|state| state.record.patches.push(patch));
+        let mut disposition = None;
+        self.0.send_modify(|state| {
+            state.record.patches.push(patch);
+            disposition = state.change_dispositions.pop_front();
+        });
         self.released().await;
-        Disposition::Complete
+        disposition.unwrap_or(Disposition::Complete)
     }
 
     async fn on_end(&self, end: SessionEnd) {

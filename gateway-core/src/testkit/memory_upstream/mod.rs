@@ -1,3 +1,4 @@
+mod desired;
 mod state;
 mod twin;
 
@@ -16,8 +17,7 @@ use crate::error::{ErrorKind, UpstreamError};
 use crate::explain::UpstreamExplanation;
 use crate::id::{DeviceId, MessageId};
 use crate::message::{
-    CloudMessage, DesiredPatch, Disposition, MethodCall, MethodReply, SessionEnd, TwinReply,
-    TwinRequest, Uplink,
+    CloudMessage, Disposition, MethodCall, MethodReply, SessionEnd, TwinReply, TwinRequest, Uplink,
 };
 use crate::upstream::{DeviceIdentity, Interest, Upstream};
 use state::{Attachment, Counts, State, fail};
@@ -33,15 +33,15 @@ pub struct MemoryUpstream(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: watch::Sender<State>,
-    /// Timers that end sessions with their tokens.
-    expiries: Mutex<JoinSet<()>>,
+    /// What ends sessions with their tokens, and brings again what a device missed.
+    timers: Mutex<JoinSet<()>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
         Self {
             state: watch::Sender::new(State::default()),
-            expiries: Mutex::default(),
+            timers: Mutex::default(),
         }
     }
 }
@@ -267,30 +267,6 @@ impl MemoryUpstream {
         Some(listener.on_method(call).await)
     }
 
-    /// Changes a device's desired properties by a JSON object (RFC 7396) and tells the device, if
-    /// it listens. Gives their new version.
-    ///
-    /// # Errors
-    /// `Rejected` if the patch is not a JSON object.
-    pub async fn patch_desired(&self, device: &DeviceId, patch: &str) -> Result<u64, ErrorKind> {
-        let version = self.change(|state| {
-            let twin = state.twins.entry(device.clone()).or_default();
-            twin.patch_desired(patch.as_bytes())
-        })?;
-        let patch = DesiredPatch::new(device.clone(), version, patch.to_owned());
-        self.send_desired(patch).await;
-        Ok(version)
-    }
-
-    /// Tells a device, if it listens, of a change of its desired properties, whatever its version
-    /// and without making it: hubs repeat themselves.
-    pub async fn send_desired(&self, patch: DesiredPatch) {
-        let interest = Interest::NONE.with_desired(true);
-        if let Some(listener) = self.listener(&patch.device, interest) {
-            let _unused = listener.on_desired(patch).await;
-        }
-    }
-
     /// Ends a device's session as the hub does it, and tells the device's callback.
     pub async fn end_session(&self, device: &DeviceId, reason: ErrorKind) {
         self.end(SessionEnd::new(device.clone(), reason)).await;
@@ -337,10 +313,12 @@ impl MemoryUpstream {
                 hub.end(SessionEnd::expired(device)).await;
             }
         };
-        let expiries = self.0.expiries.lock();
-        expiries
-            .unwrap_or_else(PoisonError::into_inner)
-            .spawn(timer);
+        self.spawn(timer);
+    }
+
+    fn spawn(&self, timer: impl Future<Output = ()> + Send + 'static) {
+        let timers = self.0.timers.lock();
+        timers.unwrap_or_else(PoisonError::into_inner).spawn(timer);
     }
 }
 

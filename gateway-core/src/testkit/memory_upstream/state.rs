@@ -1,6 +1,6 @@
 //! What the hub in memory knows, and how it judges.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -41,6 +41,8 @@ pub(super) struct State {
     /// Cancelled by a cut, which puts a new one in its place.
     pub(super) connection: CancellationToken,
     pub(super) twins: HashMap<DeviceId, Twin>,
+    /// Who is to be brought all that is desired of it, and hears of no change until then.
+    pub(super) missed: HashSet<DeviceId>,
 }
 
 #[derive(Debug)]

@@ -25,6 +25,11 @@ impl Twin {
             .into_bytes()
     }
 
+    /// The version of the desired properties.
+    pub(super) fn version(&self) -> u64 {
+        self.desired_version
+    }
+
     /// Changes the reported properties and gives their new version.
     pub(super) fn patch_reported(&mut self, patch: &[u8]) -> Result<u64, ErrorKind> {
         merge(&mut self.reported, parse(patch)?);
