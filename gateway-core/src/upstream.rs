@@ -174,7 +174,7 @@ pub trait Upstream: fmt::Debug + Send + Sync + 'static {
     /// keeps its old credential.
     ///
     /// # Cancel safety
-    /// Safe: the attach goes on by itself or is undone.
+    /// Safe: the attach is undone, and what the device had before stands.
     async fn attach(
         &self,
         identity: DeviceIdentity,

@@ -7,7 +7,7 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ use gateway_core::testkit::{
 };
 use gateway_core::{
     Delivered, DeviceId, Disposition, Downlink, Downstream, DownstreamError, ErrorKind, MessageId,
-    MethodReply, ServeContext,
+    MethodReply, ServeContext, Slot, Uplink,
 };
 use support::memory_devices::Memory;
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ enum Fault {
     LosesLateAnswers,
     RepeatsDesired,
     ForgetsReports,
+    IgnoresEnds,
+    WaitsForTheGone,
+    ReadsAhead,
 }
 use Fault::*;
 
@@ -44,18 +47,27 @@ struct Faulty {
     inner: Memory,
     fault: Fault,
     noise: Arc<tokio::sync::Notify>,
+    ahead: Ahead,
 }
+
+/// A credit taken before there is a message.
+type Ahead = Arc<Mutex<Option<Slot>>>;
 
 #[derive(Debug)]
 struct FaultyDownstream {
     inner: Arc<dyn Downstream>,
     fault: Fault,
     noise: Arc<tokio::sync::Notify>,
+    ahead: Ahead,
 }
 
 #[async_trait]
 impl Downstream for FaultyDownstream {
     async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        if self.fault == ReadsAhead {
+            let slot = context.ingress.reserve().await;
+            *self.ahead.lock().unwrap() = Some(slot);
+        }
         tokio::select! {
             served = self.inner.serve(context) => served?,
             () = self.noise.notified() => return Err(DownstreamError::new(ErrorKind::Other, "serve")),
@@ -68,6 +80,7 @@ impl Downstream for FaultyDownstream {
 
     async fn send(&self, downlink: Downlink) -> Result<Delivered, DownstreamError> {
         let is_message = matches!(downlink, Downlink::Message(_));
+        let is_end = matches!(downlink, Downlink::End(_));
         let delivered = self.inner.send(downlink);
         match self.fault {
             AcknowledgesWhatItWrote if is_message => {
@@ -77,6 +90,11 @@ impl Downstream for FaultyDownstream {
             TakesNobodyForDisconnected => delivered
                 .await
                 .map_err(|_| DownstreamError::new(ErrorKind::Disconnected, "send")),
+            IgnoresEnds if is_end => Ok(Delivered::Sent),
+            WaitsForTheGone => match delivered.await {
+                Err(_) => std::future::pending().await,
+                delivered => delivered,
+            },
             _ => delivered.await,
         }
     }
@@ -86,6 +104,9 @@ impl Downstream for FaultyDownstream {
 struct FaultyClient {
     inner: Box<dyn DeviceClient>,
     fault: Fault,
+    device: DeviceId,
+    ahead: Ahead,
+    background: JoinSet<()>,
     events: VecDeque<DeviceEvent>,
     last_reply: Option<MethodReply>,
 }
@@ -95,6 +116,15 @@ impl DeviceClient for FaultyClient {
     async fn send(&mut self, id: MessageId, body: Bytes) -> bool {
         if self.fault == TellsAcceptedAtOnce {
             self.events.push_back(DeviceEvent::Accepted(id.clone()));
+        }
+        if self.fault == ReadsAhead
+            && id.as_str() == "late"
+            && let Some(slot) = self.ahead.lock().unwrap().take()
+        {
+            let uplink = Uplink::new(self.device.clone(), id, body);
+            let deliver = async { _ = slot.deliver(uplink).await };
+            self.background.spawn(deliver);
+            return true;
         }
         self.inner.send(id, body).await
     }
@@ -159,6 +189,7 @@ impl DownstreamFixture for Faulty {
             inner: self.inner.bind(settings).await,
             fault: self.fault,
             noise: self.noise.clone(),
+            ahead: self.ahead.clone(),
         })
     }
 
@@ -166,6 +197,9 @@ impl DownstreamFixture for Faulty {
         Box::new(FaultyClient {
             inner: self.inner.connect(device).await,
             fault: self.fault,
+            device: device.clone(),
+            ahead: self.ahead.clone(),
+            background: JoinSet::new(),
             events: VecDeque::new(),
             last_reply: None,
         })
@@ -192,6 +226,7 @@ macro_rules! assert_caught {
                 inner: Memory::default(),
                 fault: $fault,
                 noise: Arc::default(),
+                ahead: Arc::default(),
             };
             let mut case = JoinSet::new();
             case.spawn(async move { downstream::$case(&fixture).await });
@@ -223,5 +258,8 @@ async fn every_fault_is_found_by_a_case() {
         LosesLateAnswers: a_late_answer_is_dropped_and_counted;
         RepeatsDesired: a_desired_change_reaches_a_device_once_and_in_order;
         ForgetsReports: a_device_reads_and_reports_its_twin;
+        IgnoresEnds: the_end_of_a_session_closes_the_connection;
+        WaitsForTheGone: a_method_of_a_device_that_leaves_fails_at_once;
+        ReadsAhead: what_is_sent_after_the_shutdown_began_is_not_taken;
     }
 }

@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "each test crate uses a part")]
 mod support;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use gateway_core::{
     Upstream, UpstreamError, UpstreamExplanation,
 };
 use support::memory_hub::Memory;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinSet;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +36,23 @@ enum Fault {
     IgnoresRefusals,
     EndsWithARefusal,
     IgnoresInterest,
+    KeepsTheFirstCallback,
+    GoesOnWithADroppedAttach,
     IgnoresDetach,
     CallsBackOneByOne,
     CompletesEverything,
     AnswersMethodsItself,
     HidesSessionEnds,
     DropsPatches,
+    HearsOneChange,
+    SkipsAChange,
+    ForgetsMissedChanges,
     TakesPartOfABatch,
     ReversesBatches,
     SendsBatchesOneByOne,
     ClosesWithoutDraining,
     IgnoresClose,
+    ForgetsTwinsAtClose,
 }
 use Fault::*;
 
@@ -56,6 +63,7 @@ struct Faulty {
     sent: AtomicU64,
     is_cut: AtomicBool,
     one_by_one: Arc<Mutex<()>>,
+    first: std::sync::Mutex<HashMap<DeviceId, Arc<dyn CloudCallback>>>,
     background: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -63,12 +71,23 @@ struct Faulty {
 struct FaultyCallback {
     next: Arc<dyn CloudCallback>,
     fault: Fault,
+    changes: AtomicU64,
     one_by_one: Arc<Mutex<()>>,
+}
+
+impl FaultyCallback {
+    async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.fault {
+            CallsBackOneByOne => Some(self.one_by_one.lock().await),
+            _ => None,
+        }
+    }
 }
 
 #[async_trait]
 impl CloudCallback for FaultyCallback {
     async fn on_method(&self, call: MethodCall) -> MethodReply {
+        let _turn = self.turn().await;
         let reply = self.next.on_method(call).await;
         match self.fault {
             AnswersMethodsItself => MethodReply::new(200, "{}"),
@@ -77,10 +96,7 @@ impl CloudCallback for FaultyCallback {
     }
 
     async fn on_message(&self, message: CloudMessage) -> Disposition {
-        let _turn = match self.fault {
-            CallsBackOneByOne => Some(self.one_by_one.lock().await),
-            _ => None,
-        };
+        let _turn = self.turn().await;
         let disposition = self.next.on_message(message).await;
         match self.fault {
             CompletesEverything => Disposition::Complete,
@@ -89,10 +105,19 @@ impl CloudCallback for FaultyCallback {
     }
 
     async fn on_desired(&self, mut patch: DesiredPatch) -> Disposition {
-        if self.fault == DropsPatches {
-            patch.version = 1;
+        let number = self.changes.fetch_add(1, Relaxed);
+        match self.fault {
+            DropsPatches => patch.version = 1,
+            HearsOneChange if number > 0 => return Disposition::Complete,
+            SkipsAChange if number == 1 => return Disposition::Complete,
+            _ => {}
         }
-        self.next.on_desired(patch).await
+        let _turn = self.turn().await;
+        let disposition = self.next.on_desired(patch).await;
+        match self.fault {
+            ForgetsMissedChanges => Disposition::Complete,
+            _ => disposition,
+        }
     }
 
     async fn on_end(&self, mut end: SessionEnd) {
@@ -110,9 +135,18 @@ impl Upstream for Faulty {
         identity: DeviceIdentity,
         callback: Arc<dyn CloudCallback>,
     ) -> Result<(), UpstreamError> {
+        let next = match self.fault {
+            KeepsTheFirstCallback => {
+                let mut first = self.first.lock().unwrap();
+                let first = first.entry(identity.device.clone());
+                first.or_insert(callback).clone()
+            }
+            _ => callback,
+        };
         let callback = Arc::new(FaultyCallback {
-            next: callback,
+            next,
             fault: self.fault,
+            changes: AtomicU64::new(0),
             one_by_one: self.one_by_one.clone(),
         });
         let identity = match self.fault {
@@ -126,6 +160,13 @@ impl Upstream for Faulty {
             }
             _ => identity,
         };
+        if self.fault == GoesOnWithADroppedAttach {
+            let hub = self.hub.clone();
+            let (told, verdict) = oneshot::channel();
+            let attach = async move { drop(told.send(hub.attach(identity, callback).await)) };
+            self.background.lock().unwrap().spawn(attach);
+            return verdict.await.unwrap();
+        }
         let device = identity.device.clone();
         match self.hub.attach(identity, callback).await {
             Err(_) if self.fault == IgnoresRefusals => Ok(()),
@@ -206,6 +247,10 @@ impl Upstream for Faulty {
     ) -> Result<TwinReply, UpstreamError> {
         match (self.fault, request) {
             (DropsPatches, TwinRequest::PatchReported(_)) => Ok(TwinReply::new("", None)),
+            (ForgetsTwinsAtClose, request) => match self.hub.twin(device, request).await {
+                Err(error) if error.kind() == ErrorKind::Closed => std::future::pending().await,
+                result => result,
+            },
             (_, request) => self.hub.twin(device, request).await,
         }
     }
@@ -237,6 +282,7 @@ fn faulty(fault: Fault) -> Memory {
         sent: AtomicU64::new(0),
         is_cut: AtomicBool::new(false),
         one_by_one: Arc::default(),
+        first: std::sync::Mutex::default(),
         background: std::sync::Mutex::default(),
     })
 }
@@ -280,19 +326,26 @@ async fn every_fault_is_found_by_a_case() {
         IgnoresRefusals: a_refused_device_harms_nobody, an_expired_credential_is_unauthorized;
         EndsWithARefusal: a_refused_credential_changes_nothing;
         IgnoresInterest: interest_off_ends_commands;
+        KeepsTheFirstCallback: the_newest_callback_hears_everything;
+        GoesOnWithADroppedAttach: a_dropped_attach_is_undone;
         IgnoresDetach: detached_is_unknown_and_detaching_twice_is_ok;
-        CallsBackOneByOne: a_slow_callback_stalls_nobody;
+        CallsBackOneByOne: a_slow_callback_stalls_nobody, a_slow_method_or_change_stalls_nobody;
         CompletesEverything: a_refused_message_is_rejected_at_the_hub,
             an_abandoned_message_comes_again;
         AnswersMethodsItself: a_method_reply_reaches_the_hub,
             parallel_methods_get_their_own_replies;
         HidesSessionEnds: a_session_ends_with_its_token;
         DropsPatches: a_twin_is_read_and_patched, a_desired_patch_arrives;
+        HearsOneChange: desired_changes_come_again_after_a_cut;
+        SkipsAChange: desired_changes_come_again_after_a_cut;
+        ForgetsMissedChanges: an_abandoned_desired_change_comes_again_with_all;
         TakesPartOfABatch: a_batch_is_taken_whole_and_in_order,
             a_batch_is_ok_only_after_the_hub_accepted_all, a_too_large_batch_is_whole_or_told;
         ReversesBatches: a_batch_is_taken_whole_and_in_order;
         SendsBatchesOneByOne: a_refused_batch_is_refused_whole;
-        ClosesWithoutDraining: close_drains_then_refuses;
-        IgnoresClose: close_drains_then_refuses, close_ends_with_its_grace;
+        ClosesWithoutDraining: close_drains_then_refuses, close_leaves_no_call_without_an_end;
+        IgnoresClose: close_drains_then_refuses, close_ends_with_its_grace,
+            close_leaves_no_call_without_an_end;
+        ForgetsTwinsAtClose: close_leaves_no_call_without_an_end;
     }
 }

@@ -298,3 +298,28 @@ pub async fn a_silent_method_ends_with_its_deadline(fixture: &dyn DownstreamFixt
     running.end().await;
     Outcome::Passed
 }
+
+/// A method whose device leaves before it has answered fails at once, not at its deadline.
+pub async fn a_method_of_a_device_that_leaves_fails_at_once(
+    fixture: &dyn DownstreamFixture,
+) -> Outcome {
+    let capabilities = fixture.capabilities();
+    need!(capabilities.methods, "a device answers no methods");
+    need!(capabilities.has_connections, "devices hold no connections");
+    let running = Running::start(fixture).await;
+    let name = device("deserter");
+    let mut client = listen(fixture, &running, &name).await;
+    let leave = async {
+        match client.next().await {
+            DeviceEvent::Method { .. } => client.close().await,
+            other => panic!("saw {other:?} instead of a method"),
+        }
+    };
+    // Its time is longer than the case's.
+    let call = running.hub.call_method(method_call(&name, 0, LONG));
+    let (reply, ()) = tokio::join!(call, leave);
+    let status = reply.map(|reply| reply.status);
+    assert!(matches!(status, Some(404 | 503)), "{status:?}");
+    running.end().await;
+    Outcome::Passed
+}

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::error::ErrorKind;
@@ -189,5 +189,69 @@ pub async fn shutdown_finishes_what_is_in_flight(fixture: &dyn DownstreamFixture
     assert!(!report.forced, "{report:?}");
     assert_eq!((report.settled, report.abandoned), (1, 0));
     assert_eq!(hub.accepted().len(), 1);
+    Outcome::Passed
+}
+
+/// A device whose session the hub ends is cut off.
+pub async fn the_end_of_a_session_closes_the_connection(
+    fixture: &dyn DownstreamFixture,
+) -> Outcome {
+    need!(
+        fixture.capabilities().has_connections,
+        "devices hold no connections"
+    );
+    let running = Running::start(fixture).await;
+    let name = device("banned");
+    let mut client = fixture.connect(&name).await;
+    let mut bystander = fixture.connect(&device("bystander")).await;
+    running.hub.wait_listening(&name, Interest::COMMANDS).await;
+    running
+        .hub
+        .end_session(&name, ErrorKind::Unauthorized)
+        .await;
+    assert_eq!(client.next().await, DeviceEvent::Closed);
+    assert_works(fixture, &running, &mut *bystander, "stays").await;
+    drop((client, bystander));
+    running.end().await;
+    Outcome::Passed
+}
+
+/// What a device sends when the gateway has begun to stop never reaches the hub, though something is
+/// still in flight, and the device is not told that it did.
+pub async fn what_is_sent_after_the_shutdown_began_is_not_taken(
+    fixture: &dyn DownstreamFixture,
+) -> Outcome {
+    let running = Running::start(fixture).await;
+    let hub = running.hub.clone();
+    let mut client = fixture.connect(&device("tardy")).await;
+    hub.hold();
+    let (in_time, late) = (message_id("in-time"), message_id("late"));
+    assert!(client.send(in_time, body("in-time")).await);
+    hub.wait_held(1).await;
+    running.begin_shutdown();
+    running.wait_closing().await;
+    // Whether the transport still takes it makes no difference.
+    let sent = timeout(WATCH, client.send(late.clone(), body("late"))).await;
+    let told = async {
+        while sent.is_ok() && fixture.capabilities().settles_uplinks {
+            match client.next().await {
+                DeviceEvent::Closed => return,
+                event => assert_ne!(event, DeviceEvent::Accepted(late.clone())),
+            }
+        }
+    };
+    let end = async {
+        tokio::time::sleep(WATCH).await;
+        hub.release();
+        running.end().await
+    };
+    let report = tokio::select! {
+        report = end => report,
+        never = async { told.await; std::future::pending().await } => never,
+    };
+    assert!(!report.forced, "{report:?}");
+    let accepted = hub.accepted();
+    let ids: Vec<_> = accepted.iter().map(|u| sent_as(fixture, u)).collect();
+    assert_eq!(ids, ["in-time"]);
     Outcome::Passed
 }

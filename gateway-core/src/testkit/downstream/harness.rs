@@ -3,7 +3,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
+use crate::error::ErrorKind;
 use crate::gateway::{Gateway, RunError, ShutdownReport};
+use crate::ingress::Announcement;
 use crate::message::Uplink;
 
 /// A gateway at work between the downstream under test and a hub in memory.
@@ -55,6 +57,15 @@ impl Running {
 
     pub(super) fn begin_shutdown(&self) {
         self.shutdown.cancel();
+    }
+
+    /// Waits until nothing new is taken.
+    pub(super) async fn wait_closing(&self) {
+        let ingress = self.gateway.ingress("under test").expect("it is there");
+        let announced = || ingress.online(Announcement::new(device("late-comer")));
+        while announced().await.map_err(|error| error.kind()).err() != Some(ErrorKind::Closed) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits for the end; fails if the gateway did not stop in order.

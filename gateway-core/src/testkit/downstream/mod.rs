@@ -236,15 +236,18 @@ macro_rules! downstream_conformance {
             a_device_that_is_gone_is_unknown
             a_connection_lost_while_waiting_is_never_acknowledged
             a_silent_method_ends_with_its_deadline
+            a_method_of_a_device_that_leaves_fails_at_once
             a_late_answer_is_dropped_and_counted
             a_device_reads_and_reports_its_twin
             a_desired_change_reaches_a_device_once_and_in_order
             garbage_never_ends_serve
             a_silent_peer_ends_by_time_out
             the_newest_connection_of_a_device_wins
+            the_end_of_a_session_closes_the_connection
             an_unauthenticated_device_never_reaches_the_hub
             a_device_that_the_hub_refuses_harms_nobody
             shutdown_finishes_what_is_in_flight
+            what_is_sent_after_the_shutdown_began_is_not_taken
         }
     };
     (@ $fixture:path: $($case:ident)*) => {

@@ -115,6 +115,39 @@ pub async fn a_dropped_attach_leaves_the_device_attachable(
     Outcome::Passed
 }
 
+/// An attach that is dropped on its way changes nothing for the device, which heard nothing before.
+pub async fn a_dropped_attach_is_undone(fixture: &dyn UpstreamFixture) -> Outcome {
+    let upstream = fixture.upstream();
+    let device = attach_speaker(fixture, "doubter").await;
+    let listen = fixture.device("doubter").await;
+    let listen = listen.with_interest(everything(fixture));
+    let callback = RecordingCallback::new();
+    for patience in [None, Some(1), Some(2), Some(5), Some(10), Some(20)] {
+        let impatience = async {
+            if let Some(patience) = patience {
+                sleep(Duration::from_millis(patience)).await;
+            }
+        };
+        let attached = tokio::select! {
+            biased;
+            attached = upstream.attach(listen.clone(), callback.shared()) => Some(attached),
+            () = impatience => None,
+        };
+        if let Some(attached) = attached {
+            attached.expect("the hub takes the device");
+            attach_speaker(fixture, "doubter").await;
+        }
+        // What goes on by itself has time to do so.
+        sleep(WATCH).await;
+        fixture.wait_deaf(&device).await;
+        let sent = upstream
+            .send(&uplink(&device, patience.unwrap_or(0).to_string()))
+            .await;
+        sent.expect("the device has what it had");
+    }
+    Outcome::Passed
+}
+
 /// A credential that the hub refuses changes nothing for the device that has a good one, whether its
 /// attach is waited for or dropped.
 pub async fn a_refused_credential_changes_nothing(fixture: &dyn UpstreamFixture) -> Outcome {

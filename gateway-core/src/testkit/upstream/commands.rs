@@ -1,11 +1,9 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::message::{TwinReply, TwinRequest};
 
 const MESSAGES: Interest = Interest::NONE.with_messages(true);
 const METHODS: Interest = Interest::NONE.with_methods(true);
-const DESIRED: Interest = Interest::NONE.with_desired(true);
 
 fn method(name: &str) -> MethodName {
     MethodName::new(name).expect("a case's names are valid")
@@ -143,11 +141,63 @@ pub async fn a_slow_callback_stalls_nobody(fixture: &dyn UpstreamFixture) -> Out
     Outcome::Passed
 }
 
-/// A device attached anew without interest hears no commands, and still speaks.
+/// A device whose method and whose change of desired properties are not answered yet stalls nobody,
+/// itself included.
+pub async fn a_slow_method_or_change_stalls_nobody(fixture: &dyn UpstreamFixture) -> Outcome {
+    let interest = everything(fixture);
+    need!(
+        interest.methods || interest.desired,
+        "the hub has messages only"
+    );
+    let (slow, quick) = (RecordingCallback::new(), RecordingCallback::new());
+    let stuck = attach(fixture, "stuck-caller", interest, &slow).await;
+    let lively = attach(fixture, "lively-caller", interest, &quick).await;
+    let upstream = fixture.upstream();
+    slow.hold();
+    let called = async {
+        if interest.methods {
+            let call = fixture.call_method(&stuck, method("echo"), Bytes::from_static(b"1"));
+            assert_eq!(call.await, Some(MethodReply::new(200, "1")));
+        }
+    };
+    let changed = async {
+        if interest.desired {
+            fixture.patch_desired(&stuck, r#"{"interval":10}"#).await;
+        }
+    };
+    let others = async {
+        slow.wait_for(|record| {
+            (!record.methods.is_empty() || !interest.methods)
+                && (!record.patches.is_empty() || !interest.desired)
+        })
+        .await;
+        for n in 0..10 {
+            for device in [&stuck, &lively] {
+                let sent = upstream.send(&uplink(device, n.to_string())).await;
+                sent.expect("uplinks go on");
+            }
+            if interest.methods {
+                let payload = Bytes::from(n.to_string());
+                let answer = fixture.call_method(&lively, method("echo"), payload.clone());
+                assert_eq!(answer.await, Some(MethodReply::new(200, payload)));
+            }
+            if interest.desired {
+                fixture
+                    .patch_desired(&lively, &format!("{{\"n\":{n}}}"))
+                    .await;
+                quick.wait_for(|record| record.patches.len() > n).await;
+            }
+        }
+        slow.release();
+    };
+    tokio::join!(called, changed, others);
+    Outcome::Passed
+}
+
+/// A device attached anew without interest hears no commands and no changes, and still speaks.
 pub async fn interest_off_ends_commands(fixture: &dyn UpstreamFixture) -> Outcome {
     let callback = RecordingCallback::new();
-    let mut interest = MESSAGES;
-    interest.methods = fixture.capabilities().methods;
+    let interest = everything(fixture);
     let device = attach(fixture, "listener", interest, &callback).await;
     attach(fixture, "listener", Interest::NONE, &callback).await;
     fixture.wait_deaf(&device).await;
@@ -160,6 +210,9 @@ pub async fn interest_off_ends_commands(fixture: &dyn UpstreamFixture) -> Outcom
             "a method reached a device that does not listen"
         );
     }
+    if interest.desired {
+        fixture.patch_desired(&device, r#"{"interval":10}"#).await;
+    }
     let message = fixture.send_message(&device, Bytes::from_static(b"x"));
     let outcome = timeout(WATCH, message).await;
     assert!(
@@ -170,6 +223,55 @@ pub async fn interest_off_ends_commands(fixture: &dyn UpstreamFixture) -> Outcom
     sent.expect("the device still speaks");
     let record = callback.record();
     assert!(record.messages.is_empty() && record.methods.is_empty());
+    assert!(record.patches.is_empty(), "{:?}", record.patches);
+    Outcome::Passed
+}
+
+/// A device that is attached again with another callback hears everything there: messages, methods,
+/// changes of its desired properties, and the end of its session.
+pub async fn the_newest_callback_hears_everything(fixture: &dyn UpstreamFixture) -> Outcome {
+    let (older, newer) = (RecordingCallback::new(), RecordingCallback::new());
+    let interest = everything(fixture);
+    let device = attach(fixture, "heir", interest, &older).await;
+    attach(fixture, "heir", interest, &newer).await;
+    let outcome = fixture
+        .send_message(&device, Bytes::from_static(b"x"))
+        .await;
+    assert!(
+        matches!(outcome, MessageOutcome::Completed { .. }),
+        "{outcome:?}"
+    );
+    if interest.methods {
+        let reply = MethodReply::new(201, "1");
+        newer.reply_with(reply.clone());
+        let answer = fixture
+            .call_method(&device, method("echo"), Bytes::new())
+            .await;
+        assert_eq!(answer, Some(reply));
+    }
+    if interest.desired {
+        fixture.patch_desired(&device, r#"{"interval":10}"#).await;
+        newer.wait_for(|record| !record.patches.is_empty()).await;
+    }
+    assert!(!newer.record().messages.is_empty());
+    assert_eq!(older.record(), Default::default());
+    let mut life = Duration::from_secs(3);
+    // On a machine so slow that the token expires on the way, a longer one is tried.
+    let (older, newer) = loop {
+        let Some(brief) = fixture.device_with_token("brief-heir", life).await else {
+            return Outcome::Passed;
+        };
+        let (older, newer) = (RecordingCallback::new(), RecordingCallback::new());
+        let upstream = fixture.upstream();
+        if upstream.attach(brief.clone(), older.shared()).await.is_ok()
+            && upstream.attach(brief, newer.shared()).await.is_ok()
+        {
+            break (older, newer);
+        }
+        life *= 2;
+    };
+    newer.wait_for(|record| !record.ends.is_empty()).await;
+    assert!(older.record().ends.is_empty(), "it was told of the end");
     Outcome::Passed
 }
 
@@ -186,58 +288,5 @@ pub async fn commands_come_again_after_a_cut(fixture: &dyn UpstreamFixture) -> O
         "{outcome:?}"
     );
     assert!(callback.record().ends.is_empty(), "a cut ends no session");
-    Outcome::Passed
-}
-
-/// A twin is read, patched and read again.
-pub async fn a_twin_is_read_and_patched(fixture: &dyn UpstreamFixture) -> Outcome {
-    need!(fixture.capabilities().twins, "the hub keeps no twins");
-    let device = attach_speaker(fixture, "twin").await;
-    let upstream = fixture.upstream();
-    let patch = |text: &'static str| {
-        upstream.twin(
-            &device,
-            TwinRequest::PatchReported(Bytes::from_static(text.as_bytes())),
-        )
-    };
-    let read = async || -> serde_json::Value {
-        let reply = upstream.twin(&device, TwinRequest::Get).await;
-        let TwinReply { body, .. } = reply.expect("a twin can be read");
-        serde_json::from_slice(&body).expect("a twin is JSON")
-    };
-    let first = patch(r#"{"firmware":"1.0","old":true}"#)
-        .await
-        .expect("patched");
-    let second = patch(r#"{"old":null,"größe":5}"#).await.expect("patched");
-    if let (Some(first), Some(second)) = (first.version, second.version) {
-        assert!(first < second, "versions grow: {first}, {second}");
-    }
-    let twin = read().await;
-    assert!(twin["desired"].is_object(), "{twin}");
-    let reported = &twin["reported"];
-    assert_eq!(reported["firmware"], "1.0");
-    assert_eq!(reported["größe"], 5);
-    assert!(reported.get("old").is_none(), "null deletes: {reported}");
-    let unknown = fixture.device("twinless").await.device;
-    let unknown = upstream.twin(&unknown, TwinRequest::Get).await;
-    assert_eq!(kind(unknown), ErrorKind::UnknownDevice);
-    Outcome::Passed
-}
-
-/// A change of the desired properties reaches a device that wants to hear of it, with its version.
-pub async fn a_desired_patch_arrives(fixture: &dyn UpstreamFixture) -> Outcome {
-    need!(fixture.capabilities().twins, "the hub keeps no twins");
-    let callback = RecordingCallback::new();
-    let device = attach(fixture, "follower", DESIRED, &callback).await;
-    fixture.patch_desired(&device, r#"{"interval":10}"#).await;
-    fixture.patch_desired(&device, r#"{"interval":20}"#).await;
-    let record = callback.wait_for(|record| record.patches.len() == 2).await;
-    let [first, second] = &record.patches[..] else {
-        panic!("two patches were waited for");
-    };
-    assert!(first.version < second.version);
-    assert_eq!(second.device, device);
-    let body: serde_json::Value = serde_json::from_slice(&second.body).expect("a patch is JSON");
-    assert_eq!(body["interval"], 20);
     Outcome::Passed
 }

@@ -3,6 +3,7 @@ use std::pin::pin;
 use tokio::time::sleep;
 
 use super::*;
+use crate::message::TwinRequest;
 
 /// Close lets a send in flight settle; later calls are Closed.
 pub async fn close_drains_then_refuses(fixture: &dyn UpstreamFixture) -> Outcome {
@@ -61,5 +62,61 @@ pub async fn close_ends_with_its_grace(fixture: &dyn UpstreamFixture) -> Outcome
         "cut off as {sent}"
     );
     assert_eq!(kind(closed), ErrorKind::TimedOut);
+    Outcome::Passed
+}
+
+/// Close lets a batch in flight settle, and ends whatever else is waited for meanwhile: messages
+/// behind it, of this device and of others, and a request about the twin. Only what the hub has is Ok.
+pub async fn close_leaves_no_call_without_an_end(fixture: &dyn UpstreamFixture) -> Outcome {
+    let capabilities = fixture.capabilities();
+    need!(capabilities.can_hold, "the hub cannot hold messages");
+    let (device, other) = (
+        attach_speaker(fixture, "last-batch").await,
+        attach_speaker(fixture, "other").await,
+    );
+    let upstream = fixture.upstream();
+    let batch = ["batch-1", "batch-2"].map(|id| uplink(&device, id));
+    let waiting = [uplink(&device, "behind"), uplink(&other, "beside")];
+    fixture.hold().await;
+    let mut send = pin!(upstream.send_batch(&batch));
+    tokio::select! {
+        result = &mut send => panic!("settled as {result:?} while held"),
+        () = fixture.wait_held(batch.len()) => {}
+    }
+    let waits = waiting.iter().map(|message| upstream.send(message));
+    let waits = join_in_order(waits.collect());
+    let twin = async {
+        match capabilities.twins {
+            true => upstream.twin(&device, TwinRequest::Get).await.map(drop),
+            false => Ok(()),
+        }
+    };
+    let close = async {
+        let close = upstream.close(Duration::from_secs(30));
+        let release = async {
+            sleep(WATCH).await;
+            fixture.release().await;
+        };
+        tokio::join!(close, release).0
+    };
+    let (sent, waited, asked, closed) = tokio::join!(send, waits, twin, close);
+    sent.expect("what was in flight settles");
+    closed.expect("everything settled within the grace");
+    let accepted = fixture.accepted().await;
+    for (message, result) in waiting.iter().zip(waited) {
+        match result {
+            Ok(()) => assert!(accepted.iter().any(|uplink| uplink.id == message.id)),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    if let Err(error) = asked {
+        assert!(error.is_retryable(), "{error}");
+    }
+    let late = upstream.send_batch(&batch).await;
+    assert_eq!(kind(late), ErrorKind::Closed);
+    if capabilities.twins {
+        let late = upstream.twin(&device, TwinRequest::Get).await;
+        assert_eq!(kind(late), ErrorKind::Closed);
+    }
     Outcome::Passed
 }

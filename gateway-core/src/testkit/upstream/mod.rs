@@ -7,6 +7,7 @@ mod attaching;
 mod batches;
 mod commands;
 mod ending;
+mod twins;
 mod uplinks;
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub use attaching::*;
 pub use batches::*;
 pub use commands::*;
 pub use ending::*;
+pub use twins::*;
 pub use uplinks::*;
 
 /// Says what an upstream and its hub can do, and so which cases apply.
@@ -190,6 +192,7 @@ macro_rules! upstream_conformance {
             an_expired_credential_is_unauthorized
             a_session_ends_with_its_token
             a_dropped_attach_leaves_the_device_attachable
+            a_dropped_attach_is_undone
             a_refused_credential_changes_nothing
             detached_is_unknown_and_detaching_twice_is_ok
             a_completed_message_is_completed_at_the_hub
@@ -198,12 +201,17 @@ macro_rules! upstream_conformance {
             a_method_reply_reaches_the_hub
             parallel_methods_get_their_own_replies
             a_slow_callback_stalls_nobody
+            a_slow_method_or_change_stalls_nobody
             interest_off_ends_commands
+            the_newest_callback_hears_everything
             commands_come_again_after_a_cut
             a_twin_is_read_and_patched
             a_desired_patch_arrives
+            an_abandoned_desired_change_comes_again_with_all
+            desired_changes_come_again_after_a_cut
             close_drains_then_refuses
             close_ends_with_its_grace
+            close_leaves_no_call_without_an_end
         }
     };
     (@always $fixture:path: $($case:ident)*) => {
@@ -244,6 +252,15 @@ async fn attach(
         fixture.wait_listening(&device, interest).await;
     }
     device
+}
+
+/// All that a device can hear.
+fn everything(fixture: &dyn UpstreamFixture) -> Interest {
+    let capabilities = fixture.capabilities();
+    Interest::NONE
+        .with_messages(true)
+        .with_methods(capabilities.methods)
+        .with_desired(capabilities.twins)
 }
 
 /// Attaches a device that only speaks.
