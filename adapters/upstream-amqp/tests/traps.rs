@@ -145,8 +145,9 @@ async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced
     hub.faults().link_credit(Some(0));
     let stuck = attach(&upstream, &hub, "stuck").await;
     hub.faults().link_credit(None);
-    let (waiting, message) = (upstream.clone(), uplink(&stuck, "stuck"));
-    let waiting = tokio::spawn(async move { waiting.send(&message).await });
+    let (sender, message) = (upstream.clone(), uplink(&stuck, "stuck"));
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { sender.send(&message).await });
     hub.faults().withhold_attach("mute");
     for kind in [LinkKind::C2d, LinkKind::Methods] {
         hub.faults().detach("mute", kind, "amqp:internal-error");
@@ -157,8 +158,9 @@ async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced
     hub.faults().allow_attach("mute");
     hub.wait_methods("mute").await;
     send_until_ok(&upstream, &uplink(&mute, "after")).await;
-    let lost = waiting.await.expect("it does not panic");
-    assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Disconnected);
+    for lost in waiting.join_all().await {
+        assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Disconnected);
+    }
     send_until_ok(&upstream, &uplink(&stuck, "after")).await;
     assert!(callback.record().ends.is_empty());
     assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
