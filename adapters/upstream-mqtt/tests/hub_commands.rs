@@ -268,7 +268,7 @@ async fn a_method_that_waited_out_its_time_is_not_begun() {
     hub.wait_methods("device").await;
     hub.wait_messages("device").await;
     callback.hold();
-    let patience = Duration::from_secs(30);
+    let patience = Duration::from_secs(3);
     let first = hub.call_method("device", "first", "", patience);
     let lost = async {
         callback.wait_for(|record| !record.methods.is_empty()).await;

@@ -8,99 +8,18 @@ mod cloud;
 mod common;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/site.rs"]
+mod site;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::testkit::RecordingCallback;
-use gateway_core::{
-    DeviceId, Disposition, ErrorKind, Interest, MethodReply, TwinRequest, Upstream,
-};
-use gateway_upstream_mqtt::{MqttPoolConfig, MqttPoolUpstream, MqttSubscriptions};
+use gateway_core::{Disposition, Interest, MethodReply, Upstream};
+use gateway_upstream_mqtt::MqttSubscriptions;
 
-use broker::Mosquitto;
-use cloud::{Cloud, Message};
-use proxy::Proxy;
-
-/// Broker, proxy and cloud; none where there is no broker to test against.
-struct Site {
-    broker: Mosquitto,
-    proxy: Proxy,
-    cloud: Cloud,
-}
-
-impl Site {
-    async fn new() -> Option<Self> {
-        let broker = Mosquitto::start_with(common::OPEN).await?;
-        let proxy = Proxy::start(broker.port()).await;
-        let filters = ["cloud/#", "devices/+/dead", "gateways/+/status"];
-        let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, |_| vec![]).await;
-        Some(Self {
-            broker,
-            proxy,
-            cloud,
-        })
-    }
-
-    fn config(&self, instance: &str) -> MqttPoolConfig {
-        let mut config = common::config(self.proxy.port(), instance);
-        config.topics.dead_letters = "devices/{device_id}/dead".to_owned();
-        config
-    }
-
-    /// Hears what the broker has kept, and what comes.
-    async fn watch(&self, filter: &str) -> Cloud {
-        let port = self.broker.port();
-        Cloud::start("late", port, true, None, &[filter], |_| vec![]).await
-    }
-
-    async fn command(&self, device: &str, id: &str) {
-        let mut command = Message::new(format!("devices/{device}/commands"), id.to_owned());
-        command.user = vec![("$message_id".to_owned(), id.to_owned())];
-        self.cloud.publish(command).await;
-    }
-
-    async fn call(&self, device: &str, method: &str, id: &str) {
-        let mut call = Message::new(format!("devices/{device}/methods/{method}"), id.to_owned());
-        call.response_topic = Some("cloud/answers".to_owned());
-        call.correlation = Some(id.to_owned().into());
-        self.cloud.publish(call).await;
-    }
-
-    async fn answer(&self, id: &str) -> (String, Bytes) {
-        let is_it = |m: &Message| m.correlation.as_deref() == Some(id.as_bytes());
-        let answer = self.cloud.find(is_it).await;
-        (
-            answer.user("$status").expect("a status").to_owned(),
-            answer.payload,
-        )
-    }
-
-    async fn subscribed(&self, filters: &[&str]) {
-        for filter in filters {
-            self.proxy.wait(|state| state.is_subscribed(filter)).await;
-        }
-    }
-}
-
-async fn attach(upstream: &MqttPoolUpstream, name: &str, interest: Interest) -> RecordingCallback {
-    let callback = RecordingCallback::new();
-    let identity = common::identity(name).with_interest(interest);
-    upstream
-        .attach(identity, callback.shared())
-        .await
-        .expect("attached");
-    callback
-}
-
-fn ids(callback: &RecordingCallback) -> Vec<String> {
-    let messages = callback.record().messages.into_iter();
-    messages.map(|message| message.id.expect("an id")).collect()
-}
-
-const MESSAGES: Interest = Interest::NONE.with_messages(true);
+use cloud::Message;
+use site::{MESSAGES, Site, attach, ids};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_message_is_tried_again_and_acknowledged_only_then() {
@@ -333,30 +252,6 @@ async fn a_call_whose_connection_is_lost_runs_once_and_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_sent_while_the_gateway_is_away_arrive_when_it_is_back() {
-    let Some(site) = Site::new().await else {
-        return;
-    };
-    let first = common::upstream(site.config("gw"));
-    attach(&first, "dev", MESSAGES).await;
-    site.subscribed(&["devices/dev/commands"]).await;
-    first.close(Duration::from_secs(10)).await.expect("closed");
-    for n in 0..5 {
-        site.command("dev", &format!("away-{n}")).await;
-    }
-    let second = common::upstream(site.config("gw"));
-    let callback = attach(&second, "dev", MESSAGES).await;
-    callback.wait_for(|record| record.messages.len() >= 5).await;
-    for n in 0..5 {
-        site.proxy
-            .wait(|state| state.given(&format!("away-{n}")).1)
-            .await;
-    }
-    let got: BTreeSet<_> = ids(&callback).into_iter().collect();
-    assert_eq!(got.len(), 5, "{got:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_gateways_own_state_is_retained_with_a_last_will_behind_it() {
     let Some(site) = Site::new().await else {
         return;
@@ -421,78 +316,4 @@ async fn retained_desired_properties_are_whole_and_old_ones_are_not_given_again(
         .iter()
         .map(|patch| (patch.version, patch.is_whole));
     assert_eq!(patches.collect::<Vec<_>>(), [(3, true), (4, false)]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn twins_are_unsupported_unless_configured_and_a_silent_service_times_out() {
-    let Some(site) = Site::new().await else {
-        return;
-    };
-    let upstream = common::upstream(site.config("plain"));
-    attach(&upstream, "dev", Interest::NONE).await;
-    let device: DeviceId = common::device("dev");
-    let patch = TwinRequest::PatchReported(Bytes::from_static(b"{}"));
-    for request in [TwinRequest::Get, patch.clone()] {
-        let refused = upstream.twin(&device, request).await;
-        assert_eq!(common::kind(refused), ErrorKind::Unsupported);
-    }
-    let mut config = site.config("state");
-    config.topics.reported = "cloud/{device_id}/reported".to_owned();
-    config.topics.reported_is_retained = true;
-    let state: Arc<MqttPoolUpstream> = common::upstream(config.clone());
-    attach(&state, "dev", Interest::NONE).await;
-    state
-        .twin(&device, patch.clone())
-        .await
-        .expect("the broker has it");
-    site.cloud
-        .find(|m| m.topic == "cloud/dev/reported" && m.payload == "{}")
-        .await;
-    config.instance = "service".to_owned();
-    config.topics.twin_get = "cloud/{device_id}/get".to_owned();
-    config.topics.twin_response = "answers/{instance_id}".to_owned();
-    config.wire.answer_timeout = Duration::from_millis(300);
-    let service = common::upstream(config);
-    attach(&service, "dev", Interest::NONE).await;
-    let silent = service.twin(&device, TwinRequest::Get).await;
-    assert_eq!(common::kind(silent), ErrorKind::TimedOut);
-    assert_eq!(
-        service.stats().losses,
-        0,
-        "a silent service is not a silent broker"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_missed_while_the_broker_kept_no_session_come_as_a_whole() {
-    let Some(broker) = Mosquitto::start_with(common::OPEN).await else {
-        return;
-    };
-    let proxy = Proxy::start(broker.port()).await;
-    let twins = cloud::Twins::default();
-    let service = twins.clone();
-    let answer = move |message: &Message| service.answer(message);
-    let filters = ["devices/+/twin/get"];
-    let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, answer).await;
-    let mut config = common::config(proxy.port(), "gw");
-    config.topics.desired = "devices/{device_id}/twin/desired".to_owned();
-    config.topics.twin_get = "devices/{device_id}/twin/get".to_owned();
-    config.topics.twin_response = "answers/{instance_id}".to_owned();
-    config.wire.session_expiry = Duration::ZERO;
-    let upstream = common::upstream(config);
-    let callback = attach(&upstream, "dev", Interest::NONE.with_desired(true)).await;
-    let topic = "devices/dev/twin/desired";
-    proxy.wait(|state| state.is_subscribed(topic)).await;
-    let patch = twins.patch_desired("dev", r#"{"a":1}"#);
-    cloud.publish(Message::new(topic, patch.to_string())).await;
-    callback.wait_for(|record| record.patches.len() == 1).await;
-    // Made while nobody hears it.
-    twins.patch_desired("dev", r#"{"b":2}"#);
-    proxy.cut();
-    let record = callback.wait_for(|record| record.patches.len() == 2).await;
-    let whole = &record.patches[1];
-    assert!(whole.is_whole && !record.patches[0].is_whole);
-    assert_eq!(whole.version, 2);
-    let body: serde_json::Value = serde_json::from_slice(&whole.body).expect("JSON");
-    assert_eq!((&body["a"], &body["b"]), (&1.into(), &2.into()));
 }

@@ -9,19 +9,22 @@ mod common;
 #[path = "common/proxy.rs"]
 mod proxy;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use gateway_core::credential::{SasToken, Secret, SymmetricKey};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{
-    Backoff, Credential, DeviceIdentity, ErrorKind, Interest, Properties, Upstream,
+    Backoff, CloudCallback, CloudMessage, Credential, DesiredPatch, DeviceIdentity, Disposition,
+    ErrorKind, Interest, MethodCall, MethodReply, Properties, SessionEnd, Upstream,
 };
 use gateway_upstream_mqtt::{MqttPoolConfig, MqttVersion};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use broker::Mosquitto;
-use cloud::Cloud;
+use cloud::{Cloud, Message};
 use proxy::Proxy;
 
 const LEAST: Duration = Duration::from_millis(40);
@@ -100,7 +103,7 @@ async fn a_device_that_presents_a_token_is_refused_and_changes_nothing_for_one_o
         tokio::task::yield_now().await;
     }
     cloud
-        .publish(cloud::Message::new("devices/dev/commands", "for dev"))
+        .publish(Message::new("devices/dev/commands", "for dev"))
         .await;
     ours.wait_for(|record| record.messages.len() == 1).await;
     assert!(strangers.record().messages.is_empty() && ours.record().ends.is_empty());
@@ -286,4 +289,59 @@ async fn an_explanation_says_what_stands_in_the_way() {
     let explanation = upstream.explain(&device).unwrap();
     let kind = explanation.last_error.map(|error| error.kind);
     assert_eq!(kind, Some(ErrorKind::Disconnected));
+}
+
+/// Has no verdict on anything.
+#[derive(Debug)]
+struct Panics;
+
+#[async_trait]
+impl CloudCallback for Panics {
+    async fn on_method(&self, _: MethodCall) -> MethodReply {
+        panic!("as a test wants it")
+    }
+    async fn on_message(&self, _: CloudMessage) -> Disposition {
+        panic!("as a test wants it")
+    }
+    async fn on_desired(&self, _: DesiredPatch) -> Disposition {
+        panic!("as a test wants it")
+    }
+    async fn on_end(&self, _: SessionEnd) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_panics_deafens_no_other_device_on_its_connection() {
+    let Some(broker) = Mosquitto::start_with(common::OPEN).await else {
+        return;
+    };
+    let filters = ["cloud/answers"];
+    let cloud = Cloud::start("cloud", broker.port(), true, None, &filters, |_| vec![]).await;
+    let upstream = common::upstream(config(broker.port(), MqttVersion::V5));
+    let good = RecordingCallback::new();
+    let callbacks: [(_, Arc<dyn CloudCallback>); 2] =
+        [("bad", Arc::new(Panics)), ("good", good.shared())];
+    for (name, callback) in callbacks {
+        let identity = common::identity(name).with_interest(Interest::COMMANDS);
+        upstream.attach(identity, callback).await.unwrap();
+    }
+    while upstream.stats().subscriptions < 4 {
+        tokio::task::yield_now().await;
+    }
+    let mut call = Message::new("devices/bad/methods/reboot", "");
+    call.response_topic = Some("cloud/answers".to_owned());
+    cloud.publish(call).await;
+    let answer = cloud.find(|message| message.topic == "cloud/answers").await;
+    assert_eq!(answer.user("$status"), Some("500"));
+    // As many as the broker gives out unacknowledged.
+    for n in 0..20 {
+        let message = Message::new("devices/bad/commands", format!("bad-{n}"));
+        cloud.publish(message).await;
+    }
+    cloud
+        .publish(Message::new("devices/good/commands", "good"))
+        .await;
+    let came = good.wait_for(|record| record.messages.len() == 1);
+    let came = timeout(Duration::from_secs(30), came).await;
+    came.expect("the broker gives out more");
+    assert_eq!(upstream.stats().losses, 0);
 }

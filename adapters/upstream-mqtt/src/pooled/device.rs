@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use gateway_core::{CloudCallback, DeviceId, ErrorKind, Interest, LastError};
 use tokio::time::Instant;
 
+use super::desired::Standing;
 use crate::error::MqttError;
 use crate::lock::lock;
 
@@ -34,8 +35,8 @@ pub(super) struct Device {
     pub(super) hears_twin: AtomicBool,
     /// The version of the desired properties that it was given last; 0 if it has none.
     pub(super) desired: AtomicU64,
-    /// Whether a change of the desired properties could not be kept for it.
-    pub(super) missed: AtomicBool,
+    /// What of its desired properties it missed.
+    pub(super) standing: Mutex<Standing>,
     in_flight: AtomicUsize,
     last_error: Mutex<Option<(Instant, ErrorKind, String)>>,
 }
@@ -61,7 +62,7 @@ impl Device {
             wish: Mutex::new(wish),
             hears_twin: AtomicBool::new(false),
             desired: AtomicU64::new(0),
-            missed: AtomicBool::new(false),
+            standing: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             last_error: Mutex::new(None),
         }

@@ -21,6 +21,8 @@ struct Filter {
     /// How many devices want it.
     wanted: usize,
     is_granted: bool,
+    /// Whether the session at the broker may have it: it lasts longer than a connection.
+    may_be_kept: bool,
     /// Why the broker does not give it.
     refusal: Option<String>,
 }
@@ -75,13 +77,26 @@ impl Filters {
         }
     }
 
-    /// Looks at all anew: the connection is another.
-    pub(super) fn reset(&self) {
+    /// Gives one back that an earlier session has left at the broker, unless somebody wants it.
+    pub(super) fn leave(&self, filter: String) {
         let mut state = lock(&self.state);
-        state.filters.retain(|_, filter| filter.wanted > 0);
+        let entry = state.filters.entry(filter.clone()).or_default();
+        if entry.wanted == 0 && !entry.may_be_kept {
+            entry.may_be_kept = true;
+            state.changed.push(filter);
+            self.work.notify_one();
+        }
+    }
+
+    /// Looks at all anew: the connection is another, and its session perhaps that of the last one.
+    pub(super) fn reset(&self, is_kept: bool) {
+        let mut state = lock(&self.state);
         for filter in state.filters.values_mut() {
             (filter.is_granted, filter.refusal) = (false, None);
+            filter.may_be_kept &= is_kept;
         }
+        let is_of_use = |filter: &Filter| filter.wanted > 0 || filter.may_be_kept;
+        state.filters.retain(|_, filter| is_of_use(filter));
         state.changed = state.filters.keys().cloned().collect();
         state.again = None;
     }
@@ -94,14 +109,17 @@ impl Filters {
             let Some(name) = state.changed.pop() else {
                 break;
             };
-            let Some(filter) = state.filters.get(&name) else {
+            let Some(filter) = state.filters.get_mut(&name) else {
                 continue;
             };
             let list = match (filter.wanted > 0, filter.is_granted) {
-                (true, false) => &mut work.subscribe,
-                (false, true) => &mut work.unsubscribe,
+                (true, false) => {
+                    filter.may_be_kept = true;
+                    &mut work.subscribe
+                }
                 (true, true) => continue,
-                (false, false) => {
+                (false, _) if filter.may_be_kept => &mut work.unsubscribe,
+                (false, _) => {
                     state.filters.remove(&name);
                     continue;
                 }
@@ -133,7 +151,7 @@ impl Filters {
     pub(super) fn refuse(&self, name: &str, reason: String) {
         let mut state = lock(&self.state);
         if let Some(filter) = state.filters.get_mut(name) {
-            filter.refusal = Some(reason);
+            (filter.refusal, filter.may_be_kept) = (Some(reason), false);
             let again = Instant::now() + ASK_AGAIN;
             state.again.get_or_insert(again);
         }
@@ -146,7 +164,7 @@ impl Filters {
         let mut state = lock(&self.state);
         for name in names {
             if let Some(filter) = state.filters.get_mut(name) {
-                filter.is_granted = false;
+                (filter.is_granted, filter.may_be_kept) = (false, false);
                 state.changed.push(name.clone());
                 self.work.notify_one();
             }
@@ -300,7 +318,7 @@ mod tests {
         /// is wanted, and nothing else.
         #[test]
         fn the_broker_ends_up_giving_what_is_wanted(
-            steps in prop::collection::vec((0..6_u8, 0..4_u8), 0..200),
+            steps in prop::collection::vec((0..8_u8, 0..4_u8), 0..200),
         ) {
             let filters = Filters::default();
             let mut wanted = BTreeMap::<String, usize>::new();
@@ -333,9 +351,24 @@ mod tests {
                         }
                     }
                     4 => settle(&mut open, &mut broker),
-                    _ => {
+                    // Lost, with the session or without, before the broker has read what it was
+                    // told last, or behind that.
+                    5 => {
                         (open, broker) = (None, BTreeSet::new());
-                        filters.reset();
+                        filters.lose();
+                        filters.reset(false);
+                    }
+                    6 => {
+                        open = None;
+                        filters.lose();
+                        filters.reset(true);
+                    }
+                    _ => {
+                        let told = open.take().unwrap_or_default();
+                        broker.extend(told.subscribe);
+                        broker.retain(|name| !told.unsubscribe.contains(name));
+                        filters.lose();
+                        filters.reset(true);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use super::convert::{self, Inward};
 use super::pool::Pool;
 use super::queues::{Job, Order};
 use super::topics::Kind;
-use super::{messages, methods, twin};
+use super::{desired, messages, methods};
 use crate::client::{Inbox, Incoming, Publish, Receipt};
 
 /// Takes what comes on one connection, for as long as it lasts.
@@ -80,11 +80,14 @@ impl Pool {
         let Some(Ok(device)) = device else {
             return self.unreadable(meant, "it names no device", receipt);
         };
-        let hears_all = self.config.commands.subscriptions == MqttSubscriptions::Wildcard;
-        if hears_all && self.find(&device).is_none() {
-            // Another gateway's: it hears it too, unless the group gave it to us alone.
+        if self.find(&device).is_none() && !(kind == Kind::Message && self.may_come()) {
+            if kind == Kind::Desired && retain {
+                // Whoever attaches later does not hear it.
+                self.has_retained.store(true, Relaxed);
+            }
+            // Another gateway hears it too, unless the group gave it to us alone.
             if !self.config.commands.hands_over() || kind == Kind::Desired || handed.is_some() {
-                return receipt.acknowledge();
+                return self.leave(&device, kind, receipt);
             }
             self.counters.handed_over.fetch_add(1, Relaxed);
             let publish = Publish {
@@ -93,7 +96,7 @@ impl Pool {
                 retain: false,
                 properties,
             };
-            return self.chore(0, publish, move || receipt.acknowledge());
+            return self.chore(0, publish, receipt, lost.clone());
         }
         let inward = match convert::inward(self.encoding, captures, &payload, properties) {
             Ok(inward) => inward,
@@ -111,8 +114,28 @@ impl Pool {
         match kind {
             Kind::Message => messages::take(self, command),
             Kind::Method => methods::take(self, command),
-            Kind::Desired | Kind::TwinResponse => twin::take(self, command),
+            Kind::Desired | Kind::TwinResponse => desired::take(self, command),
         }
+    }
+
+    /// Tells whether a message may wait for a device that is not here. Where a gateway hears the commands
+    /// of all devices, that is so only behind its start, when its own are not back yet.
+    fn may_come(&self) -> bool {
+        match self.config.commands.subscriptions {
+            MqttSubscriptions::PerDevice => true,
+            MqttSubscriptions::Wildcard => {
+                !self.config.commands.hands_over() && self.lines[0].is_in_grace()
+            }
+        }
+    }
+
+    /// Acknowledges what is for a device that is not here, so for another gateway or for nobody. What
+    /// came because of a subscription for this device alone is of a session from before: it ends.
+    pub(super) fn leave(&self, device: &DeviceId, kind: Kind, receipt: Receipt) {
+        self.counters.left.fetch_add(1, Relaxed);
+        tracing::debug!(device.id = %device, ?kind, count = 1, "Command left to other gateways");
+        self.disown(device, kind);
+        receipt.acknowledge();
     }
 
     /// Acknowledges what will not become readable.

@@ -1,7 +1,7 @@
 //! One of the connections that all devices share, and what keeps it up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::filters::{Filters, Work, halves};
 use super::inbound::LineInbox;
 use super::pool::Pool;
-use crate::client::{Client, Options};
+use crate::client::{Client, Options, Publish};
 use crate::error::MqttError;
+use crate::lock::lock;
 
 /// How long a connection must have lasted for the failures before it to be forgotten: a broker that
 /// takes us and closes at once is not asked any faster than one that is not there.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+/// The wait before a message that the broker did not take now is offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(100);
 /// How long the broker may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,8 @@ pub(super) struct Line {
     state: watch::Sender<State>,
     pub(super) filters: Filters,
     is_kept: AtomicBool,
+    /// Until when devices may come back to which the broker has kept something.
+    grace: Mutex<Option<Instant>>,
 }
 
 impl Line {
@@ -47,6 +52,7 @@ impl Line {
             state: watch::Sender::new(State::Connecting),
             filters: Filters::default(),
             is_kept: AtomicBool::new(false),
+            grace: Mutex::default(),
         }
     }
 
@@ -55,6 +61,11 @@ impl Line {
         if !self.is_kept.swap(true, Relaxed) {
             pool.spawn(keep(self.clone(), pool.clone()));
         }
+    }
+
+    /// Tells whether devices may still come back from before the start.
+    pub(super) fn is_in_grace(&self) -> bool {
+        lock(&self.grace).is_some_and(|until| Instant::now() < until)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -113,6 +124,23 @@ impl Line {
         }
     }
 
+    /// Publishes a message as soon as there is a connection, and again if the broker does not take it
+    /// now, as when that one is lost.
+    ///
+    /// # Errors
+    /// The broker will never take it.
+    ///
+    /// Cancel safe.
+    pub(super) async fn offer(&self, publish: Publish) -> Result<(), MqttError> {
+        loop {
+            let client = self.up().await?;
+            match client.publish(publish.clone()).await {
+                Err(error) if error.is_passing() => sleep(OFFER_AGAIN).await,
+                told => return told,
+            }
+        }
+    }
+
     /// Takes the connection out of use and ends it: in order within the grace, or at once.
     pub(super) async fn end(&self, grace: Option<Duration>) {
         let closed = State::Down(Arc::new(MqttError::Closed), Instant::now());
@@ -135,10 +163,17 @@ async fn keep(line: Arc<Line>, pool: Arc<Pool>) {
     let mut is_first = true;
     loop {
         let begun = Instant::now();
+        if is_first {
+            // Before anything can come.
+            *lock(&line.grace) = Some(begun + pool.config.commands.keep);
+        }
         let reason = match connect(&line, &pool).await {
             Ok((client, lost)) => {
                 let name = client.client_id();
                 tracing::info!(connection = line.number, client.id = name, "Connected");
+                if is_first && !client.is_session_present() {
+                    *lock(&line.grace) = None;
+                }
                 // Nothing was missed before the first connection.
                 let has_missed = !is_first && !client.is_session_present();
                 is_first = false;
@@ -184,14 +219,14 @@ async fn connect(line: &Line, pool: &Arc<Pool>) -> Result<(Client, CancellationT
 
 /// Has the broker give what the connection is to hear, until it is lost.
 async fn serve(line: &Arc<Line>, pool: &Arc<Pool>, client: Client, has_missed: bool) -> Client {
-    line.filters.reset();
+    line.filters.reset(client.is_session_present());
     let client = {
         let shared = client.clone();
         line.state.send_replace(State::Up(client));
         shared
     };
     if has_missed {
-        pool.spawn_for(&client, pool.clone().read_twins_again(line.number));
+        pool.all_fall_behind(line.number - 1);
     }
     pool.spawn_for(&client, pool.clone().announce(line.number));
     loop {
@@ -217,6 +252,9 @@ async fn tell(line: &Line, client: &Client, work: Work) {
     } = work;
     if !unsubscribe.is_empty() {
         if let Err(error) = client.unsubscribe(&unsubscribe).await {
+            if client.down().is_cancelled() {
+                return;
+            }
             // What comes all the same is for nobody here.
             tracing::debug!(connection = line.number, error = %error, "Not unsubscribed");
         }

@@ -10,13 +10,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::BoxFuture;
 use gateway_core::{CloudMessage, Disposition};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
+use super::config::MqttSubscriptions;
 use super::convert;
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
 use super::template::{Template, Values};
+use super::topics::Kind;
+use super::verdict::verdict;
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let device = command.device.clone();
@@ -59,9 +62,9 @@ async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
                 let deadline = until.min(Instant::now() + commands.verdict_timeout);
                 let message = message(&command, deadline, deliveries);
                 deliveries = deliveries.saturating_add(1);
-                let verdict = timeout_at(deadline, callback.on_message(message)).await;
-                verdict.unwrap_or_else(|_| {
-                    pool.counters.lapsed.fetch_add(1, Relaxed);
+                let given = verdict(&command.device, deadline, callback.on_message(message)).await;
+                given.unwrap_or_else(|silence| {
+                    pool.count(silence);
                     Disposition::Abandon
                 })
             }
@@ -72,6 +75,17 @@ async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
             Disposition::Abandon => {
                 let wait = commands.retry.delay(failures);
                 if Instant::now() + wait >= until {
+                    if pool.find(&command.device).is_none() {
+                        match commands.subscriptions {
+                            MqttSubscriptions::PerDevice => {
+                                pool.disown(&command.device, Kind::Message);
+                            }
+                            MqttSubscriptions::Wildcard => {
+                                let (device, receipt) = (&command.device, command.receipt);
+                                return pool.leave(device, Kind::Message, receipt);
+                            }
+                        }
+                    }
                     let reason = "it could not be delivered in time";
                     return refuse(&pool, command, reason);
                 }
@@ -114,8 +128,6 @@ fn refuse(pool: &Arc<Pool>, command: Command, reason: &str) {
     let Some(Ok(publish)) = pool.topics.dead_letters.as_ref().map(letter) else {
         return command.receipt.acknowledge();
     };
-    let receipt = command.receipt;
-    pool.chore(pool.place(&command.device), publish, move || {
-        receipt.acknowledge()
-    });
+    let place = pool.place(&command.device);
+    pool.chore(place, publish, command.receipt, command.lost);
 }

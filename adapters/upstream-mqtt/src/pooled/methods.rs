@@ -7,23 +7,21 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway_core::{CorrelationId, DeviceId, MethodCall, MethodName, MethodReply};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::convert::{self, ReturnAddress};
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
+use super::verdict::{Silence, verdict};
 use crate::client::Receipt;
 use crate::error::MqttError;
 use crate::lock::lock;
-
-/// The wait before an answer that the broker did not take now is offered again.
-const OFFER_AGAIN: Duration = Duration::from_millis(100);
 
 /// Names a call: its device, and what its caller tells the answer by.
 type Name = (DeviceId, Bytes);
@@ -83,6 +81,7 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
         mut inward,
         duplicate,
         receipt,
+        lost,
         ..
     } = command;
     let to = ReturnAddress::of(device.clone(), &mut inward);
@@ -120,7 +119,7 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
             Some(work)
         }
         Admission::Refused => {
-            refuse(&running, &call);
+            refuse(&running, &call, lost);
             None
         }
     };
@@ -128,7 +127,7 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
 }
 
 /// Answers a call for which there is no room.
-fn refuse(running: &Running, call: &Call) {
+fn refuse(running: &Running, call: &Call, lost: CancellationToken) {
     let Running { pool, name } = running;
     let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
     let reply = convert::reply(
@@ -141,7 +140,7 @@ fn refuse(running: &Running, call: &Call) {
         return;
     };
     match reply {
-        Ok(reply) => pool.chore(pool.place(&name.0), reply, move || receipt.acknowledge()),
+        Ok(reply) => pool.chore(pool.place(&name.0), reply, receipt, lost),
         Err(_) => receipt.acknowledge(),
     }
 }
@@ -158,29 +157,16 @@ async fn run(running: Running, call: Call, deadline: Instant) {
     );
     let told = match reply {
         Ok(reply) => {
-            let line = &pool.lines[pool.place(device)];
-            let offer = async {
-                loop {
-                    let client = line.up().await?;
-                    match client.publish(reply.clone()).await {
-                        Err(error) if error.is_passing() => sleep(OFFER_AGAIN).await,
-                        told => return told,
-                    }
-                }
-            };
-            let patience = Instant::now() + pool.config.wire.answer_timeout;
-            let told = timeout_at(patience, offer).await;
+            let offer = pool.lines[pool.place(device)].offer(reply);
+            let told = timeout(pool.config.wire.answer_timeout, offer).await;
             told.unwrap_or(Err(MqttError::Unanswered("a method's answer")))
         }
         Err(error) => Err(error),
     };
     if let Err(error) = told {
         tracing::warn!(device.id = %device, error = %error, count = 1, "Method's answer lost");
-        if error.is_passing() {
-            // The broker gives the request again.
-            return;
-        }
     }
+    // Its caller has given up; if its own connection is lost, the broker gives the request again.
     if let Some(receipt) = pool.calls.end(name) {
         receipt.acknowledge();
     }
@@ -199,9 +185,12 @@ async fn answer(
     let Some(callback) = pool.listener(device, |interest| interest.methods) else {
         return MethodReply::new(404, r#"{"error":"unknown_device"}"#);
     };
-    let reply = timeout_at(deadline, callback.on_method(call)).await;
-    reply.unwrap_or_else(|_| {
-        pool.counters.late.fetch_add(1, Relaxed);
-        MethodReply::new(504, r#"{"error":"timed_out"}"#)
-    })
+    match verdict(device, deadline, callback.on_method(call)).await {
+        Ok(reply) => reply,
+        Err(Silence::Late) => {
+            pool.counters.late.fetch_add(1, Relaxed);
+            MethodReply::new(504, r#"{"error":"timed_out"}"#)
+        }
+        Err(Silence::Panicked) => MethodReply::new(500, r#"{"error":"internal"}"#),
+    }
 }

@@ -53,6 +53,11 @@
 //! properties one after the other. What comes for a device that takes nothing is refused after
 //! [`patience`](MqttPoolCommands::patience), so that it does not use up what the broker gives out.
 //!
+//! A device that misses changes of its desired properties, since the broker kept no session or since
+//! its callback abandoned one, is given all of them as a whole where twins can be read
+//! ([`twin_get`](MqttPoolTopics::twin_get)), and no single change before that. Elsewhere the change is
+//! given again, for as long as a message is.
+//!
 //! A method is answered to the response topic of its request (MQTT 5) or to a topic of its own, with
 //! the request's correlation data: by the device, or in its place with 400 (not callable), 404 (does
 //! not listen here), 429 (too many calls) or 504 (no answer in time).
@@ -74,6 +79,15 @@
 //! over all devices it stays at the broker, if at all, in the session of the connection that heard it
 //! before. Desired properties are state: all gateways that have the device hear them.
 //!
+//! The broker keeps subscriptions with the session of a connection. One of a device that went to another
+//! gateway while this one was away ends when a command comes by it: a method is left to the other
+//! gateway, a message waits for the device for [`keep`](MqttPoolCommands::keep) before that and then
+//! goes to the dead letters. A gateway that hears all devices and was away does the same with messages
+//! for devices that are not back, but without dead letters, for as long after its start; later it
+//! leaves at once what is for devices that are not here. Desired properties that are retained come to
+//! such a gateway once, as it subscribes: a device that attaches later is given them by reading its
+//! twin, where that can be done, and else reads it itself.
+//!
 //! # What it costs
 //! 10,000 devices over 8 connections, each with one message of 100 bytes in flight, beside `rumqttc`
 //! 0.25 alone, which sends the same packets and knows neither devices nor whose an acknowledgement is
@@ -90,6 +104,7 @@
 
 mod config;
 mod convert;
+mod desired;
 mod device;
 mod envelope;
 mod filters;
@@ -105,6 +120,7 @@ mod template;
 mod topics;
 mod twin;
 mod upstream;
+mod verdict;
 
 pub use config::{
     MqttEncoding, MqttPoolCommands, MqttPoolConfig, MqttPoolWire, MqttSubscriptions, MqttVersion,

@@ -1,13 +1,13 @@
 //! What all parts of one upstream share.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gateway_core::governor::{BudgetConfig, Door};
 use gateway_core::{CloudCallback, ConfigError, DeviceId, Interest};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,14 +16,11 @@ use super::device::{Device, Wish};
 use super::line::Line;
 use super::queues::{Bounds, Queues};
 use super::template::{Template, Values};
-use super::topics::Topics;
+use super::topics::{Kind, Topics};
 use super::twin::Asked;
-use crate::client::{Client, Limits, Options, Publish, Transport, Version, Will};
+use super::verdict::Silence;
+use crate::client::{Client, Limits, Options, Publish, Receipt, Transport, Version, Will};
 use crate::lock::lock;
-
-/// Small things to tell the broker that wait for its acknowledgement: answers in a device's place,
-/// dead letters, commands handed over.
-const CHORES: usize = 256;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -34,6 +31,7 @@ pub(super) struct Counters {
     pub(super) late: AtomicU64,
     pub(super) unreadable: AtomicU64,
     pub(super) handed_over: AtomicU64,
+    pub(super) left: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -47,7 +45,13 @@ pub(super) struct Pool {
     pub(super) queues: Arc<Queues>,
     pub(super) asked: Asked,
     pub(super) calls: super::methods::Calls,
-    pub(super) chores: Arc<Semaphore>,
+    /// Small things to tell the broker that wait for its acknowledgement: answers in a device's place,
+    /// dead letters, commands handed over. As many at a time as commands may wait.
+    chores: Arc<Semaphore>,
+    /// Told when a device has missed changes of its desired properties.
+    pub(super) behind: Notify,
+    /// Whether desired properties are retained that came for a device before it was here.
+    pub(super) has_retained: AtomicBool,
     pub(super) door: Door,
     pub(super) counters: Counters,
     /// Sends in flight.
@@ -80,7 +84,9 @@ impl Pool {
             })),
             asked: Asked::new(commands.pending),
             calls: super::methods::Calls::default(),
-            chores: Arc::new(Semaphore::new(CHORES)),
+            chores: Arc::new(Semaphore::new(commands.pending)),
+            behind: Notify::new(),
+            has_retained: AtomicBool::new(false),
             door: Door::new(&budget),
             counters: Counters::default(),
             sends: TaskTracker::new(),
@@ -209,7 +215,7 @@ impl Pool {
         let mut devices = lock(&self.devices);
         let place = self.place(&id);
         let interest = wish.interest;
-        let before = match devices.get(&id) {
+        let had = match devices.get(&id) {
             Some(device) => std::mem::replace(&mut *lock(&device.wish), wish).interest,
             None => {
                 devices.insert(id.clone(), Arc::new(Device::new(id.clone(), place, wish)));
@@ -218,13 +224,35 @@ impl Pool {
         };
         // Within the lock, so that what is heard follows what was registered last.
         let now = self.filters(&id, place, interest);
-        let before = self.filters(&id, place, before);
+        let before = self.filters(&id, place, had);
         for (place, filter) in now.iter().filter(|filter| !before.contains(filter)) {
             self.lines[*place].filters.want(filter.clone());
             self.lines[*place].keep(self);
         }
         for (place, filter) in before.iter().filter(|filter| !now.contains(filter)) {
             self.lines[*place].filters.unwant(filter);
+        }
+        let is_new = interest.desired && !had.desired;
+        if is_new
+            && self.has_retained.load(Relaxed)
+            && let Some(device) = devices.get(&id)
+        {
+            self.fall_behind(device);
+        }
+    }
+
+    /// Gives the subscription back by which commands of this kind come for a device that is not here.
+    pub(super) fn disown(&self, id: &DeviceId, kind: Kind) {
+        let devices = lock(&self.devices);
+        if devices.contains_key(id) {
+            return;
+        }
+        let interest = Interest::NONE
+            .with_messages(kind == Kind::Message)
+            .with_methods(kind == Kind::Method)
+            .with_desired(kind == Kind::Desired);
+        for (place, filter) in self.filters(id, self.place(id), interest) {
+            self.lines[place].filters.leave(filter);
         }
     }
 
@@ -235,7 +263,7 @@ impl Pool {
             return;
         };
         let mut filters = self.filters(id, device.line, device.interest());
-        if device.hears_twin.load(std::sync::atomic::Ordering::Relaxed) {
+        if device.hears_twin.load(Relaxed) {
             filters.extend(self.twin_filter(&device));
         }
         for (place, filter) in filters {
@@ -286,12 +314,14 @@ impl Pool {
         }
     }
 
-    /// Publishes something small, and then does something, unless too much of that waits.
+    /// Tells the broker something small about a command, and acknowledges that once it has it. If the
+    /// command's own connection is lost before, the broker gives it again.
     pub(super) fn chore(
         self: &Arc<Self>,
         place: usize,
         publish: Publish,
-        then: impl FnOnce() + Send + 'static,
+        receipt: Receipt,
+        lost: CancellationToken,
     ) {
         let Ok(permit) = self.chores.clone().try_acquire_owned() else {
             tracing::warn!(count = 1, "Too much waits for the broker's acknowledgement");
@@ -300,17 +330,23 @@ impl Pool {
         let line = self.lines[place].clone();
         self.spawn(async move {
             let _permit = permit;
-            let Ok(client) = line.client() else { return };
-            match client.publish(publish).await {
-                Ok(()) => then(),
-                Err(error) => {
-                    tracing::warn!(error = %error, count = 1, "The broker did not take an answer");
-                    // What it will never take is no reason to be sent the command again.
-                    if !error.is_passing() {
-                        then();
-                    }
-                }
+            let told = tokio::select! {
+                biased;
+                () = lost.cancelled() => return,
+                told = line.offer(publish) => told,
+            };
+            if let Err(error) = told {
+                // What it will never take is no reason to be sent the command again.
+                tracing::warn!(error = %error, count = 1, "The broker did not take an answer");
             }
+            receipt.acknowledge();
         });
+    }
+
+    /// Counts a callback without a verdict.
+    pub(super) fn count(&self, silence: Silence) {
+        if silence == Silence::Late {
+            self.counters.lapsed.fetch_add(1, Relaxed);
+        }
     }
 }

@@ -1,31 +1,23 @@
-//! Twin-like state: desired properties that come, reported ones that go, and questions.
+//! Twin-like state: questions about it, and reported properties that go.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use gateway_core::{DesiredPatch, DeviceId, TwinProperties, TwinReply, TwinRequest};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use gateway_core::{TwinReply, TwinRequest};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::convert::{self, Inward};
 use super::device::Device;
-use super::inbound::Command;
 use super::pool::Pool;
-use super::queues::{Admission, Order};
 use super::template::Values;
 use crate::error::MqttError;
 use crate::lock::lock;
 
 const GET: &str = "twins cannot be read: `topics.twin_get` is not set";
 const REPORT: &str = "properties cannot be reported: `topics.reported` is not set";
-/// The wait for room where many devices' twins are read again.
-const ROOM: Duration = Duration::from_millis(100);
 
 /// The questions that wait for their answers, by request id.
 #[derive(Debug)]
@@ -180,136 +172,4 @@ impl Pool {
             .await
             .map_err(MqttError::Invalid)
     }
-
-    /// Reads the twins of those devices of a connection that follow their desired properties: the
-    /// broker has kept nothing for us, so that changes may be missed.
-    pub(super) async fn read_twins_again(self: Arc<Self>, number: usize) {
-        if self.topics.twin_get.is_none() || self.topics.desired.is_none() {
-            return;
-        }
-        let devices: Vec<_> = {
-            let devices = lock(&self.devices);
-            let here = devices.values().filter(|device| device.line + 1 == number);
-            here.filter(|device| device.interest().desired)
-                .cloned()
-                .collect()
-        };
-        for device in devices {
-            // Leaves room for what comes by itself.
-            while self.queues.pending() > self.config.commands.pending / 2 {
-                sleep(ROOM).await;
-            }
-            let (pool, id) = (self.clone(), device.id.clone());
-            let job = move |admission| match admission {
-                Admission::Admitted => {
-                    let work: BoxFuture<'static, ()> = Box::pin(give_whole(pool, device));
-                    Some(work)
-                }
-                Admission::Refused => {
-                    // Whatever fills its queue now ends with a change, or has it read again.
-                    device.missed.store(true, Relaxed);
-                    None
-                }
-            };
-            self.enqueue(&id, Order::InTurn, Box::new(job));
-        }
-    }
-}
-
-/// Gives a device all its desired properties, as they are now.
-async fn give_whole(pool: Arc<Pool>, device: Arc<Device>) {
-    let reply = match pool.ask_twin(&device, TwinRequest::Get).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            tracing::warn!(device.id = %device.id, error = %error, count = 1, "Twin not read again");
-            return;
-        }
-    };
-    #[derive(Deserialize)]
-    struct Sections<'a> {
-        #[serde(borrow)]
-        desired: &'a RawValue,
-    }
-    let Ok(Sections { desired }) = serde_json::from_slice(&reply.body) else {
-        tracing::warn!(device.id = %device.id, count = 1, "What was answered is no twin");
-        return;
-    };
-    let desired = Bytes::copy_from_slice(desired.get().as_bytes());
-    give(&pool, &device.id, desired, None, true).await;
-}
-
-pub(super) fn take(pool: &Arc<Pool>, command: Command) {
-    let id = command.device.clone();
-    let pool_too = pool.clone();
-    let job = move |admission| match admission {
-        Admission::Admitted => {
-            let work: BoxFuture<'static, ()> = Box::pin(async move {
-                let lost = command.lost.clone();
-                tokio::select! {
-                    biased;
-                    () = lost.cancelled() => {}
-                    () = change(pool_too, command) => {}
-                }
-            });
-            Some(work)
-        }
-        Admission::Refused => {
-            let id = &command.device;
-            tracing::warn!(device.id = %id, count = 1, "A change of desired properties did not fit");
-            if let Some(device) = pool_too.find(id) {
-                device.missed.store(true, Relaxed);
-            }
-            command.receipt.acknowledge();
-            None
-        }
-    };
-    pool.enqueue(&id, Order::InTurn, Box::new(job));
-}
-
-async fn change(pool: Arc<Pool>, command: Command) {
-    let is_whole = command.retain || pool.config.commands.desired_is_whole;
-    let version = command.inward.version;
-    give(
-        &pool,
-        &command.device,
-        command.inward.body,
-        version,
-        is_whole,
-    )
-    .await;
-    command.receipt.acknowledge();
-    let missed = |device: &Arc<Device>| device.missed.swap(false, Relaxed);
-    if let Some(device) = pool.find(&command.device).filter(missed)
-        && pool.topics.twin_get.is_some()
-    {
-        give_whole(pool, device).await;
-    }
-}
-
-/// Gives a device that follows its desired properties a change of them, unless it has it.
-async fn give(pool: &Pool, id: &DeviceId, body: Bytes, version: Option<u64>, is_whole: bool) {
-    let Some(device) = pool.find(id) else { return };
-    let Some(callback) = pool.listener(id, |interest| interest.desired) else {
-        return;
-    };
-    let version = match (version, TwinProperties::parse(&body)) {
-        (Some(version), Ok(_)) => version,
-        (None, Ok(properties)) => properties.version(),
-        (_, Err(error)) => {
-            pool.counters.unreadable.fetch_add(1, Relaxed);
-            tracing::warn!(device.id = %id, error = %error, count = 1, "Unreadable change dropped");
-            return;
-        }
-    };
-    let last = device.desired.load(Relaxed);
-    if version > 0 && (version == last || (version < last && !is_whole)) {
-        return;
-    }
-    let mut patch = DesiredPatch::new(id.clone(), version, body);
-    patch.is_whole = is_whole;
-    let limit = pool.config.commands.verdict_timeout;
-    if timeout(limit, callback.on_desired(patch)).await.is_err() {
-        pool.counters.lapsed.fetch_add(1, Relaxed);
-    }
-    device.desired.store(version, Relaxed);
 }

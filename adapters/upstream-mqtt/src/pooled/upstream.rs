@@ -66,6 +66,8 @@ pub struct MqttPoolStats {
     /// Commands for devices that are not here, handed over to the gateways of the group, since the
     /// start.
     pub handed_over: u64,
+    /// Commands for devices that are not here, left to other gateways, since the start.
+    pub left: u64,
 }
 
 impl MqttPoolUpstream {
@@ -80,6 +82,7 @@ impl MqttPoolUpstream {
         let pool = Arc::new(Pool::new(config)?);
         let door = pool.clone();
         pool.spawn(async move { door.door.run().await });
+        pool.spawn(pool.clone().keep_up());
         let stop = pool.closing.clone().drop_guard();
         Ok(Self { pool, _stop: stop })
     }
@@ -105,6 +108,7 @@ impl MqttPoolUpstream {
             methods_late: counters.late.load(Relaxed),
             unreadable: counters.unreadable.load(Relaxed),
             handed_over: counters.handed_over.load(Relaxed),
+            left: counters.left.load(Relaxed),
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) given: Vec<Given>,
     /// What is subscribed to on each connection that is open.
     filters: HashMap<u64, BTreeSet<String>>,
+    /// What was unsubscribed from, on whatever connection.
+    pub(crate) given_back: BTreeSet<String>,
     asked: HashMap<(u64, u16), Vec<String>>,
     held: Vec<(u64, mpsc::Sender<Bytes>, Bytes)>,
     telemetry: BTreeSet<(u64, u16)>,
@@ -57,6 +59,12 @@ pub(crate) struct State {
     /// Swallows everything but the opening of a connection.
     is_mute: bool,
     is_closing: bool,
+}
+
+impl Given {
+    pub(crate) fn has(&self, text: &str) -> bool {
+        find(&self.packet, text.as_bytes())
+    }
 }
 
 impl State {
@@ -106,8 +114,7 @@ impl State {
     /// Messages to the gateway that have this text in them: how many, and whether one was
     /// acknowledged.
     pub(crate) fn given(&self, text: &str) -> (usize, bool) {
-        let has = |given: &&Given| find(&given.packet, text.as_bytes());
-        let given: Vec<_> = self.given.iter().filter(has).collect();
+        let given: Vec<_> = self.given.iter().filter(|given| given.has(text)).collect();
         (given.len(), given.iter().any(|given| given.acknowledged))
     }
 }
@@ -364,7 +371,10 @@ impl Connection {
                     for filter in asked.unwrap_or_default() {
                         match kind {
                             SUBACK => filters.insert(filter),
-                            _ => filters.remove(&filter),
+                            _ => {
+                                filters.remove(&filter);
+                                state.given_back.insert(filter)
+                            }
                         };
                     }
                 }

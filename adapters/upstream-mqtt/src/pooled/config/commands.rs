@@ -36,10 +36,12 @@ pub struct MqttPoolCommands {
     /// as over AMQP.
     #[serde(with = "humantime_serde")]
     pub verdict_timeout: Duration,
-    /// The wait before a message that could not be delivered is tried again. Default 1 s to 30 s.
+    /// The wait before a message that could not be delivered is tried again, and before all desired
+    /// properties are read for a device that missed a change. Default 1 s to 30 s.
     pub retry: Backoff,
     /// How long a message is tried again, from its arrival or until it expires; then it is refused.
-    /// Default 2 min: it is unacknowledged that long, and takes its place at the broker.
+    /// Default 2 min: it is unacknowledged that long, and takes its place at the broker. As long after
+    /// the start, messages that the broker has kept wait for devices that are not back.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
     /// How long a device may take to answer a method; then the answer is 504. Default 30 s; a

@@ -1,0 +1,108 @@
+//! What the broker keeps for a gateway that is away, and what of it is another's by then.
+
+#[path = "common/broker.rs"]
+mod broker;
+#[path = "common/cloud.rs"]
+mod cloud;
+#[path = "common/pooled.rs"]
+mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "common/site.rs"]
+mod site;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gateway_core::{Interest, Upstream};
+use gateway_upstream_mqtt::MqttSubscriptions;
+
+use site::{MESSAGES, Site, attach, ids};
+
+/// Waits until the broker has given a command to so many, and each has acknowledged it.
+async fn settled(site: &Site, id: &str, count: usize) {
+    let is_settled = |state: &proxy::State| {
+        let given = || state.given.iter().filter(|given| given.has(id));
+        given().count() == count && given().all(|given| given.acknowledged)
+    };
+    site.proxy.wait(is_settled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_sent_while_the_gateway_is_away_arrive_when_it_is_back() {
+    for subscriptions in [MqttSubscriptions::PerDevice, MqttSubscriptions::Wildcard] {
+        let Some(site) = Site::new().await else {
+            return;
+        };
+        let mut config = site.config("gw").with_connections(1);
+        config.commands.subscriptions = subscriptions;
+        let first = common::upstream(config.clone());
+        attach(&first, "dev", MESSAGES).await;
+        let filter = match subscriptions {
+            MqttSubscriptions::Wildcard => "devices/+/commands",
+            _ => "devices/dev/commands",
+        };
+        site.subscribed(&[filter]).await;
+        first.close(Duration::from_secs(10)).await.expect("closed");
+        for n in 0..5 {
+            site.command("dev", &format!("away-{n}")).await;
+        }
+        let second = common::upstream(config);
+        attach(&second, "other", MESSAGES).await;
+        // They come before their device is back.
+        for n in 0..5 {
+            let id = format!("away-{n}");
+            site.proxy.wait(|state| state.given(&id).0 > 0).await;
+        }
+        let callback = attach(&second, "dev", MESSAGES).await;
+        callback.wait_for(|record| record.messages.len() >= 5).await;
+        for n in 0..5 {
+            let id = format!("away-{n}");
+            site.proxy.wait(|state| state.given(&id).1).await;
+        }
+        let got: BTreeSet<_> = ids(&callback).into_iter().collect();
+        assert_eq!(got.len(), 5, "{got:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_back_leaves_the_commands_of_a_device_to_where_it_went() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw-1").with_connections(1);
+    config.commands.keep = Duration::from_millis(300);
+    let before = common::upstream(config.clone());
+    attach(&before, "dev", Interest::COMMANDS).await;
+    let filters = ["devices/dev/methods/+", "devices/dev/commands"];
+    site.subscribed(&filters).await;
+    before.close(Duration::from_secs(10)).await.expect("closed");
+    let there = common::upstream(site.config("gw-2"));
+    let callback = attach(&there, "dev", Interest::COMMANDS).await;
+    site.subscribed(&filters).await;
+    // The broker has kept its session, and the subscription.
+    let back = common::upstream(config);
+    attach(&back, "other", MESSAGES).await;
+    site.subscribed(&["devices/other/commands"]).await;
+    site.call("dev", "reboot", "call-1").await;
+    site.command("dev", "message-1").await;
+    settled(&site, "call-1", 2).await;
+    settled(&site, "message-1", 2).await;
+    assert_eq!(site.answer("call-1").await.0, "200");
+    let answers = site.cloud.look(|heard| {
+        let answers = heard.messages.iter().filter(|m| m.topic == "cloud/answers");
+        answers.count()
+    });
+    assert_eq!(answers, 1, "the device's own, and none in its place");
+    for filter in filters {
+        site.proxy
+            .wait(|state| state.given_back.contains(filter))
+            .await;
+    }
+    site.call("dev", "reboot", "call-2").await;
+    site.command("dev", "message-2").await;
+    assert_eq!(site.answer("call-2").await.0, "200");
+    settled(&site, "call-2", 1).await;
+    settled(&site, "message-2", 1).await;
+    assert_eq!(ids(&callback), ["message-1", "message-2"]);
+}
