@@ -253,11 +253,6 @@ impl Engine {
         }
     }
 
-    /// Tells whether a frame reaches its concentrator before a window opens.
-    fn reaches(&self, at: Instant) -> bool {
-        Instant::now() + self.timing.lead <= at
-    }
-
     fn window_at(heard_at: Instant, delay: u8) -> Instant {
         heard_at + Duration::from_secs(delay.into())
     }

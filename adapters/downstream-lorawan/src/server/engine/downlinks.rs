@@ -436,15 +436,16 @@ impl Engine {
         }
     }
 
-    /// How long after an uplink a window must open for a frame to reach it from now.
+    /// How long after an uplink a window must open for a frame to reach its concentrator before it.
     fn reachable_from(&self, heard_at: Instant) -> Duration {
         (Instant::now() + self.timing.lead).saturating_duration_since(heard_at)
     }
 
     fn keep_reachable(&self, transmission: &mut Transmission, heard_at: Instant) {
+        let earliest = self.reachable_from(heard_at);
         transmission
             .windows
-            .retain(|window| self.reaches(heard_at + window.delay));
+            .retain(|window| window.delay >= earliest);
     }
 }
 
