@@ -326,7 +326,9 @@ impl World {
             return;
         };
         let heard = self.hear(&frame, reception(which >> 2, *snr), word);
-        let is_last = counter.checked_add(1) == Some(expected);
+        // To the byte what was said last, or it is another frame.
+        let is_same = session.last_mic.is_none_or(|mic| frame.ends_with(&mic));
+        let is_last = is_same && counter.checked_add(1) == Some(expected);
         let is_next = (expected..=expected.saturating_add(MAX_GAP)).contains(&counter);
         let may_come = !is_over && (is_last || is_next && counter < u32::MAX);
         match heard {
