@@ -197,9 +197,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_takes_the_greatest_times_that_are_allowed() {
-        let mut timeouts = TimeoutConfig::default();
-        timeouts.keepalive = Duration::from_secs(9 * 3600);
-        timeouts.tcp_user = Duration::from_secs(24 * 3600);
+        let timeouts = TimeoutConfig {
+            keepalive: Duration::from_secs(9 * 3600),
+            tcp_user: Duration::from_secs(24 * 3600),
+            ..TimeoutConfig::default()
+        };
         prepare(&stream().await, &timeouts).unwrap();
     }
 }
