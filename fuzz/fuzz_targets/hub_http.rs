@@ -16,8 +16,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     let turns = match between {
         Between::Nothing => {
             let whole = feed_http(bytes, bytes.len(), between);
-            assert_eq!(statuses(&answered).next(), statuses(&whole).next());
-            // The line ends behind an answer to a request whose body has not come by then.
+            // As far as there are answers: in pieces a request that is none may be found out later, and the line ends
+            // behind an answer to one whose body has not come by then.
             assert!(statuses(&answered).zip(statuses(&whole)).all(|(piecewise, at_once)| piecewise == at_once));
             0
         }

@@ -424,8 +424,8 @@ mod tests {
         let turns = Between::Turn { deeds: C2D | TIME };
         let answered = feed_mqtt(&bytes, piece, turns, true);
         let mut rest = BytesMut::from(&answered[..]);
-        let packets = std::iter::from_fn(|| codec::read(&mut rest, usize::MAX).unwrap());
+        let mut packets = std::iter::from_fn(|| codec::read(&mut rest, usize::MAX).unwrap());
         let is_again = |packet| matches!(packet, codec::Packet::Publish(publish) if publish.dup);
-        assert!(packets.map(is_again).any(|again| again));
+        assert!(packets.any(is_again));
     }
 }
