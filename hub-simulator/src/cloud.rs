@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::hub::Hub;
 use crate::provisioning::Dps;
+use crate::store::Stores;
 use crate::tls::{CertificateError, Certificates, Thumbprints};
 
 /// Where the listeners are.
@@ -26,6 +27,8 @@ pub(crate) struct Cloud {
     /// Answers to every name that is no hub's, as `localhost` or a gateway's.
     first: Arc<Hub>,
     others: RwLock<Vec<Arc<Hub>>>,
+    /// Where the hubs are stored.
+    pub(crate) stores: Stores,
 }
 
 impl Cloud {
@@ -41,6 +44,7 @@ impl Cloud {
             dps,
             first,
             others: RwLock::default(),
+            stores: Stores::default(),
         }
     }
 

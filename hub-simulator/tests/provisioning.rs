@@ -132,6 +132,9 @@ async fn an_individual_enrolment_names_its_device_and_its_first_twin() {
     );
     assert_eq!(hub.device_keys("pump").unwrap(), keys);
     assert_eq!(hub.twin("pump")["desired"]["rate"], 3);
+    for module in ["pump/$edgeAgent", "pump/$edgeHub"] {
+        assert!(hub.device_keys(module).is_some(), "{module}");
+    }
     let registered = hub.provisioning().registered("SERIAL-9").unwrap();
     assert_eq!(registered.payload["modelId"], "dtmi:example:pump;1");
 }
@@ -304,6 +307,45 @@ async fn a_device_fails_over_to_another_hub_with_its_twin() {
     let connection = soon(connection.open_with_stream(stream)).await.unwrap();
     let mut client = Client::begin(connection).await;
     client.authorize(&string, "d").await;
+}
+
+#[tokio::test]
+async fn an_edge_device_has_its_modules_in_the_hub_that_it_moves_to() {
+    let hubs = &cloud().await;
+    let provisioning = hubs[0].provisioning();
+    let terms = json!({ "capabilities": { "iotEdge": true } });
+    provisioning.enrol_group("default", &terms).unwrap();
+    let mut seen = 0;
+    for _ in 0..2 {
+        let state = assigned(&hubs[0], "edge").await;
+        for hub in hubs {
+            let is_here = state["assignedHub"] == hub.host();
+            for module in ["edge/$edgeAgent", "edge/$edgeHub"] {
+                assert_eq!(hub.device_keys(module).is_some(), is_here, "{module}");
+            }
+            if is_here {
+                seen += 1;
+                hub.faults().fail_over();
+            }
+        }
+    }
+    assert_eq!(seen, 2);
+}
+
+#[tokio::test]
+async fn a_device_that_its_hub_has_lost_is_placed_there_again_though_it_never_moves() {
+    let hub = hub().await;
+    let policy = json!({ "updateHubAssignment": false, "migrateDeviceData": false });
+    let terms = json!({ "reprovisionPolicy": policy });
+    hub.provisioning().enrol_group("default", &terms).unwrap();
+    assigned(&hub, "d").await;
+    hub.patch_desired("d", &json!({ "rate": 5 })).unwrap();
+    assigned(&hub, "d").await;
+    assert_eq!(hub.twin("d")["desired"]["rate"], 5, "it is left as it is");
+    hub.remove_device("d");
+    let state = assigned(&hub, "d").await;
+    assert_eq!(state["substatus"], "initialAssignment");
+    assert!(hub.device_keys("d").is_some());
 }
 
 #[tokio::test]

@@ -1,11 +1,16 @@
 //! What survives a restart of the simulator.
 
+#[path = "support/mqtt.rs"]
+mod mqtt;
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use hub_simulator::{C2d, HubSimulator, StartError, WhichKey};
+use mqtt::{Device, Packet, Publish, QoS};
 use serde_json::json;
 use support::{Client, DataBody, bytes_of, soon};
 
@@ -101,4 +106,90 @@ async fn a_directory_in_use_is_refused_with_a_hint() {
     let error = second.unwrap_err();
     assert!(matches!(error, StartError::Store(_)));
     assert!(error.to_string().contains("another simulator"), "{error}");
+}
+
+/// Reports one thing after the other until the hub is gone; `told` is the version that it told last.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn report(mut device: Device, told: Arc<AtomicU64>) {
+    device
+        .subscribe("$iothub/twin/res/#", QoS::AtMostOnce)
+        .await;
+    for number in 1.. {
+        let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={number}");
+        let body = json!({ "number": number }).to_string();
+        let report = Publish::new(topic, QoS::AtMostOnce, body);
+        if device
+            .wire
+            .try_send(&Packet::Publish(report))
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let Some(Packet::Publish(answer)) = device.wire.next().await else {
+            return;
+        };
+        let (_, version) = answer.topic.split_once("$version=").unwrap();
+        told.store(version.parse().unwrap(), Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_device_was_told_is_stored_when_the_hub_stops_or_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let builder = HubSimulator::builder().with_tls(false);
+        builder.with_state(directory.path()).start().await.unwrap()
+    };
+    for round in 0..40 {
+        let hub = start().await;
+        let told = Arc::new(AtomicU64::new(0));
+        let device = Device::connect(&hub, "d").await;
+        let reporting = tokio::spawn(report(device, Arc::clone(&told)));
+        // Somewhere within a report, and within the store's intervals.
+        let some = async {
+            let first = loop {
+                match told.load(Ordering::SeqCst) {
+                    0 => tokio::task::yield_now().await,
+                    first => break first,
+                }
+            };
+            while told.load(Ordering::SeqCst) < first + round * 7 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(some).await;
+        if round % 2 == 0 {
+            drop(hub);
+        } else {
+            hub.stop().await.unwrap();
+        }
+        soon(reporting).await.unwrap();
+        let hub = start().await;
+        let (told, stored) = (told.load(Ordering::SeqCst), hub.reported("d"));
+        assert!(stored["$version"].as_u64() >= Some(told), "{told} {stored}");
+        hub.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_stops_stores_those_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let [one, two] = ["one.test", "two.test"].map(|host| {
+            let builder = HubSimulator::builder().with_tls(false).with_host(host);
+            builder.with_state(directory.path().join(host))
+        });
+        let one = one.start().await.unwrap();
+        let two = two.beside(&one).start().await.unwrap();
+        (one, two)
+    };
+    let (one, two) = start().await;
+    let keys = two.add_device("d");
+    let mut device = Device::connect(&two, "d").await;
+    one.stop().await.unwrap();
+    device.closed().await;
+    drop(two);
+    let (_one, two) = start().await;
+    assert_eq!(two.device_keys("d"), Some(keys));
 }

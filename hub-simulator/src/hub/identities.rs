@@ -248,7 +248,8 @@ impl HubState {
         }
     }
 
-    fn make_edge_modules(&mut self, id: &str, now: Ticks) {
+    /// Gives an edge device the modules that each one has.
+    pub(crate) fn make_edge_modules(&mut self, id: &str, now: Ticks) {
         if !self.registry.get(id).is_some_and(Device::is_edge) {
             return;
         }

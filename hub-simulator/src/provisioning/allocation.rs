@@ -2,6 +2,8 @@
 //!
 //! Source: Microsoft, "How to use allocation policies to provision devices across IoT hubs".
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest as _, Sha256};
 
 use super::enrolment::{AllocationPolicy, Terms};
@@ -14,9 +16,31 @@ pub(crate) struct LinkedHub {
     pub(crate) weight: u32,
 }
 
+/// How many registrations each hub was assigned, by host name in lower case.
+#[derive(Debug, Default)]
+pub(crate) struct Loads(BTreeMap<String, usize>);
+
+impl Loads {
+    pub(super) fn add(&mut self, hub: Option<&str>) {
+        if let Some(hub) = hub {
+            *self.0.entry(hub.to_lowercase()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn take(&mut self, hub: Option<&str>) {
+        if let Some(load) = hub.and_then(|hub| self.0.get_mut(&hub.to_lowercase())) {
+            *load -= 1;
+        }
+    }
+
+    pub(super) fn of(&self, hub: &str) -> usize {
+        self.0.get(&hub.to_lowercase()).copied().unwrap_or_default()
+    }
+}
+
 /// Chooses a hub; `None` if no linked hub is one that the enrolment allows.
 ///
-/// `current` is where the device is now, and `load` tells how many other devices a hub was assigned.
+/// `current` is where the device is now, and `load` tells how many devices a hub was assigned.
 pub(crate) fn choose(
     terms: &Terms,
     hubs: &[LinkedHub],
@@ -68,7 +92,6 @@ fn share(registration_id: &str, hub: &LinkedHub) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn hubs(weights: &[u32]) -> Vec<LinkedHub> {
         weights

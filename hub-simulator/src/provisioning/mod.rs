@@ -23,12 +23,14 @@ mod placing;
 mod registration;
 pub(crate) mod service;
 mod state;
+mod stored;
+mod table;
 #[cfg(test)]
 mod tests;
 mod x509;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
@@ -43,6 +45,8 @@ pub(crate) use login::{Login, Proof};
 pub use options::ProvisioningOptions;
 use state::Pace;
 pub(crate) use state::{Reply, State};
+pub(crate) use stored::{Changes, Stored};
+pub(crate) use table::Rows;
 
 use crate::cloud::Cloud;
 use crate::hub::Hub;
@@ -60,8 +64,6 @@ pub(crate) struct Dps {
     pub(crate) host: String,
     pace: Pace,
     state: Mutex<State>,
-    /// The state may have changed since it was last stored.
-    touched: AtomicBool,
     /// Shares of hashed devices, by hub in lower case; 1 unless it says otherwise.
     weights: Mutex<BTreeMap<String, u32>>,
 }
@@ -93,34 +95,18 @@ impl Dps {
             host: options.host.as_deref().unwrap_or(default_host).to_owned(),
             pace: options.pace(),
             state: Mutex::new(state),
-            touched: AtomicBool::new(true),
             weights: Mutex::default(),
         }
     }
 
     /// The state, to be changed; never held across an await. It is locked before any hub's state, never after.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        let state = self.peek();
-        self.touched.store(true, Ordering::Relaxed);
-        state
-    }
-
-    /// Shows the state to the store, if it may have changed since it was last shown.
-    pub(crate) fn if_touched<T>(&self, show: impl FnOnce(&State) -> T) -> Option<T> {
-        let state = self.peek();
-        self.touched
-            .swap(false, Ordering::Relaxed)
-            .then(|| show(&state))
-    }
-
-    /// Takes the state for changed.
-    pub(crate) fn touch(&self) {
-        self.touched.store(true, Ordering::Relaxed);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, to be looked at only.
-    pub(crate) fn peek(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn peek(&self) -> impl Deref<Target = State> {
+        self.state()
     }
 
     fn weights(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
@@ -200,8 +186,7 @@ impl Dps {
         operation: &str,
         now: Now,
     ) -> Result<Reply, DpsError> {
-        // Polls are counted, but not worth storing.
-        self.peek()
+        self.state()
             .operation_status(login, operation, &self.pace, now.system)
     }
 

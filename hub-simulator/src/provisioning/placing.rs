@@ -30,6 +30,9 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     };
     let mut state = hub.state();
     let is_new = state.registry.get(&placement.device_id).is_none();
+    if placement.if_missing && !is_new {
+        return;
+    }
     let device = state.registry.add(&placement.device_id);
     device.auth = auth(placement.credentials);
     device.written();
@@ -46,6 +49,7 @@ pub(super) fn carry_out(hubs: &[Arc<Hub>], placement: Placement) {
     } else if is_new && let Some(initial) = placement.initial_twin {
         start_twin(device, &placement.device_id, &initial);
     }
+    state.make_edge_modules(&placement.device_id, Ticks::now());
     drop(state);
     hub.stir();
     tracing::info!(

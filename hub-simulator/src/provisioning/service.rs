@@ -3,7 +3,6 @@
 //! Source: Microsoft, REST reference of the Device Provisioning Service, api-version 2021-10-01, and
 //! recordings of the real service (`azure-sdk-for-python`).
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -13,7 +12,9 @@ use serde_json::{Value, json};
 use super::allocation::{LinkedHub, names};
 use super::enrolment::{Enrolment, Kind, Submitted};
 use super::error::{Code, DpsError};
+use super::registration::Registration;
 use super::state::{State, is_valid_registration_id, new_etag};
+use super::table::Table;
 use crate::hub::registry::is_valid_id;
 use crate::hub::sas::SasToken;
 
@@ -95,7 +96,7 @@ impl State {
         })
     }
 
-    fn table(&mut self, kind: Kind) -> &mut BTreeMap<String, Enrolment> {
+    fn table(&mut self, kind: Kind) -> &mut Table<Enrolment> {
         match kind {
             Kind::Individual => &mut self.individuals,
             Kind::Group => &mut self.groups,
@@ -220,13 +221,13 @@ impl State {
         let key = id.to_lowercase();
         self.table(kind).remove(&key);
         match kind {
-            Kind::Individual => {
-                self.registrations.remove(&key);
+            Kind::Individual => self.forget(&key),
+            Kind::Group => {
+                let of_group = self.of_group(id).map(|(key, _)| key.clone());
+                for key in of_group.collect::<Vec<_>>() {
+                    self.forget(&key);
+                }
             }
-            Kind::Group => self.registrations.retain(|_, registration| {
-                let group = registration.group.as_deref();
-                !group.is_some_and(|group| group.eq_ignore_ascii_case(id))
-            }),
         }
         Ok(())
     }
@@ -259,14 +260,18 @@ impl State {
         now: SystemTime,
     ) -> Result<Page, DpsError> {
         self.enrolment_of(Kind::Group, group)?;
-        let of_group = self.registrations.iter().filter(|(_, registration)| {
-            let own = registration.group.as_deref();
-            own.is_some_and(|own| own.eq_ignore_ascii_case(group))
-        });
+        let of_group = self.of_group(group);
         paged(
             of_group.map(|(key, registration)| (key, || registration.view(now))),
             page,
         )
+    }
+
+    fn of_group(&self, group: &str) -> impl Iterator<Item = (&String, &Registration)> {
+        self.registrations.iter().filter(move |(_, registration)| {
+            let own = registration.group.as_deref();
+            own.is_some_and(|own| own.eq_ignore_ascii_case(group))
+        })
     }
 
     pub(crate) fn show_registration(&self, id: &str, now: SystemTime) -> Result<Value, DpsError> {
@@ -290,7 +295,7 @@ impl State {
         if !if_match.is_met_by(&registration.etag) {
             return Err(Code::PreconditionFailed.into());
         }
-        self.registrations.remove(&key);
+        self.forget(&key);
         Ok(())
     }
 

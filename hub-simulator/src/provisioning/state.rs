@@ -1,13 +1,12 @@
 //! What the provisioning service knows and decides; pure, the time and the hubs are passed in.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::allocation::{self, LinkedHub};
+use super::allocation::{self, LinkedHub, Loads};
 use super::enrolment::{
     Attestation, Capabilities, Enrolment, InitialTwin, Kind, ProvisioningStatus, Terms,
 };
@@ -16,6 +15,7 @@ use super::key::{Key, Keys};
 use super::login::{Credentials, Login};
 use super::meter::Meter;
 use super::registration::{Outcome, Registration, Substatus};
+use super::table::Table;
 use crate::guid::{Guid, random_bytes};
 use crate::hub::keys::DeviceKeys;
 
@@ -40,10 +40,18 @@ pub(crate) struct State {
     pub(crate) id_scope: String,
     /// Keys of the policy `provisioningserviceowner`.
     pub(crate) policy: Keys,
-    /// By id in lower case, as are all three.
-    pub(super) individuals: BTreeMap<String, Enrolment>,
-    pub(super) groups: BTreeMap<String, Enrolment>,
-    pub(super) registrations: BTreeMap<String, Registration>,
+    // Rows of their own; older simulators stored them in here.
+    #[serde(default, skip_serializing)]
+    pub(super) individuals: Table<Enrolment>,
+    #[serde(default, skip_serializing)]
+    pub(super) groups: Table<Enrolment>,
+    #[serde(default, skip_serializing)]
+    pub(super) registrations: Table<Registration>,
+    #[serde(skip)]
+    pub(super) loads: Loads,
+    /// Whether what is not in tables is yet to be stored.
+    #[serde(skip)]
+    pub(super) service_changed: bool,
     #[serde(skip)]
     meter: Meter,
     /// Takes any token that it can read, of whichever scope: for fuzz targets.
@@ -67,6 +75,8 @@ pub(crate) struct Placement {
     pub(crate) hub: String,
     pub(crate) device_id: String,
     pub(crate) credentials: Credentials,
+    /// Whether a device that is there stays as it is.
+    pub(crate) if_missing: bool,
     /// Where the device leaves.
     pub(crate) from: Option<Departure>,
     pub(crate) initial_twin: Option<InitialTwin>,
@@ -87,9 +97,11 @@ impl State {
         Self {
             id_scope: id_scope.unwrap_or_else(random_scope),
             policy: Keys::random(),
-            individuals: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            registrations: BTreeMap::new(),
+            individuals: Table::default(),
+            groups: Table::default(),
+            registrations: Table::default(),
+            loads: Loads::default(),
+            service_changed: false,
             meter: Meter::default(),
             lenient: false,
         }
@@ -99,8 +111,7 @@ impl State {
     pub(crate) fn keep_group(&mut self, name: &str, primary_key: Key, now: SystemTime) {
         let group = self
             .groups
-            .entry(name.to_lowercase())
-            .or_insert_with(|| Enrolment {
+            .get_or_insert_with(name.to_lowercase(), || Enrolment {
                 id: name.to_owned(),
                 device_id: None,
                 attestation: Attestation::SymmetricKey(Keys::random()),
@@ -145,6 +156,13 @@ impl State {
         self.registrations.get(&id.to_lowercase())
     }
 
+    /// Forgets a registration, by its key.
+    pub(super) fn forget(&mut self, key: &str) {
+        if let Some(registration) = self.registrations.remove(key) {
+            self.loads.take(registration.hub.as_deref());
+        }
+    }
+
     /// Starts to assign a device; what has to happen in the hubs comes with the answer.
     pub(crate) fn register(
         &mut self,
@@ -182,11 +200,12 @@ impl State {
         let group = login.is_by_group().then(|| enrolment.id.clone());
         let by_certificate = matches!(enrolment.attestation, Attestation::X509(_));
         let operation = self.operation_id();
-        let registration = self
-            .registrations
-            .entry(id)
-            .or_insert_with(|| Registration::new(login.registration_id.clone(), device_id, now));
+        let registration = self.registrations.get_or_insert_with(id, || {
+            Registration::new(login.registration_id.clone(), device_id, now)
+        });
         if let Some(placement) = &placement {
+            self.loads.take(registration.hub.as_deref());
+            self.loads.add(Some(&placement.hub));
             registration.hub = Some(placement.hub.clone());
             registration.device_id.clone_from(&placement.device_id);
         }
@@ -224,26 +243,26 @@ impl State {
             .get(&id)
             .and_then(|known| Some((known, known.hub.as_deref()?)));
         let policy = terms.reprovision_policy.unwrap_or_default();
-        if let Some((known, _)) = before
+        if let Some((known, hub)) = before
             && !policy.update_hub_assignment
         {
             let substatus = match known.outcome {
                 Outcome::Assigned(substatus) => substatus,
                 Outcome::Failed { .. } | Outcome::Disabled => Substatus::InitialAssignment,
             };
-            return Ok((substatus, None));
+            let placement = Placement {
+                hub: hub.to_owned(),
+                device_id: known.device_id.clone(),
+                credentials: login.credentials(enrolment).map_err(Some)?,
+                if_missing: true,
+                from: None,
+                initial_twin: terms.initial_twin.clone(),
+                capabilities: terms.capabilities,
+            };
+            return Ok((substatus, Some(placement)));
         }
         let current = before.map(|(_, hub)| hub);
-        let load = |host: &str| {
-            let there = |(other, known): (&String, &Registration)| {
-                *other != id
-                    && known
-                        .hub
-                        .as_deref()
-                        .is_some_and(|hub| hub.eq_ignore_ascii_case(host))
-            };
-            self.registrations.iter().filter(|one| there(*one)).count()
-        };
+        let load = |host: &str| self.loads.of(host);
         let hub = allocation::choose(terms, hubs, &login.registration_id, current, load)
             .ok_or(Some(Code::IotHubNotLinked.into()))?;
         let stays = before.is_some_and(|(known, current)| {
@@ -264,6 +283,7 @@ impl State {
             hub,
             device_id: device_id.to_owned(),
             credentials: login.credentials(enrolment).map_err(Some)?,
+            if_missing: false,
             from,
             initial_twin: terms.initial_twin.clone(),
             capabilities: terms.capabilities,
@@ -285,7 +305,7 @@ impl State {
         self.enrolment(login, now).ok_or(Code::Unauthorized)?;
         let registration = self
             .registrations
-            .get_mut(&login.registration_id.to_lowercase())
+            .peek_mut(&login.registration_id.to_lowercase())
             .filter(|registration| registration.operations.know(operation, now))
             .ok_or(Code::OperationNotFound)?;
         if pace.throttled && registration.polls_too_often(now) {

@@ -15,6 +15,8 @@ use super::service::{IfMatch, PageRequest};
 use super::state::{Pace, Placement, Reply, State};
 use crate::hub::sas::sign;
 
+mod stored;
+
 const SCOPE: &str = "0ne12345678";
 const PACE: Pace = Pace {
     retry_after: Duration::from_secs(3),
@@ -357,15 +359,33 @@ fn a_query_comes_in_pages_that_hold_everything_once() {
 }
 
 #[test]
-fn the_state_survives_being_stored() {
+fn hubs_are_filled_by_what_is_registered_now() {
     let (mut state, group) = service();
-    let key = group.derive("d");
-    register(&mut state, "d", &key, &hubs(&["hub-0"]), at(0));
-    let stored = serde_json::to_string(&state).unwrap();
-    let mut state: State = serde_json::from_str(&stored).unwrap();
-    let (reply, _) = register(&mut state, "d", &key, &hubs(&["hub-0", "hub-1"]), at(10));
-    assert_eq!(reply.body["status"], "assigned");
-    assert_eq!(stored.matches(SCOPE).count(), 1);
+    let terms = json!({ "allocationPolicy": "geoLatency" });
+    put(&mut state, Kind::Group, "g", terms).unwrap();
+    let group = match state.keys_of(Kind::Group, "g") {
+        Some(keys) => Key::parse(&keys.primary).unwrap(),
+        None => group,
+    };
+    let linked = hubs(&["hub-0", "hub-1"]);
+    let assigned = |state: &mut State, id: &str| {
+        let (reply, _) = register(state, id, &group.derive(id), &linked, at(0));
+        reply.body["registrationState"]["assignedHub"].clone()
+    };
+    for (id, hub) in [
+        ("a", "hub-0"),
+        ("b", "hub-1"),
+        ("c", "hub-0"),
+        ("d", "hub-1"),
+    ] {
+        assert_eq!(assigned(&mut state, id), hub);
+    }
+    for id in ["b", "d"] {
+        state.remove_registration(id, IfMatch(None)).unwrap();
+    }
+    for (id, hub) in [("e", "hub-1"), ("f", "hub-1"), ("g", "hub-0")] {
+        assert_eq!(assigned(&mut state, id), hub);
+    }
 }
 
 #[test]
@@ -452,7 +472,7 @@ proptest! {
                     let before = state.registration(&id).and_then(|known| known.hub.clone());
                     let (reply, placement) = register(&mut state, &id, &key, &linked, now);
                     if let Some(placement) = placement {
-                        prop_assert!(linked.iter().any(|hub| hub.host == placement.hub));
+                        prop_assert!(placement.if_missing || linked.iter().any(|hub| hub.host == placement.hub));
                         if let Some(from) = &placement.from {
                             prop_assert_eq!(Some(&from.hub), before.as_ref());
                             let left = devices.get_mut(&from.hub).is_some_and(|hub| hub.remove(&from.device_id));

@@ -6,17 +6,20 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
 use crate::cloud::{Addresses, Cloud};
 use crate::control;
-use crate::faults::Faults;
+use crate::faults::{Faults, Order};
 use crate::hub::Hub;
 use crate::hub::events::{EventLog, EventRetention, MAX_PARTITIONS};
+use crate::hub::peer::Notice;
 use crate::hub::record::Record;
 use crate::hub::registry::Registry;
 use crate::hub::state::Now;
@@ -26,25 +29,30 @@ use crate::store::{self, Store, StoreError};
 use crate::tls::{Authority, Certificates};
 pub use watch::HubStats;
 
+/// How long a hub that stops waits for its connections, which have nothing left to wait for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// An IoT hub on this machine; dropping it closes every connection and frees the port.
+///
+/// With a state directory what has changed is stored then; [`stop`](Self::stop) tells whether it could
+/// be.
 #[derive(Debug)]
 pub struct HubSimulator {
     hub: Arc<Hub>,
     faults: Faults,
     cloud: Arc<Cloud>,
     store: Option<Arc<Store>>,
-    /// Aborts the listener, its connections and the clock when it is dropped.
-    _tasks: JoinSet<()>,
+    /// The listeners with their connections, the clock, and the store's.
+    tasks: JoinSet<()>,
 }
 
 impl Drop for HubSimulator {
     fn drop(&mut self) {
-        // A hub beside another leaves the listeners behind.
-        self.cloud.remove(&self.hub);
+        self.hang_up();
         if let Err(error) = self.save() {
             tracing::error!(%error, "The state cannot be stored");
         }
-        self.faults.cut_all();
+        self.cloud.stores.remove(&self.hub);
     }
 }
 
@@ -97,10 +105,15 @@ impl HubSimulator {
         };
         if let Some(store) = &store {
             store.save_hub(&hub)?;
-            hub.state().registry.track_changes();
-            let first_of = builder.beside.is_none().then(|| Arc::clone(&cloud));
-            let store = Arc::downgrade(store);
-            tasks.spawn(store::keep(store, Arc::clone(&hub), first_of));
+            let stores = &cloud.stores;
+            match builder.beside {
+                None => stores.add_first(&hub, store, &cloud.dps),
+                Some(_) => stores.add(&hub, store),
+            }
+            // The first one stores the others as well.
+            if builder.beside.is_none() || !stores.have_first() {
+                tasks.spawn(store::keep(Arc::clone(&cloud)));
+            }
         }
         let faults = Faults::new(Arc::clone(&hub));
         Ok(Self {
@@ -108,8 +121,51 @@ impl HubSimulator {
             cloud,
             faults,
             store,
-            _tasks: tasks,
+            tasks,
         })
+    }
+
+    /// Stops serving, then stores what has changed: all that clients were told is done.
+    ///
+    /// With the listeners go the hubs beside this one; they are stored too. Dropping does the same but
+    /// does not wait for connections that are at work in this very moment.
+    ///
+    /// # Errors
+    /// Fails if the state cannot be stored.
+    ///
+    /// # Cancel safety
+    /// As good as dropping the hub.
+    pub async fn stop(mut self) -> Result<(), StoreError> {
+        let hubs = self.hang_up();
+        while self.tasks.join_next().await.is_some() {}
+        let ended = async {
+            for hub in &hubs {
+                let mut changes = hub.changes();
+                while !hub.connections().is_empty() && changes.changed().await.is_ok() {}
+            }
+        };
+        if timeout(PATIENCE, ended).await.is_err() {
+            tracing::warn!("Connections do not end; the state is stored nevertheless");
+        }
+        self.save()
+    }
+
+    /// Lets nobody in any more, and cuts the connections of all hubs that go; returns these.
+    ///
+    /// An engine that is cut says no more: what is saved after this holds all that clients were told.
+    fn hang_up(&mut self) -> Vec<Arc<Hub>> {
+        self.tasks.abort_all();
+        // A hub beside another leaves the listeners behind.
+        self.cloud.remove(&self.hub);
+        let is_first = Arc::ptr_eq(&self.cloud.default_hub(), &self.hub);
+        let hubs = match is_first {
+            true => self.cloud.hubs(),
+            false => vec![Arc::clone(&self.hub)],
+        };
+        for hub in &hubs {
+            hub.broadcast(&Notice::Order(Order::Cut));
+        }
+        hubs
     }
 
     /// Opens the listeners and starts serving.
@@ -192,11 +248,6 @@ impl HubSimulator {
         Provisioning::new(self.cloud())
     }
 
-    /// The provisioning service, if it is stored with this hub.
-    fn own_provisioning(&self) -> Option<&Dps> {
-        Arc::ptr_eq(&self.cloud.default_hub(), &self.hub).then_some(&self.cloud.dps)
-    }
-
     pub(crate) fn cloud(&self) -> Arc<Cloud> {
         Arc::clone(&self.cloud)
     }
@@ -249,15 +300,15 @@ impl HubSimulator {
         self.hub.record.clone()
     }
 
-    /// Stores what has changed in the state directory at once; it is stored within 200 ms anyway. Does
-    /// nothing without a state directory.
+    /// Stores at once what has changed in this hub and in those behind the same listeners; it is
+    /// stored within 200 ms anyway. Does nothing without a state directory.
     ///
     /// # Errors
-    /// Fails if the file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn save(&self) -> Result<(), StoreError> {
-        let Some(store) = &self.store else {
-            return Ok(());
-        };
-        store.flush(&self.hub, self.own_provisioning())
+        match &self.store {
+            Some(_) => self.cloud.stores.flush(&self.cloud.dps),
+            None => Ok(()),
+        }
     }
 }

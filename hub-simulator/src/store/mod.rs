@@ -4,11 +4,14 @@
 //! times a second, so that no client waits for a disk. A killed process loses the last moments.
 
 mod rows;
+#[cfg(test)]
+mod tests;
+mod together;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -19,14 +22,18 @@ use tokio::time::Instant;
 use crate::cloud::Cloud;
 use crate::hub::Hub;
 use crate::hub::state::{HubState, Now};
-use crate::provisioning::{Dps, State};
+use crate::provisioning::{self, Rows, State};
 use crate::tls::Authority;
 use rows::{Changes, DeviceRow, HubRow};
+pub(crate) use together::Stores;
 
 /// Devices and modules by name.
 const DEVICES: &str = "devices";
-/// The provisioning service, with the first hub.
+/// The provisioning service, with the first hub: what there is one of, and the rest by id.
 const PROVISIONING: &str = "provisioning";
+const INDIVIDUALS: &str = "individuals";
+const GROUPS: &str = "groups";
+const REGISTRATIONS: &str = "registrations";
 /// What there is one of.
 const HUB: &str = "hub";
 /// How often changes are committed: what a killed process loses at most.
@@ -76,7 +83,6 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 pub(crate) struct Store {
     directory: PathBuf,
     database: Database,
-    turn: Mutex<()>,
 }
 
 impl Store {
@@ -100,7 +106,6 @@ impl Store {
         Ok(Self {
             directory: directory.to_owned(),
             database,
-            turn: Mutex::default(),
         })
     }
 
@@ -139,58 +144,51 @@ impl Store {
     pub(crate) fn save_hub(&self, hub: &Hub) -> Result<(), StoreError> {
         let row = HubRow::of(&hub.state().registry);
         let write = self.database.begin_write()?;
-        put(&write, HUB, [(ONLY.to_owned(), Some(row))])?;
+        put(&write, HUB, [(ONLY, Some(row))])?;
         write.commit()?;
         Ok(())
     }
 
     /// The stored provisioning service, if there is one.
     pub(crate) fn load_provisioning(&self) -> Result<Option<State>, StoreError> {
-        Ok(self.rows(PROVISIONING)?.pop().map(|(_, state)| state))
+        let Some((_, service)) = self.rows(PROVISIONING)?.pop() else {
+            return Ok(None);
+        };
+        let stored = provisioning::Stored {
+            service,
+            individuals: self.rows(INDIVIDUALS)?,
+            groups: self.rows(GROUPS)?,
+            registrations: self.rows(REGISTRATIONS)?,
+        };
+        Ok(Some(stored.into()))
     }
 
-    /// Commits what has changed since it was last called; what cannot be stored stays changed.
-    pub(crate) fn flush(&self, hub: &Hub, dps: Option<&Dps>) -> Result<(), StoreError> {
-        // Whoever takes changes first also commits them first.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = Changes::take(&mut hub.state(), Now::read());
-        let provisioning = dps.and_then(|dps| dps.if_touched(|state| serde_json::to_value(state)));
-        if changes.is_empty() && provisioning.is_none() {
-            return Ok(());
-        }
-        let committed = provisioning
-            .transpose()
-            .map_err(|source| content_error(PROVISIONING, ONLY, source))
-            .and_then(|provisioning| self.commit(&changes, provisioning));
-        committed.inspect_err(|_error| {
-            changes.put_back(&mut hub.state());
-            if let Some(dps) = dps {
-                dps.touch();
-            }
-        })
-    }
-
-    fn commit(
-        &self,
-        changes: &Changes,
-        provisioning: Option<serde_json::Value>,
-    ) -> Result<(), StoreError> {
-        let devices = changes
-            .devices
-            .iter()
-            .map(|(id, row)| (id.to_string(), row.as_ref()));
+    /// Commits what is new or different.
+    fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        let devices = changes.devices.iter();
+        let devices = devices.filter_map(|(id, row)| Some((&**id, Some(row.as_ref()?))));
         let write = self.database.begin_write()?;
         put(&write, DEVICES, devices)?;
         if let Some(row) = &changes.hub {
-            put(&write, HUB, [(ONLY.to_owned(), Some(row))])?;
+            put(&write, HUB, [(ONLY, Some(row))])?;
         }
-        if let Some(provisioning) = provisioning {
-            put(
-                &write,
-                PROVISIONING,
-                [(ONLY.to_owned(), Some(provisioning))],
-            )?;
+        if let Some(changes) = &changes.provisioning {
+            if let Some(service) = &changes.service {
+                put(&write, PROVISIONING, [(ONLY, Some(service))])?;
+            }
+            put(&write, INDIVIDUALS, by_name(&changes.individuals))?;
+            put(&write, GROUPS, by_name(&changes.groups))?;
+            put(&write, REGISTRATIONS, by_name(&changes.registrations))?;
         }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Commits that devices are gone.
+    fn commit_gone(&self, changes: &Changes) -> Result<(), StoreError> {
+        let gone = changes.devices.iter().filter(|(_, row)| row.is_none());
+        let write = self.database.begin_write()?;
+        put::<()>(&write, DEVICES, gone.map(|(id, _)| (&**id, None)))?;
         write.commit()?;
         Ok(())
     }
@@ -218,37 +216,37 @@ fn definition(name: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
     TableDefinition::new(name)
 }
 
+fn by_name<T>(rows: &Rows<T>) -> impl Iterator<Item = (&str, Option<&T>)> {
+    rows.iter().map(|(id, row)| (&**id, row.as_ref()))
+}
+
 /// Writes rows and removes those that are gone.
-fn put<T: Serialize>(
+fn put<'a, T: Serialize>(
     write: &redb::WriteTransaction,
     table: &str,
-    rows: impl IntoIterator<Item = (String, Option<T>)>,
+    rows: impl IntoIterator<Item = (&'a str, Option<T>)>,
 ) -> Result<(), StoreError> {
     let mut open = write.open_table(definition(table))?;
     for (key, row) in rows {
         match row {
             Some(row) => {
                 let row = serde_json::to_vec(&row);
-                let row = row.map_err(|source| content_error(table, &key, source))?;
-                open.insert(&*key, &*row)?;
+                let row = row.map_err(|source| content_error(table, key, source))?;
+                open.insert(key, &*row)?;
             }
-            None => drop(open.remove(&*key)?),
+            None => drop(open.remove(key)?),
         }
     }
     Ok(())
 }
 
-/// Commits what changes, a few times a second, until the store is gone.
-pub(crate) async fn keep(store: Weak<Store>, hub: Arc<Hub>, first_of: Option<Arc<Cloud>>) {
+/// Commits what changes in the hubs of a cloud, a few times a second, until it is dropped.
+pub(crate) async fn keep(cloud: Arc<Cloud>) {
     let mut every = tokio::time::interval(INTERVAL);
     loop {
         every.tick().await;
-        let Some(store) = store.upgrade() else {
-            return;
-        };
-        let (hub, cloud) = (Arc::clone(&hub), first_of.clone());
-        let flush = move || store.flush(&hub, cloud.as_deref().map(|cloud| &cloud.dps));
-        match tokio::task::spawn_blocking(flush).await {
+        let cloud = Arc::clone(&cloud);
+        match tokio::task::spawn_blocking(move || cloud.stores.flush(&cloud.dps)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "The state cannot be stored; trying again"),
             Err(error) => tracing::error!(%error, "The store's task has failed"),

@@ -15,13 +15,16 @@ use crate::hub::registry::Registry;
 use crate::hub::state::{HubState, Now};
 use crate::hub::twin::Twin;
 use crate::mqtt::session::StoredSession;
+use crate::provisioning;
 
-/// What is to be committed together.
+/// What has changed and belongs into one store.
 #[derive(Debug)]
 pub(super) struct Changes {
     pub(super) hub: Option<HubRow>,
     /// Devices that have changed, with nothing for those that are gone.
     pub(super) devices: Vec<(Arc<str>, Option<DeviceRow>)>,
+    /// With the first hub, what the provisioning service has changed.
+    pub(super) provisioning: Option<provisioning::Changes>,
 }
 
 impl Changes {
@@ -38,6 +41,7 @@ impl Changes {
         Self {
             hub: keys_changed.then(|| HubRow::of(registry)),
             devices,
+            provisioning: None,
         }
     }
 
@@ -51,8 +55,17 @@ impl Changes {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.hub.is_none()
+    /// Whether anything is new or different.
+    pub(super) fn have_come(&self) -> bool {
+        let provisioning = self.provisioning.as_ref();
+        self.hub.is_some()
+            || provisioning.is_some_and(|changes| !changes.is_empty())
+            || self.devices.iter().any(|(_, row)| row.is_some())
+    }
+
+    /// Whether devices are gone.
+    pub(super) fn have_gone(&self) -> bool {
+        self.devices.iter().any(|(_, row)| row.is_none())
     }
 }
 

@@ -7,6 +7,7 @@
 )]
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -70,14 +71,23 @@ impl Wire {
     }
 
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.try_send_bytes(bytes).await.unwrap();
+    }
+
+    async fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.said.say(bytes);
-        self.stream.write_all(bytes).await.unwrap();
+        self.stream.write_all(bytes).await
     }
 
     pub(crate) async fn send(&mut self, packet: &Packet) {
+        self.try_send(packet).await.unwrap();
+    }
+
+    /// Sends to a hub that may be gone.
+    pub(crate) async fn try_send(&mut self, packet: &Packet) -> io::Result<()> {
         let mut bytes = BytesMut::new();
         packet.write(&mut bytes, usize::MAX).unwrap();
-        self.send_bytes(&bytes).await;
+        self.try_send_bytes(&bytes).await
     }
 
     /// The next packet; `None` once the hub has closed the connection.

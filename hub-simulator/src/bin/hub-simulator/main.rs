@@ -51,11 +51,8 @@ async fn run() -> anyhow::Result<()> {
         never = control::serve(&hub) => match never {},
         never = follow(&hub, plan.as_ref()) => match never {},
     }
-    for hub in others.iter().chain([&hub]) {
-        hub.save().context("the registry cannot be stored")?;
-    }
     tracing::info!("Hub stops");
-    Ok(())
+    hub.stop().await.context("the state cannot be stored")
 }
 
 fn read_plan(path: &Path) -> anyhow::Result<Plan> {
