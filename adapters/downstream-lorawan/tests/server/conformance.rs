@@ -31,7 +31,7 @@ async fn fixture() -> Fixture {
 gateway_core::downstream_conformance!(fixture);
 
 /// The suite's devices: a network server knows its devices before they come.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "bad",
     "bystander",
     "good",
@@ -46,6 +46,7 @@ const NAMES: [&str; 16] = [
     "silent",
     "stranger",
     "taker",
+    "tardy",
     "unused",
     "victim",
 ];
