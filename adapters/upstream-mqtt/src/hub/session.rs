@@ -343,7 +343,8 @@ impl Session {
         );
         let is_young = self.failures.lost(self.line.opened.elapsed());
         let is_dropped = matches!(reason, HubError::Dropped);
-        if (is_dropped || is_young) && self.is_blamed() && is_dropped && self.is_displaced() {
+        let is_blamed = (is_dropped || is_young) && self.is_blamed();
+        if is_blamed && is_dropped && self.is_displaced() {
             device.note_error(&HubError::Displaced);
             device.set(&mut link, Link::Ended);
             return Err(SessionEnd::new(device.id.clone(), ErrorKind::Displaced));
