@@ -6,11 +6,11 @@ use gateway_core::DeviceIdentity;
 use gateway_core::governor::Operation;
 use tokio::time::Instant;
 
-use crate::authorize::authorize;
+use crate::authorize::{authorize, reauthorize};
 use crate::client::LinkSpec;
 use crate::commands::{Commands, Scope};
 use crate::connection::Connection;
-use crate::device::{Attached, Device, Link};
+use crate::device::{Attached, Device, Link, Wish};
 use crate::env::{Env, Event};
 use crate::error::AmqpError;
 use crate::link::{address, client_properties};
@@ -20,6 +20,51 @@ use crate::pool::{Kind, Place, Pool};
 const TOO_MANY_TOKENS: &str = "maximum number of tokens";
 /// Connections found full by the hub, though not by us, before a device is turned away.
 const FULL_TRIES: usize = 4;
+
+/// Gives a device what is wished for it, or leaves it as it is.
+///
+/// Cancel safe: a wish counts only once the hub has taken its proof.
+pub(crate) async fn change(
+    env: &Arc<Env>,
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    link: &mut Link,
+    wish: Wish,
+) -> Result<(), AmqpError> {
+    let identity = &wish.identity;
+    let stays = match link {
+        Link::Up(attached)
+            if attached.is_live() && attached.place.is_of(&Kind::of(&identity.credential)) =>
+        {
+            if identity.credential != device.wish().identity.credential {
+                let proven = async {
+                    let connection = attached.place.connection(device).await?;
+                    reauthorize(env, &connection, device, identity).await
+                };
+                tokio::select! {
+                    biased;
+                    () = attached.lane.down.cancelled() => {}
+                    proven = proven => proven?,
+                }
+            }
+            // The hub may have ended it meanwhile.
+            attached.is_live()
+        }
+        _ => false,
+    };
+    if !stays {
+        // What the hub did to the one before counts all the same.
+        if let Link::Up(attached) = &*link
+            && let Some(error) = attached.sender.end()
+        {
+            lose_link(env, device, link, &error.into());
+        }
+        bring_up(env, pool, device, identity, link).await?;
+    }
+    device.set_wish(wish);
+    subscribe(env, device, link);
+    Ok(())
+}
 
 /// Brings up a device whose link the caller holds, unless its breaker is open. What it has stays until
 /// the hub has taken its proof.

@@ -16,8 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::{bring_up, lose_link, note_throttle, subscribe};
-use crate::authorize::reauthorize;
+use crate::attach::{change, lose_link, note_throttle};
 use crate::client::{ClientError, Outcome};
 use crate::commands::{Ask, Commands, Scope};
 use crate::config::AmqpConfig;
@@ -26,7 +25,7 @@ use crate::device::{Attached, Device, Link, Wish};
 use crate::env::{Env, Event, lock};
 use crate::error::AmqpError;
 use crate::lane::Lane;
-use crate::pool::{Kind, Pool};
+use crate::pool::Pool;
 use crate::supervisor::{Registry, Supervisor, remove};
 use crate::transport::Transport;
 
@@ -213,50 +212,6 @@ impl AmqpUpstream {
         Err(error)
     }
 
-    /// Gives a device what is wished for it, or leaves it as it is.
-    ///
-    /// Cancel safe: a wish counts only once the hub has taken its proof.
-    async fn change(
-        &self,
-        device: &Arc<Device>,
-        link: &mut Link,
-        wish: Wish,
-    ) -> Result<(), AmqpError> {
-        let identity = &wish.identity;
-        let stays = match link {
-            Link::Up(attached)
-                if attached.is_live() && attached.place.is_of(&Kind::of(&identity.credential)) =>
-            {
-                if identity.credential != device.wish().identity.credential {
-                    let proven = async {
-                        let connection = attached.place.connection(device).await?;
-                        reauthorize(&self.env, &connection, device, identity).await
-                    };
-                    tokio::select! {
-                        biased;
-                        () = attached.lane.down.cancelled() => {}
-                        proven = proven => proven?,
-                    }
-                }
-                // The hub may have ended it meanwhile.
-                attached.is_live()
-            }
-            _ => false,
-        };
-        if !stays {
-            // What the hub did to the one before counts all the same.
-            if let Link::Up(attached) = &*link
-                && let Some(error) = attached.sender.end()
-            {
-                lose_link(&self.env, device, link, &error.into());
-            }
-            bring_up(&self.env, &self.pool, device, identity, link).await?;
-        }
-        device.set_wish(wish);
-        subscribe(&self.env, device, link);
-        Ok(())
-    }
-
     fn scope<'a>(&'a self, device: &'a Arc<Device>, lane: &'a Arc<Lane>) -> Scope<'a> {
         Scope {
             env: &self.env,
@@ -287,7 +242,7 @@ impl AmqpUpstream {
                 device: &device,
                 link,
             };
-            return self.change(&device, &mut taken.link, wish).await;
+            return change(&self.env, &self.pool, &device, &mut taken.link, wish).await;
         }
     }
 

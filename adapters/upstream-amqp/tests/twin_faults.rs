@@ -2,77 +2,37 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::{config, hub, upstream, wire, with_key};
 use futures_util::future::join_all;
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{
-    CloudCallback, CloudMessage, DesiredPatch, Disposition, ErrorKind, Interest, MethodCall,
-    MethodReply, SessionEnd, TwinRequest, Upstream,
-};
+use gateway_core::{Disposition, ErrorKind, Interest, TwinRequest, Upstream};
 use serde_json::json;
-
-/// Records what comes, and misses so many changes of the desired properties.
-#[derive(Debug)]
-struct Forgetful {
-    record: RecordingCallback,
-    misses: AtomicUsize,
-}
-
-#[async_trait]
-impl CloudCallback for Forgetful {
-    async fn on_method(&self, call: MethodCall) -> MethodReply {
-        self.record.on_method(call).await
-    }
-
-    async fn on_message(&self, message: CloudMessage) -> Disposition {
-        self.record.on_message(message).await
-    }
-
-    async fn on_desired(&self, patch: DesiredPatch) -> Disposition {
-        let disposition = self.record.on_desired(patch).await;
-        let less = |misses: usize| misses.checked_sub(1);
-        match self.misses.fetch_update(Relaxed, Relaxed, less) {
-            Ok(_) => Disposition::Abandon,
-            Err(_) => disposition,
-        }
-    }
-
-    async fn on_end(&self, end: SessionEnd) {
-        self.record.on_end(end).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let record = RecordingCallback::new();
-    let callback = Arc::new(Forgetful {
-        record: record.clone(),
-        misses: AtomicUsize::new(3),
-    });
+    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::NONE.with_desired(true));
-    let attached = upstream.attach(identity, callback).await;
+    let attached = upstream.attach(identity, callback.shared()).await;
     attached.expect("attached");
     hub.wait_desired("device").await;
     let desire = |n: u32| {
         let version = hub.patch_desired("device", &json!({ format!("n-{n}"): n }));
         version.expect("a valid patch")
     };
-    record.hold();
+    callback.hold();
+    callback.settle_next_changes([Disposition::Abandon; 3]);
     let missed = desire(1);
-    record.wait_for(|record| record.patches.len() == 1).await;
+    callback.wait_for(|record| record.patches.len() == 1).await;
     // It builds on what the device is about to miss.
     let next = desire(2);
-    record.release();
-    record.wait_for(|record| record.patches.len() == 4).await;
+    callback.release();
+    callback.wait_for(|record| record.patches.len() == 4).await;
     let last = desire(3);
-    let given = record.wait_for(|record| record.patches.len() == 5).await;
+    let given = callback.wait_for(|record| record.patches.len() == 5).await;
     let given = given.patches;
     let versions: Vec<_> = given.iter().map(|p| (p.version, p.is_whole)).collect();
     let whole = (next, true);
