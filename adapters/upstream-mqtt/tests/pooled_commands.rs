@@ -18,7 +18,9 @@ use bytes::Bytes;
 use gateway_core::{Disposition, Interest, MethodReply, Upstream};
 use gateway_upstream_mqtt::MqttSubscriptions;
 
-use cloud::Message;
+use broker::Mosquitto;
+use cloud::{Cloud, Message};
+use proxy::Proxy;
 use site::{MESSAGES, Site, attach, ids};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,4 +318,35 @@ async fn retained_desired_properties_are_whole_and_old_ones_are_not_given_again(
         .iter()
         .map(|patch| (patch.version, patch.is_whole));
     assert_eq!(patches.collect::<Vec<_>>(), [(3, true), (4, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_messages_are_all_acknowledged_however_late_the_broker_takes_their_letters() {
+    const COUNT: usize = 300;
+    let lines = format!("{}max_inflight_messages 1000\n", common::OPEN);
+    let Some(broker) = Mosquitto::start_with(&lines).await else {
+        return;
+    };
+    let site = Site {
+        proxy: Proxy::start(broker.port()).await,
+        cloud: Cloud::start("cloud", broker.port(), true, None, &[], |_| vec![]).await,
+        broker,
+    };
+    let mut config = site.config("gw").with_connections(1);
+    // The proxy holds what looks like this.
+    config.topics.dead_letters = "dead/{device_id}/telemetry".to_owned();
+    config.commands.per_device = COUNT;
+    let upstream = common::upstream(config);
+    let callback = attach(&upstream, "dev", MESSAGES).await;
+    site.subscribed(&["devices/dev/commands"]).await;
+    callback.settle_next(vec![Disposition::Reject; COUNT]);
+    site.proxy.hold();
+    for n in 0..COUNT {
+        site.command("dev", &format!("no-{n:03}")).await;
+    }
+    site.proxy.wait(|state| state.held() == COUNT).await;
+    site.proxy.release();
+    let is_settled = |state: &proxy::State| state.given.iter().all(|given| given.acknowledged);
+    site.proxy.wait(is_settled).await;
+    assert_eq!(upstream.stats().messages_refused, COUNT as u64);
 }
