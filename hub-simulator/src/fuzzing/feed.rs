@@ -4,7 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -18,6 +18,7 @@ use tokio::task::yield_now;
 
 use crate::amqp::codec::frame;
 use crate::amqp::connection::Connection;
+use crate::clock::unix_seconds;
 use crate::cloud::{Addresses, Caller, Cloud};
 use crate::http;
 use crate::hub::Hub;
@@ -137,7 +138,7 @@ fn feed(
     let runtime = runtime();
     let _clock = runtime.enter();
     let mut others = Others::new(hub);
-    let (mut now, mut buffer, mut answered) = (Now::read(), BytesMut::new(), Vec::new());
+    let (mut now, mut buffer, mut answered) = (full_second(), BytesMut::new(), Vec::new());
     for part in input.chunks(piece.max(1)) {
         buffer.extend_from_slice(part);
         engine.input(&mut buffer, now);
@@ -153,6 +154,13 @@ fn feed(
     }
     answered.extend_from_slice(&turn(engine, peer, now));
     answered
+}
+
+/// A time that is as long as any other when it is written, since it has no fraction.
+fn full_second() -> Now {
+    let mut now = Now::read();
+    now.system = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds(now.system));
+    now
 }
 
 /// What a connection's task does once it has read.
