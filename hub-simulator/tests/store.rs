@@ -13,6 +13,7 @@ use hub_simulator::{C2d, HubSimulator, StartError, WhichKey};
 use mqtt::{Device, Packet, Publish, QoS};
 use serde_json::json;
 use support::{Client, DataBody, bytes_of, soon};
+use tokio::task::JoinSet;
 
 #[allow(clippy::unwrap_used, reason = "a helper of tests")]
 async fn hub_in(directory: &Path) -> HubSimulator {
@@ -145,7 +146,8 @@ async fn what_a_device_was_told_is_stored_when_the_hub_stops_or_is_dropped() {
         let hub = start().await;
         let told = Arc::new(AtomicU64::new(0));
         let device = Device::connect(&hub, "d").await;
-        let reporting = tokio::spawn(report(device, Arc::clone(&told)));
+        let mut reporting = JoinSet::new();
+        reporting.spawn(report(device, Arc::clone(&told)));
         // Somewhere within a report, and within the store's intervals.
         let some = async {
             let first = loop {
@@ -164,7 +166,7 @@ async fn what_a_device_was_told_is_stored_when_the_hub_stops_or_is_dropped() {
         } else {
             hub.stop().await.unwrap();
         }
-        soon(reporting).await.unwrap();
+        soon(reporting.join_next()).await.unwrap().unwrap();
         let hub = start().await;
         let (told, stored) = (told.load(Ordering::SeqCst), hub.reported("d"));
         assert!(stored["$version"].as_u64() >= Some(told), "{told} {stored}");
