@@ -5,10 +5,11 @@ mod common;
 use std::time::Duration;
 
 use common::{config, hub, upstream, wire, with_key};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Disposition, ErrorKind, Interest, TwinRequest, Upstream};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
@@ -46,8 +47,18 @@ async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_asked_in_time_is_not_asked_later() {
+    asks_nothing_late(Duration::from_secs(2), Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_is_not_asked_later() {
+    asks_nothing_late(Duration::from_secs(20), Duration::from_secs(2)).await;
+}
+
+/// Reports more than the hub gives credit for, until the client's time is up or the device's own.
+async fn asks_nothing_late(answer_timeout: Duration, patience: Duration) {
     let hub = hub().await;
-    let mut config = config(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(2)));
+    let mut config = config(&hub).with_wire(wire(|w| w.answer_timeout = answer_timeout));
     config.commands.twin_requests = 8;
     let upstream = upstream(config);
     let identity = with_key(&hub, "device");
@@ -65,7 +76,8 @@ async fn what_was_not_asked_in_time_is_not_asked_later() {
     // The first takes the only credit, and that for the others comes too late.
     hub.faults().latency(Duration::from_secs(5));
     let names: Vec<_> = (0..8).map(|n| format!("n-{n}")).collect();
-    for late in join_all(names.iter().map(|name| report(name))).await {
+    let late = join_all(names.iter().map(|name| timeout(patience, report(name))));
+    for late in late.await.into_iter().flatten() {
         assert_eq!(late.expect_err("no answer").kind(), ErrorKind::TimedOut);
     }
     hub.faults().latency(Duration::ZERO);
@@ -75,4 +87,27 @@ async fn what_was_not_asked_in_time_is_not_asked_later() {
     let reported = hub.reported("device");
     let stale = names.iter().filter(|name| !reported[name].is_null());
     assert!(stale.count() <= 1, "{reported}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_reports_is_not_shown_while_it_waits() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let attached = upstream.attach(identity, RecordingCallback::new().shared());
+    attached.await.expect("attached");
+    hub.faults().withhold_attach("device");
+    let report = TwinRequest::PatchReported(r#"{"secret":"s3cr3t"}"#.into());
+    let asked = timeout(Duration::from_millis(200), upstream.twin(&device, report));
+    let (asked, shown) = join(asked, async {
+        sleep(Duration::from_millis(100)).await;
+        format!("{upstream:?}")
+    })
+    .await;
+    asked.expect_err("it waits");
+    assert!(
+        shown.contains("Ask") && !shown.contains("s3cr3t"),
+        "{shown}"
+    );
 }

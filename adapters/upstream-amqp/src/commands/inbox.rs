@@ -1,6 +1,7 @@
 //! What a device's command task is told, and by whom it is found.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,10 +14,16 @@ use crate::env::lock;
 use crate::error::AmqpError;
 
 /// A question about the twin, and who asks.
-#[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) request: TwinRequest,
     pub(crate) answer: oneshot::Sender<Result<TwinReply, AmqpError>>,
+}
+
+impl fmt::Debug for Ask {
+    /// Without what a device reports.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask").finish_non_exhaustive()
+    }
 }
 
 impl Ask {

@@ -108,11 +108,18 @@ impl Twin<'_> {
             let due = self.due();
             let has_room = self.pending.len() < self.most();
             let first = self.outgoing.front().cloned();
-            let sending = match first {
-                Some((_, request)) => Some(self.requests.send_settled(request)),
-                None => None,
+            let (sending, asker) = match first {
+                Some((id, request)) => (
+                    Some(self.requests.send_settled(request)),
+                    self.pending.get_mut(&id).map(|pending| &mut pending.asker),
+                ),
+                None => (None, None),
             };
             let sending = OptionFuture::from(sending);
+            let gone = OptionFuture::from(match asker {
+                Some(Asker::Device { answer, .. }) => Some(answer.closed()),
+                _ => None,
+            });
             let delivered = OptionFuture::from(self.delivering.as_mut());
             let turn = OptionFuture::from(match &mut self.fetch {
                 Fetch::Turn(turn) => Some(turn),
@@ -126,6 +133,7 @@ impl Twin<'_> {
                         return Ok(());
                     }
                 }
+                Some(()) = gone => {}
                 Some(sent) = sending => {
                     self.outgoing.pop_front();
                     sent?;
@@ -152,6 +160,7 @@ impl Twin<'_> {
 
     /// Does what there is to do: subscribes, asks, fetches, delivers.
     fn adjust(&mut self) -> Result<(), AmqpError> {
+        self.drop_unwanted();
         let wants_changes = self.site.inbox.wants_changes();
         if wants_changes && !self.is_subscribed {
             self.send(Operation::Subscribe, &[], Asker::Subscription)?;
@@ -178,6 +187,22 @@ impl Twin<'_> {
             self.deliver(change);
         }
         Ok(())
+    }
+
+    /// Drops what nobody waits for any more: what the hub has not been asked, it is not asked later.
+    fn drop_unwanted(&mut self) {
+        let pending = &mut self.pending;
+        self.outgoing.retain(|(id, _)| {
+            let is_gone = match pending.get(id).map(|pending| &pending.asker) {
+                Some(Asker::Device { answer, .. }) => answer.is_closed(),
+                Some(_) => false,
+                None => true,
+            };
+            if is_gone {
+                pending.remove(id);
+            }
+            !is_gone
+        });
     }
 
     /// Waits for the turn of a fetch, behind those that somebody waits for.
@@ -365,9 +390,6 @@ impl Twin<'_> {
             let asker = first.remove().asker;
             self.answered(asker, Err(AmqpError::Unanswered("a twin request")))?;
         }
-        // Whoever was told so may ask again: what the hub has not been asked, it is not asked later.
-        let pending = &self.pending;
-        self.outgoing.retain(|(id, _)| pending.contains_key(id));
         Ok(())
     }
 }
