@@ -21,7 +21,9 @@ use gateway_downstream_lorawan::event::{
     TransmitError, Uplink,
 };
 use gateway_downstream_lorawan::payload::command::CommandForm;
-use gateway_downstream_lorawan::payload::{CodecError, Encoded, decode_with};
+use gateway_downstream_lorawan::payload::{
+    CodecError, Decoded, Encoded, PayloadCodec, decode_with,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -473,10 +475,13 @@ struct Coded(Arc<Profile>);
 
 impl Coded {
     fn new() -> Self {
+        let codec = decode_with(|_| Err(CodecError::Failed("no such sensor".to_owned())));
+        Self::by(codec.encode_with(|data, _| Ok(Encoded::new(Some(7), data))))
+    }
+
+    fn by(codec: impl PayloadCodec) -> Self {
         let mut profile = ProfileConfig::default();
         always(&mut profile);
-        let codec = decode_with(|_| Err(CodecError::Failed("no such sensor".to_owned())));
-        let codec = codec.encode_with(|data, _| Ok(Encoded::new(Some(7), data)));
         Self(Arc::new(Profile::new(profile).unwrap().with_codec(codec)))
     }
 }
@@ -498,6 +503,20 @@ async fn a_codec_that_fails_loses_no_payload() {
     let body = parsed(&network.hub.accepted()[0].body);
     assert_eq!(body["data"], "qgA=");
     assert_eq!(body["codecError"], "the codec failed: no such sensor");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_codec_that_panics_loses_no_payload_and_no_verdict() {
+    let codec = decode_with(|input| Ok(Decoded::new(input.bytes[3..].to_vec())));
+    let codec = codec.encode_with(|data, _| Ok(Encoded::new(None, data.slice(100..))));
+    let network = Network::start(Coded::by(codec), patient());
+    assert_eq!(network.events.uplink(uplink(1)).await, Settlement::Accepted);
+    let body = parsed(&network.hub.accepted()[0].body);
+    assert_eq!(body["data"], "qgA=");
+    assert_eq!(body["codecError"], "the codec failed: it panicked");
+    network.wait_listening().await;
+    let asked = network.hub.call_method(call("reboot", r#"{"in":5}"#, LONG));
+    assert_eq!(asked.await.unwrap().status, 403);
 }
 
 #[tokio::test(start_paused = true)]

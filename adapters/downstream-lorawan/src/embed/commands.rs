@@ -16,6 +16,7 @@ use super::error::{refused, undelivered};
 use super::shared::{Later, Shared, Ticket};
 use crate::event::DevEui;
 use crate::payload::command::{CommandForm, Content, Request, RequestError};
+use crate::payload::guard;
 use crate::schedule::{Class, Command, Completion, Outcome};
 
 /// The method that sends a downlink as it is asked for.
@@ -204,9 +205,8 @@ async fn command(
                 let reason = "JSON needs a codec; send the payload itself";
                 return Err(refused(ErrorKind::Rejected, reason));
             };
-            let encoded = codec
-                .encode(data, request.port.or(profile.config.port))
-                .await;
+            let port = request.port.or(profile.config.port);
+            let encoded = guard(codec.encode(data, port)).await;
             let encoded = encoded.map_err(|error| refused(codec_kind(&error), error))?;
             (encoded.port, encoded.bytes)
         }

@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
 use crate::hex::Digits;
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
-use crate::payload::{DecodeInput, Decoded};
+use crate::payload::{DecodeInput, Decoded, guard};
 use crate::schedule::Actions;
 
 /// Takes what happens in a LoRaWAN network. Cheap to clone: all clones are one.
@@ -213,7 +213,8 @@ impl NetworkEvents {
 async fn read(device: &Device, uplink: &Uplink) -> Reading {
     let (codec, port) = device.profile.codec.as_ref().zip(uplink.port)?;
     let input = DecodeInput::new(port, uplink.payload.clone(), uplink.received_at);
-    let result = codec.decode(input).await.and_then(Decoded::bounded);
+    let decoded = guard(codec.decode(input)).await;
+    let result = decoded.and_then(Decoded::bounded);
     if let Err(error) = &result {
         let device = &device.id;
         tracing::debug!(device.id = %device, error = %error, "Payload not decoded");

@@ -12,11 +12,13 @@ mod javascript;
 pub mod telemetry;
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 pub use cayenne::CayenneLpp;
 pub use closure::{DecodeWith, decode_with};
@@ -130,15 +132,27 @@ pub enum CodecError {
     /// The codec made more of it than a message takes.
     #[error("the codec's result is longer than {max} bytes", max = Decoded::MAX_SIZE)]
     TooLarge,
-    /// Too many wait for the codec.
-    #[error("too many wait for the codec")]
+    /// Too many wait for the codec, or what it is at does not end; it has not looked at this yet.
+    #[error("the codec has too much to do")]
     Busy,
     /// The codec cannot do this.
     #[error("the codec has no {0}")]
     Unsupported(&'static str),
 }
 
-/// Reads and writes the payloads of one kind of device.
+/// Waits for a codec, which is the program's own. One that panics has failed, and takes nothing along:
+/// what it was asked for is settled.
+pub(crate) async fn guard<T>(
+    work: impl Future<Output = Result<T, CodecError>>,
+) -> Result<T, CodecError> {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|_| {
+        tracing::error!("A codec panicked");
+        Err(CodecError::Failed("it panicked".to_owned()))
+    })
+}
+
+/// Reads and writes the payloads of one kind of device. One that panics has failed.
 #[async_trait]
 pub trait PayloadCodec: fmt::Debug + Send + Sync + 'static {
     /// Reads a payload.

@@ -119,6 +119,7 @@ pub enum ScriptError {
 /// A call of a script's function, with JSON for its argument and its result.
 #[derive(Debug)]
 struct Call {
+    number: u64,
     function: Function,
     argument: String,
     reply: oneshot::Sender<Result<String, CodecError>>,
@@ -140,10 +141,11 @@ impl JavaScriptCodec {
         let variables = Arc::new(config.variables.clone());
         let watch = Arc::new(Watch::new(config.time_limit));
         let watched = watch.clone();
+        let number = watch.number();
         thread::Builder::new()
             .name("lorawan-codec".to_owned())
-            .spawn(move || work(&script, &config, &watched, loaded, waiting))?;
-        let loaded = watch.wait(is_loaded).await.ok_or(CodecError::TimedOut)?;
+            .spawn(move || work(&script, &config, &watched, (number, loaded), waiting))?;
+        let loaded = watch.wait(number, is_loaded).await?;
         loaded.unwrap_or_else(|_| Err(ended()))?;
         Ok(Self {
             calls,
@@ -159,16 +161,18 @@ impl JavaScriptCodec {
     ) -> Result<T, CodecError> {
         let unreadable = |error: serde_json::Error| CodecError::Failed(error.to_string());
         let (reply, result) = oneshot::channel();
+        let number = self.watch.number();
         let call = Call {
+            number,
             function,
             argument: serde_json::to_string(argument).map_err(unreadable)?,
             reply,
         };
-        if self.watch.is_lost() {
+        if self.watch.lost().is_some() {
             return Err(CodecError::Busy);
         }
         self.calls.try_send(call).map_err(|_| CodecError::Busy)?;
-        let result = self.watch.wait(result).await.ok_or(CodecError::TimedOut)?;
+        let result = self.watch.wait(number, result).await?;
         let result = result.unwrap_or_else(|_| Err(ended()))?;
         serde_json::from_str(&result).map_err(unreadable)
     }
@@ -183,10 +187,10 @@ fn work(
     script: &str,
     config: &JavaScriptConfig,
     watch: &Watch,
-    loaded: oneshot::Sender<Result<(), CodecError>>,
+    (number, loaded): (u64, oneshot::Sender<Result<(), CodecError>>),
     mut calls: mpsc::Receiver<Call>,
 ) {
-    watch.begin();
+    watch.begin(number);
     let sandbox = Sandbox::new(script, config);
     watch.end();
     let mut sandbox = match sandbox {
@@ -204,7 +208,7 @@ fn work(
         if call.reply.is_closed() {
             continue;
         }
-        watch.begin();
+        watch.begin(call.number);
         let whole = match sandbox.take() {
             Some(whole) => Ok(whole),
             None => Sandbox::new(script, config),

@@ -141,7 +141,7 @@ mod tests {
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(
             body["data"],
-            json!({"error": "too many wait for the codec"})
+            json!({"error": "the codec has too much to do"})
         );
         assert_eq!(body["rawdata"], "qgA=");
         let body: Value = serde_json::from_slice(&uplink(&sample, &None)).unwrap();
