@@ -276,6 +276,8 @@ impl CoapConfig {
             let allowed = "a path of at least one segment";
             return Err(ConfigError::new("commands.post_to", found, allowed));
         }
+        let endpoint = self.endpoint.validate();
+        endpoint.map_err(|error| error.within("endpoint"))?;
         if let Some(dtls) = &self.dtls {
             let sessions = dtls.sessions.validate();
             sessions.map_err(|error| error.within("dtls.sessions"))?;
@@ -292,8 +294,6 @@ impl CoapConfig {
         }
         let connections = self.connections.validate();
         connections.map_err(|error| error.within("connections"))?;
-        let endpoint = self.endpoint.validate();
-        endpoint.map_err(|error| error.within("endpoint"))?;
         let routes = Routes::new(&self.routes).map(drop);
         routes.map_err(|error| error.within("routes"))?;
         let (udp, dtls) = (self.udp.is_some(), self.dtls.is_some());
@@ -367,6 +367,14 @@ mod tests {
             (
                 r#"{"endpoint": {"transmission": {"nstart": 0}}}"#,
                 "`endpoint.transmission.nstart` is 0; allowed: 1 to 64",
+            ),
+            (
+                r#"{"dtls": {}, "endpoint": {"transmission": {"max_retransmit": 64}}}"#,
+                "`endpoint.transmission.max_retransmit` is 64; allowed: 0 to 16",
+            ),
+            (
+                r#"{"dtls": {}, "endpoint": {"transmission": {"ack_random_factor": -1.0}}}"#,
+                "`endpoint.transmission.ack_random_factor` is -1; allowed: 1.0 to 8.0",
             ),
         ] {
             let error = parse(text).unwrap().validate().unwrap_err();
