@@ -60,7 +60,19 @@ pub enum StartError {
     /// The stored state cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A hub that was to start with this one cannot.
+    #[error("the hub {host} cannot start")]
+    Beside {
+        /// Its host name.
+        host: String,
+        /// Why not.
+        source: Box<Self>,
+    },
 }
+
+/// A hub and those beside it, on their way.
+type Starting =
+    Pin<Box<dyn Future<Output = Result<(HubSimulator, Vec<HubSimulator>), StartError>> + Send>>;
 
 impl Default for Builder {
     fn default() -> Self {
@@ -133,6 +145,8 @@ impl Builder {
     /// Puts the hub behind the listeners of another one, which must outlive it.
     ///
     /// Clients are led to either by the host name that they call. Addresses and TLS are the other's.
+    /// The other one serves already: use [`start_with`](Self::start_with) for stored hubs that devices
+    /// move between.
     pub fn beside(mut self, other: &HubSimulator) -> Self {
         self.beside = Some(other.cloud());
         self
@@ -201,13 +215,32 @@ impl Builder {
     /// # Cancel safety
     /// Safe: nothing runs before it returns.
     pub async fn start(self) -> Result<HubSimulator, StartError> {
-        self.starting().await
+        let (hub, _none) = self.starting(Vec::new()).await?;
+        Ok(hub)
+    }
+
+    /// Starts the hub and others [`beside`](Self::beside) it; they listen when this returns, and let
+    /// nobody in before all of them are there.
+    ///
+    /// Started one after the other, stored hubs may lose what they hold of a device that registers at
+    /// the provisioning service in between: it is assigned to another hub, and moves without its data.
+    ///
+    /// # Errors
+    /// Fails as [`start`](Self::start) does, if any of them cannot start.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing runs before it returns.
+    pub async fn start_with(
+        self,
+        others: impl IntoIterator<Item = Self>,
+    ) -> Result<(HubSimulator, Vec<HubSimulator>), StartError> {
+        self.starting(others.into_iter().collect()).await
     }
 
     /// Boxed, since a future is compiled where it is polled: the whole hub again in every program
     /// and test that starts one.
     #[inline(never)]
-    fn starting(self) -> Pin<Box<dyn Future<Output = Result<HubSimulator, StartError>> + Send>> {
-        Box::pin(HubSimulator::start(self))
+    fn starting(self, others: Vec<Self>) -> Starting {
+        Box::pin(HubSimulator::start(self, others))
     }
 }

@@ -17,6 +17,7 @@ use hub_simulator::{HubSimulator, ProvisioningOptions};
 use serde_json::{Value, json};
 use support::{Client, soon, token};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 async fn hub() -> HubSimulator {
     let builder = HubSimulator::builder().with_tls(false);
@@ -383,4 +384,58 @@ async fn the_service_survives_a_restart_with_its_scope_keys_and_registrations() 
     assert_eq!(registered.hub.as_deref(), Some(hub.host()));
     let state = assigned(&hub, "d").await;
     assert_eq!(state["substatus"], "reprovisionedToInitialAssignment");
+}
+
+#[tokio::test]
+async fn a_device_that_registers_while_the_hubs_start_again_stays_where_its_data_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let stored = |host: &str| {
+        let builder = HubSimulator::builder().with_tls(false).with_host(host);
+        let builder = builder.with_provisioning(at_once());
+        builder.with_state(directory.path().join(host))
+    };
+    let hubs = stored("one.test").start_with([stored("two.test")]).await;
+    let (one, others) = hubs.unwrap();
+    let mut ids = (0..).map(|number| format!("device-{number}"));
+    let id = loop {
+        let id = ids.next().unwrap();
+        if assigned(&one, &id).await["assignedHub"] == "two.test" {
+            break id;
+        }
+    };
+    others[0].patch_desired(&id, &json!({ "rate": 5 })).unwrap();
+    let ((token, path), address) = (grouped(&one, &id), one.https_addr());
+    one.stop().await.unwrap();
+    drop(others);
+
+    // The second one's store is in use for a while.
+    let user = stored("two.test").start().await.unwrap();
+    let first = stored("one.test").with_https_address(address);
+    let starting = first.start_with([stored("two.test")]);
+    let registering = async {
+        while TcpStream::connect(address).await.is_err() {
+            yield_now().await;
+        }
+        let mut http = Http::connect_to(address, "one.test").await;
+        let (path, proof) = (
+            format!("{path}/register"),
+            format!("Authorization: {token}"),
+        );
+        let headers = [proof.as_str()];
+        let registered = http.ask("PUT", &path, &headers, b"{}");
+        let waiting = async move {
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+            drop(user);
+        };
+        tokio::join!(registered, waiting).0
+    };
+    let (hubs, reply) = tokio::join!(starting, registering);
+    let (one, others) = hubs.unwrap();
+    assert_eq!(reply.status, 202);
+    let registered = one.provisioning().registered(&id).unwrap();
+    assert_eq!(registered.hub.as_deref(), Some("two.test"));
+    assert_eq!(others[0].twin(&id)["desired"]["rate"], 5);
+    assert_eq!(one.device_keys(&id), None);
 }

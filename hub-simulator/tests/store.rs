@@ -3,7 +3,10 @@
 #[path = "support/mqtt.rs"]
 mod mqtt;
 mod support;
+#[path = "support/http.rs"]
+mod web;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +15,10 @@ use fe2o3_amqp::sasl_profile::SaslProfile;
 use hub_simulator::{C2d, HubSimulator, StartError, WhichKey};
 use mqtt::{Device, Packet, Publish, QoS};
 use serde_json::json;
-use support::{Client, DataBody, bytes_of, soon};
-use tokio::task::JoinSet;
+use support::{Client, DataBody, bytes_of, soon, token};
+use tokio::net::TcpStream;
+use tokio::task::{JoinSet, yield_now};
+use web::Http;
 
 #[allow(clippy::unwrap_used, reason = "a helper of tests")]
 async fn hub_in(directory: &Path) -> HubSimulator {
@@ -194,4 +199,52 @@ async fn a_hub_that_stops_stores_those_beside_it() {
     drop(two);
     let (_one, two) = start().await;
     assert_eq!(two.device_keys("d"), Some(keys));
+}
+
+/// Removes the device `d` as soon as its hub is there.
+async fn remove(address: SocketAddr, host: &'static str, token: String) {
+    while TcpStream::connect(address).await.is_err() {
+        yield_now().await;
+    }
+    let mut http = Http::connect_to(address, host).await;
+    let headers = [&*format!("Authorization: {token}"), "If-Match: *"];
+    while http.ask("DELETE", "/devices/d", &headers, b"").await.status != 204 {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_device_that_is_removed_while_its_hub_starts_stays_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let stored = |host: &str| {
+        let builder = HubSimulator::builder().with_tls(false).with_host(host);
+        builder.with_state(directory.path().join(host))
+    };
+    let (one, two) = ("one.test", "two.test");
+    let mut first = stored(one).start().await.unwrap();
+    let address = first.https_addr();
+    for _ in 0..20 {
+        let second = stored(two).beside(&first).start().await.unwrap();
+        let tokens = [&first, &second].map(|hub| {
+            hub.add_device("d");
+            token(&hub.policy_connection_string("iothubowner"))
+        });
+        let [of_first, of_second] = tokens;
+        first.stop().await.unwrap();
+        drop(second);
+
+        let mut removing = JoinSet::new();
+        removing.spawn(remove(address, one, of_first));
+        let builder = stored(one).with_https_address(address);
+        first = builder.start().await.unwrap();
+        removing.spawn(remove(address, two, of_second));
+        let second = stored(two).beside(&first).start().await.unwrap();
+        soon(removing.join_all()).await;
+        first.stop().await.unwrap();
+        drop(second);
+
+        let builder = stored(one).with_https_address(address);
+        first = builder.start().await.unwrap();
+        let second = stored(two).beside(&first).start().await.unwrap();
+        let found = [&first, &second].map(|hub| hub.device_keys("d"));
+        assert_eq!(found, [None, None]);
+    }
 }

@@ -1,6 +1,7 @@
 //! The running simulator, as tests and programs use it.
 
 mod calls;
+mod doors;
 mod identities;
 mod watch;
 
@@ -9,13 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::builder::{Builder, StartError};
-use crate::cloud::{Addresses, Cloud};
-use crate::control;
+use crate::cloud::Cloud;
 use crate::faults::{Faults, Order};
 use crate::hub::Hub;
 use crate::hub::events::{EventLog, EventRetention, MAX_PARTITIONS};
@@ -24,9 +23,9 @@ use crate::hub::record::Record;
 use crate::hub::registry::Registry;
 use crate::hub::state::Now;
 use crate::provisioning::{Dps, Provisioning};
-use crate::server::{self, Protocol};
 use crate::store::{self, Store, StoreError};
 use crate::tls::{Authority, Certificates};
+use doors::Doors;
 pub use watch::HubStats;
 
 /// How long a hub that stops waits for its connections, which have nothing left to wait for.
@@ -56,20 +55,35 @@ impl Drop for HubSimulator {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
-}
-
 impl HubSimulator {
     /// Starts setting up a simulator.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    pub(crate) async fn start(builder: Builder) -> Result<Self, StartError> {
+    /// Starts a hub and others beside it; clients are let in when all of them are there.
+    pub(crate) async fn start(
+        builder: Builder,
+        others: Vec<Builder>,
+    ) -> Result<(Self, Vec<Self>), StartError> {
+        let (mut first, doors) = Self::set_up(builder).await?;
+        let mut beside = Vec::with_capacity(others.len());
+        for other in others {
+            let host = other.host.clone();
+            let failed = |source| StartError::Beside {
+                host,
+                source: Box::new(source),
+            };
+            beside.push(Self::set_up(other.beside(&first)).await.map_err(failed)?.0);
+        }
+        if let Some(doors) = doors {
+            doors.open(&first.cloud, &mut first.tasks)?;
+        }
+        Ok((first, beside))
+    }
+
+    /// Sets a hub up with what is stored of it; a first one comes with its doors, still closed.
+    async fn set_up(builder: Builder) -> Result<(Self, Option<Doors>), StartError> {
         if !(1..=MAX_PARTITIONS).contains(&builder.layout.partitions) {
             return Err(StartError::Partitions);
         }
@@ -94,35 +108,47 @@ impl HubSimulator {
             let key = key.ok_or(StartError::GroupKey)?;
             hub.state().registry.set_group_key(key);
         }
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&hub).run_clock());
-        let cloud = match &builder.beside {
-            Some(cloud) => {
-                cloud.add(Arc::clone(&hub))?;
-                Arc::clone(cloud)
+        let (cloud, doors) = match &builder.beside {
+            Some(cloud) => (Arc::clone(cloud), None),
+            None => {
+                let (cloud, doors) = Self::listen(&builder, store.as_deref(), &hub).await?;
+                (cloud, Some(doors))
             }
-            None => Self::listen(&builder, store.as_deref(), &hub, &mut tasks).await?,
         };
-        if let Some(store) = &store {
-            store.save_hub(&hub)?;
-            let stores = &cloud.stores;
-            match builder.beside {
-                None => stores.add_first(&hub, store, &cloud.dps),
-                Some(_) => stores.add(&hub, store),
-            }
-            // The first one stores the others as well.
-            if builder.beside.is_none() || !stores.have_first() {
-                tasks.spawn(store::keep(Arc::clone(&cloud)));
-            }
-        }
-        let faults = Faults::new(Arc::clone(&hub));
-        Ok(Self {
+        let mut simulator = Self {
+            faults: Faults::new(Arc::clone(&hub)),
             hub,
             cloud,
-            faults,
             store,
-            tasks,
-        })
+            tasks: JoinSet::new(),
+        };
+        // Nobody finds the hub before its changes are stored.
+        simulator.store_changes(doors.is_some())?;
+        if doors.is_none() {
+            simulator.cloud.add(Arc::clone(&simulator.hub))?;
+        }
+        let clock = Arc::clone(&simulator.hub).run_clock();
+        simulator.tasks.spawn(clock);
+        Ok((simulator, doors))
+    }
+
+    /// Stores what changes from now on, if the hub is stored.
+    fn store_changes(&mut self, is_first: bool) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        store.save_hub(&self.hub)?;
+        let stores = &self.cloud.stores;
+        if is_first {
+            stores.add_first(&self.hub, store, &self.cloud.dps);
+        } else {
+            stores.add(&self.hub, store);
+        }
+        // The first one stores the others as well.
+        if is_first || !stores.have_first() {
+            self.tasks.spawn(store::keep(Arc::clone(&self.cloud)));
+        }
+        Ok(())
     }
 
     /// Stops serving, then stores what has changed: all that clients were told is done.
@@ -168,13 +194,12 @@ impl HubSimulator {
         hubs
     }
 
-    /// Opens the listeners and starts serving.
+    /// Makes the cloud of a first hub, and binds its listeners.
     async fn listen(
         builder: &Builder,
         store: Option<&Store>,
         hub: &Arc<Hub>,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<Arc<Cloud>, StartError> {
+    ) -> Result<(Arc<Cloud>, Doors), StartError> {
         let certificates = if builder.tls {
             let authority = match store {
                 Some(store) => store.authority()?,
@@ -190,42 +215,9 @@ impl HubSimulator {
         {
             certificates.add(&dps.host)?;
         }
-        let tls = certificates
-            .as_ref()
-            .map(Certificates::acceptor)
-            .transpose()?;
-        let (amqps, mqtts, https) = (
-            bind(builder.amqps).await?,
-            bind(builder.mqtts).await?,
-            bind(builder.https).await?,
-        );
-        let control = match builder.control {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        let addresses = Addresses {
-            amqps: amqps.1,
-            mqtts: mqtts.1,
-            https: https.1,
-            control: control.as_ref().map(|(_, address)| *address),
-        };
-        let cloud = Arc::new(Cloud::new(addresses, certificates, dps, Arc::clone(hub)));
-        for ((listener, _), protocol) in [
-            (amqps, Protocol::Amqp),
-            (mqtts, Protocol::Mqtt),
-            (https, Protocol::Http),
-        ] {
-            tasks.spawn(server::accept(
-                listener,
-                protocol,
-                tls.clone(),
-                Arc::clone(&cloud),
-            ));
-        }
-        if let Some((listener, _)) = control {
-            tasks.spawn(control::serve(listener, Arc::clone(&cloud)));
-        }
-        Ok(cloud)
+        let (doors, addresses) = Doors::bind(builder).await?;
+        let cloud = Cloud::new(addresses, certificates, dps, Arc::clone(hub));
+        Ok((Arc::new(cloud), doors))
     }
 
     /// Takes up the cloud's provisioning service.

@@ -26,16 +26,12 @@ async fn run() -> anyhow::Result<()> {
     log::start();
     let options = Options::parse();
     let plan = options.script.as_deref().map(read_plan).transpose()?;
-    let hub = options
+    let others = options.hubs.iter().map(|host| options.another(host));
+    let (hub, _others) = options
         .builder()
-        .start()
+        .start_with(others)
         .await
-        .context("the hub cannot start")?;
-    let mut others = Vec::new();
-    for host in &options.hubs {
-        let beside = options.beside(&hub, host).start().await;
-        others.push(beside.with_context(|| format!("the hub {host} cannot start"))?);
-    }
+        .context("the simulator cannot start")?;
     hub.add_devices(&options.devices);
     hub.save().context("the registry cannot be stored")?;
     let ca = authority_file(&hub, &options)?;

@@ -121,8 +121,8 @@ impl Options {
     }
 
     /// One more hub, not started yet.
-    pub(crate) fn beside(&self, first: &HubSimulator, host: &str) -> Builder {
-        let builder = self.hub(host).beside(first);
+    pub(crate) fn another(&self, host: &str) -> Builder {
+        let builder = self.hub(host);
         match &self.state {
             Some(directory) => builder.with_state(directory.join(host)),
             None => builder,
