@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{DeviceId, ErrorKind, Interest, TwinRequest, Upstream};
+use gateway_core::{Backoff, DeviceId, ErrorKind, Interest, TwinRequest, Upstream};
 use gateway_upstream_mqtt::{MqttPoolConfig, MqttPoolUpstream, MqttSubscriptions};
+use tokio::time::sleep;
 
 use broker::Mosquitto;
 use cloud::{Cloud, Message, Twins};
@@ -239,4 +240,68 @@ async fn a_device_is_given_what_was_retained_before_it_came_to_a_gateway_that_he
     let callback = attach(&upstream, "dev", DESIRED).await;
     callback.wait_for(|record| record.patches.len() == 1).await;
     assert_eq!(patches(&callback), [(1, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_device_missed_comes_with_all_when_it_listens_again() {
+    let Some(site) = Served::new().await else {
+        return;
+    };
+    let mut config = site.config();
+    let wait = Duration::from_secs(1);
+    config.commands.retry = Backoff::new(wait, wait).expect("a backoff");
+    let upstream = common::upstream(config);
+    let callback = Misses::new(1);
+    let attach = async |interest| {
+        let identity = common::identity("dev").with_interest(interest);
+        let attached = upstream.attach(identity, callback.clone()).await;
+        attached.expect("attached");
+    };
+    attach(DESIRED).await;
+    site.proxy.wait(|state| state.is_subscribed(TOPIC)).await;
+    // On a slow machine it may be asked for all while it still listens.
+    site.ignored.store(usize::MAX, Relaxed);
+    site.patch("dev", r#"{"a":1}"#).await;
+    let record = &callback.record;
+    record.wait_for(|record| record.patches.len() == 1).await;
+    attach(Interest::NONE).await;
+    site.twins.patch_desired("dev", r#"{"b":2}"#);
+    // By then all are due, and nobody is there for them.
+    sleep(wait).await;
+    site.ignored.store(0, Relaxed);
+    attach(DESIRED).await;
+    let given = record.wait_for(|record| record.patches.len() == 2).await;
+    let body: serde_json::Value = serde_json::from_slice(&given.patches[1].body).expect("JSON");
+    assert_eq!((&body["a"], &body["b"]), (&1.into(), &2.into()));
+    site.patch("dev", r#"{"c":3}"#).await;
+    record.wait_for(|record| record.patches.len() == 3).await;
+    assert_eq!(patches(record), [(1, false), (2, true), (3, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_listens_again_is_given_again_what_is_retained() {
+    let Some(site) = Served::new().await else {
+        return;
+    };
+    let mut config = site.config();
+    config.topics.twin_get = String::new();
+    config.topics.twin_response = String::new();
+    let mut retained = Message::new(TOPIC, r#"{"a":1,"$version":3}"#);
+    retained.retain = true;
+    site.cloud.publish(retained).await;
+    // Else it may come after the subscription, and then it comes as a change.
+    let port = site.broker.port();
+    let late = Cloud::start("late", port, true, None, &[TOPIC], |_| vec![]).await;
+    late.find(|message| message.retain).await;
+    let upstream = common::upstream(config);
+    let before = attach(&upstream, "dev", DESIRED).await;
+    before.wait_for(|record| record.patches.len() == 1).await;
+    attach(&upstream, "dev", Interest::NONE).await;
+    site.proxy
+        .wait(|state| state.given_back.contains(TOPIC))
+        .await;
+    let after = attach(&upstream, "dev", DESIRED).await;
+    after.wait_for(|record| record.patches.len() == 1).await;
+    assert_eq!(patches(&before), [(3, true)]);
+    assert_eq!(patches(&after), [(3, true)]);
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use gateway_core::{Backoff, DesiredPatch, Disposition, Interest, TwinProperties, TwinRequest};
+use gateway_core::{
+    Backoff, CloudCallback, DesiredPatch, Disposition, Interest, TwinProperties, TwinRequest,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
@@ -62,6 +64,15 @@ impl Pool {
         if self.topics.twin_get.is_some() {
             lock(&device.standing).fall_behind(&self.config.commands.retry);
             self.behind.notify_one();
+        }
+    }
+
+    /// Takes note that a device begins to listen: it may have forgotten what it was given before, and
+    /// what it missed waits for nothing else.
+    pub(super) fn begin(&self, device: &Device) {
+        device.desired.store(0, Relaxed);
+        if self.has_retained.load(Relaxed) || lock(&device.standing).is_behind {
+            self.fall_behind(device);
         }
     }
 
@@ -186,7 +197,11 @@ async fn give_whole(pool: &Pool, device: &Device) -> Result<Disposition, MqttErr
         return Err(MqttError::Invalid("what was answered is no twin".into()));
     };
     let desired = Bytes::copy_from_slice(desired.get().as_bytes());
-    Ok(give(pool, device, desired, None, true).await)
+    let Some(callback) = listener(pool, device) else {
+        // It is still to be given them when it listens again.
+        return Ok(Disposition::Abandon);
+    };
+    Ok(give(pool, device, &*callback, desired, None, true).await)
 }
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
@@ -237,14 +252,11 @@ async fn change(pool: Arc<Pool>, command: Command) {
             // It is in what will be read.
             break;
         }
-        let given = give(
-            &pool,
-            &device,
-            inward.body.clone(),
-            inward.version,
-            is_whole,
-        )
-        .await;
+        let Some(callback) = listener(&pool, &device) else {
+            break;
+        };
+        let (body, version) = (inward.body.clone(), inward.version);
+        let given = give(&pool, &device, &*callback, body, version, is_whole).await;
         if given != Disposition::Abandon {
             break;
         }
@@ -261,18 +273,20 @@ async fn change(pool: Arc<Pool>, command: Command) {
     receipt.acknowledge();
 }
 
-/// Gives a device that follows its desired properties a change of them, unless it has it.
+fn listener(pool: &Pool, device: &Device) -> Option<Arc<dyn CloudCallback>> {
+    pool.listener(&device.id, |interest| interest.desired)
+}
+
+/// Gives a device a change of its desired properties, unless it has it.
 async fn give(
     pool: &Pool,
     device: &Device,
+    callback: &dyn CloudCallback,
     body: Bytes,
     version: Option<u64>,
     is_whole: bool,
 ) -> Disposition {
     let id = &device.id;
-    let Some(callback) = pool.listener(id, |interest| interest.desired) else {
-        return Disposition::Complete;
-    };
     let version = match (version, TwinProperties::parse(&body)) {
         (Some(version), Ok(_)) => version,
         (None, Ok(properties)) => properties.version(),

@@ -33,7 +33,8 @@ pub(super) struct Device {
     pub(super) wish: Mutex<Wish>,
     /// Whether answers about its twin are subscribed to.
     pub(super) hears_twin: AtomicBool,
-    /// The version of the desired properties that it was given last; 0 if it has none.
+    /// The version of the desired properties that it was given last since it began to listen to them;
+    /// 0 if it has none.
     pub(super) desired: AtomicU64,
     /// What of its desired properties it missed.
     pub(super) standing: Mutex<Standing>,

@@ -232,12 +232,11 @@ impl Pool {
         for (place, filter) in before.iter().filter(|filter| !now.contains(filter)) {
             self.lines[*place].filters.unwant(filter);
         }
-        let is_new = interest.desired && !had.desired;
-        if is_new
-            && self.has_retained.load(Relaxed)
+        if interest.desired
+            && !had.desired
             && let Some(device) = devices.get(&id)
         {
-            self.fall_behind(device);
+            self.begin(device);
         }
     }
 
