@@ -304,6 +304,23 @@ fn a_message_from_the_hub_is_shown_as_json_or_in_base64() {
 }
 
 #[test]
+fn numbers_go_through_as_they_are_written_whatever_their_size() {
+    let object = r#"{"n":[1e999,12345678901234567890123456789,0.10]}"#;
+    let telemetry = format!(r#"{{"type":"telemetry","body":{object}}}"#);
+    let (_, uplink) = uplink(&mut frame(&mut known(), telemetry));
+    assert_eq!(uplink.body, object);
+
+    let message = CloudMessage::new(device(), object, Instant::now());
+    let mut actions = Actions::new();
+    let command = Downlink::Message(message);
+    let command = Command::new(9, &command, Duration::from_secs(2));
+    known().on_command(command, &mut actions).unwrap();
+    let text = actions.output().split();
+    let body = format!(r#""body":{object}"#);
+    assert!(String::from_utf8_lossy(&text).contains(&body), "{text:?}");
+}
+
+#[test]
 fn a_method_says_how_long_its_answer_is_waited_for() {
     let call = MethodCall::new(
         device(),
