@@ -51,8 +51,8 @@ pub struct Limits {
     /// Links a connection; default 65536. The real hub's bound is not known.
     pub links_per_connection: usize,
     /// Bytes that an AMQP client may make the hub hold in deliveries that it does not end and in
-    /// messages that it gives no credit for; default 16 MiB, sixteen of the largest. The real hub's
-    /// bound is not known.
+    /// messages that it gives no credit for; default 16 MiB, sixteen of the largest. Beyond them the
+    /// link with the most is detached. The real hub's bound is not known.
     pub held_per_connection: usize,
     /// How long an MQTT client may take to send its CONNECT; default 30 s.
     pub mqtt_connect_timeout: Duration,

@@ -6,15 +6,22 @@ mod wire;
 
 use std::time::Duration;
 
-use fe2o3_amqp::link::Receiver;
 use fe2o3_amqp::link::receiver::CreditMode;
+use fe2o3_amqp::link::{Receiver, Sender};
 use fe2o3_amqp_types::definitions::Role;
 use fe2o3_amqp_types::performatives::{Detach, Flow, Performative};
-use support::{Client, DataBody, accepted, condition_of, message, plain_hub, soon};
+use futures_util::future::join_all;
+use hub_simulator::{HubSimulator, Limits};
+use support::{Client, DataBody, accepted, bytes_of, condition_of, message, plain_hub, soon};
 use wire::{Wire, attach, begin, credit, open, transfer};
 
 const EVENTS: &str = "/devices/dev1/messages/events";
-const METHODS: &str = "/devices/dev1/methods/devicebound";
+/// A call's payload that with `SMALL` in force leaves no room for anything else.
+const NEARLY_ALL: usize = 3990;
+/// Bytes that a connection makes the hub hold, where that is to be little.
+const SMALL: usize = 4096;
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn sparse_handles_cannot_eat_all_memory() {
@@ -130,7 +137,10 @@ async fn deliveries_without_end_on_many_links_cost_bounded_memory() {
         }
         assert!(handle < 17, "the hub holds {handle} MiB");
     };
-    assert_eq!(refused.handle.0, handle);
+    assert!(
+        refused.handle.0 < handle,
+        "not the one that holds the least"
+    );
     assert_eq!(
         condition_of(&refused.error.unwrap()),
         "amqp:resource-limit-exceeded"
@@ -147,24 +157,115 @@ async fn deliveries_without_end_on_many_links_cost_bounded_memory() {
     assert!(begin_delivery(&mut wire, handle + 1).await.is_ok());
 }
 
+/// Opens the links for a device's methods; the hub knows of the credit when this returns.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn methods(
+    hub: &HubSimulator,
+    client: &mut Client,
+    device: &str,
+    credit: u32,
+) -> (Receiver, Sender) {
+    let address = format!("/devices/{device}/methods/devicebound");
+    let calls = Receiver::builder()
+        .name(format!("calls of {device}"))
+        .source(address.as_str())
+        .credit_mode(CreditMode::Manual)
+        .attach(&mut client.session);
+    let mut calls = soon(calls).await.unwrap();
+    soon(calls.set_credit(credit)).await.unwrap();
+    let answers = client.sender(&address).await;
+    soon(hub.wait_methods(device)).await;
+    (calls, answers)
+}
+
+/// Two devices on one connection, which makes the hub hold little.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn neighbours() -> (HubSimulator, Client) {
+    let limits = Limits::default().with_held_per_connection(SMALL);
+    let hub = HubSimulator::builder().with_tls(false).with_limits(limits);
+    let hub = hub.start().await.unwrap();
+    let mut client = Client::connect(&hub).await;
+    for device in ["dev1", "dev2"] {
+        let string = hub.device_connection_string(device);
+        client.authorize(&string, device).await;
+    }
+    (hub, client)
+}
+
+/// Gives a device credit and has it called; returns the payload that it gets first.
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+async fn call(hub: &HubSimulator, device: &str, calls: &mut Receiver) -> Vec<u8> {
+    soon(calls.set_credit(10)).await.unwrap();
+    tokio::select! {
+        delivery = soon(calls.recv::<DataBody>()) => bytes_of(delivery.unwrap().body()),
+        answer = hub.call_method(device, "x", "tea", LONG) => panic!("{answer:?}"),
+    }
+}
+
 #[tokio::test]
 async fn calls_that_a_device_gives_no_credit_for_cost_bounded_memory() {
     let hub = plain_hub().await;
     let mut client = Client::device(&hub, "dev1").await;
-    let mut calls = Receiver::builder()
-        .name("calls")
-        .source(METHODS)
-        .credit_mode(CreditMode::Manual)
-        .attach(&mut client.session)
-        .await
-        .unwrap();
-    let _answers = client.sender(METHODS).await;
-    soon(hub.wait_methods("dev1")).await;
-    for _ in 0..17 * 8 {
-        let payload = vec![b' '; 128 * 1024];
+    let (mut calls, _answers) = methods(&hub, &mut client, "dev1", 0).await;
+    let payload = || vec![b' '; 128 * 1024];
+    let waiting = (0..17 * 8).map(|_| hub.call_method("dev1", "x", payload(), LONG));
+    let detached = tokio::select! {
+        received = soon(calls.recv::<DataBody>()) => format!("{received:?}"),
+        answers = join_all(waiting) => panic!("{answers:?}"),
+    };
+    assert!(detached.contains("ResourceLimitExceeded"), "{detached}");
+}
+
+#[tokio::test]
+async fn calls_that_nobody_waits_for_any_more_cost_their_link_nothing() {
+    let (hub, mut client) = neighbours().await;
+    let (mut calls, _answers) = methods(&hub, &mut client, "dev1", 0).await;
+    for _ in 0..10 {
+        let payload = vec![b' '; NEARLY_ALL];
         let called = hub.call_method("dev1", "x", payload, Duration::ZERO).await;
         called.unwrap_err();
     }
-    let detached = format!("{:?}", soon(calls.recv::<DataBody>()).await);
+    assert_eq!(call(&hub, "dev1", &mut calls).await, b"tea");
+}
+
+#[tokio::test]
+async fn who_gives_credit_is_served_whatever_a_neighbour_leaves_without() {
+    let (hub, mut client) = neighbours().await;
+    let (_silent, _answers) = methods(&hub, &mut client, "dev1", 0).await;
+    let payload = vec![b' '; NEARLY_ALL];
+    let waiting = hub.call_method("dev1", "x", payload, LONG);
+    let served = async {
+        // The answer of `$cbs` is small, the call alone nearly all that may be held.
+        let string = hub.device_connection_string("dev2");
+        client.authorize(&string, "dev2").await;
+        let (mut calls, _answers) = methods(&hub, &mut client, "dev2", 10).await;
+        let payload = vec![b'x'; NEARLY_ALL];
+        tokio::select! {
+            delivery = soon(calls.recv::<DataBody>()) => bytes_of(delivery.unwrap().body()),
+            answer = hub.call_method("dev2", "x", payload, LONG) => panic!("{answer:?}"),
+        }
+    };
+    let served = tokio::select! {
+        biased;
+        answer = waiting => panic!("{answer:?}"),
+        served = served => served,
+    };
+    assert_eq!(served, vec![b'x'; NEARLY_ALL]);
+}
+
+#[tokio::test]
+async fn the_link_that_holds_the_most_makes_room_for_its_neighbours() {
+    let (hub, mut client) = neighbours().await;
+    let (mut silent, _answers) = methods(&hub, &mut client, "dev1", 0).await;
+    let (mut calls, _more_answers) = methods(&hub, &mut client, "dev2", 0).await;
+    let much = hub.call_method("dev1", "x", vec![b' '; NEARLY_ALL], LONG);
+    let little = hub.call_method("dev2", "x", "first", LONG);
+    let detached = tokio::select! {
+        biased;
+        answer = much => panic!("{answer:?}"),
+        answer = little => panic!("{answer:?}"),
+        received = soon(silent.recv::<DataBody>()) => format!("{received:?}"),
+    };
     assert!(detached.contains("ResourceLimitExceeded"), "{detached}");
+    assert_eq!(call(&hub, "dev2", &mut calls).await, b"tea");
 }

@@ -142,15 +142,12 @@ impl Core {
     }
 
     /// Counts bytes that the peer makes the hub hold for it.
-    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), AmqpError> {
-        if self.held + bytes > self.hub.limits.held_per_connection {
-            return Err(AmqpError::new(
-                condition::RESOURCE_LIMIT,
-                "The connection leaves too much unfinished or without credit.",
-            ));
-        }
+    pub(crate) fn hold(&mut self, bytes: usize) {
         self.held += bytes;
-        Ok(())
+    }
+
+    pub(crate) fn holds_too_much(&self) -> bool {
+        self.held > self.hub.limits.held_per_connection
     }
 
     pub(crate) fn release(&mut self, bytes: usize) {

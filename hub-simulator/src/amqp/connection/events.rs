@@ -170,6 +170,7 @@ impl Connection {
             Notice::Order(Order::Freeze(frozen)) => return Some(LineOrder::Freeze(frozen)),
             Notice::Order(order) => self.obey(order),
         }
+        self.make_room();
         None
     }
 

@@ -1,6 +1,7 @@
 //! A connection as a state machine: bytes and notices in, bytes out, the time passed in.
 
 mod events;
+mod room;
 mod sasl;
 
 use std::collections::HashMap;
@@ -182,6 +183,7 @@ impl Connection {
         if let Err(error) = result {
             self.close(Some(&error));
         }
+        self.make_room();
         frame.len
     }
 

@@ -128,10 +128,7 @@ impl Session {
             let text = "The message is larger than the link's max-message-size.";
             return self.refuse(core, handle, condition::SIZE_EXCEEDED, text);
         }
-        if let Err(error) = core.hold(partial.payload.len()) {
-            self.detach(core, handle, Some(&error));
-            return Ok(());
-        }
+        core.hold(partial.payload.len());
         link.partial = Some(partial);
         Ok(())
     }

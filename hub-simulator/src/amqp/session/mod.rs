@@ -214,6 +214,22 @@ impl Session {
         true
     }
 
+    /// Forgets the calls that wait for credit and that nobody waits for any more.
+    pub(in crate::amqp) fn forget_calls(&mut self, core: &mut Core) {
+        for slot in &mut self.slots {
+            if let Slot::Open(link) = slot {
+                link.outbox.retain(|outgoing| {
+                    let awaited = |call| core.hub.state().awaits(call);
+                    let stays = outgoing.call.is_none_or(awaited);
+                    if !stays {
+                        core.release(outgoing.message.len());
+                    }
+                    stays
+                });
+            }
+        }
+    }
+
     /// Makes a link half of its pair.
     ///
     /// A link of the same direction before it, and a half with another correlation id, belong to a

@@ -131,9 +131,7 @@ impl Session {
             let error = AmqpError::new(condition::RESOURCE_LIMIT, "The link takes no messages.");
             return self.detach(core, handle, Some(&error));
         }
-        if let Err(error) = core.hold(message.message.len()) {
-            return self.detach(core, handle, Some(&error));
-        }
+        core.hold(message.message.len());
         link.outbox.push_back(message);
         self.pump(core, handle);
     }
