@@ -80,6 +80,8 @@ async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
                             MqttSubscriptions::PerDevice => {
                                 pool.disown(&command.device, Kind::Message);
                             }
+                            // The group gave it to this gateway alone.
+                            MqttSubscriptions::Wildcard if commands.hands_over() => {}
                             MqttSubscriptions::Wildcard => {
                                 let (device, receipt) = (&command.device, command.receipt);
                                 return pool.leave(device, Kind::Message, receipt);
