@@ -350,3 +350,84 @@ async fn refused_messages_are_all_acknowledged_however_late_the_broker_takes_the
     site.proxy.wait(is_settled).await;
     assert_eq!(upstream.stats().messages_refused, COUNT as u64);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_for_which_the_broker_closes_connections_are_given_up_and_spare_the_others() {
+    const NAMES: [&str; 4] = ["dev-0", "dev-1", "dev-2", "dev-3"];
+    for subscriptions in [MqttSubscriptions::PerDevice, MqttSubscriptions::Wildcard] {
+        let Some(site) = Site::new().await else {
+            return;
+        };
+        site.proxy.deny("/dead", None);
+        let mut config = site.config("gw").with_connections(2);
+        config.commands.subscriptions = subscriptions;
+        let upstream = common::upstream(config);
+        for name in NAMES {
+            let callback = attach(&upstream, name, MESSAGES).await;
+            callback.settle_next(vec![Disposition::Reject; 1000]);
+            let filter = match subscriptions {
+                MqttSubscriptions::Wildcard => "devices/+/commands".to_owned(),
+                _ => format!("devices/{name}/commands"),
+            };
+            site.subscribed(&[&filter]).await;
+        }
+        for name in NAMES {
+            site.command(name, &format!("for-{name}")).await;
+        }
+        for name in NAMES {
+            let id = format!("for-{name}");
+            site.proxy.wait(|state| state.given(&id).1).await;
+        }
+        for name in NAMES {
+            let message = common::uplink(&common::device(name), "m");
+            while let Err(error) = upstream.send(&message).await {
+                assert!(error.is_retryable(), "{error}");
+                tokio::task::yield_now().await;
+            }
+        }
+        let losses = upstream.stats().losses;
+        assert!((3..=6).contains(&losses), "{losses}, {subscriptions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_the_broker_has_no_room_for_is_given_up_in_time() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    // Quota exceeded.
+    site.proxy.deny("/dead", Some(0x97));
+    let mut config = site.config("gw");
+    config.wire.answer_timeout = Duration::from_secs(1);
+    let upstream = common::upstream(config);
+    let callback = attach(&upstream, "dev", MESSAGES).await;
+    site.subscribed(&["devices/dev/commands"]).await;
+    callback.settle_next([Disposition::Reject]);
+    site.command("dev", "unwanted").await;
+    site.proxy.wait(|state| state.given("unwanted").1).await;
+    assert_eq!(upstream.stats().losses, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_a_group_gave_one_gateway_is_not_lost_with_a_device_that_goes() {
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw");
+    config.commands.group = Some("all".to_owned());
+    config.commands.subscriptions = MqttSubscriptions::Wildcard;
+    config.commands.keep = Duration::from_secs(1);
+    let upstream = common::upstream(config);
+    let callback = attach(&upstream, "dev", MESSAGES).await;
+    site.subscribed(&["$share/all/devices/+/commands"]).await;
+    callback.settle_next(vec![Disposition::Abandon; 1000]);
+    site.command("dev", "mine-alone").await;
+    callback
+        .wait_for(|record| !record.messages.is_empty())
+        .await;
+    let gone = upstream.detach(&common::device("dev")).await;
+    gone.expect("detached");
+    let letter = site.cloud.find(|m| m.topic == "devices/dev/dead").await;
+    assert_eq!(letter.payload, "mine-alone");
+    site.proxy.wait(|state| state.given("mine-alone").1).await;
+}

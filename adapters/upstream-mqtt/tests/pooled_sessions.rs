@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gateway_core::{Interest, Upstream};
-use gateway_upstream_mqtt::MqttSubscriptions;
+use gateway_upstream_mqtt::{MqttPoolUpstream, MqttSubscriptions};
 
 use site::{MESSAGES, Site, attach, ids};
 
@@ -104,4 +104,45 @@ async fn a_gateway_that_is_back_leaves_the_commands_of_a_device_to_where_it_went
     settled(&site, "call-2", 1).await;
     settled(&site, "message-2", 1).await;
     assert_eq!(ids(&callback), ["message-1", "message-2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_for_an_absent_device_is_settled_whatever_connection_was_its_own() {
+    const COUNT: usize = 20;
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw");
+    config.commands.subscriptions = MqttSubscriptions::Wildcard;
+    config.commands.patience = Duration::from_millis(50);
+    // Time enough for all to come before it is over.
+    config.commands.keep = Duration::from_secs(3);
+    let first = common::upstream(config.clone());
+    attach(&first, "absent", MESSAGES).await;
+    let its_own = connection(&first, "absent");
+    site.subscribed(&["devices/+/commands"]).await;
+    first.close(Duration::from_secs(10)).await.expect("closed");
+    for n in 0..COUNT {
+        site.command("absent", &format!("kept-{n:02}")).await;
+    }
+    let second = common::upstream(config);
+    let other = attach(&second, "other", MESSAGES).await;
+    assert_ne!(its_own, connection(&second, "other"));
+    assert_ne!(its_own, Some(1), "it hears the commands of all");
+    settled(&site, "kept-", COUNT).await;
+    let refused = second.stats().messages_refused as usize;
+    site.cloud
+        .wait(|heard| {
+            let letters = heard.messages.iter();
+            let letters = letters.filter(|m| m.topic == "devices/absent/dead");
+            letters.count() == refused
+        })
+        .await;
+    site.command("other", "after").await;
+    other.wait_for(|record| record.messages.len() == 1).await;
+}
+
+/// The number of a device's own connection.
+fn connection(upstream: &MqttPoolUpstream, name: &str) -> Option<u64> {
+    upstream.explain(&common::device(name))?.connection
 }

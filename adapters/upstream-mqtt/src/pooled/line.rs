@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use gateway_core::Backoff;
 use gateway_core::governor::{Class, Operation, Priority, Turn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::filters::{Filters, Work, halves};
 use super::inbound::LineInbox;
@@ -20,8 +22,10 @@ use crate::lock::lock;
 /// How long a connection must have lasted for the failures before it to be forgotten: a broker that
 /// takes us and closes at once is not asked any faster than one that is not there.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
-/// The wait before a message that the broker did not take now is offered again.
-const OFFER_AGAIN: Duration = Duration::from_millis(100);
+/// Connections that may be lost with something offered, one soon after the other, before it counts as
+/// what they are lost for: a broker of version 3.1.1 that does not like a message closes the connection,
+/// which is everybody's.
+const LOSSES: u32 = 3;
 /// How long the broker may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -33,6 +37,31 @@ enum State {
     Down(Arc<MqttError>, Instant),
 }
 
+/// Whether what is offered is what connections are lost for.
+#[derive(Debug, Default)]
+struct Suspicion {
+    /// Connections that were lost with something offered, each soon after the one before.
+    losses: u32,
+    last: Option<Instant>,
+}
+
+impl Suspicion {
+    fn is_young(&self) -> bool {
+        self.last
+            .is_some_and(|last| last.elapsed() < FORGIVEN_AFTER)
+    }
+
+    /// Notes that a connection was lost with something offered.
+    fn note(&mut self) {
+        let before = if self.is_young() { self.losses } else { 0 };
+        (self.losses, self.last) = (before + 1, Some(Instant::now()));
+    }
+
+    fn stands(&self) -> bool {
+        self.losses >= LOSSES && self.is_young()
+    }
+}
+
 /// A connection, up or not. Its devices stay its own while it is away.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -41,6 +70,9 @@ pub(super) struct Line {
     state: watch::Sender<State>,
     pub(super) filters: Filters,
     is_kept: AtomicBool,
+    /// What is offered and has no word of the broker.
+    offers: TaskTracker,
+    suspicion: Mutex<Suspicion>,
     /// Until when devices may come back to which the broker has kept something.
     grace: Mutex<Option<Instant>>,
 }
@@ -52,6 +84,8 @@ impl Line {
             state: watch::Sender::new(State::Connecting),
             filters: Filters::default(),
             is_kept: AtomicBool::new(false),
+            offers: TaskTracker::new(),
+            suspicion: Mutex::default(),
             grace: Mutex::default(),
         }
     }
@@ -117,7 +151,9 @@ impl Line {
     /// Cancel safe.
     pub(super) async fn up(&self) -> Result<Client, MqttError> {
         let mut state = self.state.subscribe();
-        let state = state.wait_for(|state| matches!(state, State::Up(_)));
+        let is_up =
+            |state: &State| matches!(state, State::Up(client) if !client.down().is_cancelled());
+        let state = state.wait_for(is_up);
         match state.await.as_deref() {
             Ok(State::Up(client)) => Ok(client.clone()),
             _ => Err(MqttError::Down),
@@ -128,14 +164,23 @@ impl Line {
     /// now, as when that one is lost.
     ///
     /// # Errors
-    /// The broker will never take it.
+    /// The broker will never take it, or may be closing the connection for it.
     ///
     /// Cancel safe.
-    pub(super) async fn offer(&self, publish: Publish) -> Result<(), MqttError> {
+    pub(super) async fn offer(&self, publish: Publish, retry: &Backoff) -> Result<(), MqttError> {
+        let _offer = self.offers.token();
+        let mut failures = 0;
         loop {
             let client = self.up().await?;
+            if lock(&self.suspicion).stands() {
+                return Err(MqttError::Left);
+            }
             match client.publish(publish.clone()).await {
-                Err(error) if error.is_passing() => sleep(OFFER_AGAIN).await,
+                Err(MqttError::Down | MqttError::Unanswered(_)) => client.down().cancelled().await,
+                Err(error) if error.is_passing() => {
+                    sleep(retry.delay(failures)).await;
+                    failures = failures.saturating_add(1);
+                }
                 told => return told,
             }
         }
@@ -178,6 +223,10 @@ async fn keep(line: Arc<Line>, pool: Arc<Pool>) {
                 let has_missed = !is_first && !client.is_session_present();
                 is_first = false;
                 let client = serve(&line, &pool, client, has_missed).await;
+                // Before those offers give up whose command is lost with the connection.
+                if !line.offers.is_empty() {
+                    lock(&line.suspicion).note();
+                }
                 lost.cancel();
                 line.filters.lose();
                 let reason = client.reason();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway_core::{CorrelationId, DeviceId, MethodCall, MethodName, MethodReply};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::convert::{self, ReturnAddress};
@@ -20,7 +20,6 @@ use super::pool::Pool;
 use super::queues::{Admission, Order};
 use super::verdict::{Silence, verdict};
 use crate::client::Receipt;
-use crate::error::MqttError;
 use crate::lock::lock;
 
 /// Names a call: its device, and what its caller tells the answer by.
@@ -156,11 +155,7 @@ async fn run(running: Running, call: Call, deadline: Instant) {
         &reply,
     );
     let told = match reply {
-        Ok(reply) => {
-            let offer = pool.lines[pool.place(device)].offer(reply);
-            let told = timeout(pool.config.wire.answer_timeout, offer).await;
-            told.unwrap_or(Err(MqttError::Unanswered("a method's answer")))
-        }
+        Ok(reply) => pool.tell(pool.place(device), reply).await,
         Err(error) => Err(error),
     };
     if let Err(error) = told {

@@ -53,6 +53,11 @@
 //! properties one after the other. What comes for a device that takes nothing is refused after
 //! [`patience`](MqttPoolCommands::patience), so that it does not use up what the broker gives out.
 //!
+//! What the broker has not taken of dead letters, answers and commands handed over in
+//! [`answer_timeout`](MqttPoolWire::answer_timeout), or what three connections were lost with, one soon
+//! after the other, as where a broker closes them for a topic that it denies, is given up with a
+//! warning, and its command acknowledged.
+//!
 //! A device that misses changes of its desired properties, since the broker kept no session or since
 //! its callback abandoned one, is given all of them as a whole where twins can be read
 //! ([`twin_get`](MqttPoolTopics::twin_get)), and no single change before that. Elsewhere the change is

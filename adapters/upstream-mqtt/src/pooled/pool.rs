@@ -8,6 +8,7 @@ use bytes::Bytes;
 use gateway_core::governor::{BudgetConfig, Door};
 use gateway_core::{CloudCallback, ConfigError, DeviceId, Interest};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +21,7 @@ use super::topics::{Kind, Topics};
 use super::twin::Asked;
 use super::verdict::Silence;
 use crate::client::{Client, Limits, Options, Publish, Receipt, Transport, Version, Will};
+use crate::error::MqttError;
 use crate::lock::lock;
 
 /// Counts since the start.
@@ -313,8 +315,22 @@ impl Pool {
         }
     }
 
-    /// Tells the broker something small about a command, and acknowledges that once it has it. If the
-    /// command's own connection is lost before, the broker gives it again.
+    /// Tells the broker something small about a command, for as long as it may take to answer.
+    pub(super) async fn tell(
+        self: &Arc<Self>,
+        place: usize,
+        publish: Publish,
+    ) -> Result<(), MqttError> {
+        let line = &self.lines[place];
+        // It may be of a device that was never here.
+        line.keep(self);
+        let offer = line.offer(publish, &self.config.commands.retry);
+        let told = timeout(self.config.wire.answer_timeout, offer).await;
+        told.unwrap_or(Err(MqttError::Unanswered("a word about a command")))
+    }
+
+    /// Tells the broker something small about a command, and acknowledges that once it has it, or
+    /// does not take it. If the command's own connection is lost before, the broker gives it again.
     pub(super) fn chore(
         self: &Arc<Self>,
         place: usize,
@@ -326,16 +342,16 @@ impl Pool {
             tracing::warn!(count = 1, "Too much waits for the broker's acknowledgement");
             return;
         };
-        let line = self.lines[place].clone();
+        let pool = self.clone();
         self.spawn(async move {
             let _permit = permit;
             let told = tokio::select! {
                 biased;
                 () = lost.cancelled() => return,
-                told = line.offer(publish) => told,
+                told = pool.tell(place, publish) => told,
             };
             if let Err(error) = told {
-                // What it will never take is no reason to be sent the command again.
+                // What it does not take is no reason to be sent the command again.
                 tracing::warn!(error = %error, count = 1, "The broker did not take an answer");
             }
             receipt.acknowledge();

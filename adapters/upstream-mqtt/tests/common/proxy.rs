@@ -59,6 +59,9 @@ pub(crate) struct State {
     /// Swallows everything but the opening of a connection.
     is_mute: bool,
     is_closing: bool,
+    /// How the topics of messages end that the broker does not get, and what is said to them; without a
+    /// word the connection is closed.
+    denied: Option<(&'static str, Option<u8>)>,
 }
 
 impl Given {
@@ -89,6 +92,12 @@ impl State {
 
     pub(crate) fn subscriptions(&self) -> usize {
         self.filters.values().map(BTreeSet::len).sum()
+    }
+
+    fn is_denied(&self, packet: &Bytes) -> bool {
+        let topic = publish(packet).0;
+        self.denied
+            .is_some_and(|(end, _)| topic.ends_with(end.as_bytes()))
     }
 
     fn summary(&self) -> String {
@@ -201,6 +210,13 @@ impl Proxy {
         self.state.send_modify(|state| state.is_mute = true);
     }
 
+    /// Refuses each message to a topic with this end for this reason, or closes its connection, as
+    /// brokers of version 3.1.1 may.
+    pub(crate) fn deny(&self, end: &'static str, reason: Option<u8>) {
+        self.state
+            .send_modify(|state| state.denied = Some((end, reason)));
+    }
+
     /// Closes each connection as soon as the broker has taken it.
     pub(crate) fn close_at_once(&self) {
         self.state.send_modify(|state| state.is_closing = true);
@@ -307,12 +323,16 @@ impl Connection {
                 return;
             }
             match kind {
+                PUBLISH if state.is_denied(&packet) => {
+                    let reason = state.denied.and_then(|(_, reason)| reason);
+                    let answer = reason.map(|reason| refusal(publish(&packet).1, reason));
+                    return pass(&self.down, answer.unwrap_or_default());
+                }
                 PUBLISH if is_telemetry(&packet) => {
                     let (_, id) = publish(&packet);
                     if state.messages_to_refuse > 0 {
                         state.messages_to_refuse -= 1;
-                        let refusal = [PUBACK << 4, 3, (id >> 8) as u8, id as u8, 0x99];
-                        return pass(&self.down, Bytes::copy_from_slice(&refusal));
+                        return pass(&self.down, refusal(id, 0x99));
                     }
                     state.telemetry.insert((self.number, id));
                     if state.is_holding {
@@ -417,6 +437,12 @@ fn body(packet: &Bytes) -> Bytes {
 
 fn number(bytes: &[u8]) -> u16 {
     u16::from_be_bytes([bytes[0], bytes[1]])
+}
+
+/// A PUBACK that refuses (MQTT 5).
+fn refusal(id: u16, reason: u8) -> Bytes {
+    let [high, low] = id.to_be_bytes();
+    Bytes::copy_from_slice(&[PUBACK << 4, 3, high, low, reason])
 }
 
 /// Topic and packet identifier of a PUBLISH; 0 at QoS 0.

@@ -36,8 +36,9 @@ pub struct MqttPoolCommands {
     /// as over AMQP.
     #[serde(with = "humantime_serde")]
     pub verdict_timeout: Duration,
-    /// The wait before a message that could not be delivered is tried again, and before all desired
-    /// properties are read for a device that missed a change. Default 1 s to 30 s.
+    /// The wait before a message that could not be delivered is tried again, before all desired
+    /// properties are read for a device that missed a change, and before a broker that takes no more now
+    /// is offered an answer or a dead letter again. Default 1 s to 30 s.
     pub retry: Backoff,
     /// How long a message is tried again, from its arrival or until it expires; then it is refused.
     /// Default 2 min: it is unacknowledged that long, and takes its place at the broker. As long after

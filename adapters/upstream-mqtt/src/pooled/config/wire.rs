@@ -11,7 +11,8 @@ pub struct MqttPoolWire {
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// How long the broker may take to acknowledge a message or a subscription, and a twin request
-    /// to be answered. Default 30 s; the connection is then given up.
+    /// to be answered. Default 30 s; the connection is then given up. As long, an answer to a method, a
+    /// dead letter or a command handed over is offered to a broker that is away or takes no more now.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
     /// How long we are silent before a ping goes out; the broker gives us up after one and a half
