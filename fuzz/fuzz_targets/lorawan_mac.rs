@@ -1,8 +1,8 @@
 //! The network server: whatever is on air, signed or not, counters only go up, no frame and no join is
 //! taken twice, after a restart neither, and nothing refused changes what is stored.
 //!
-//! The input is where the counters begin of the device that does not join, then steps: a byte of what
-//! to do, a byte of length and so many bytes.
+//! The input is where the counters begin of the device that does not join and in which region, then
+//! steps: a byte of what to do, a byte of length and so many bytes.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
@@ -32,6 +32,19 @@ const MAX_GAP: u32 = 16_384;
 /// Where counters begin: below where their lower half wraps, below their end.
 const BEGINNINGS: [u32; 4] = [0, 0xfff8, 0x1_0000, u32::MAX - 4];
 const MAX_STEPS: usize = 64;
+/// Regions of each kind, with a frequency on which their devices speak: channels that are told or
+/// fixed, with and without a dwell time.
+const REGIONS: [(RegionName, u32); 6] = [
+    (RegionName::Eu868, 868_100_000),
+    (RegionName::Us915, 902_300_000),
+    (RegionName::Au915, 915_200_000),
+    (RegionName::As923, 923_200_000),
+    (RegionName::Cn470, 470_300_000),
+    (RegionName::In865, 865_062_500),
+];
+/// How long after an uplink the network server is ready to answer it.
+const EARLIEST: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(1500), Duration::from_secs(6), Duration::MAX];
 
 /// What was said on an uplink's message.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +59,7 @@ enum Word {
 
 struct World {
     network: Network,
+    frequency: u32,
     /// Frames that were taken, in order.
     taken: Vec<Vec<u8>>,
     uplinks: HashMap<(DevEui, DevAddr, u32), Word>,
@@ -75,12 +89,6 @@ fn profiles() -> [DeviceProfile; 3] {
         DeviceProfile::otaa(JOINER, Key::new(KEY)),
         DeviceProfile::new(COUNTER, counts),
     ]
-}
-
-fn reception(data_rate: u8, snr: u8) -> Reception {
-    let clock = ConcentratorClock::Forwarder(0);
-    Reception::new(Eui64::new(2), 868_100_000, data_rate % 16, clock)
-        .with_signal(-60.0, f32::from(snr.cast_signed()))
 }
 
 fn is_same(one: &SessionRecord, other: &SessionRecord) -> bool {
@@ -141,7 +149,9 @@ fn accepted(nonce: u16, accept: &[u8]) -> (DevAddr, [u8; 16]) {
 
 impl World {
     fn new(beginning: u8) -> Self {
-        let region = Region::new(RegionName::Eu868);
+        let (name, frequency) =
+            REGIONS[usize::from(beginning) / BEGINNINGS.len() % REGIONS.len()];
+        let region = Region::new(name);
         let config = NetworkConfig::new(&region);
         let mut network = Network::new(region, config);
         for profile in profiles() {
@@ -156,6 +166,7 @@ impl World {
         }
         Self {
             network,
+            frequency,
             taken: Vec::new(),
             uplinks: HashMap::new(),
             nonces: HashSet::new(),
@@ -165,10 +176,16 @@ impl World {
         }
     }
 
+    fn reception(&self, data_rate: u8, snr: u8) -> Reception {
+        let clock = ConcentratorClock::Forwarder(0);
+        Reception::new(Eui64::new(2), self.frequency, data_rate, clock)
+            .with_signal(-60.0, f32::from(snr.cast_signed()))
+    }
+
     fn step(&mut self, what: u8, data: &[u8]) {
         let dev_eui = DEVICES[usize::from(what >> 3 & 3) % DEVICES.len()];
         match what & 7 {
-            0 => drop(self.hear(data, reception(0, 0), what >> 5)),
+            0 => drop(self.hear(data, self.reception(0, 0), what >> 5)),
             1 | 2 => self.say(dev_eui, what >> 5, data),
             3 => self.join(dev_eui, data),
             4 => self.replay(data),
@@ -282,6 +299,12 @@ impl World {
         if data.first().is_some_and(|byte| byte & 2 == 2) {
             self.network.ask_status(dev_eui);
         }
+        if data.first().is_some_and(|byte| byte & 4 == 4) {
+            let before = self.record(dev_eui);
+            self.network.give_up(dev_eui);
+            assert_eq!(self.network.give_up(dev_eui), None);
+            assert_eq!(self.record(dev_eui), before);
+        }
         let Some(session) = self.network.session(dev_eui) else {
             return;
         };
@@ -325,7 +348,7 @@ impl World {
         let Some(frame) = signed(signer, which & 64 != 0, counter, rest) else {
             return;
         };
-        let heard = self.hear(&frame, reception(which >> 2, *snr), word);
+        let heard = self.hear(&frame, self.reception(which >> 2 & 15, *snr), word);
         // To the byte what was said last, or it is another frame.
         let is_same = session.last_mic.is_none_or(|mic| frame.ends_with(&mic));
         let is_last = is_same && counter.checked_add(1) == Some(expected);
@@ -341,7 +364,7 @@ impl World {
     fn join(&mut self, dev_eui: DevEui, data: &[u8]) {
         let nonce = data.first_chunk().copied().map_or(0, u16::from_le_bytes);
         let is_used = self.is_used(dev_eui, nonce);
-        match self.hear(&join_request(dev_eui, nonce), reception(0, 0), 0) {
+        match self.hear(&join_request(dev_eui, nonce), self.reception(0, 0), 0) {
             Ok(heard) => assert!(matches!(heard, Heard::Join(_)), "{heard:?}"),
             Err(Refusal::NonceUsed(_)) => assert!(is_used),
             Err(refusal) => assert_eq!(refusal, Refusal::UnknownDevice(MADE)),
@@ -356,12 +379,12 @@ impl World {
         }
         let mut frame = self.taken[number % self.taken.len()].clone();
         let Some([low, high]) = data.get(1..).and_then(<[u8]>::first_chunk) else {
-            drop(self.hear(&frame, reception(0, 0), 0));
+            drop(self.hear(&frame, self.reception(0, 0), 0));
             return;
         };
         let bit = usize::from(u16::from_le_bytes([*low, *high])) % (frame.len() * 8);
         frame[bit / 8] ^= 1 << (bit % 8);
-        let heard = self.hear(&frame, reception(0, 0), 0);
+        let heard = self.hear(&frame, self.reception(0, 0), 0);
         assert!(heard.is_err(), "bit {bit} was changed: {heard:?}");
     }
 
@@ -376,10 +399,11 @@ impl World {
         };
         let message = Message::new(u64::from(how >> 4), *port, payload.to_vec());
         let message = message.with_confirmed(how & 1 != 0);
-        let more = how & 8 != 0;
+        let (more, earliest) = (how & 8 != 0, EARLIEST[usize::from(how >> 6)]);
+        let mut answer = |message| self.network.answer_from(earliest, dev_eui, message, more);
         let sent = match how >> 1 & 3 {
-            0 | 1 => self.network.answer(dev_eui, Some(&message), more).ok().flatten(),
-            2 => self.network.answer(dev_eui, None, more).ok().flatten(),
+            0 | 1 => answer(Some(&message)).ok().flatten(),
+            2 => answer(None).ok().flatten(),
             _ => self.network.send(dev_eui, &message).ok(),
         };
         let after = self.network.session(dev_eui).expect("a session").clone();
@@ -394,6 +418,8 @@ impl World {
     fn check_sent(&mut self, sent: &Transmission, before: &SessionRecord, after: &SessionRecord) {
         let frame = &sent.frame[..];
         assert!((12..=255).contains(&frame.len()) && !sent.windows.is_empty());
+        let region = self.network.region();
+        assert!(sent.windows.iter().all(|window| region.modulation(window.data_rate).is_some()));
         let counter = u16::from_le_bytes([frame[6], frame[7]]);
         let body = frame[8 + usize::from(frame[5] & 15)..frame.len() - 4].to_vec();
         let place = (sent.dev_eui, after.dev_addr, counter);

@@ -1,10 +1,11 @@
 //! The downlink deadline engine: in whatever order devices speak, commands come and the network
-//! server tells, each command ends once or is withdrawn; a device has one in flight and a window
-//! takes one; nothing goes when its time is up; what waits is bounded; and in the end nothing is left.
+//! server tells, each command ends once or is withdrawn, as has what the network server is to drop;
+//! a device has one in flight and a window takes one; nothing goes when its time is up; what waits is
+//! bounded; and in the end nothing is left.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use gateway_downstream_lorawan::event::{
@@ -47,8 +48,10 @@ struct World {
     pushed: Vec<(DevEui, DownlinkId)>,
     ended: HashSet<usize>,
     withdrawn: HashSet<usize>,
-    /// Devices whose window is used up.
-    used: HashMap<DevEui, Instant>,
+    /// Devices whose window is used up, and by which command.
+    used: HashMap<DevEui, usize>,
+    /// Commands that a concentrator has told of since they went.
+    told: HashSet<usize>,
 }
 
 fn device(number: u8) -> DevEui {
@@ -87,6 +90,7 @@ impl World {
                 if confirmed {
                     command = command.confirmed();
                 }
+                command.untold = NonZeroU8::new(port % 4);
                 if urgent {
                     command = command.with_priority(Priority::High);
                 }
@@ -95,7 +99,8 @@ impl World {
                 self.schedule.push(command, ticket, class, now)
             }
             Step::Transmitted { command, result } => {
-                let (_, device, id) = self.command(command);
+                let (ticket, device, id) = self.command(command);
+                self.told.insert(ticket);
                 let result = match result % 4 {
                     0 => Err(TransmitError::TooLate),
                     1 => Err(TransmitError::Power),
@@ -108,9 +113,12 @@ impl World {
                 self.schedule.acknowledged(&DeviceAck::new(device, id, is), now)
             }
             Step::Failed { command } => {
-                let (_, device, id) = self.command(command);
-                // What the network server gave up has not used its window.
-                self.used.remove(&device);
+                let (ticket, device, id) = self.command(command);
+                // What the network server gave up before it was on air has not used its window.
+                let is_over = [&self.ended, &self.withdrawn, &self.told].iter().any(|over| over.contains(&ticket));
+                if self.used.get(&device) == Some(&ticket) && !is_over {
+                    self.used.remove(&device);
+                }
                 let failed = DownlinkFailed::new(device, id, FailureReason::Other);
                 self.schedule.failed(&failed, now)
             }
@@ -142,6 +150,11 @@ impl World {
             assert!(!self.withdrawn.contains(&ticket), "{ticket} was withdrawn");
             assert!(self.ended.insert(ticket), "{ticket} ended twice");
         }
+        if let Some((device, id)) = actions.withdraw {
+            let ticket = self.pushed.iter().position(|pushed| *pushed == (device, id.clone()));
+            let ticket = ticket.expect("a command");
+            assert!(self.ended.contains(&ticket) || self.withdrawn.contains(&ticket));
+        }
         if let Some(sent) = actions.send {
             self.goes(&sent);
         }
@@ -159,9 +172,10 @@ impl World {
         let is_it = |(device, id): &(DevEui, DownlinkId)| (*device, id) == (sent.dev_eui, &sent.id);
         let ticket = self.pushed.iter().position(is_it).expect("a command");
         assert!(!self.ended.contains(&ticket) && !self.withdrawn.contains(&ticket));
+        self.told.remove(&ticket);
         if let Timing::Window { closes } = sent.timing {
             assert!(self.now < closes);
-            let before = self.used.insert(sent.dev_eui, closes);
+            let before = self.used.insert(sent.dev_eui, ticket);
             assert_eq!(before, None, "a window was used twice");
         }
     }
@@ -176,6 +190,7 @@ fuzz_target!(|steps: Vec<Step>| {
         ended: HashSet::new(),
         withdrawn: HashSet::new(),
         used: HashMap::new(),
+        told: HashSet::new(),
     };
     for step in steps.into_iter().take(300) {
         world.step(step);

@@ -76,7 +76,10 @@ fn size(value: &Value, depth: usize) -> usize {
             assert!(text.len() <= MAX_TEXT);
             counted(text)
         }
-        Value::Array(items) => items.iter().map(|item| size(item, depth)).sum(),
+        Value::Array(items) => {
+            assert!(depth <= MAX_DEPTH);
+            items.iter().map(|item| size(item, depth + 1)).sum()
+        }
         Value::Object(tree) => {
             assert!(depth <= MAX_DEPTH);
             let of = |(key, value): (&String, &Value)| {

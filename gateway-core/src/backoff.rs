@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::error::ConfigError;
 
+/// The longest wait: a time that a clock reaches.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// Grows waiting times from a least to a most, each with jitter.
 ///
 /// The wait before try `n` is drawn from the upper half of `least * 2^n`, capped at `most`, so
@@ -48,11 +51,12 @@ impl Backoff {
     /// Makes a backoff.
     ///
     /// # Errors
-    /// `least` is zero or greater than `most`.
+    /// `least` is zero or greater than `most`, or `most` is more than a day.
     pub fn new(least: Duration, most: Duration) -> Result<Self, ConfigError> {
-        if least.is_zero() || least > most {
+        if least.is_zero() || least > most || most > LONGEST {
             let problem = format!("goes from {least:?} to {most:?}");
-            return Err(ConfigError::new("backoff", problem, "0s < least <= most"));
+            let allowed = "0s < least <= most <= 1day";
+            return Err(ConfigError::new("backoff", problem, allowed));
         }
         Ok(Self { least, most })
     }
@@ -90,5 +94,11 @@ mod tests {
     fn a_backoff_without_a_least_wait_is_refused() {
         assert!(Backoff::new(Duration::ZERO, Duration::from_secs(1)).is_err());
         assert!(Backoff::new(Duration::from_secs(2), Duration::from_secs(1)).is_err());
+    }
+
+    #[test]
+    fn a_backoff_longer_than_a_day_is_refused() {
+        assert!(Backoff::new(LONGEST, LONGEST).is_ok());
+        assert!(Backoff::new(LONGEST, Duration::MAX).is_err());
     }
 }

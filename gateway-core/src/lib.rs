@@ -24,6 +24,7 @@ mod ingress;
 pub mod layer;
 mod lock;
 mod message;
+mod properties;
 mod router;
 mod session;
 #[cfg(feature = "testkit")]
@@ -50,9 +51,9 @@ pub use id::{CorrelationId, DeviceId, MessageId, MethodName, ParseIdError};
 pub use ingress::{Announcement, Ingress, Presence, Slot};
 pub use message::{
     CloudMessage, DEFAULT_RETRY_AFTER, Delivered, DesiredPatch, Disposition, Downlink, MethodCall,
-    MethodReply, Properties, SessionEnd, Settlement, SystemProperties, TwinReply, TwinRequest,
-    Uplink,
+    MethodReply, SessionEnd, Settlement, SystemProperties, TwinReply, TwinRequest, Uplink,
 };
+pub use properties::Properties;
 pub use session::SessionStats;
 pub use time::rfc3339;
 pub use twin::{

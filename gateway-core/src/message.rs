@@ -7,65 +7,7 @@ use tokio::time::Instant;
 
 use crate::error::{DownstreamError, ErrorKind, UpstreamError};
 use crate::id::{CorrelationId, DeviceId, MessageId, MethodName};
-
-/// Holds the application properties of a message, in the order they were set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Properties(Vec<(String, String)>);
-
-impl Properties {
-    /// Makes an empty set.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    /// Sets a property, replacing one of the same name.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|(existing, _)| *existing == name) {
-            Some((_, slot)) => *slot = value,
-            None => self.0.push((name, value)),
-        }
-    }
-
-    /// Finds a property by name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(existing, _)| existing == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// Walks over names and values in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
-    /// Tells how many properties there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Tells whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Properties {
-    fn from_iter<I: IntoIterator<Item = (N, V)>>(iter: I) -> Self {
-        let mut properties = Self::new();
-        for (name, value) in iter {
-            properties.insert(name, value);
-        }
-        properties
-    }
-}
+use crate::properties::Properties;
 
 /// Holds the properties of a message that the hub itself gives a meaning to.
 ///
@@ -488,16 +430,6 @@ impl TwinReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_property_set_twice_keeps_its_last_value() {
-        let properties: Properties = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
-        assert_eq!(
-            properties.iter().collect::<Vec<_>>(),
-            [("a", "3"), ("b", "2")]
-        );
-        assert_eq!(properties.get("b"), Some("2"));
-    }
 
     #[test]
     fn only_a_lasting_refusal_rejects_an_uplink() {

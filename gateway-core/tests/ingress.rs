@@ -166,6 +166,24 @@ async fn a_twin_is_read_without_an_attach_by_hand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn twins_of_a_forgotten_device_asked_at_once_attach_it_once() {
+    let run = Harness::start(|_| {});
+    let (ingress, a) = (run.devices.ingress().await, device("a"));
+    ingress.twin(&a, TwinRequest::Get).await.unwrap();
+    run.hub.detach(&a).await.unwrap();
+    run.hub.set_latency(SECOND);
+    let mut reads = JoinSet::new();
+    for _ in 0..20 {
+        let (ingress, a) = (ingress.clone(), a.clone());
+        reads.spawn(async move { ingress.twin(&a, TwinRequest::Get).await });
+    }
+    for read in reads.join_all().await {
+        read.unwrap();
+    }
+    assert_eq!(run.hub.attach_requests(&a), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_door_that_is_closing_lets_nothing_in() {
     let mut run = Harness::start(|_| {});
     let ingress = run.devices.ingress().await;

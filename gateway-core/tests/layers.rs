@@ -108,6 +108,16 @@ async fn a_hub_that_names_a_time_is_not_asked_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hub_that_names_a_time_beyond_all_is_not_asked_again() {
+    let (hub, a) = (MemoryUpstream::new(), device("a"));
+    let upstream = Layered::new(Retry::new(retry(30 * SECOND)), hub.clone());
+    hub.throttle(Some(Duration::MAX));
+    let error = attach(&upstream, &a).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::MAX));
+    assert_eq!(hub.attach_requests(&a), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_operation_ends_with_its_time() {
     let (hub, a) = (MemoryUpstream::new(), device("a"));
     attach(&hub, &a).await.unwrap();

@@ -123,6 +123,34 @@ async fn forged_tokens_do_not_starve_the_device_that_they_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn forged_tokens_do_not_lengthen_the_wait_of_the_device_that_they_name() {
+    let (run, a) = start();
+    let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    for n in 1..=10 {
+        let forged = with_token(&a, &wrong_key(), HOUR + SECOND * n);
+        assert!(run.online(forged).await.is_err());
+    }
+    run.hub.end_session(&a, ErrorKind::Unauthorized).await;
+    let refused = Settlement::Rejected(ErrorKind::Unauthorized);
+    assert_eq!(run.send("a", "1").await, refused);
+    sleep(SECOND).await;
+    assert_eq!(run.send("a", "1").await, Settlement::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_token_does_not_end_the_wait_of_the_device_that_it_names() {
+    let (run, a) = start();
+    let _presence = run.online(with_token(&a, &key(), HOUR)).await.unwrap();
+    run.hub.end_session(&a, ErrorKind::Unauthorized).await;
+    let forged = with_token(&a, &wrong_key(), HOUR);
+    assert!(run.online(forged).await.is_err());
+    let requests = run.hub.attach_requests(&a);
+    let refused = Settlement::Rejected(ErrorKind::Unauthorized);
+    assert_eq!(run.send("a", "1").await, refused);
+    assert_eq!(run.hub.attach_requests(&a), requests);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_token_lets_no_change_through_that_the_device_has() {
     let (run, a) = start();
     let all = Announcement::new(a.clone()).with_interest(Interest::ALL);

@@ -1,8 +1,11 @@
 //! Azure IoT Hub on this machine: faithful on the wire, with faults by script.
 //!
-//! The hub listens for AMQP 1.0 connections as the real one does: SASL or not, tokens on `$cbs`,
-//! telemetry, cloud-to-device messages, direct methods and twins, many devices on a connection. It
-//! enforces what the real one enforces and tells what it has accepted.
+//! It speaks AMQP 1.0, MQTT and HTTPS, the first two over WebSockets too, to devices, modules and
+//! services, and has the Event Hubs-compatible side and the device provisioning service. It enforces
+//! what the real one enforces, sizes, rates and quotas included ([`Limits`], [`Checks`], [`Size`]),
+//! and [records](Record) what it has accepted. [`Faults`] come by script or over a control endpoint;
+//! what it knows can outlive it, in a directory. The README says what is faithful and what is
+//! simplified. The program `hub-simulator` is all this from a command line.
 //!
 //! ```
 //! use hub_simulator::{C2d, HubSimulator};

@@ -52,7 +52,8 @@ pub struct Limits {
     pub links_per_connection: usize,
     /// Bytes that an AMQP client may make the hub hold in deliveries that it does not end and in
     /// messages that it gives no credit for; default 16 MiB, sixteen of the largest. Beyond them the
-    /// link with the most is detached. The real hub's bound is not known.
+    /// link with the most is detached. The real hub's bound is not known. Names of links and tokens
+    /// do not count: they are at most 1 KiB each.
     pub held_per_connection: usize,
     /// How long an MQTT client may take to send its CONNECT; default 30 s.
     pub mqtt_connect_timeout: Duration,

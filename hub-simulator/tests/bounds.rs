@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::link::{Receiver, Sender};
-use fe2o3_amqp_types::definitions::Role;
+use fe2o3_amqp_types::definitions::{Fields, Role};
 use fe2o3_amqp_types::performatives::{Detach, Flow, Performative};
+use fe2o3_amqp_types::primitives::Value;
 use futures_util::future::join_all;
 use hub_simulator::{HubSimulator, Limits};
-use support::{Client, DataBody, accepted, bytes_of, condition_of, message, plain_hub, soon};
+use support::{
+    Client, DataBody, accepted, bytes_of, condition_of, message, plain_hub, soon, token,
+};
 use wire::{Wire, attach, begin, credit, open, transfer};
 
 const EVENTS: &str = "/devices/dev1/messages/events";
@@ -52,6 +55,41 @@ async fn sparse_handles_cannot_eat_all_memory() {
         }
     }
     assert!(ended);
+}
+
+#[tokio::test]
+async fn names_of_links_and_tokens_are_short() {
+    let hub = plain_hub().await;
+    let (longest, longer) = ("n".repeat(1024), "n".repeat(1025));
+    let mut client = Client::connect(&hub).await;
+    let token = token(&hub.device_connection_string("dev1"));
+    assert_eq!(client.cbs.put(&longest, &token).await.0, 200);
+    assert_eq!(client.cbs.put(&longer, &token).await.0, 400);
+
+    let mut wire = Wire::with_session(&hub, open(), begin(100)).await;
+    let correlated = |handle, correlation: &str| {
+        let mut attach = attach("correlated", handle, Role::Sender, "$cbs");
+        let mut properties = Fields::new();
+        let value = Value::String(correlation.to_owned());
+        properties.insert("com.microsoft:channel-correlation-id".into(), value);
+        attach.properties = Some(properties);
+        attach
+    };
+    let named = |handle, name: &str| attach(name, handle, Role::Sender, "$cbs");
+    for refused in [named(0, &longer), correlated(1, &longer)] {
+        wire.send(0, Performative::Attach(refused)).await;
+        assert!(matches!(wire.next().await, Performative::Attach(_)));
+        let Performative::Detach(detach) = wire.next().await else {
+            panic!("a detach")
+        };
+        let condition = condition_of(&detach.error.unwrap());
+        assert_eq!(condition, "amqp:invalid-field");
+    }
+    for taken in [named(2, &longest), correlated(3, &longest)] {
+        wire.send(0, Performative::Attach(taken)).await;
+        assert!(matches!(wire.next().await, Performative::Attach(_)));
+        assert!(matches!(wire.next().await, Performative::Flow(_)));
+    }
 }
 
 #[tokio::test]

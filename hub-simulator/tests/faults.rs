@@ -38,6 +38,21 @@ async fn held_settlements_come_when_they_are_released() {
 }
 
 #[tokio::test]
+async fn settlements_are_held_until_the_last_guard_is_released() {
+    let hub = plain_hub().await;
+    let (_client, mut a, _b) = two_senders(&hub).await;
+    let (first, last) = (
+        hub.faults().hold_settlements(),
+        hub.faults().hold_settlements(),
+    );
+    let mut held = a.send_batchable(message("1", "x")).await.unwrap();
+    first.release();
+    assert!(tokio::time::timeout(BRIEF, &mut held).await.is_err());
+    last.release();
+    accepted(soon(held).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_dropped_settlement_never_comes() {
     let hub = plain_hub().await;
     let (_client, mut a, mut b) = two_senders(&hub).await;

@@ -63,6 +63,29 @@ async fn identities_keys_twins_and_queues_come_back_after_a_restart() {
 }
 
 #[tokio::test]
+async fn whatever_a_twin_takes_however_deep_comes_back_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let hub = hub_in(directory.path()).await;
+    hub.add_device("deep");
+    let nested = |objects, arrays| {
+        let arrays = (0..arrays).fold(json!(1), |inner, _| json!([inner]));
+        (0..objects).fold(arrays, |inner, _| json!({ "k": inner }))
+    };
+    for objects in 1..12 {
+        for arrays in 0..126 {
+            // What is too deep is refused.
+            drop(hub.patch_desired("deep", &nested(objects, arrays)));
+            let apart = json!({ format!("{objects}-{arrays}"): nested(objects - 1, arrays) });
+            drop(hub.patch_desired("deep", &apart));
+        }
+    }
+    let before = hub.twin("deep");
+    hub.stop().await.unwrap();
+    let hub = hub_in(directory.path()).await;
+    assert_eq!(hub.twin("deep"), before);
+}
+
+#[tokio::test]
 async fn a_policys_revoked_key_stays_revoked_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let hub = hub_in(directory.path()).await;

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::proto::message::{Code, Message};
 use crate::selection::Selection;
+pub use crate::stream::fuzzing::{Happened, Stream};
 
 /// Reads the names that a FETCH asks for, and picks them out of properties.
 ///

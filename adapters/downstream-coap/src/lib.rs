@@ -15,7 +15,9 @@
 //! | `twin/reported` | PATCH, iPATCH, POST | Changes reported properties by a merge patch. |
 //!
 //! Below `d/{device}` they are those of a gateway's children; [`Profile`](proto::resource::Profile)
-//! has Eclipse Hono's paths instead. [`Query`](proto::resource::Query) names all parameters.
+//! has Eclipse Hono's paths instead. `$.id=<device>` and `$.token=<token>` in the query say who
+//! sends, where there is no session ([`IdentityConfig`]); [`Query`](proto::resource::Query) names
+//! all other parameters.
 //!
 //! Desired properties that take several blocks are fetched whole though they change meanwhile; a change
 //! that takes several blocks itself replaces them, as its ETag tells, and the device asks anew.
@@ -33,7 +35,9 @@
 //! config.udp = Some(UdpConfig::default());
 //! config.identity.trust_any_id = true;
 //! let coap = CoapDownstream::bind(config).await?;
-//! println!("Devices may post to coap://{:?}/t?$.id=device-1", coap.udp_addr());
+//! if let Some(address) = coap.udp_addr() {
+//!     println!("Devices may post to coap://{address}/t?$.id=device-1");
+//! }
 //! let gateway = Gateway::builder(upstream)
 //!     .with_credentials(credentials)
 //!     .with_downstream("coap", coap)

@@ -15,6 +15,7 @@ use crate::downlink;
 use crate::identity::{Proof, subject};
 use crate::layer::{MessageLayer, Request};
 use crate::listener::{Exchange, Poll, Topic};
+use crate::proto::block::Block;
 use crate::proto::message::{Code, Message, option};
 use crate::proto::resource::{Query, Resource, content_of, failed, settled};
 use crate::selection::Selection;
@@ -74,6 +75,8 @@ impl<L: MessageLayer> Devices<L> {
                 self.register(&device, exchange, Topic::Commands, is_child);
                 Ok(None)
             }
+            // The rest of a command that is gone; of another one it would have no more than the rest.
+            Resource::Command if asks_for_rest(message) => Err(Code::BAD_REQUEST),
             Resource::Command => {
                 let Some(poll) = self.poll(exchange, Code::CONTENT, is_child, &query) else {
                     return Ok(Some(Message::new(Code::CONTENT)));
@@ -264,4 +267,10 @@ fn stable_id(incoming: &Request, speaker: &DeviceId) -> MessageId {
     let (token, hash) = (message.token, hasher.finish());
     let id = MessageId::new(format!("{message_id:04x}-{token:?}-{hash:016x}"));
     id.unwrap_or_else(|_| MessageId::random())
+}
+
+/// Tells whether a request is for a later block of an answer.
+fn asks_for_rest(message: &Message) -> bool {
+    let block = Block::read(&message.options, option::BLOCK2);
+    block.is_some_and(|block| block.number > 0)
 }

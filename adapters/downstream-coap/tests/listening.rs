@@ -250,6 +250,17 @@ async fn fetch(client: &mut Device, number: u32) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_command_that_is_gone_is_not_that_of_another() {
+    let test = async {
+        let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+        let mut client = running.device("dev1").await;
+        assert_eq!(fetch(&mut client, 1).await.code, Code::BAD_REQUEST);
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_waits_again_and_again_gets_every_command_once() {
     let running = Running::start(CoapConfig::default(), &["dev1"]).await;
     let mut client = running.device("dev1").await;

@@ -275,7 +275,10 @@ async fn a_message_in_blocks_completes_with_the_last_of_them() {
         let begin = async {
             let first = client.hear().await.unwrap();
             assert_eq!(first.options.uint(option::BLOCK2), Some(1 << 3 | 6));
-            assert_eq!(client.hear().await.unwrap().code, Code::PING);
+            let ping = client.hear().await.unwrap();
+            assert_eq!(ping.code, Code::PING);
+            let pong = Message::new(Code::PONG).with_token(ping.token);
+            assert!(client.tell(&pong).await);
             [first.payload, client.say(block(1)).await.payload].concat()
         };
         let begun = tokio::select! {

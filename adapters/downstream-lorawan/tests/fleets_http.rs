@@ -262,6 +262,37 @@ async fn a_command_that_the_things_stack_is_slow_to_take_is_posted_once() {
 }
 
 #[tokio::test]
+async fn what_comes_after_a_withdrawal_that_is_not_answered_is_posted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
+    let mut first = command();
+    first.deadline = Instant::now() + Duration::from_secs(2);
+    let server = async {
+        let mut unanswered = Vec::new();
+        for (frame_counter, last) in [(2, "push"), (3, "replace")] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (head, _) = read_request(&mut stream).await.unwrap();
+            assert!(head.contains(&format!("/down/{last} ")), "{head}");
+            unanswered.push(stream);
+            // Another window.
+            let body = tts_up(frame_counter).to_string();
+            let answer = post(webhook.address, "/", TOKEN, body.as_bytes()).await;
+            assert_eq!(answer, 204);
+        }
+        let (_, body) = accept_request(&listener, "200 OK").await;
+        webhook.tell("downlink_sent", &body["downlinks"][0]).await;
+    };
+    let commands = async { tokio::join!(webhook.hub.send_message(first), webhook.command()) };
+    let all = timeout(Duration::from_secs(60), async {
+        tokio::join!(commands, server)
+    });
+    let (dispositions, ()) = all.await.expect("the second command is posted");
+    let expected = (Some(Disposition::Abandon), Some(Disposition::Complete));
+    assert_eq!(dispositions, expected);
+}
+
+#[tokio::test]
 async fn a_command_that_its_device_does_not_confirm_is_given_back_when_no_attempt_is_left() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

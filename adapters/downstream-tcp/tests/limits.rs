@@ -44,6 +44,27 @@ async fn a_frame_that_never_ends_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_frame_of_which_only_the_length_comes_right_behind_another_ends_the_connection() {
+    let mut config = config(&["dev1"]);
+    config.timeouts.frame = Duration::from_millis(300);
+    config.json_lines.framing = Framing::LengthPrefixed {
+        bytes: 2,
+        endian: Default::default(),
+        includes_header: false,
+    };
+    let running = Running::start(config).await;
+    let mut stream = TcpStream::connect(running.address()).await.unwrap();
+    let hello = json!({"type": "hello", "id": "dev1", "secret": support::SECRET}).to_string();
+    let length = u8::try_from(hello.len()).unwrap();
+    let bytes = [&[0, length], hello.as_bytes(), &[0, 50]].concat();
+    stream.write_all(&bytes).await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.contains("frame_timeout"), "{heard}");
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_silent_device_is_told_goodbye() {
     let mut config = config(&["dev1"]);
     config.timeouts.idle = Duration::from_millis(100);

@@ -154,6 +154,33 @@ impl Talk {
 }
 
 #[tokio::test]
+async fn a_protocol_that_panics_where_there_are_too_many_connections_ends_none_of_them() {
+    let mut config = config(&[]);
+    config.identity.trust_any_id = true;
+    config.limits.max_connections = 1;
+    let made = AtomicU64::new(0);
+    let words = move |_: &Peer| {
+        assert_eq!(made.fetch_add(1, Relaxed), 0, "one at most");
+        Words {
+            codec: FrameCodec::new(Framing::Line, 100),
+            expired: Arc::default(),
+            confirms: false,
+            goes_on: None,
+        }
+    };
+    let builder = TcpDownstream::builder(config).with_protocol(words);
+    let running = Running::start_with(builder, |_| {}).await;
+    let mut talk = Talk::new(&running).await;
+    talk.say("I am dev1").await;
+    assert_eq!(talk.hear().await, "in");
+    assert_eq!(Talk::new(&running).await.hear().await, "");
+    talk.say("as dev1 1").await;
+    assert_eq!(talk.hear().await, "1 Accepted");
+    drop(talk);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn an_uplink_of_nobody_or_somebody_else_never_reaches_the_hub() {
     let running = start(true).await;
     let mut talk = Talk::new(&running).await;

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use gateway_core::credential::{ConnectionString, KeyPair, SasToken, SymmetricKey, sas_resource};
+use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Backoff, Credential, DeviceId, DeviceIdentity, MessageId, Uplink, Upstream};
 use hub_simulator::{DeviceKeys, HubSimulator};
 
@@ -85,6 +86,30 @@ pub fn with_policy(hub: &HubSimulator, name: &str) -> DeviceIdentity {
     let text = hub.policy_connection_string("device");
     let parsed: ConnectionString = text.parse().expect("a valid string");
     DeviceIdentity::new(device_id(name), parsed.credential().clone())
+}
+
+/// Attaches a device, which the hub must let in, and keeps what comes for it.
+pub async fn attach(upstream: &dyn Upstream, identity: &DeviceIdentity) -> RecordingCallback {
+    let callback = RecordingCallback::new();
+    attach_with(upstream, identity, &callback).await;
+    callback
+}
+
+/// Attaches a device, which the hub must let in, with a callback that knows what to do.
+pub async fn attach_with(
+    upstream: &dyn Upstream,
+    identity: &DeviceIdentity,
+    callback: &RecordingCallback,
+) {
+    let attached = upstream.attach(identity.clone(), callback.shared()).await;
+    attached.unwrap_or_else(|error| panic!("{} cannot attach: {error}", identity.device));
+}
+
+/// Registers and attaches a device that listens to nothing.
+pub async fn attach_new(upstream: &dyn Upstream, hub: &HubSimulator, name: &str) -> DeviceId {
+    let identity = with_key(hub, name);
+    attach(upstream, &identity).await;
+    identity.device
 }
 
 /// Makes a message whose body is its id.

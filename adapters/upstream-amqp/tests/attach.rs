@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    config, hub, key, send_until_ok, token, uplink, upstream, wire, with_key, with_policy,
+    attach, config, hub, key, send_until_ok, token, uplink, upstream, wire, with_key, with_policy,
     with_token,
 };
 use gateway_core::governor::Rate;
@@ -22,13 +22,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn forged(of: &DeviceIdentity) -> DeviceIdentity {
     let forged = token(&of.device, &key("d3Jvbmc="), HOUR);
     DeviceIdentity::new(of.device.clone(), Credential::SasToken(forged))
-}
-
-async fn attach(upstream: &AmqpUpstream, identity: &DeviceIdentity) -> RecordingCallback {
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity.clone(), callback.shared()).await;
-    attached.expect("attached");
-    callback
 }
 
 async fn refused(upstream: &AmqpUpstream, identity: DeviceIdentity) -> ErrorKind {

@@ -5,9 +5,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, hub, uplink, upstream, with_key};
+use common::{attach, attach_new, config, hub, send_until_ok, uplink, upstream, with_key};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Backoff, DeviceId, DeviceIdentity, ErrorKind, Uplink, Upstream};
+use gateway_core::{Backoff, DeviceId, ErrorKind, Upstream};
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
 use hub_simulator::{HubSimulator, LinkKind};
 use tokio::task::JoinSet;
@@ -19,21 +19,6 @@ fn quick(hub: &HubSimulator, least: u64, most: u64) -> AmqpConfig {
     let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
     config.breaker.open = Backoff::new(least, most).expect("a valid backoff");
     config
-}
-
-/// Sends a message, again while it fails in passing.
-async fn send_until_ok(upstream: &AmqpUpstream, message: &Uplink) {
-    while let Err(error) = upstream.send(message).await {
-        assert!(error.is_retryable(), "{error}");
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn attach(upstream: &AmqpUpstream, identity: &DeviceIdentity) -> DeviceId {
-    let callback = RecordingCallback::new().shared();
-    let attached = upstream.attach(identity.clone(), callback).await;
-    attached.expect("attached");
-    identity.device.clone()
 }
 
 fn detach(hub: &HubSimulator, device: &DeviceId) {
@@ -49,7 +34,8 @@ async fn attach_suspect(hub: &HubSimulator, upstream: &AmqpUpstream, name: &str)
     let refused = upstream.attach(identity.clone(), RecordingCallback::new().shared());
     assert!(refused.await.expect_err("refused").is_retryable());
     hub.faults().allow_attach(name);
-    attach(upstream, &identity).await
+    attach(upstream, &identity).await;
+    identity.device
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +66,8 @@ async fn a_device_refused_again_and_again_is_answered_at_once_and_told_when_to_c
 async fn a_device_detached_again_and_again_is_answered_at_once_and_comes_back_by_itself() {
     let hub = hub().await;
     let upstream = upstream(quick(&hub, 2000, 2000));
-    let device = attach(&upstream, &with_key(&hub, "bad")).await;
-    let neighbour = attach(&upstream, &with_key(&hub, "neighbour")).await;
+    let device = attach_new(&upstream, &hub, "bad").await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     for n in 0.. {
         detach(&hub, &device);
         // It finds that its link is gone, or that it came back first.
@@ -112,7 +98,7 @@ async fn a_device_that_keeps_being_detached_while_it_sends_costs_only_its_own_la
     let mut config = quick(&hub, 10, 20);
     config.pool.own_lane_after = 1;
     let upstream = upstream(config);
-    let neighbour = attach(&upstream, &with_key(&hub, "neighbour")).await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     let bad = attach_suspect(&hub, &upstream, "bad").await;
     let (sender, device): (Arc<AmqpUpstream>, _) = (upstream.clone(), bad.clone());
     let mut sending = JoinSet::new();
@@ -142,7 +128,7 @@ async fn a_device_that_is_good_for_a_while_goes_back_to_a_shared_lane() {
     config.pool.own_lane_after = 1;
     config.breaker.forgiven_after = Duration::from_millis(500);
     let upstream = upstream(config);
-    let neighbour = attach(&upstream, &with_key(&hub, "neighbour")).await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     let sessions = |stats: &hub_simulator::HubStats| stats.connections[0].sessions;
     let shared = sessions(&hub.stats());
     let device = attach_suspect(&hub, &upstream, "device").await;

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, device_id, hub, uplink, upstream, with_key};
+use common::{attach, config, device_id, hub, uplink, upstream, with_key};
 use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, TwinRequest, Upstream};
@@ -103,8 +103,7 @@ async fn a_device_whose_links_for_commands_wait_their_turn_sends_meanwhile() {
     let upstream = upstream(config);
     for name in ["first", "second"] {
         let identity = with_key(&hub, name).with_interest(Interest::COMMANDS);
-        let callback = RecordingCallback::new().shared();
-        upstream.attach(identity, callback).await.expect("attached");
+        attach(&upstream, &identity).await;
     }
     // Of four that are wanted one is let in.
     while upstream.stats().waiting < 3 {

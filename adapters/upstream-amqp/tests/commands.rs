@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::{config, device_id, hub, uplink, upstream, with_key};
+use common::{attach_with, config, device_id, hub, one_lane, uplink, upstream, with_key};
 use gateway_core::credential::{ConnectionString, HubPolicyCredentials};
 use gateway_core::testkit::{MemoryDownstream, RecordingCallback};
 use gateway_core::{
     Backoff, CloudCallback, CloudMessage, Credential, DesiredPatch, DeviceId, Disposition, Gateway,
     GatewayConfig, Interest, MethodCall, MethodReply, SessionEnd, Settlement, Upstream,
 };
-use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
+use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{C2d, C2dOutcome, HubSimulator, Limits, LinkKind, MethodError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -34,25 +34,19 @@ async fn patient_hub() -> HubSimulator {
     builder.start().await.expect("the simulator starts")
 }
 
-/// One session for all devices.
-fn one_lane(hub: &HubSimulator) -> AmqpConfig {
-    let mut config = config(hub);
-    config.pool.lanes = 1;
-    config
-}
-
-async fn attach(
+/// Attaches a device, and waits until the hub may send it what it listens to.
+async fn listen(
     upstream: &AmqpUpstream,
     hub: &HubSimulator,
     name: &str,
     interest: Interest,
 ) -> (DeviceId, RecordingCallback) {
     let callback = RecordingCallback::new();
-    let device = attach_with(upstream, hub, name, interest, &callback).await;
+    let device = listen_with(upstream, hub, name, interest, &callback).await;
     (device, callback)
 }
 
-async fn attach_with(
+async fn listen_with(
     upstream: &AmqpUpstream,
     hub: &HubSimulator,
     name: &str,
@@ -60,16 +54,14 @@ async fn attach_with(
     callback: &RecordingCallback,
 ) -> DeviceId {
     let identity = with_key(hub, name).with_interest(interest);
-    let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(upstream, &identity, callback).await;
     if interest.messages {
         hub.wait_messages(name).await;
     }
     if interest.methods {
         hub.wait_methods(name).await;
     }
-    device
+    identity.device
 }
 
 /// Delivers a message and gives how often the hub gave it out.
@@ -123,7 +115,7 @@ async fn a_message_that_nobody_settles_in_time_goes_back_before_its_lock_lapses(
     let mut config = config(&hub);
     config.commands.lock = Duration::from_millis(200);
     let upstream = upstream(config);
-    let (_, callback) = attach(&upstream, &hub, "slow", MESSAGES).await;
+    let (_, callback) = listen(&upstream, &hub, "slow", MESSAGES).await;
     callback.hold();
     let ticket = hub.send_c2d("slow", C2d::new("x")).expect("queued");
     callback.wait_for(|record| record.messages.len() == 2).await;
@@ -205,7 +197,7 @@ async fn a_device_that_is_busy_does_not_use_up_a_messages_deliveries() {
     let second = Duration::from_secs(1);
     config.commands.abandon = Backoff::new(second / 4, second / 4).expect("a valid backoff");
     let upstream = upstream(config);
-    let (_, callback) = attach(&upstream, &hub, "busy", MESSAGES).await;
+    let (_, callback) = listen(&upstream, &hub, "busy", MESSAGES).await;
     callback.settle_next([Disposition::Abandon; 4]);
     let begun = Instant::now();
     assert_eq!(deliver(&hub, "busy", "x").await, 5);
@@ -220,7 +212,7 @@ async fn a_verdict_is_void_when_its_link_is_lost() {
     let builder = HubSimulator::builder().with_limits(limits);
     let hub = builder.start().await.expect("the simulator starts");
     let upstream = upstream(config(&hub));
-    let (device, callback) = attach(&upstream, &hub, "cut-off", MESSAGES).await;
+    let (device, callback) = listen(&upstream, &hub, "cut-off", MESSAGES).await;
     callback.settle_next([Disposition::Reject]);
     callback.hold();
     let ticket = hub.send_c2d("cut-off", C2d::new("x")).expect("queued");
@@ -241,8 +233,8 @@ async fn a_verdict_is_void_when_its_link_is_lost() {
 async fn a_flood_for_a_slow_device_delays_no_neighbour_and_is_bounded_by_credit() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let (_, slow) = attach(&upstream, &hub, "flooded", MESSAGES).await;
-    let (_, quick) = attach(&upstream, &hub, "neighbour", MESSAGES).await;
+    let (_, slow) = listen(&upstream, &hub, "flooded", MESSAGES).await;
+    let (_, quick) = listen(&upstream, &hub, "neighbour", MESSAGES).await;
     slow.hold();
     let flood: Vec<_> = (0..50)
         .map(|n| {
@@ -267,7 +259,7 @@ async fn a_flood_for_a_slow_device_delays_no_neighbour_and_is_bounded_by_credit(
 async fn a_message_that_nobody_can_read_is_rejected_and_harms_nothing_else() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let (device, callback) = attach(&upstream, &hub, "device", Interest::COMMANDS).await;
+    let (device, callback) = listen(&upstream, &hub, "device", Interest::COMMANDS).await;
     hub.faults().garble_next("device", LinkKind::C2d, 1);
     let poison = hub.send_c2d("device", C2d::new("x")).expect("queued");
     assert_eq!(poison.outcome().await, C2dOutcome::Rejected);
@@ -286,7 +278,7 @@ async fn devices_that_only_speak_have_neither_task_nor_command_link() {
     let upstream = upstream(config(&hub));
     for n in 0..20 {
         let name = format!("speaker-{n}");
-        let (device, _) = attach(&upstream, &hub, &name, Interest::NONE).await;
+        let (device, _) = listen(&upstream, &hub, &name, Interest::NONE).await;
         let sent = upstream.send(&uplink(&device, "m")).await;
         sent.expect("accepted");
     }
@@ -300,11 +292,11 @@ async fn devices_always_listen_to_what_the_configuration_says() {
     let mut config = config(&hub);
     config.commands.always = MESSAGES;
     let upstream = upstream(config);
-    let (_, callback) = attach(&upstream, &hub, "speaker", Interest::NONE).await;
+    let (_, callback) = listen(&upstream, &hub, "speaker", Interest::NONE).await;
     hub.wait_messages("speaker").await;
     assert_eq!(deliver(&hub, "speaker", "x").await, 1);
-    attach_with(&upstream, &hub, "speaker", METHODS, &callback).await;
-    attach_with(&upstream, &hub, "speaker", Interest::NONE, &callback).await;
+    listen_with(&upstream, &hub, "speaker", METHODS, &callback).await;
+    listen_with(&upstream, &hub, "speaker", Interest::NONE, &callback).await;
     assert_eq!(deliver(&hub, "speaker", "y").await, 1);
     assert_eq!(callback.record().messages.len(), 2);
 }
@@ -315,7 +307,7 @@ async fn a_sleeper_hears_for_a_while_after_it_has_spoken() {
     let mut config = config(&hub);
     config.commands.after_uplink = Duration::from_millis(300);
     let upstream = upstream(config);
-    let (device, callback) = attach(&upstream, &hub, "sleeper", Interest::NONE).await;
+    let (device, callback) = listen(&upstream, &hub, "sleeper", Interest::NONE).await;
     for round in 0..2 {
         let text = format!("c-{round}");
         let waiting = hub.send_c2d("sleeper", C2d::new(text)).expect("queued");
@@ -334,7 +326,7 @@ async fn a_sleepers_link_stays_while_a_message_has_no_verdict() {
     let mut config = config(&hub);
     config.commands.after_uplink = Duration::from_millis(50);
     let upstream = upstream(config);
-    let (device, callback) = attach(&upstream, &hub, "sleeper", Interest::NONE).await;
+    let (device, callback) = listen(&upstream, &hub, "sleeper", Interest::NONE).await;
     callback.hold();
     let ticket = hub.send_c2d("sleeper", C2d::new("x")).expect("queued");
     let came = callback.wait_for(|record| !record.messages.is_empty());
@@ -351,7 +343,7 @@ async fn a_sleepers_link_stays_while_a_message_has_no_verdict() {
 async fn what_a_device_left_unsettled_comes_when_it_is_back_without_waiting_for_a_lock() {
     let hub = hub().await;
     let first = upstream(config(&hub));
-    let (device, callback) = attach(&first, &hub, "device", Interest::COMMANDS).await;
+    let (device, callback) = listen(&first, &hub, "device", Interest::COMMANDS).await;
     callback.hold();
     // More than the credit: some are here, some with the hub.
     let tickets: Vec<_> = (0..12)
@@ -362,20 +354,20 @@ async fn what_a_device_left_unsettled_comes_when_it_is_back_without_waiting_for_
         .collect();
     promptly(callback.wait_for(|record| record.messages.len() == 8)).await;
     // Offline.
-    attach_with(&first, &hub, "device", Interest::NONE, &callback).await;
+    listen_with(&first, &hub, "device", Interest::NONE, &callback).await;
     hub.wait_deaf("device").await;
-    attach_with(&first, &hub, "device", MESSAGES, &callback).await;
+    listen_with(&first, &hub, "device", MESSAGES, &callback).await;
     promptly(callback.wait_for(|record| record.messages.len() == 16)).await;
     // Detached: with it goes its connection.
     first.detach(&device).await.expect("detached");
-    attach_with(&first, &hub, "device", MESSAGES, &callback).await;
+    listen_with(&first, &hub, "device", MESSAGES, &callback).await;
     promptly(callback.wait_for(|record| record.messages.len() == 24)).await;
     // Closed, as a gateway that is started anew.
     let closed = first.close(Duration::from_secs(5)).await;
     closed.expect("closed in order");
     let second = upstream(config(&hub));
     callback.release();
-    attach_with(&second, &hub, "device", MESSAGES, &callback).await;
+    listen_with(&second, &hub, "device", MESSAGES, &callback).await;
     let settled = async {
         for ticket in &tickets {
             assert_eq!(ticket.outcome().await, C2dOutcome::Completed);
@@ -441,14 +433,14 @@ async fn a_message_for_a_device_that_was_evicted_comes_when_it_is_back() {
 async fn methods_of_one_device_are_answered_in_any_order_each_with_its_own() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let (_, callback) = attach(&upstream, &hub, "device", METHODS).await;
+    let (_, callback) = listen(&upstream, &hub, "device", METHODS).await;
     callback.hold();
     let early = hub.call_method("device", "early", "1", PATIENCE);
     let late = async {
         callback.wait_for(|record| record.methods.len() == 1).await;
         // From here on whoever comes is answered at once; the first waits on.
         let quick = RecordingCallback::new();
-        attach_with(&upstream, &hub, "device", METHODS, &quick).await;
+        listen_with(&upstream, &hub, "device", METHODS, &quick).await;
         let answer = hub.call_method("device", "late", "2", PATIENCE).await;
         assert_eq!(answer.expect("answered").payload, "2");
         callback.release();
@@ -463,7 +455,7 @@ async fn a_method_that_is_not_answered_in_time_is_dropped_and_counted() {
     let mut config = config(&hub);
     config.commands.method_timeout = Duration::from_millis(500);
     let upstream = upstream(config);
-    let (_, callback) = attach(&upstream, &hub, "slow", METHODS).await;
+    let (_, callback) = listen(&upstream, &hub, "slow", METHODS).await;
     callback.hold();
     let within = Duration::from_secs(2);
     let silent = hub.call_method("slow", "m", "1", within).await;
@@ -483,8 +475,8 @@ async fn methods_beyond_the_credit_wait_at_the_hub_and_are_answered_all() {
     let mut config = one_lane(&hub);
     config.commands.credit = 2;
     let upstream = upstream(config);
-    let (_, flooded) = attach(&upstream, &hub, "flooded", METHODS).await;
-    attach(&upstream, &hub, "neighbour", METHODS).await;
+    let (_, flooded) = listen(&upstream, &hub, "flooded", METHODS).await;
+    listen(&upstream, &hub, "neighbour", METHODS).await;
     flooded.hold();
     let calls = (0..10).map(|n| {
         let hub = &hub;
@@ -515,12 +507,12 @@ async fn methods_beyond_the_credit_wait_at_the_hub_and_are_answered_all() {
 async fn a_device_without_method_links_is_answered_for_by_the_hub_at_once() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let (device, callback) = attach(&upstream, &hub, "device", MESSAGES).await;
+    let (device, callback) = listen(&upstream, &hub, "device", MESSAGES).await;
     let call = || promptly(hub.call_method("device", "m", "1", PATIENCE * 10));
     // 404103, as the hub has it.
     let offline = Err(MethodError::DeviceNotOnline);
     assert_eq!(call().await, offline);
-    attach_with(&upstream, &hub, "device", METHODS, &callback).await;
+    listen_with(&upstream, &hub, "device", METHODS, &callback).await;
     call().await.expect("answered");
     upstream.detach(&device).await.expect("detached");
     assert_eq!(call().await, offline);
@@ -531,7 +523,7 @@ async fn a_device_without_method_links_is_answered_for_by_the_hub_at_once() {
 async fn no_answer_is_made_up_for_a_device_that_goes() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let (device, callback) = attach(&upstream, &hub, "gone", METHODS).await;
+    let (device, callback) = listen(&upstream, &hub, "gone", METHODS).await;
     callback.hold();
     let within = Duration::from_secs(2);
     let call = hub.call_method("gone", "m", "1", within);
@@ -548,7 +540,7 @@ async fn no_answer_is_made_up_for_a_device_that_goes() {
 async fn a_method_that_is_none_is_answered_400_and_one_that_nobody_can_read_is_dropped() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let (device, callback) = attach(&upstream, &hub, "device", Interest::COMMANDS).await;
+    let (device, callback) = listen(&upstream, &hub, "device", Interest::COMMANDS).await;
     // Longer than any name of a method.
     let name = "m".repeat(101);
     let answer = hub.call_method("device", &name, "1", PATIENCE).await;
@@ -573,7 +565,7 @@ async fn a_method_that_is_none_is_answered_400_and_one_that_nobody_can_read_is_d
 async fn links_that_the_hub_does_not_answer_hold_up_no_message() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let (_, callback) = attach(&upstream, &hub, "device", MESSAGES).await;
+    let (_, callback) = listen(&upstream, &hub, "device", MESSAGES).await;
     hub.faults().withhold_attach("device");
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
     let attached = upstream.attach(identity, callback.shared()).await;

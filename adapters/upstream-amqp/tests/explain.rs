@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{config, hub, uplink, upstream, with_key};
-use gateway_core::testkit::RecordingCallback;
+use common::{attach, config, hub, uplink, upstream, with_key};
 use gateway_core::{BreakerState, ErrorKind, Interest, LinkPurpose, Upstream};
 use gateway_upstream_amqp::CommandConfig;
 
@@ -14,8 +13,7 @@ async fn an_attached_device_has_a_connection_a_lane_a_link_with_credit_and_a_tok
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
     assert_eq!(upstream.explain(&device), None, "nobody knows it");
-    let attached = upstream.attach(identity, RecordingCallback::new().shared());
-    attached.await.expect("attached");
+    attach(&upstream, &identity).await;
     let sent = upstream.send(&uplink(&device, "m")).await;
     sent.expect("accepted");
 
@@ -41,8 +39,7 @@ async fn a_device_that_listens_shows_each_link_and_what_the_hub_may_send_on_it()
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, RecordingCallback::new().shared());
-    attached.await.expect("attached");
+    attach(&upstream, &identity).await;
     hub.wait_messages("device").await;
     hub.wait_methods("device").await;
     hub.wait_desired("device").await;
@@ -76,8 +73,7 @@ async fn a_message_that_waits_for_its_verdict_is_in_flight_and_a_refusal_is_reme
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, RecordingCallback::new().shared());
-    attached.await.expect("attached");
+    attach(&upstream, &identity).await;
 
     let held = hub.faults().hold_settlements();
     let (message, record) = (uplink(&device, "held"), hub.record());

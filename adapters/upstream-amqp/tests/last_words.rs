@@ -5,9 +5,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, hub, upstream, with_key};
+use common::{attach_with, config, hub, upstream, with_key};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Disposition, Interest, Upstream};
+use gateway_core::{Disposition, Interest};
 use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{C2d, C2dOutcome, HubSimulator};
 use tokio::time::timeout;
@@ -15,20 +15,19 @@ use tokio::time::timeout;
 /// Far less than the hub's lock, and than a method's time.
 const PROMPT: Duration = Duration::from_secs(10);
 
-async fn attach(
+async fn listen(
     upstream: &AmqpUpstream,
     hub: &HubSimulator,
     interest: Interest,
     callback: &RecordingCallback,
 ) {
     let identity = with_key(hub, "device").with_interest(interest);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(upstream, &identity, callback).await;
 }
 
 async fn listener(hub: &HubSimulator) -> (Arc<AmqpUpstream>, RecordingCallback) {
     let (upstream, callback) = (upstream(config(hub)), RecordingCallback::new());
-    attach(&upstream, hub, Interest::COMMANDS, &callback).await;
+    listen(&upstream, hub, Interest::COMMANDS, &callback).await;
     hub.wait_messages("device").await;
     hub.wait_methods("device").await;
     callback.hold();
@@ -46,7 +45,7 @@ async fn a_message_is_settled_as_its_device_said_right_before_it_stopped_to_list
     let tickets = ["good", "bad"].map(|text| send(text).expect("queued"));
     callback.wait_for(|record| record.messages.len() == 2).await;
     callback.release();
-    attach(&upstream, &hub, Interest::NONE, &callback).await;
+    listen(&upstream, &hub, Interest::NONE, &callback).await;
     let expected = [C2dOutcome::Completed, C2dOutcome::Rejected];
     for (ticket, expected) in tickets.iter().zip(expected) {
         let outcome = timeout(PROMPT, ticket.outcome()).await;
@@ -63,7 +62,7 @@ async fn a_method_is_answered_as_its_device_said_right_before_it_stopped_to_list
     let leave = async {
         callback.wait_for(|record| record.methods.len() == 1).await;
         callback.release();
-        attach(&upstream, &hub, Interest::NONE, &callback).await;
+        listen(&upstream, &hub, Interest::NONE, &callback).await;
     };
     let (answer, ()) = tokio::join!(call, leave);
     assert_eq!(answer.expect("answered").status, 200);

@@ -4,11 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{config, device_id, hub, uplink, upstream, with_key, with_policy, with_token};
+use common::{
+    accepted_ids, attach, attach_with, config, device_id, hub, one_lane, uplink, upstream,
+    with_key, with_policy, with_token,
+};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, Upstream};
-use gateway_upstream_amqp::AmqpConfig;
-use hub_simulator::{C2d, C2dOutcome, HubSimulator};
+use hub_simulator::{C2d, C2dOutcome};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -17,13 +19,6 @@ const PROMPT: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Says nothing of a device.
 const ENDED: &str = "amqp:internal-error";
-
-/// One session for all devices.
-fn one_lane(hub: &HubSimulator) -> AmqpConfig {
-    let mut config = config(hub);
-    config.pool.lanes = 1;
-    config
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
@@ -35,8 +30,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
     for n in 0..60 {
         let identity = with_key(&hub, &format!("device-{n}"));
         devices.push(identity.device.clone());
-        let callback = RecordingCallback::new().shared();
-        upstream.attach(identity, callback).await.expect("attached");
+        attach(&upstream, &identity).await;
     }
     let mut sending = JoinSet::new();
     for device in devices {
@@ -60,13 +54,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
     let expected: Vec<_> = (0..20).map(|m| format!("m-{m:02}")).collect();
     while let Some(device) = sending.join_next().await {
         let device = device.expect("no panic");
-        let accepted = record.accepted().into_iter();
-        let mut ids: Vec<_> = accepted
-            .filter(|message| message.device_id == device.as_str())
-            .filter_map(|message| message.message_id)
-            .collect();
-        ids.dedup();
-        assert_eq!(ids, expected, "{device}");
+        assert_eq!(accepted_ids(&hub, &device), expected, "{device}");
     }
 }
 
@@ -74,13 +62,9 @@ async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
 async fn a_polite_close_by_the_hub_is_a_lost_connection_like_any_other_whatever_it_says() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
-    upstream
-        .attach(identity, callback.shared())
-        .await
-        .expect("attached");
+    let callback = attach(&upstream, &identity).await;
     let conditions = [
         "amqp:connection:forced",
         "amqp:not-found",
@@ -107,8 +91,7 @@ async fn devices_outlive_a_hub_that_fails_over_and_back() {
     for n in 0..5 {
         let identity = with_key(&hub, &format!("device-{n}"));
         devices.push(identity.device.clone());
-        let attached = upstream.attach(identity, callback.shared()).await;
-        attached.expect("attached");
+        attach_with(&upstream, &identity, &callback).await;
     }
     hub.faults().fail_over();
     hub.wait_until(|stats| stats.connections_opened > 1).await;
@@ -128,14 +111,8 @@ async fn a_disabled_device_ends_and_its_neighbours_go_on() {
     let (callback, neighbours) = (RecordingCallback::new(), RecordingCallback::new());
     let bad = with_key(&hub, "bad").with_interest(Interest::COMMANDS);
     let good = with_key(&hub, "good");
-    upstream
-        .attach(bad.clone(), callback.shared())
-        .await
-        .expect("attached");
-    upstream
-        .attach(good.clone(), neighbours.shared())
-        .await
-        .expect("attached");
+    attach_with(&upstream, &bad, &callback).await;
+    attach_with(&upstream, &good, &neighbours).await;
     hub.wait_messages("bad").await;
     hub.set_enabled("bad", false);
     let record = callback.wait_for(|record| !record.ends.is_empty()).await;
@@ -156,13 +133,9 @@ async fn a_disabled_device_ends_and_its_neighbours_go_on() {
 async fn a_device_that_another_client_took_is_not_fought_over() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "taken").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
-    upstream
-        .attach(identity, callback.shared())
-        .await
-        .expect("attached");
+    let callback = attach(&upstream, &identity).await;
     // The last of its links: nothing is being opened any more.
     hub.wait_methods("taken").await;
     hub.faults().steal("taken");
@@ -182,11 +155,9 @@ async fn a_device_taken_by_a_real_second_client_stays_with_that_one() {
     let (first, second) = (upstream(config(&hub)), upstream(config(&hub)));
     let (lost, owner) = (RecordingCallback::new(), RecordingCallback::new());
     let identity = with_key(&hub, "taken").with_interest(Interest::COMMANDS);
-    let attached = first.attach(identity.clone(), lost.shared()).await;
-    attached.expect("attached");
+    attach_with(&first, &identity, &lost).await;
     hub.wait_methods("taken").await;
-    let attached = second.attach(identity, owner.shared()).await;
-    attached.expect("attached");
+    attach_with(&second, &identity, &owner).await;
     let record = lost.wait_for(|record| !record.ends.is_empty()).await;
     assert_eq!(record.ends[0].reason, ErrorKind::Displaced);
     hub.wait_until(|stats| stats.connections.len() == 1).await;
@@ -204,10 +175,7 @@ async fn a_throttled_message_says_so_and_the_link_stays() {
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "busy");
     let device = identity.device.clone();
-    upstream
-        .attach(identity, RecordingCallback::new().shared())
-        .await
-        .expect("attached");
+    attach(&upstream, &identity).await;
     hub.faults().throttle(Some("busy"), 1);
     let error = upstream
         .send(&uplink(&device, "m"))
@@ -226,9 +194,7 @@ async fn a_device_that_waits_for_the_hub_elsewhere_holds_up_none_of_those_lost_w
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
     for name in ["mover", "neighbour"] {
-        let callback = RecordingCallback::new().shared();
-        let attached = upstream.attach(with_policy(&hub, name), callback).await;
-        attached.expect("attached");
+        attach(&upstream, &with_policy(&hub, name)).await;
     }
     // What it has stays until the hub has taken the other proof.
     hub.faults().withhold_token("mover");
@@ -253,16 +219,14 @@ async fn a_new_token_without_an_answer_is_put_again_when_the_links_are_lost_mean
     let upstream = upstream(one_lane(&hub));
     let callback = RecordingCallback::new();
     let old = with_token(&hub, "device", HOUR);
-    let attached = upstream.attach(old, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&upstream, &old, &callback).await;
     hub.faults().withhold_token("device");
     let fresh = with_token(&hub, "device", 2 * HOUR);
-    let attach = timeout(PROMPT, upstream.attach(fresh, callback.shared()));
-    let (attached, ()) = tokio::join!(attach, async {
+    let moving = timeout(PROMPT, upstream.attach(fresh, callback.shared()));
+    let (attached, ()) = tokio::join!(moving, async {
         // Behind the token, so that the hub has it before.
         let other = with_token(&hub, "other", HOUR);
-        let attached = upstream.attach(other, RecordingCallback::new().shared());
-        attached.await.expect("attached");
+        attach(&upstream, &other).await;
         hub.faults().allow_token("device");
         hub.faults().end_sessions(Some("device"), ENDED);
     });

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use common::{
-    config, device_id, hub, key, pair, token, uplink, upstream, with_key, with_policy, with_token,
+    attach, config, device_id, hub, key, pair, token, uplink, upstream, with_key, with_policy,
+    with_token,
 };
 use gateway_core::credential::{CredentialSource, SharedAccessPolicy};
 use gateway_core::testkit::RecordingCallback;
@@ -29,13 +30,6 @@ fn brief(hub: &HubSimulator) -> AmqpConfig {
     config.tokens.jitter = 0.1;
     config.tokens.per_second = 1000.0;
     config
-}
-
-async fn attach(upstream: &AmqpUpstream, identity: DeviceIdentity) -> RecordingCallback {
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
-    callback
 }
 
 /// Waits until the hub has taken so many more tokens of a device.
@@ -108,7 +102,7 @@ async fn a_keys_tokens_are_renewed_in_place_over_more_than_one_life() {
     let upstream = upstream(config);
     let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
-    let callback = attach(&upstream, identity).await;
+    let callback = attach(&upstream, &identity).await;
     let expires = SystemTime::now() + Duration::from_secs(5);
     while SystemTime::now() < expires {
         renewed(&hub, "device", 1).await;
@@ -128,7 +122,7 @@ async fn a_device_is_known_by_an_id_that_addresses_and_tokens_have_to_encode() {
         with_policy(&hub, "g+h#i%41$"),
     ] {
         let device = identity.device.clone();
-        attach(&upstream, identity.with_interest(Interest::COMMANDS)).await;
+        attach(&upstream, &identity.with_interest(Interest::COMMANDS)).await;
         send(&upstream, &device, "m").await;
         assert_eq!(common::accepted_ids(&hub, &device), ["m"]);
         hub.wait_messages(device.as_str()).await;
@@ -142,7 +136,7 @@ async fn a_policys_token_is_renewed_once_for_all_its_devices() {
     let names = ["a", "b", "c"];
     let mut callbacks = Vec::new();
     for name in names {
-        callbacks.push(attach(&upstream, with_policy(&hub, name)).await);
+        callbacks.push(attach(&upstream, &with_policy(&hub, name)).await);
     }
     assert_eq!(hub.connections()[0].tokens_put, 1);
     renewed_policy(&hub, 3).await;
@@ -161,8 +155,8 @@ async fn a_token_that_a_device_presented_ends_its_session_with_its_time_and_says
     let identity = with_token(&hub, "brief", Duration::from_secs(3));
     let other = with_token(&hub, "other", HOUR);
     let (device, neighbour) = (identity.device.clone(), other.device.clone());
-    let callback = attach(&upstream, identity).await;
-    let neighbours = attach(&upstream, other).await;
+    let callback = attach(&upstream, &identity).await;
+    let neighbours = attach(&upstream, &other).await;
     let record = callback.wait_for(|record| !record.ends.is_empty()).await;
     let end = &record.ends[0];
     assert_eq!(end.reason, ErrorKind::Unauthorized);
@@ -187,10 +181,10 @@ async fn a_new_token_of_the_device_is_put_without_a_detach_and_moves_the_end() {
         unreachable!("it has a token");
     };
     let (device, expires) = (first.device.clone(), token.expires());
-    let before = attach(&upstream, first).await;
+    let before = attach(&upstream, &first).await;
     hub.wait_methods("device").await;
     let second = with_token(&hub, "device", HOUR).with_interest(Interest::COMMANDS);
-    let after = attach(&upstream, second).await;
+    let after = attach(&upstream, &second).await;
     while SystemTime::now() < expires + Duration::from_secs(1) {
         send(&upstream, &device, "m").await;
     }
@@ -205,7 +199,7 @@ async fn a_wrong_or_expired_token_leaves_the_one_before() {
     let upstream = upstream(config(&hub));
     let good = with_token(&hub, "device", HOUR);
     let device = good.device.clone();
-    let callback = attach(&upstream, good.clone()).await;
+    let callback = attach(&upstream, &good).await;
     let wrong = token(&device, &key("d3Jvbmc="), HOUR);
     let wrong = DeviceIdentity::new(device.clone(), Credential::SasToken(wrong));
     for bad in [wrong, with_token(&hub, "device", Duration::ZERO)] {
@@ -229,7 +223,7 @@ async fn one_key_after_the_other_is_made_anew_at_the_hub_and_no_link_is_touched(
         let credential = Credential::DeviceKey(pair(keys));
         DeviceIdentity::new(device.clone(), credential).with_interest(Interest::COMMANDS)
     };
-    let callback = attach(&upstream, identity(&keys)).await;
+    let callback = attach(&upstream, &identity(&keys)).await;
     // The primary is the hub's alone until the gateway is told; the secondary signs.
     let keys = hub.regenerate_key("device", WhichKey::Primary);
     let keys = keys.expect("it has keys");
@@ -251,7 +245,7 @@ async fn a_device_is_let_in_with_its_secondary_key_alone() {
     let keys = hub.add_device("device");
     hub.regenerate_key("device", WhichKey::Primary);
     let identity = DeviceIdentity::new(device_id("device"), Credential::DeviceKey(pair(&keys)));
-    attach(&upstream, identity).await;
+    attach(&upstream, &identity).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +253,7 @@ async fn keys_that_are_all_new_are_asked_of_the_provider_while_the_old_token_liv
     let hub = hub().await;
     let upstream = upstream(brief(&hub));
     let vault = Vault::new(Credential::DeviceKey(pair(&hub.add_device("device"))));
-    let callback = attach(&upstream, vault.identity("device")).await;
+    let callback = attach(&upstream, &vault.identity("device")).await;
     let keys = hub.rotate_keys("device").expect("it is registered");
     // First it has the old ones, then it cannot be asked, then it knows.
     vault.asked(1).await;
@@ -277,7 +271,7 @@ async fn a_device_whose_keys_are_new_comes_back_after_a_cut_with_those_of_the_pr
     let hub = hub().await;
     let upstream = upstream(config(&hub));
     let vault = Vault::new(Credential::DeviceKey(pair(&hub.add_device("device"))));
-    let callback = attach(&upstream, vault.identity("device")).await;
+    let callback = attach(&upstream, &vault.identity("device")).await;
     let keys = hub.rotate_keys("device").expect("it is registered");
     vault.set(Ok(Credential::DeviceKey(pair(&keys))));
     hub.faults().cut_all();
@@ -294,7 +288,7 @@ async fn tokens_that_a_provider_signs_are_renewed_from_it() {
     let life = Duration::from_secs(10);
     let sign = |life| Credential::SasToken(token(&device, &key(&keys.primary), life));
     let vault = Vault::new(sign(life));
-    let callback = attach(&upstream, vault.identity("device")).await;
+    let callback = attach(&upstream, &vault.identity("device")).await;
     vault.asked(1).await;
     vault.set(Ok(sign(2 * life)));
     renewed(&hub, "device", 1).await;
@@ -317,7 +311,7 @@ async fn a_policys_keys_are_rolled_and_no_link_is_touched() {
     let mut callbacks = Vec::new();
     for name in names {
         hub.add_device(name);
-        callbacks.push(attach(&upstream, vault.identity(name)).await);
+        callbacks.push(attach(&upstream, &vault.identity(name)).await);
     }
     hub.regenerate_policy_key("device", WhichKey::Primary);
     renewed_policy(&hub, 2).await;
@@ -347,8 +341,8 @@ async fn a_renewal_that_is_refused_costs_only_that_device_and_not_before_its_tok
     let upstream = upstream(brief(&hub));
     let [bad, good] = ["bad", "good"].map(|n| with_key(&hub, n).with_interest(Interest::COMMANDS));
     let (device, neighbour) = (bad.device.clone(), good.device.clone());
-    let callback = attach(&upstream, bad).await;
-    let neighbours = attach(&upstream, good).await;
+    let callback = attach(&upstream, &bad).await;
+    let neighbours = attach(&upstream, &good).await;
     hub.wait_methods("bad").await;
     hub.faults().refuse_token("bad", 401, "no");
     renewed(&hub, "good", 2).await;
@@ -367,7 +361,7 @@ async fn a_token_that_the_hub_does_not_answer_is_tried_again_within_the_life_of_
     let hub = hub().await;
     let upstream = upstream(brief(&hub));
     for name in ["mute", "neighbour"] {
-        attach(&upstream, with_key(&hub, name)).await;
+        attach(&upstream, &with_key(&hub, name)).await;
     }
     hub.faults().withhold_token("mute");
     // By the second time the first try of the other has been due as well.
@@ -386,7 +380,7 @@ async fn a_token_that_lapses_too_early_costs_a_device_with_a_key_its_links_and_n
     let hub = hub().await;
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
-    let callback = attach(&upstream, identity).await;
+    let callback = attach(&upstream, &identity).await;
     for round in 2..5 {
         hub.wait_methods("device").await;
         hub.faults().expire_tokens(Some("device"));
@@ -405,7 +399,7 @@ async fn a_policys_token_that_lapses_too_early_is_put_again_and_its_devices_come
     let mut callbacks = Vec::new();
     for name in names {
         let identity = with_policy(&hub, name).with_interest(Interest::COMMANDS);
-        callbacks.push(attach(&upstream, identity).await);
+        callbacks.push(attach(&upstream, &identity).await);
         hub.wait_methods(name).await;
     }
     let put = hub.connections()[0].tokens_put;
@@ -425,7 +419,7 @@ async fn a_disabled_device_ends_and_is_not_tried_for_ever() {
     let upstream = upstream(config(&hub));
     let vault = Vault::new(Credential::DeviceKey(pair(&hub.add_device("device"))));
     let identity = vault.identity("device").with_interest(Interest::COMMANDS);
-    let callback = attach(&upstream, identity).await;
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("device").await;
     hub.set_enabled("device", false);
     callback.wait_for(|record| !record.ends.is_empty()).await;

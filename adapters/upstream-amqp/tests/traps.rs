@@ -5,65 +5,28 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, hub, uplink, upstream, wire, with_key, with_policy};
+use common::{
+    accepted_ids, attach, attach_new, config, hub, one_lane, send_until_ok, uplink, upstream, wire,
+    with_key, with_policy,
+};
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{DeviceId, ErrorKind, Interest, Uplink, Upstream};
-use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream};
+use gateway_core::{ErrorKind, Interest, Upstream};
+use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{C2d, HubSimulator, Limits, LinkKind};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-
-/// One lane: whoever ends its session ends every device's.
-fn one_lane(hub: &HubSimulator) -> AmqpConfig {
-    let mut config = config(hub);
-    config.pool.lanes = 1;
-    config
-}
-
-async fn attach(upstream: &AmqpUpstream, hub: &HubSimulator, name: &str) -> DeviceId {
-    let identity = with_key(hub, name);
-    let device = identity.device.clone();
-    let attached = upstream
-        .attach(identity, RecordingCallback::new().shared())
-        .await;
-    attached.unwrap_or_else(|error| panic!("{name} cannot attach: {error}"));
-    device
-}
-
-/// Sends a message, again while it fails in passing.
-async fn send_until_ok(upstream: &AmqpUpstream, message: &Uplink) {
-    loop {
-        match upstream.send(message).await {
-            Ok(()) => return,
-            Err(error) => assert!(error.is_retryable(), "{error}"),
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-/// The ids that the hub accepted of a device, without repetitions.
-fn accepted(hub: &HubSimulator, device: &DeviceId) -> Vec<String> {
-    let accepted = hub.record().accepted().into_iter();
-    let mut ids: Vec<_> = accepted
-        .filter(|message| message.device_id == device.as_str())
-        .filter_map(|message| message.message_id)
-        .collect();
-    ids.dedup();
-    ids
-}
 
 /// Trap 2: a receiver dropped with transfers on their way ends the whole session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_goes_with_messages_on_their_way_leaves_its_lane_to_the_others() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     for round in 0..10 {
         let name = format!("listener-{round}");
         let identity = with_key(&hub, &name).with_interest(Interest::COMMANDS);
         let device = identity.device.clone();
-        let callback = RecordingCallback::new().shared();
-        upstream.attach(identity, callback).await.expect("attached");
+        attach(&upstream, &identity).await;
         hub.wait_messages(&name).await;
         for n in 0..20 {
             hub.send_c2d(&name, C2d::new(format!("message {n}")))
@@ -84,7 +47,7 @@ async fn a_device_that_goes_with_messages_on_their_way_leaves_its_lane_to_the_ot
 async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
-    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     hub.faults().latency(Duration::from_millis(20));
     for (n, patience) in [1, 5, 10, 20, 30, 40, 50].into_iter().enumerate() {
         let identity = with_key(&hub, &format!("hasty-{n}"));
@@ -98,7 +61,7 @@ async fn an_attach_given_up_on_its_way_leaves_its_lane_to_the_others() {
     }
     hub.faults().latency(Duration::ZERO);
     assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
-    attach(&upstream, &hub, "hasty-0").await;
+    attach_new(&upstream, &hub, "hasty-0").await;
 }
 
 /// Trap 3: an attach that is never answered keeps its session busy for ever.
@@ -107,12 +70,12 @@ async fn an_attach_without_answer_costs_nobody_else_anything() {
     let hub = hub().await;
     let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
-    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     hub.add_device("mute");
     hub.faults().withhold_attach("mute");
     let mute = upstream.attach(with_key(&hub, "mute"), RecordingCallback::new().shared());
     let others = async {
-        attach(&upstream, &hub, "late-comer").await;
+        attach_new(&upstream, &hub, "late-comer").await;
         let sent = upstream.send(&uplink(&neighbour, "meanwhile")).await;
         sent.expect("accepted");
     };
@@ -121,7 +84,7 @@ async fn an_attach_without_answer_costs_nobody_else_anything() {
     assert_eq!(hub.connections_opened_total(), 1, "the connection stays");
     assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
     hub.faults().allow_attach("mute");
-    attach(&upstream, &hub, "mute").await;
+    attach_new(&upstream, &hub, "mute").await;
 }
 
 /// Trap 3: attaches that are never answered use up a session's handles.
@@ -132,18 +95,16 @@ async fn a_session_on_which_the_hub_leaves_too_many_links_unanswered_is_replaced
     let hub = hub.expect("a hub");
     let config = one_lane(&hub).with_wire(wire(|w| w.answer_timeout = Duration::from_secs(3)));
     let upstream = upstream(config);
-    let neighbour = attach(&upstream, &hub, "neighbour").await;
+    let neighbour = attach_new(&upstream, &hub, "neighbour").await;
     let identity = with_key(&hub, "mute").with_interest(Interest::COMMANDS);
     let mute = identity.device.clone();
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("mute").await;
     let lane = |device| upstream.explain(device)?.lane.map(|lane| lane.number);
     let before = lane(&neighbour);
     // One that waits for a credit, as it would for ever on a session that nobody ends.
     hub.faults().link_credit(Some(0));
-    let stuck = attach(&upstream, &hub, "stuck").await;
+    let stuck = attach_new(&upstream, &hub, "stuck").await;
     hub.faults().link_credit(None);
     let (sender, message) = (upstream.clone(), uplink(&stuck, "stuck"));
     let mut waiting = JoinSet::new();
@@ -231,8 +192,8 @@ async fn a_lane_that_the_hub_ends_for_a_fault_is_lost_like_any_other() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
     let (bad, neighbour) = (
-        attach(&upstream, &hub, "bad").await,
-        attach(&upstream, &hub, "neighbour").await,
+        attach_new(&upstream, &hub, "bad").await,
+        attach_new(&upstream, &hub, "neighbour").await,
     );
     for condition in ["amqp:illegal-state", "amqp:not-found", "amqp:not-allowed"] {
         let held = hub.faults().hold_settlements();
@@ -299,14 +260,14 @@ async fn a_link_detached_while_idle_is_replaced_before_the_next_message() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub));
     let (idle, neighbour) = (
-        attach(&upstream, &hub, "idle").await,
-        attach(&upstream, &hub, "neighbour").await,
+        attach_new(&upstream, &hub, "idle").await,
+        attach_new(&upstream, &hub, "neighbour").await,
     );
     hub.faults()
         .detach("idle", LinkKind::Telemetry, "amqp:link:detach-forced");
     hub.wait_until(|_| hub.attaches("idle") == 2).await;
     send_until_ok(&upstream, &uplink(&idle, "after")).await;
-    assert_eq!(accepted(&hub, &idle), ["after"]);
+    assert_eq!(accepted_ids(&hub, &idle), ["after"]);
     let sent = upstream.send(&uplink(&neighbour, "m")).await;
     sent.expect("the neighbour noticed nothing");
     assert_eq!(hub.attaches("neighbour"), 1, "the neighbour kept its links");
@@ -317,13 +278,9 @@ async fn a_link_detached_while_idle_is_replaced_before_the_next_message() {
 async fn large_messages_both_ways_through_small_buffers_do_not_block_each_other() {
     let hub = hub().await;
     let upstream = upstream(one_lane(&hub).with_wire(wire(|wire| wire.buffer = 1024)));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "both-ways").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
-    upstream
-        .attach(identity, callback.shared())
-        .await
-        .expect("attached");
+    let _callback = attach(&upstream, &identity).await;
     hub.wait_messages("both-ways").await;
     let down = async {
         for _ in 0..40 {
@@ -351,7 +308,7 @@ async fn a_narrow_session_window_slows_and_loses_nothing() {
     let upstream = upstream(one_lane(&hub));
     let mut sending = JoinSet::new();
     for n in 0..20 {
-        let device = attach(&upstream, &hub, &format!("device-{n}")).await;
+        let device = attach_new(&upstream, &hub, &format!("device-{n}")).await;
         let upstream: Arc<AmqpUpstream> = upstream.clone();
         sending.spawn(async move {
             for m in 0..20 {
@@ -377,7 +334,7 @@ async fn a_frozen_hub_is_noticed_and_left() {
     let mut config = config;
     config.wire.idle_timeout = Duration::from_secs(11);
     let upstream = upstream(config);
-    let device = attach(&upstream, &hub, "device").await;
+    let device = attach_new(&upstream, &hub, "device").await;
     hub.faults().freeze_all();
     let error = upstream
         .send(&uplink(&device, "m"))

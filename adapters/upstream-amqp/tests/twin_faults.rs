@@ -4,9 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{config, hub, upstream, wire, with_key};
+use common::{attach, attach_with, config, hub, upstream, wire, with_key};
 use futures_util::future::{join, join_all};
-use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Disposition, ErrorKind, Interest, TwinRequest, Upstream};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -15,10 +14,8 @@ use tokio::time::{sleep, timeout};
 async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
     let hub = hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::NONE.with_desired(true));
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_desired("device").await;
     let desire = |n: u32| {
         let version = hub.patch_desired("device", &json!({ format!("n-{n}"): n }));
@@ -46,6 +43,36 @@ async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waited_when_its_device_stopped_to_listen_comes_when_it_listens_again() {
+    let hub = hub().await;
+    let upstream = upstream(config(&hub));
+    let deaf = with_key(&hub, "device");
+    let listening = deaf
+        .clone()
+        .with_interest(Interest::NONE.with_desired(true));
+    let callback = attach(&upstream, &listening).await;
+    hub.wait_desired("device").await;
+    callback.hold();
+    let desire = |n: u32| {
+        let version = hub.patch_desired("device", &json!({ format!("n-{n}"): n }));
+        version.expect("a valid patch")
+    };
+    desire(1);
+    callback.wait_for(|record| record.patches.len() == 1).await;
+    let last = desire(2);
+    // It waits behind the first by now, or is not here yet: either way the device lacks it.
+    sleep(Duration::from_millis(200)).await;
+    attach_with(&upstream, &deaf, &callback).await;
+    hub.wait_deaf("device").await;
+    attach_with(&upstream, &listening, &callback).await;
+    hub.wait_desired("device").await;
+    callback.release();
+    let given = callback.wait_for(|record| record.patches.len() == 2).await;
+    let given = &given.patches[1];
+    assert_eq!((given.version, given.is_whole), (last, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_asked_in_time_is_not_asked_later() {
     asks_nothing_late(Duration::from_secs(2), Duration::from_secs(20)).await;
 }
@@ -63,8 +90,7 @@ async fn asks_nothing_late(answer_timeout: Duration, patience: Duration) {
     let upstream = upstream(config);
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, RecordingCallback::new().shared());
-    attached.await.expect("attached");
+    attach(&upstream, &identity).await;
     hub.faults().link_credit(Some(1));
     let report = async |name: &str| {
         let patch = json!({ name: true }).to_string();
@@ -95,8 +121,7 @@ async fn what_a_device_reports_is_not_shown_while_it_waits() {
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, RecordingCallback::new().shared());
-    attached.await.expect("attached");
+    attach(&upstream, &identity).await;
     hub.faults().withhold_attach("device");
     let report = TwinRequest::PatchReported(r#"{"secret":"s3cr3t"}"#.into());
     let asked = timeout(Duration::from_millis(200), upstream.twin(&device, report));

@@ -76,7 +76,7 @@ pub use pooled::{
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::client::fuzzing::{feed_client, read_packets};
+    pub use crate::client::fuzzing::{feed_client, play_client, read_packets};
     pub use crate::hub::fuzzing::read_hub_topic;
     pub use crate::pooled::fuzzing::{read_publish, read_topics};
 }

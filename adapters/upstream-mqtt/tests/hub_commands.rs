@@ -10,7 +10,9 @@ mod mute_hub;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{config, plain_hub, send_until_ok, uplink, upstream, with_key, with_policy};
+use common::{
+    attach, attach_with, config, plain_hub, send_until_ok, uplink, upstream, with_key, with_policy,
+};
 use futures_util::future::join_all;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Disposition, ErrorKind, Interest, MethodReply, TwinRequest, Upstream};
@@ -31,8 +33,7 @@ async fn a_refused_message_counts_here_since_the_hub_cannot_be_told() {
     let callback = RecordingCallback::new();
     callback.settle_next([Disposition::Reject]);
     let identity = with_key(&hub, "device").with_interest(MESSAGES);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&upstream, &identity, &callback).await;
     let ticket = hub.send_c2d("device", C2d::new("no")).expect("taken");
     assert_eq!(ticket.outcome().await, C2dOutcome::Completed);
     while upstream.stats().messages_rejected == 0 {
@@ -81,10 +82,8 @@ async fn a_message_whose_callback_panics_comes_again() {
 async fn a_message_keeps_its_properties() {
     let hub = plain_hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(MESSAGES);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     let message = C2d::new("x")
         .with_message_id("m 1")
         .with_correlation_id("c/2")
@@ -106,10 +105,8 @@ async fn a_flood_of_methods_is_answered_and_one_without_an_answer_is_counted() {
     let mut config = config(&hub);
     config.commands.method_timeout = Duration::from_millis(200);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(METHODS);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("device").await;
     let call = |n: usize| hub.call_method("device", "echo", n.to_string(), Duration::from_secs(30));
     let answers = join_all((0..30).map(call)).await;
@@ -137,9 +134,7 @@ async fn twin_requests_side_by_side_get_their_own_answers_and_a_bad_one_the_hubs
     let upstream = upstream(config(&hub));
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let _callback = attach(&upstream, &identity).await;
     let patch = |n: usize| {
         let patch = Bytes::from(format!("{{\"n{n}\":{n}}}"));
         upstream.twin(&device, TwinRequest::PatchReported(patch))
@@ -176,10 +171,8 @@ async fn twin_requests_side_by_side_get_their_own_answers_and_a_bad_one_the_hubs
 async fn changes_that_were_missed_come_as_one_whole_set_and_once() {
     let hub = plain_hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(DESIRED);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_desired("device").await;
     hub.patch_desired("device", &json!({"a": 1}))
         .expect("a patch");
@@ -215,21 +208,47 @@ async fn changes_that_were_missed_come_as_one_whole_set_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_waited_when_its_device_stopped_to_listen_comes_when_it_listens_again() {
+    let hub = plain_hub().await;
+    let upstream = upstream(config(&hub));
+    let deaf = with_key(&hub, "device");
+    let listening = deaf.clone().with_interest(DESIRED);
+    let callback = attach(&upstream, &listening).await;
+    hub.wait_desired("device").await;
+    callback.hold();
+    let desire = |n: u32| {
+        let version = hub.patch_desired("device", &json!({ format!("n-{n}"): n }));
+        version.expect("a patch")
+    };
+    desire(1);
+    callback.wait_for(|record| record.patches.len() == 1).await;
+    let last = desire(2);
+    // It waits behind the first by now, or is not here yet: either way the device lacks it.
+    sleep(Duration::from_millis(200)).await;
+    attach_with(&upstream, &deaf, &callback).await;
+    hub.wait_deaf("device").await;
+    attach_with(&upstream, &listening, &callback).await;
+    hub.wait_desired("device").await;
+    callback.release();
+    let record = callback.wait_for(|record| record.patches.len() == 2).await;
+    let given = &record.patches[1];
+    assert_eq!((given.version, given.is_whole), (last, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_comes_back_deaf_to_a_session_that_listened_hears_nothing() {
     let hub = plain_hub().await;
     let before = upstream(config(&hub));
     let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let listening = identity.clone().with_interest(Interest::ALL);
-    let attached = before.attach(listening, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&before, &listening, &callback).await;
     hub.wait_methods("device").await;
     before.close(Duration::from_secs(5)).await.expect("closed");
     hub.wait_deaf("device").await;
     // The hub has kept the session, and what it was subscribed to.
     let after = upstream(config(&hub));
-    let attached = after.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&after, &identity, &callback).await;
     hub.wait_deaf("device").await;
     let late = hub.call_method("device", "m", "", Duration::from_secs(10));
     assert!(late.await.is_err());
@@ -242,8 +261,7 @@ async fn what_the_hub_could_not_be_told_is_told_on_the_next_connection() {
     let callback = RecordingCallback::new();
     let deaf = with_key(&hub, "device");
     let listening = deaf.clone().with_interest(Interest::ALL);
-    let attached = upstream.attach(listening, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&upstream, &listening, &callback).await;
     let links = || {
         upstream
             .explain(&deaf.device)
@@ -272,10 +290,8 @@ async fn a_method_that_waited_out_its_time_is_not_begun() {
     config.commands.credit = 1;
     config.commands.method_timeout = Duration::from_millis(300);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("device").await;
     hub.wait_messages("device").await;
     callback.hold();
@@ -321,11 +337,9 @@ async fn a_twin_request_ends_with_the_connection_that_it_was_made_on() {
     let mut config = config(&hub).with_address(mute.address.ip().to_string(), mute.address.port());
     config.reconnect.drain = Duration::from_millis(100);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     let request = upstream.twin(&device, TwinRequest::Get);
     let replaced = async {
         // Nothing shows that it waits for the answer.

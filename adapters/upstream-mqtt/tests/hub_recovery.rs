@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
-    accepted_ids, backoff, config, hub, plain_hub, send_until_ok, uplink, upstream, with_key,
-    with_policy,
+    accepted_ids, attach, attach_with, backoff, config, hub, plain_hub, send_until_ok, uplink,
+    upstream, with_key, with_policy,
 };
 use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
@@ -31,8 +31,7 @@ async fn nothing_acknowledged_is_lost_when_connections_are_cut_under_load() {
     for n in 0..DEVICES {
         let identity = with_key(&hub, &format!("device-{n}"));
         let device = identity.device.clone();
-        let callback = RecordingCallback::new().shared();
-        upstream.attach(identity, callback).await.expect("attached");
+        attach(&upstream, &identity).await;
         let upstream = upstream.clone();
         sending.spawn(async move {
             for m in 0..MESSAGES {
@@ -97,12 +96,10 @@ async fn a_device_that_another_client_takes_is_given_up_and_not_fought_over() {
     let neighbour = with_key(&hub, "neighbour");
     let (callback, others) = (RecordingCallback::new(), RecordingCallback::new());
     for identity in [&identity, &neighbour] {
-        let attached = ours.attach(identity.clone(), callback.shared()).await;
-        attached.expect("attached");
+        attach_with(&ours, identity, &callback).await;
     }
     // Both come back whenever the other takes their connection.
-    let attached = theirs.attach(identity, others.shared()).await;
-    attached.expect("attached");
+    attach_with(&theirs, &identity, &others).await;
     let end = tokio::select! {
         record = callback.wait_for(|record| !record.ends.is_empty()) => record.ends[0].clone(),
         record = others.wait_for(|record| !record.ends.is_empty()) => record.ends[0].clone(),
@@ -134,10 +131,8 @@ async fn a_hub_that_closes_for_a_subscription_takes_the_device_for_nobody_elses(
     config.reconnect.displaced_after = 2;
     config.breaker.open = backoff(10, 20);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_until(|stats| stats.connections_opened >= 6 || !callback.record().ends.is_empty())
         .await;
     assert_eq!(callback.record().ends, []);
@@ -152,8 +147,7 @@ async fn a_device_whose_messages_end_its_connection_backs_off() {
     let callback = RecordingCallback::new();
     let (bad, good) = (with_key(&hub, "bad"), with_key(&hub, "good"));
     for identity in [&bad, &good] {
-        let attached = upstream.attach(identity.clone(), callback.shared()).await;
-        attached.expect("attached");
+        attach_with(&upstream, identity, &callback).await;
     }
     // MQTT has no other way to say "too fast" or "not this".
     hub.faults().throttle(Some("bad"), 1_000_000);
@@ -189,11 +183,9 @@ async fn a_device_that_is_held_back_is_served_once_it_is_there_by_another_creden
     let mut config = config(&hub);
     config.breaker.open = backoff(60_000, 60_000);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.faults().throttle(Some("device"), 1_000_000);
     while upstream.stats().held == 0 {
         drop(upstream.send(&uplink(&device, "m")).await);
@@ -251,9 +243,7 @@ async fn a_message_that_waits_for_the_budget_does_not_hold_up_the_close() {
     let upstream = upstream(config);
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let _callback = attach(&upstream, &identity).await;
     let sent = upstream.send(&uplink(&device, "first")).await;
     sent.expect("the budget allows one");
     let second = uplink(&device, "second");
@@ -359,11 +349,9 @@ async fn a_web_socket_carries_a_device_as_well() {
         .with_transport(MqttTransport::WebSocket)
         .with_address(address.ip().to_string(), address.port());
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let _callback = attach(&upstream, &identity).await;
     let mut large = uplink(&device, "large");
     large.body = vec![7; 200 * 1024].into();
     upstream.send(&large).await.expect("accepted");
@@ -381,10 +369,8 @@ async fn a_disabled_device_ends_and_its_neighbour_goes_on() {
     let upstream = upstream(config(&hub));
     let (callback, neighbours) = (RecordingCallback::new(), RecordingCallback::new());
     let (bad, good) = (with_key(&hub, "bad"), with_key(&hub, "good"));
-    let attached = upstream.attach(bad.clone(), callback.shared()).await;
-    attached.expect("attached");
-    let attached = upstream.attach(good.clone(), neighbours.shared()).await;
-    attached.expect("attached");
+    attach_with(&upstream, &bad, &callback).await;
+    attach_with(&upstream, &good, &neighbours).await;
     hub.set_enabled("bad", false);
     let record = callback.wait_for(|record| !record.ends.is_empty()).await;
     assert_eq!(record.ends[0].reason, ErrorKind::Unauthorized);
@@ -404,8 +390,7 @@ async fn a_device_explains_itself() {
     let identity = with_key(&hub, "device").with_interest(Interest::COMMANDS);
     let device = identity.device.clone();
     assert_eq!(upstream.explain(&device), None);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    attach_with(&upstream, &identity, &callback).await;
     hub.wait_methods("device").await;
     let up = loop {
         let up = upstream.explain(&device).expect("it is attached");

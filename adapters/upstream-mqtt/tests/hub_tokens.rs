@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
-    accepted_ids, config, hub, pair, plain_hub, send_until_ok, uplink, upstream, with_key,
+    accepted_ids, attach, config, hub, pair, plain_hub, send_until_ok, uplink, upstream, with_key,
     with_policy, with_token,
 };
 use gateway_core::credential::SymmetricKey;
@@ -50,8 +50,7 @@ async fn renewing_tokens_under_load_fails_no_message_and_loses_none() {
     for n in 0..DEVICES {
         let identity = with_key(&hub, &format!("device-{n}"));
         let device = identity.device.clone();
-        let callback = RecordingCallback::new().shared();
-        upstream.attach(identity, callback).await.expect("attached");
+        attach(&upstream, &identity).await;
         let (upstream, stop) = (upstream.clone(), stop.clone());
         sending.spawn(async move {
             let mut sent = Vec::new();
@@ -83,10 +82,8 @@ async fn renewing_tokens_under_load_fails_no_message_and_loses_none() {
 async fn commands_outlive_a_renewal() {
     let hub = plain_hub().await;
     let upstream = quickly_renewed(&hub);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("device").await;
     // The answer is given on another connection than that of the call.
     callback.hold();
@@ -114,10 +111,8 @@ async fn a_method_that_waits_for_its_turn_outlives_a_renewal() {
     let mut config = with_short_tokens(config(&hub));
     config.commands.credit = 1;
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device").with_interest(Interest::ALL);
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.wait_methods("device").await;
     callback.hold();
     let call = |payload| hub.call_method("device", "wait", payload, Duration::from_secs(30));
@@ -138,9 +133,7 @@ async fn a_renewal_that_the_hub_refuses_leaves_the_device_what_it_has() {
     let upstream = quickly_renewed(&hub);
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let callback = RecordingCallback::new();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.faults().refuse_token("device", 401, "no");
     let tries = |stats: &hub_simulator::HubStats| stats.connections_opened > 2;
     hub.wait_until(tries).await;
@@ -219,11 +212,9 @@ async fn a_wrong_key_opens_the_breaker_and_harms_nobody_else() {
 async fn another_credential_takes_the_place_of_the_first_and_a_refused_one_does_not() {
     let hub = plain_hub().await;
     let upstream = upstream(config(&hub));
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity.clone(), callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     let refused = upstream
         .attach(with_wrong_key(&device), callback.shared())
         .await;
@@ -247,11 +238,9 @@ async fn an_attach_that_is_dropped_leaves_the_device_its_credential() {
     // The hub is to judge each.
     config.breaker.open_after = 1000;
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     hub.faults().latency(Duration::from_millis(10));
     let wrong = with_wrong_key(&device);
     for patience in [0, 1, 2, 5, 10, 15] {
@@ -281,11 +270,9 @@ async fn a_renewal_that_waits_for_its_turn_keeps_nobody_from_coming_back() {
     config.reconnect.at_once = 1;
     config.wire.connect_timeout = Duration::from_secs(4);
     let upstream = upstream(config);
-    let callback = RecordingCallback::new();
     let identity = with_key(&hub, "device");
     let device = identity.device.clone();
-    let attached = upstream.attach(identity, callback.shared()).await;
-    attached.expect("attached");
+    let callback = attach(&upstream, &identity).await;
     // It has the one place to connect in for so long.
     hub.faults().withhold_attach("blocker");
     let blocker = with_key(&hub, "blocker");

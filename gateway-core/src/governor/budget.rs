@@ -57,7 +57,7 @@ pub enum HubTier {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BudgetConfig {
-    /// Connections opened. Default 20 a second, 50 at once: a million devices need 1005 of them,
+    /// Connections opened. Default 20 a second, 50 at once: a million devices need 1006 of them,
     /// and each costs a TLS handshake.
     pub connects: Rate,
     /// Tokens put. Default unlimited; the hub counts each as a new device connection.

@@ -163,15 +163,19 @@ impl Ingress {
     ) -> Result<TwinReply, UpstreamError> {
         let session = self.inner.sessions.enter(device)?;
         session.set_route(self.route);
-        let attached = async || {
+        let attached = async |forgotten: Option<u64>| {
             let gate = session.gate().await;
-            self.inner.sessions.attached(&gate).await
+            // Another that failed with this one may have attached the device anew.
+            if forgotten == Some(gate.last_attach()) {
+                gate.forget();
+            }
+            self.inner.sessions.attached(&gate).await?;
+            Ok::<_, UpstreamError>(gate.last_attach())
         };
-        attached().await?;
+        let attach = attached(None).await?;
         match self.inner.upstream.twin(device, request.clone()).await {
             Err(error) if is_forgotten(&error) => {
-                session.gate().await.forget();
-                attached().await?;
+                attached(Some(attach)).await?;
                 self.inner.upstream.twin(device, request).await
             }
             result => result,

@@ -24,17 +24,19 @@ impl Retry {
 struct Tries<'a> {
     config: &'a RetryConfig,
     failures: u32,
-    deadline: Option<Instant>,
+    /// When the first failed.
+    since: Option<Instant>,
 }
 
 impl Tries<'_> {
     /// Waits before the next try, or says that there is none.
     async fn again(&mut self, error: &UpstreamError) -> bool {
-        let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.config.budget);
+        let since = *self.since.get_or_insert_with(Instant::now);
         let asked = error.retry_after().unwrap_or_default();
         let wait = self.config.backoff.delay(self.failures).max(asked);
-        if !error.is_retryable() || now + wait > deadline {
+        // Compared as times that passed: the hub may ask for one that no clock reaches.
+        let spent = since.elapsed().saturating_add(wait);
+        if !error.is_retryable() || spent > self.config.budget {
             return false;
         }
         self.failures += 1;
@@ -61,7 +63,7 @@ impl Layer for Retry {
         let mut tries = Tries {
             config: &self.config,
             failures: 0,
-            deadline: None,
+            since: None,
         };
         loop {
             // A twin read or merged twice comes to the same.

@@ -101,6 +101,11 @@ pub(crate) struct Gate<'a> {
 }
 
 impl Gate<'_> {
+    /// The number of the last attach that the hub accepted.
+    pub(crate) fn last_attach(&self) -> u64 {
+        self.session.standing().attach
+    }
+
     /// Notes that the hub does not know the device any more.
     pub(crate) fn forget(&self) {
         self.session.standing().forget();

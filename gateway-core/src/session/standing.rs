@@ -33,18 +33,29 @@ pub(super) struct Standing {
 struct Rare {
     /// The token that the device presented last among those that the hub took.
     token: Option<SasToken>,
-    refusal: Option<Box<Refusal>>,
+    /// The last of the device's own credential, and the last of any other token: anybody may present
+    /// one, and neither pushes the other out.
+    refusals: [Option<Box<Refusal>>; 2],
     failure: Option<Failure>,
 }
 
-/// The hub's last refusal, and of what: a bad token says nothing about a good one.
+/// A refusal by the hub, and of what: a bad token says nothing about a good one.
 #[derive(Debug)]
 struct Refusal {
     until: Instant,
     kind: ErrorKind,
     token: Option<SasToken>,
-    /// Refusals since the last attach.
+    /// Refusals of the same, one after another.
     count: u32,
+}
+
+impl Refusal {
+    /// The refusal while it is young.
+    fn stands(&self) -> Option<RefusalExplanation> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let kind = self.kind;
+        (!left.is_zero()).then_some(RefusalExplanation { kind, left })
+    }
 }
 
 /// The last error that became a settlement.
@@ -77,26 +88,25 @@ impl Standing {
         self.rare.as_ref()?.token.as_ref()
     }
 
-    fn refusal(&self) -> Option<&Refusal> {
-        self.rare.as_ref()?.refusal.as_deref()
+    fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        let refusals = self.rare.iter().flat_map(|rare| &rare.refusals);
+        refusals.filter_map(Option::as_deref)
     }
 
-    /// The refusal that stands, and for how long it does.
+    /// The refusal that stands, and for how long it does; the device's own before another's.
     pub(super) fn refused(&self) -> Option<RefusalExplanation> {
-        let Refusal { kind, until, .. } = *self.refusal()?;
-        let left = until.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(RefusalExplanation { kind, left })
+        self.refusals().find_map(Refusal::stands)
     }
 
     /// Fails while the hub's refusal of this token, or of the device without one, is young.
     pub(super) fn check(&self, token: Option<&SasToken>) -> Result<(), UpstreamError> {
-        match self.refused() {
-            Some(RefusalExplanation { kind, left })
-                if self.refusal().is_some_and(|r| r.token.as_ref() == token) =>
-            {
+        let mut refusals = self.refusals();
+        let of_this = refusals.find(|refusal| refusal.token.as_ref() == token);
+        match of_this.and_then(Refusal::stands) {
+            Some(RefusalExplanation { kind, left }) => {
                 Err(UpstreamError::new(kind, "attach").with_retry_after(left))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -114,18 +124,22 @@ impl Standing {
             (None, None) => {}
             (rare, token) => {
                 let rare = rare.get_or_insert_default();
-                (rare.token, rare.refusal) = (token, None);
+                (rare.token, rare.refusals) = (token, Default::default());
             }
         }
     }
 
     /// Remembers a refusal for a while, so that a bad device costs the hub little.
     pub(super) fn refuse(&mut self, token: Option<SasToken>, kind: ErrorKind, backoff: &Backoff) {
-        if token.as_ref() == self.token() {
+        let is_own = token.as_ref() == self.token();
+        if is_own {
             self.attached = None;
         }
-        let before = self.refusal().map_or(0, |refusal| refusal.count);
-        self.rare.get_or_insert_default().refusal = Some(Box::new(Refusal {
+        let [own, others] = &mut self.rare.get_or_insert_default().refusals;
+        let last = if is_own { own } else { others };
+        let of_this = last.as_ref().filter(|refusal| refusal.token == token);
+        let before = of_this.map_or(0, |refusal| refusal.count);
+        *last = Some(Box::new(Refusal {
             until: Instant::now() + backoff.delay(before),
             kind,
             token,

@@ -44,7 +44,7 @@ pub fn desired_of(twin: &Bytes) -> Option<(u64, Bytes)> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DesiredChange {
-    /// The version after it; 0 if the hub did not say it.
+    /// The version after it.
     pub version: u64,
     /// A JSON object.
     pub body: Bytes,
@@ -111,10 +111,13 @@ impl DesiredChanges {
         self.told = 0;
     }
 
-    /// Takes note that the hub tells of nothing any more.
+    /// Takes note that the hub tells of nothing any more. What waits is dropped: all desired properties are for it when
+    /// the hub tells again.
     pub fn unsubscribed(&mut self) {
         self.is_behind = false;
-        self.waiting.clear();
+        if let Some(first) = self.waiting.front() {
+            self.lacks(first.version);
+        }
     }
 
     /// Takes note that the device may lack the change taken out last, as after
@@ -122,9 +125,14 @@ impl DesiredChanges {
     /// desired properties are to be fetched, after a while; they are passed on whatever their version.
     pub fn missed(&mut self) {
         self.is_behind = true;
+        self.lacks(self.given);
+    }
+
+    /// Goes back before a change: it and what builds on it are not passed on but by all properties at once.
+    fn lacks(&mut self, version: u64) {
         self.owes_whole = true;
         self.waiting.clear();
-        (self.passed, self.base) = (self.given.saturating_sub(1), 0);
+        (self.passed, self.base) = (version.saturating_sub(1), 0);
     }
 
     /// Tells whether all desired properties are to be fetched.
@@ -133,8 +141,12 @@ impl DesiredChanges {
         self.is_behind
     }
 
-    /// Takes a change of which the hub tells.
+    /// Takes a change of which the hub tells. One without a version, 0, belongs nowhere: all desired properties are to be
+    /// fetched in its place.
     pub fn take(&mut self, version: u64, body: Bytes) {
+        if version == 0 {
+            (self.is_behind, self.owes_whole) = (true, true);
+        }
         self.told = self.told.max(version);
         // The last version of all has no next one.
         let before = version.saturating_sub(1);
@@ -145,8 +157,7 @@ impl DesiredChanges {
             (0, base) => before <= base,
             (passed, _) => before == passed && !self.is_behind,
         };
-        let has_room = self.waiting.len() < self.room;
-        if has_room && (is_next || version == 0) {
+        if is_next && self.waiting.len() < self.room {
             self.passed = self.passed.max(version);
             self.waiting.push_back(DesiredChange {
                 version,

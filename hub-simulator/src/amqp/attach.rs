@@ -11,7 +11,7 @@ use super::core::Core;
 use super::events::{self, Consumer};
 use super::link::{Kind, Link, Terms};
 use super::session::{Session, Slot};
-use super::{AmqpError, condition, endpoint};
+use super::{AmqpError, MAX_NAME, condition, endpoint};
 use crate::faults::Attaching;
 use crate::hub::Sender;
 use crate::hub::error::ErrorCode;
@@ -80,6 +80,11 @@ impl Session {
                 condition::RESOURCE_LIMIT,
                 "The connection has too many links.",
             ));
+        }
+        let correlation = correlation_of(attach).unwrap_or_default();
+        if attach.name.len() > MAX_NAME || correlation.len() > MAX_NAME {
+            let text = format!("The name or correlation id of a link is over {MAX_NAME} bytes.");
+            return Err(AmqpError::new(condition::INVALID_FIELD, text));
         }
         if self
             .names
@@ -179,8 +184,7 @@ impl Session {
         {
             terms.sender_settle_mode = Some(1);
         }
-        let correlation = attach.property("com.microsoft:channel-correlation-id");
-        let correlation = correlation.and_then(Value::text);
+        let correlation = correlation_of(attach);
         self.join_pair(core, handle, kind, device.as_ref(), correlation);
         let link = Link {
             name,
@@ -230,6 +234,12 @@ impl Session {
         };
         encode::attach(&mut core.out, self.channel, &reply);
     }
+}
+
+/// What tells which links are a pair.
+fn correlation_of<'a>(attach: &Attach<'a>) -> Option<&'a str> {
+    let correlation = attach.property("com.microsoft:channel-correlation-id");
+    correlation.and_then(Value::text)
 }
 
 /// What to write onto the telemetry of a link; notes the Plug and Play model that the device says it

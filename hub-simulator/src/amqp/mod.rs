@@ -23,6 +23,10 @@ pub(crate) struct AmqpError {
     pub(crate) info: Vec<(&'static str, Info)>,
 }
 
+/// Longest name of a link or token and longest correlation id, in bytes: thousands of them stay as
+/// long as their connection. Microsoft's SDKs name links by ids and UUIDs and tokens by resources.
+pub(crate) const MAX_NAME: usize = 1024;
+
 /// A value of an error's info map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Info {

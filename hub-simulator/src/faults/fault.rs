@@ -209,8 +209,8 @@ impl Faults {
     pub fn apply(&self, fault: &Fault) -> bool {
         tracing::info!(?fault, "Fault is made");
         match fault {
-            Fault::Hold {} => self.hold(true),
-            Fault::Release {} => self.hold(false),
+            Fault::Hold {} => self.hold(|rules| rules.hold = true),
+            Fault::Release {} => self.hold(|rules| rules.hold = false),
             Fault::Drop { count } => self.drop_settlements(*count),
             Fault::Delay { by } => self.delay_settlements(*by),
             Fault::Latency { by } => self.latency(*by),

@@ -52,7 +52,8 @@ pub struct Faults {
     hub: Arc<Hub>,
 }
 
-/// Holds back all settlements of telemetry until it is released or dropped.
+/// Holds back all settlements of telemetry until it is released or dropped, and so are all others of
+/// its kind.
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the settlements"]
 pub struct HeldSettlements {
@@ -66,7 +67,7 @@ impl HeldSettlements {
 
 impl Drop for HeldSettlements {
     fn drop(&mut self) {
-        self.faults.hold(false);
+        self.faults.hold(|rules| rules.holders -= 1);
     }
 }
 
@@ -83,16 +84,20 @@ impl Faults {
         self.hub.broadcast(&Notice::Order(order));
     }
 
-    fn hold(&self, hold: bool) {
-        self.edit(|rules| rules.hold = hold);
-        if !hold {
+    /// Changes who holds settlements back; sends them if nobody does any more.
+    fn hold(&self, change: impl FnOnce(&mut Rules)) {
+        let holds = self.hub.script.edit(|rules| {
+            change(rules);
+            rules.holds()
+        });
+        if !holds {
             self.order_all(Order::Release);
         }
     }
 
     /// Accepts telemetry but tells nobody, until the guard is released or dropped.
     pub fn hold_settlements(&self) -> HeldSettlements {
-        self.hold(true);
+        self.hold(|rules| rules.holders += 1);
         HeldSettlements {
             faults: self.clone(),
         }

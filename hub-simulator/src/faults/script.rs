@@ -58,7 +58,10 @@ pub(crate) enum Attaching {
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
+    /// A fault holds settlements back.
     pub(super) hold: bool,
+    /// Guards that hold settlements back.
+    pub(super) holders: usize,
     pub(super) drop: u64,
     pub(super) delay: Option<Duration>,
     pub(super) rejections: Vec<Rejection>,
@@ -69,6 +72,13 @@ pub(super) struct Rules {
     pub(super) mishaps: Vec<Mishap>,
     pub(super) incoming_window: Option<u32>,
     pub(super) credit: Option<u32>,
+}
+
+impl Rules {
+    /// Whether settlements are held back.
+    pub(super) fn holds(&self) -> bool {
+        self.hold || self.holders > 0
+    }
 }
 
 /// Rejects the next telemetry messages of a device, or of any.
@@ -132,8 +142,10 @@ impl Script {
     pub(super) fn edit<T>(&self, edit: impl FnOnce(&mut Rules) -> T) -> T {
         let mut rules = self.rules();
         let result = edit(&mut rules);
-        let telemetry =
-            rules.hold || rules.drop > 0 || rules.delay.is_some() || !rules.rejections.is_empty();
+        let telemetry = rules.holds()
+            || rules.drop > 0
+            || rules.delay.is_some()
+            || !rules.rejections.is_empty();
         let links = !rules.refused_attaches.is_empty()
             || !rules.withheld_attaches.is_empty()
             || !rules.refused_tokens.is_empty()
@@ -192,7 +204,7 @@ impl Script {
             return Settling::Drop;
         }
         match rules.delay {
-            _ if rules.hold => Settling::Hold,
+            _ if rules.holds() => Settling::Hold,
             Some(delay) => Settling::After(delay),
             None => Settling::Now,
         }

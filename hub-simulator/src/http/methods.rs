@@ -125,7 +125,7 @@ async fn come(hub: &Hub, identity: &str, within: Duration) -> Result<(), CallRef
     let deadline = Instant::now() + within;
     let mut changes = hub.changes();
     loop {
-        let listens = match hub.state().registry.get_mut(identity) {
+        let listens = match hub.state().registry.peek_mut(identity) {
             Some(device) => device.slot(Feed::Methods).is_some(),
             None => return Err(HubError::unknown(identity).into()),
         };

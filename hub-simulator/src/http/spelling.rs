@@ -15,28 +15,38 @@ use super::telemetry::APPLICATION;
 
 /// Longest name that is noted.
 const MAX_NAME: usize = 256;
-/// Most names that are noted of one connection.
-const MAX_NAMES: usize = 1000;
+/// Names after which a connection's older ones are forgotten; more than one request has.
+const MAX_NAMES: usize = 500;
 
 /// The spellings that a connection has seen last, by the name in small letters.
 #[derive(Debug, Default)]
-pub(super) struct Spellings(Mutex<HashMap<String, String>>);
+pub(super) struct Spellings(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    newer: HashMap<String, String>,
+    /// What was noted before, until there are as many again.
+    older: HashMap<String, String>,
+}
 
 impl Spellings {
     /// A header's name as it was spelt.
     pub(super) fn of(&self, name: &str) -> String {
         let spellings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spellings.get(name).map_or(name, String::as_str).to_owned()
+        let found = spellings
+            .newer
+            .get(name)
+            .or_else(|| spellings.older.get(name));
+        found.map_or(name, String::as_str).to_owned()
     }
 
     fn note(&self, name: &str) {
         let small = name.to_ascii_lowercase();
         let mut spellings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if small == name {
-            spellings.remove(&small);
-        } else if spellings.len() < MAX_NAMES || spellings.contains_key(&small) {
-            spellings.insert(small, name.to_owned());
+        if spellings.newer.len() >= MAX_NAMES {
+            spellings.older = std::mem::take(&mut spellings.newer);
         }
+        spellings.newer.insert(small, name.to_owned());
     }
 }
 
@@ -131,6 +141,22 @@ mod tests {
 
     const REQUEST: &str = "POST / HTTP/1.1\r\nHost: h\r\niothub-app-TempAlert: yes\r\n\
                            IoTHub-App-low: 1\r\niothub-app-Colon:y:z\r\n\r\nbody";
+
+    #[test]
+    fn however_many_names_came_before_the_latest_are_known() {
+        let spellings = Spellings::default();
+        for number in 0..10 * MAX_NAMES {
+            spellings.note(&format!("iothub-app-Name{number}"));
+            for latest in number.saturating_sub(MAX_NAMES - 1)..=number {
+                let small = format!("iothub-app-name{latest}");
+                if latest % 100 == number % 100 {
+                    assert_eq!(spellings.of(&small), format!("iothub-app-Name{latest}"));
+                }
+            }
+        }
+        let noted = spellings.0.into_inner().unwrap();
+        assert!(noted.newer.len() + noted.older.len() <= 2 * MAX_NAMES);
+    }
 
     proptest! {
         #[test]

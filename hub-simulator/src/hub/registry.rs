@@ -302,7 +302,8 @@ impl Registry {
                 )
             }
             None => {
-                let id = token.resource.identity().ok_or(AccessError::Audience)?;
+                let id = token.identity(|id| self.get(id).is_some());
+                let id = id.ok_or(AccessError::Audience)?;
                 if self.auto_register && self.get(&id).is_none() {
                     // Whoever cannot sign shall not fill the registry.
                     let keys = KeyPair::derived(&self.group_key, &id);

@@ -66,7 +66,7 @@ impl Wire {
             // Before CONNECT; in pieces of this many bytes.
             said: Conversation::new("mqtt_connection", &[0, 255]),
             // As MQTT 3.1.1.
-            heard: Conversation::new("mqtt_client", &[0, 255]),
+            heard: Conversation::new("mqtt_client_bytes", &[0, 255]),
         }
     }
 

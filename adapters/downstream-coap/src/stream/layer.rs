@@ -36,7 +36,7 @@ pub(super) enum StreamEvent {
     AnswerFetched {
         exchange: Exchange,
     },
-    /// The peer has asked for the last block of a notification.
+    /// The peer has asked for the last block of a notification, behind the pong behind the first one.
     NotificationFetched {
         observation: Observation,
     },
@@ -52,9 +52,38 @@ pub(super) enum StreamEvent {
 #[derive(Debug)]
 struct Unconfirmed {
     source: Source,
+    /// Else the peer may fetch a rest.
     is_whole: bool,
+    stage: Stage,
+}
+
+/// How far the peer was heard of what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sent,
     /// The ping went behind it.
-    is_asked: bool,
+    Asked,
+    /// The pong came, and nobody was told yet.
+    Confirmed,
+}
+
+impl Unconfirmed {
+    /// How it ended, if nothing more is waited for.
+    fn end(self, peer: PeerKey) -> StreamEvent {
+        let is_whole = self.is_whole;
+        match self.source {
+            Source::Observation(serial) => StreamEvent::Notified {
+                observation: ObservationId { peer, serial },
+                outcome: match self.stage {
+                    Stage::Confirmed => NotificationOutcome::Acknowledged { is_whole },
+                    Stage::Sent | Stage::Asked => NotificationOutcome::Withdrawn,
+                },
+            },
+            Source::Exchange(serial) => StreamEvent::Answered {
+                exchange: ExchangeId { peer, serial },
+            },
+        }
+    }
 }
 
 /// A session with one peer, whose pings confirm notifications, and answers that should arrive.
@@ -66,7 +95,7 @@ pub(super) struct StreamLayer {
     /// it answers: libcoap 4.3.1 leaves the token out.
     ping: Option<Token>,
     /// Oldest first; one for each observation, and for each answer that somebody waits for.
-    unconfirmed: VecDeque<Unconfirmed>,
+    unconfirmed: Vec<Unconfirmed>,
     events: VecDeque<StreamEvent>,
 }
 
@@ -76,7 +105,7 @@ impl StreamLayer {
             session,
             peer,
             ping: None,
-            unconfirmed: VecDeque::new(),
+            unconfirmed: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -85,12 +114,28 @@ impl StreamLayer {
         &mut self.session
     }
 
+    /// Takes every whole message off what was read. What they say is about what was sent before: it is
+    /// noted of that before anybody acts on the first of them, and sends more.
     pub(super) fn receive(&mut self, now: Duration, input: &mut BytesMut) -> Result<(), Closed> {
-        self.session.receive(now, input)
+        let received = self.session.receive(now, input);
+        while let Some(event) = self.session.poll_event() {
+            self.on_event(event);
+        }
+        let is_open = |one: &Unconfirmed| one.stage != Stage::Confirmed;
+        if self.unconfirmed.iter().any(is_open) {
+            self.ask();
+        }
+        received
     }
 
     pub(super) fn poll_event(&mut self) -> Option<StreamEvent> {
         loop {
+            // One at a time: until its end is told, an observation is busy, or that end would pass
+            // for the end of the next notification.
+            let is_confirmed = |one: &Unconfirmed| one.stage == Stage::Confirmed;
+            if let Some(at) = self.unconfirmed.iter().position(is_confirmed) {
+                return Some(self.unconfirmed.remove(at).end(self.peer));
+            }
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
@@ -126,16 +171,7 @@ impl StreamLayer {
             }
             Event::NotificationFetched {
                 observation: serial,
-            } => {
-                // Who asks for the rest has the beginning, and may say so before its pong.
-                self.settle(
-                    serial,
-                    NotificationOutcome::Acknowledged { is_whole: false },
-                );
-                let observation = ObservationId { peer, serial };
-                self.events
-                    .push_back(StreamEvent::NotificationFetched { observation });
-            }
+            } => self.fetched(serial),
             Event::Pong { token } => self.confirm(token),
             Event::Ended {
                 observation: serial,
@@ -148,38 +184,45 @@ impl StreamLayer {
     pub(super) fn ask(&mut self) {
         if self.ping.is_none() {
             self.ping = Some(self.session.ping());
-            for one in &mut self.unconfirmed {
-                one.is_asked = true;
-            }
+            self.advance(Stage::Sent, Stage::Asked);
         }
     }
 
     /// The peer has what was sent before the ping.
     fn confirm(&mut self, token: Token) {
         let is_answer = |ping: &mut Token| *ping == token || token == Token::EMPTY;
-        if self.ping.take_if(is_answer).is_none() {
-            return;
+        if self.ping.take_if(is_answer).is_some() {
+            self.advance(Stage::Asked, Stage::Confirmed);
         }
-        let asked = self.unconfirmed.partition_point(|one| one.is_asked);
-        for one in self.unconfirmed.drain(..asked) {
-            let (peer, is_whole) = (self.peer, one.is_whole);
-            self.events.push_back(match one.source {
-                Source::Observation(serial) => StreamEvent::Notified {
-                    observation: ObservationId { peer, serial },
-                    outcome: NotificationOutcome::Acknowledged { is_whole },
-                },
-                Source::Exchange(serial) => StreamEvent::Answered {
-                    exchange: ExchangeId { peer, serial },
-                },
-            });
+    }
+
+    fn advance(&mut self, from: Stage, to: Stage) {
+        for one in &mut self.unconfirmed {
+            if one.stage == from {
+                one.stage = to;
+            }
         }
-        if !self.unconfirmed.is_empty() {
-            self.ask();
+    }
+
+    /// The peer has asked for the last block of a notification. Before the pong behind the first one
+    /// that says nothing: it may have asked for a block of what it was sent before, and got this one.
+    /// Then a pong behind the last one is waited for.
+    fn fetched(&mut self, serial: u64) {
+        let source = Source::Observation(serial);
+        let mut open = self.unconfirmed.iter_mut();
+        match open.find(|one| one.source == source && one.stage != Stage::Confirmed) {
+            Some(one) => (one.is_whole, one.stage) = (true, Stage::Sent),
+            None => {
+                let peer = self.peer;
+                let observation = ObservationId { peer, serial };
+                self.events
+                    .push_back(StreamEvent::NotificationFetched { observation });
+            }
         }
     }
 
     fn ended(&mut self, serial: u64, reason: EndReason) {
-        self.settle(serial, NotificationOutcome::Withdrawn);
+        self.settle(serial);
         let peer = self.peer;
         let observation = ObservationId { peer, serial };
         self.events.push_back(StreamEvent::Ended {
@@ -190,29 +233,24 @@ impl StreamLayer {
 
     /// Waits for a pong behind what was sent last.
     fn expect(&mut self, source: Source, is_whole: bool) {
-        self.unconfirmed.push_back(Unconfirmed {
+        self.unconfirmed.push(Unconfirmed {
             source,
             is_whole,
-            is_asked: false,
+            stage: Stage::Sent,
         });
         self.ask();
     }
 
-    /// Waits no more; tells whether it did.
-    fn forget(&mut self, source: Source) -> bool {
-        let before = self.unconfirmed.len();
-        self.unconfirmed.retain(|one| one.source != source);
-        self.unconfirmed.len() < before
+    /// Waits no more.
+    fn forget(&mut self, source: Source) -> Option<Unconfirmed> {
+        let at = self.unconfirmed.iter().position(|one| one.source == source);
+        at.map(|at| self.unconfirmed.remove(at))
     }
 
     /// Ends the wait for a pong behind an observation's notification, if there is one.
-    fn settle(&mut self, serial: u64, outcome: NotificationOutcome) {
-        if self.forget(Source::Observation(serial)) {
-            let peer = self.peer;
-            self.events.push_back(StreamEvent::Notified {
-                observation: ObservationId { peer, serial },
-                outcome,
-            });
+    fn settle(&mut self, serial: u64) {
+        if let Some(one) = self.forget(Source::Observation(serial)) {
+            self.events.push_back(one.end(self.peer));
         }
     }
 }
@@ -279,18 +317,22 @@ impl MessageLayer for StreamLayer {
     }
 
     fn withdraw_notification(&mut self, _now: Duration, observation: Observation) {
-        self.settle(observation.serial, NotificationOutcome::Withdrawn);
+        self.settle(observation.serial);
     }
 
     fn end_observation(&mut self, _now: Duration, observation: Observation) {
-        self.session.end_observation(observation.serial);
-        self.ended(observation.serial, EndReason::Closed);
+        // Of one that the peer has ended meanwhile the session tells.
+        if self.session.end_observation(observation.serial) {
+            self.ended(observation.serial, EndReason::Closed);
+        }
     }
 
     fn dismiss(&mut self, now: Duration, observation: Observation, farewell: Message) {
         // Who has ended it meanwhile needs no word.
-        self.session.notify(now, observation.serial, farewell).ok();
-        self.ended(observation.serial, EndReason::Failed);
+        let notified = self.session.notify(now, observation.serial, farewell);
+        if notified.is_ok() {
+            self.ended(observation.serial, EndReason::Failed);
+        }
     }
 
     fn request(
@@ -313,3 +355,6 @@ impl MessageLayer for StreamLayer {
         self.session.options_room()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 mod clocks;
 mod config;
 mod connection;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod layer;
 mod serve;
 mod tls;

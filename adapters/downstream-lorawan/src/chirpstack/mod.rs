@@ -1,4 +1,5 @@
-//! For fleets on ChirpStack v4: its events in JSON or protobuf, and downlinks for its queue.
+//! For fleets on ChirpStack v4: its events in JSON or, with the feature `protobuf`, in protobuf, and
+//! downlinks for its queue.
 //!
 //! [`decode`] and [`encode`] are pure; [`mqtt`] speaks with ChirpStack's MQTT integration, and
 //! [`http`] takes what its HTTP integration posts. Sources: ChirpStack's

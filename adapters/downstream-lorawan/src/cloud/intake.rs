@@ -119,18 +119,19 @@ impl Intake {
         // The same however often it is handed in.
         let id = name.and_then(|name| MessageId::new(name).ok());
         let id = id.unwrap_or_else(MessageId::random);
+        let mut reading = None;
         loop {
-            if let Event::Uplink(uplink) = &mut event
-                && again
-            {
-                // Its window has passed.
-                uplink.window = Some(Duration::ZERO);
-            }
-            let settlement = match &event {
-                Event::Status(_) | Event::Located(_) | Event::Log(_) => {
-                    self.events.report(event.clone(), id.clone()).await
+            let settlement = match &mut event {
+                Event::Uplink(uplink) => {
+                    if again {
+                        // Its window has passed.
+                        uplink.window = Some(Duration::ZERO);
+                    }
+                    let window = uplink.window;
+                    let handed_in = self.events.hand_in(uplink, window, again, &mut reading);
+                    handed_in.await
                 }
-                _ => self.events.handle(event.clone()).await,
+                event => self.events.handle_as(event.clone(), id.clone()).await,
             };
             match settlement {
                 Settlement::RetryLater(after) if retry == Retry::Here => {

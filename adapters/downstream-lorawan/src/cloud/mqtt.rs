@@ -142,6 +142,10 @@ fn options(config: &MqttConfig) -> Result<MqttOptions, ConfigError> {
 fn happenings(eventloop: EventLoop) -> impl Stream<Item = Result<Event, ConnectionError>> {
     unfold((eventloop, 0), async |(mut eventloop, mut failures)| {
         if failures > 0 {
+            // What came before the loss must not seem to come on the next connection.
+            if let Some(event) = eventloop.state.events.pop_front() {
+                return Some((Ok(event), (eventloop, failures)));
+            }
             sleep(Backoff::default().delay(failures - 1)).await;
         }
         let happened = eventloop.poll().await;
@@ -183,7 +187,8 @@ struct Running<'a> {
     link: &'a Link,
     intake: &'a Arc<Intake>,
     tasks: JoinSet<Handled>,
-    /// Acknowledgements that found no room; the broker bounds how many messages it sends without.
+    /// Acknowledgements that found no room, or no connection; the broker bounds how many messages it
+    /// sends without.
     unsent: VecDeque<Publish>,
     /// Counts connections: a message of an earlier one comes again, perhaps under another number.
     connection: u64,
@@ -237,7 +242,6 @@ impl Link {
 impl Running<'_> {
     /// Notes what happened, and gives a message if one came.
     fn note(&mut self, happened: Result<Event, ConnectionError>) -> Option<Publish> {
-        self.flush();
         match happened {
             Ok(Event::Incoming(Packet::Publish(publish))) => return Some(publish),
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
@@ -256,7 +260,8 @@ impl Running<'_> {
                     tracing::error!("The broker refuses a subscription; look at its access rules");
                 }
             }
-            Ok(_) => {}
+            // An acknowledgement that went has left room for another.
+            Ok(_) => self.flush(),
             Err(error) => {
                 self.link.is_connected.store(false, Ordering::Relaxed);
                 tracing::warn!(error = %error, "No connection with the network server's broker");
@@ -314,7 +319,9 @@ impl Running<'_> {
     }
 
     fn flush(&mut self) {
-        while let Some(publish) = self.unsent.front()
+        // What is given to the client after a loss would go out on the next connection.
+        while self.link.is_connected.load(Ordering::Relaxed)
+            && let Some(publish) = self.unsent.front()
             && self.link.client.try_ack(publish).is_ok()
         {
             self.unsent.pop_front();

@@ -1,5 +1,6 @@
 //! What the hub asks of devices.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use gateway_core::{
@@ -24,6 +25,10 @@ const SEND: &str = "send_downlink";
 
 /// The starter kit's method that does, with its message for an argument.
 const SEND_STARTER_KIT: &str = "cloudToDeviceMessage";
+
+/// Uplinks of a device after which a command that nobody waits for is given up if nothing was told
+/// of it. Its network server has had a window with each.
+const UNTOLD: NonZeroU8 = NonZeroU8::MIN.saturating_add(2);
 
 impl Shared {
     /// Finds a device that listens.
@@ -81,7 +86,7 @@ impl Shared {
             MethodPolicy::Later if !is_awake => {
                 let expires = now + self.config.later_ttl;
                 let command = command(dev_eui, &device, request, expires).await?;
-                return self.later(call, command, class).await;
+                return self.later(call, command.with_untold(UNTOLD), class).await;
             }
             _ => {}
         }

@@ -26,9 +26,9 @@ pub struct LorawanConfig {
     pub max_devices: NonZeroUsize,
     /// Commands of one device that wait. Default 8: a device of class A takes one an uplink.
     pub max_queued_per_device: usize,
-    /// How long the network server may take over a downlink that it is given. Default 1 s; it only
-    /// has to queue it. Nobody waits longer for its word, but the downlink is in flight until its
-    /// outcome is told or its time is up, since the network server may have it.
+    /// How long the network server may take over a downlink that it is given, or is to drop. Default
+    /// 1 s; it only has to queue it. Nobody waits longer for its word, but the downlink is in flight
+    /// until its outcome is told or its time is up, since the network server may have it.
     #[serde(with = "humantime_serde")]
     pub handover_timeout: Duration,
     /// How long a device that listens [always](ListenPolicy::Always) does so after its last sign of
@@ -195,7 +195,8 @@ pub enum MethodPolicy {
     #[default]
     Wait,
     /// The caller is told 202 at once; what became of the command is a message of the device later.
-    /// The command is forgotten if the gateway ends first.
+    /// That is so after three uplinks, too, if the network server, which has the command, tells nothing
+    /// of it. The command is forgotten if the gateway ends first.
     Later,
     /// The caller is told 503 at once, and when the next window is expected.
     Refuse,

@@ -26,7 +26,7 @@ fn kind(failure: Failure) -> ErrorKind {
         Failure::TooLong => ErrorKind::TooLarge,
         Failure::QueueFull => ErrorKind::Throttled,
         Failure::Flushed => ErrorKind::Disconnected,
-        Failure::Expired | Failure::NotAcknowledged => ErrorKind::TimedOut,
+        Failure::Expired | Failure::Untold | Failure::NotAcknowledged => ErrorKind::TimedOut,
         Failure::NotTransmitted(error) => match error {
             TransmitError::QueueFull | TransmitError::DutyCycle => ErrorKind::Throttled,
             _ => ErrorKind::Other,
@@ -66,6 +66,7 @@ mod tests {
             Failure::QueueFull,
             Failure::Flushed,
             Failure::Expired,
+            Failure::Untold,
             Failure::NotAcknowledged,
             Failure::NotTransmitted(TransmitError::TooLate),
             Failure::NotTransmitted(TransmitError::DutyCycle),

@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::event::{DevAddr, DevEui, DeviceAck, DownlinkFailed, Event, Join, TransmitAck, Uplink};
 use crate::hex::Digits;
 use crate::payload::telemetry::{self, Reading, TelemetryForm};
-use crate::payload::{DecodeInput, Decoded, guard};
+use crate::payload::{CodecError, DecodeInput, Decoded, guard};
 use crate::schedule::Actions;
 
 /// Takes what happens in a LoRaWAN network. Cheap to clone: all clones are one.
@@ -38,6 +38,12 @@ impl NetworkEvents {
     /// # Cancel safety
     /// As [`uplink`](Self::uplink).
     pub async fn handle(&self, event: Event) -> Settlement {
+        self.handle_as(event, MessageId::random()).await
+    }
+
+    /// Takes any event, for the first time or again; its message has this id, unless the event gives
+    /// it one.
+    pub(crate) async fn handle_as(&self, event: Event, id: MessageId) -> Settlement {
         match event {
             Event::Uplink(uplink) => return self.uplink(uplink).await,
             Event::Join(join) => return self.join(join).await,
@@ -45,7 +51,6 @@ impl NetworkEvents {
             Event::DeviceAck(ack) => self.device_ack(ack).await,
             Event::DownlinkFailed(failed) => self.downlink_failed(failed).await,
             event @ (Event::Status(_) | Event::Located(_) | Event::Log(_)) => {
-                let id = MessageId::random();
                 return self.report(event, id).await;
             }
         }
@@ -71,16 +76,18 @@ impl NetworkEvents {
     /// server is given back to the hub after its deadline.
     pub async fn uplink(&self, uplink: Uplink) -> Settlement {
         let again = uplink.window == Some(Duration::ZERO);
-        self.hand_in(&uplink, uplink.window, again).await
+        self.hand_in(&uplink, uplink.window, again, &mut None).await
     }
 
     /// Takes a frame whose windows close so soon, for the first time or again; see
-    /// [`uplink`](Self::uplink).
+    /// [`uplink`](Self::uplink). What its device's codec reads in it is kept in `reading` for the
+    /// next time.
     pub(crate) async fn hand_in(
         &self,
         uplink: &Uplink,
         window: Option<Duration>,
         again: bool,
+        reading: &mut Reading,
     ) -> Settlement {
         let _in_flight = self.0.in_flight.token();
         let dev_eui = uplink.dev_eui;
@@ -108,19 +115,22 @@ impl NetworkEvents {
         if actions.is_empty() {
             // Not kept meanwhile.
             drop(actions);
-            return self.pass_on(device, uplink).await;
+            return self.pass_on(device, uplink, reading).await;
         }
         // Rare, and as large again.
-        let both = async { tokio::join!(self.0.perform(actions), self.pass_on(device, uplink)) };
+        let passed_on = self.pass_on(device, uplink, reading);
+        let both = async { tokio::join!(self.0.perform(actions), passed_on) };
         let ((), settlement) = Box::pin(both).await;
         settlement
     }
 
     /// Makes a frame a message, and says what the hub made of that.
-    async fn pass_on(&self, device: Device, uplink: &Uplink) -> Settlement {
-        let reading = read(&device, uplink).await;
+    async fn pass_on(&self, device: Device, uplink: &Uplink, reading: &mut Reading) -> Settlement {
+        if matches!(reading, None | Some(Err(CodecError::Busy))) {
+            *reading = read(&device, uplink).await;
+        }
         let slot = self.slot().await;
-        slot.deliver(message(device, uplink, &reading)).await
+        slot.deliver(message(device, uplink, reading)).await
     }
 
     /// Takes a join, and says what the hub made of it.
@@ -176,7 +186,7 @@ impl NetworkEvents {
     }
 
     /// Makes an event that is no uplink a message, if it is to be one.
-    pub(crate) async fn report(&self, event: Event, id: MessageId) -> Settlement {
+    async fn report(&self, event: Event, id: MessageId) -> Settlement {
         let _in_flight = self.0.in_flight.token();
         let Some(device) = self.find(event.dev_eui()) else {
             return Settlement::Rejected(ErrorKind::UnknownDevice);

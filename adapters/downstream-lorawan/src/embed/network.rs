@@ -29,6 +29,10 @@ pub trait NetworkServer: fmt::Debug + Send + Sync + 'static {
 
     /// Drops a downlink that nobody waits for any more, if it can still be stopped. The hub gives
     /// it out again, so that a device might get it twice.
+    ///
+    /// # Cancel safety
+    /// It is dropped after the [time-out](super::LorawanConfig::handover_timeout); the downlink may
+    /// be sent then.
     async fn withdraw(&self, dev_eui: DevEui, downlink: &DownlinkId);
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::events;
-use super::shared::{Ended, Job, Later, Shared};
+use super::shared::{Ended, Job, Later, Shared, Ticket};
 
 /// How often it is looked who need not listen any more: short beside a window.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -44,8 +44,9 @@ pub(super) async fn serve(
                     tracing::error!(error = %error, "A task panicked; please report this");
                 }
             }
+            // What is reported later needs no ear.
             _ = sweeps.tick() => shared.listening.sweep(Instant::now(), |device| {
-                shared.schedule().is_in_flight(device)
+                matches!(shared.schedule().in_flight(device), Some(Ticket::Waiter(_)))
             }),
         }
     }
@@ -73,16 +74,7 @@ impl Shared {
                 }
             },
             Job::Report { later, ended } => report(ingress, later, ended).await,
-            Job::Next {
-                dev_eui,
-                downlink,
-                actions,
-            } => {
-                if let Some(downlink) = downlink {
-                    self.network.withdraw(dev_eui, &downlink).await;
-                }
-                self.perform(actions).await;
-            }
+            Job::Next(actions) => self.perform(actions).await,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::config::{ListenPolicy, LorawanConfig};
 use super::directory::{Device, Directory};
 use super::listening::Listening;
 use super::network::NetworkServer;
-use crate::event::{DevEui, DownlinkFailed, DownlinkId};
+use crate::event::{DevEui, DownlinkFailed, DownlinkId, FailureReason};
 use crate::schedule::{Actions, Class, Command, Failure, Outcome, Schedule, Withdrawn};
 
 /// How a command ended.
@@ -46,13 +46,8 @@ pub(super) enum Job {
     },
     /// Report how a command ended.
     Report { later: Later, ended: Ended },
-    /// Give the network server what goes next, when it was told of the downlink that nobody waits
-    /// for any more, if it may still send that.
-    Next {
-        dev_eui: DevEui,
-        downlink: Option<DownlinkId>,
-        actions: Actions<Ticket>,
-    },
+    /// Do what the schedule says.
+    Next(Actions<Ticket>),
 }
 
 #[derive(Debug)]
@@ -110,19 +105,17 @@ impl Shared {
                 dev_eui,
                 number,
             };
-            if !self.start(job) {
+            if self.start(job).is_some() {
                 self.listening.forget(dev_eui, number);
             }
         }
     }
 
-    /// Leaves something to `serve`; false if that has too much to do, or has ended.
-    pub(super) fn start(&self, job: Job) -> bool {
-        let refused = self.jobs.try_send(job);
-        if refused.is_err() {
-            tracing::warn!(lost = 1, "Too much waits for the hub; a task was dropped");
-        }
-        refused.is_ok()
+    /// Leaves something to `serve`; gives it back if that has too much to do, or has ended.
+    pub(super) fn start(&self, job: Job) -> Option<Job> {
+        let refused = self.jobs.try_send(job).err()?;
+        tracing::warn!(lost = 1, "Too much waits for the hub; a task was dropped");
+        Some(refused.into_inner())
     }
 
     /// Does what the schedule says, until it has nothing more to say.
@@ -130,6 +123,9 @@ impl Shared {
         loop {
             for (ticket, ended) in actions.ended {
                 self.tell(ticket, ended);
+            }
+            if let Some((dev_eui, downlink)) = actions.withdraw {
+                self.withdraw(dev_eui, &downlink).await;
             }
             let Some(downlink) = actions.send else { return };
             let (dev_eui, id) = (downlink.dev_eui, downlink.id.clone());
@@ -149,13 +145,35 @@ impl Shared {
         }
     }
 
+    /// Has the network server drop a downlink; what comes after it does not wait for ever.
+    async fn withdraw(&self, dev_eui: DevEui, downlink: &DownlinkId) {
+        let withdrawn = self.network.withdraw(dev_eui, downlink);
+        if timeout(self.config.handover_timeout, withdrawn)
+            .await
+            .is_err()
+        {
+            tracing::debug!(device.id = %dev_eui, %downlink, "Network server is slow to drop a downlink");
+        }
+    }
+
+    /// Does what the schedule says where nothing can be sent now: it takes back what it would send,
+    /// which is in flight otherwise, and nobody has it.
+    fn give_up(&self, mut actions: Actions<Ticket>) {
+        loop {
+            for (ticket, ended) in actions.ended {
+                self.tell(ticket, ended);
+            }
+            let Some(downlink) = actions.send else { return };
+            let failed = DownlinkFailed::new(downlink.dev_eui, downlink.id, FailureReason::Busy);
+            actions = self.schedule().failed(&failed, Instant::now());
+        }
+    }
+
     fn tell(&self, ticket: Ticket, ended: Ended) {
         match ticket {
             // Whoever waited may have given up.
             Ticket::Waiter(waiter) => drop(waiter.send(ended)),
-            Ticket::Later(later) => {
-                self.start(Job::Report { later, ended });
-            }
+            Ticket::Later(later) => drop(self.start(Job::Report { later, ended })),
         }
     }
 
@@ -186,18 +204,55 @@ struct Withdrawal<'a> {
 
 impl Drop for Withdrawal<'_> {
     fn drop(&mut self) {
-        let (dev_eui, downlink) = (self.dev_eui, self.downlink.clone());
-        let now = Instant::now();
-        let withdrawn = self.shared.schedule().withdraw(dev_eui, &downlink, now);
-        let (downlink, actions) = match withdrawn {
-            Withdrawn::InFlight(actions) => (Some(downlink), actions),
-            Withdrawn::Transmitted(actions) => (None, actions),
+        let mut schedule = self.shared.schedule();
+        let withdrawn = schedule.withdraw(self.dev_eui, &self.downlink, Instant::now());
+        drop(schedule);
+        let actions = match withdrawn {
+            Withdrawn::InFlight(actions) | Withdrawn::Transmitted(actions) => actions,
             Withdrawn::Ended | Withdrawn::Waiting => return,
         };
-        self.shared.start(Job::Next {
-            dev_eui,
-            downlink,
-            actions,
-        });
+        if let Some(Job::Next(actions)) = self.shared.start(Job::Next(actions)) {
+            self.shared.give_up(actions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::directory::EuiDirectory;
+    use super::super::network;
+    use super::*;
+
+    const DEV_EUI: DevEui = DevEui::new([1; 8]);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_nobody_has_room_to_send_after_a_withdrawal_is_given_back() {
+        // Its jobs are for nobody, and there is room for none.
+        let (sender, _jobs) = mpsc::channel(1);
+        let (network, mut orders) = network::stream(8);
+        let directory = Box::new(EuiDirectory::default());
+        let config = LorawanConfig::default();
+        let shared = Arc::new(Shared::new(config, directory, Box::new(network), sender));
+        assert!(shared.start(Job::Next(Actions::new())).is_none());
+        let run = || {
+            let expires = Instant::now() + std::time::Duration::from_secs(60);
+            let command = Command::new(DEV_EUI, 1, "on", expires);
+            Box::pin(async { shared.run(command, Class::C).await })
+        };
+        let (mut first, mut second, mut third) = (run(), run(), run());
+        for command in [&mut first, &mut second, &mut third] {
+            assert!(command.now_or_never().is_none());
+        }
+        drop(first);
+        let busy = Some(Err(Failure::Network(FailureReason::Busy)));
+        assert_eq!(
+            [second, third].map(|command| command.now_or_never()),
+            [busy; 2]
+        );
+        assert_eq!(shared.schedule().pending(DEV_EUI), 0);
+        assert!(orders.next().await.is_some(), "the first was sent");
+        assert!(orders.next().now_or_never().is_none(), "nothing else was");
     }
 }

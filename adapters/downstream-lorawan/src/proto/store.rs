@@ -25,6 +25,10 @@ pub struct DeviceRecord {
     /// that.
     #[serde(default)]
     pub next_join_nonce: u32,
+    /// Tells the AppKey of the last join from another, and no more of it than a session's keys do.
+    /// None before the first join, and where it was stored without.
+    #[serde(default)]
+    pub app_key_mark: Option<[u8; 8]>,
     /// The session that has been heard of.
     #[serde(default)]
     pub session: Option<SessionRecord>,
@@ -41,6 +45,7 @@ impl DeviceRecord {
             dev_eui,
             nonces: UsedNonces::default(),
             next_join_nonce: 0,
+            app_key_mark: None,
             session: None,
             joined: None,
         }

@@ -1,5 +1,6 @@
 //! Commands, and how they end.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,6 +67,10 @@ pub struct Command {
     pub mode: QueueMode,
     /// After this it does not go any more.
     pub expires: Instant,
+    /// Uplinks of its device after which it ends as [`Failure::Untold`] if nothing was told of it
+    /// since the network server has it; for one that expires so late that others wait too long
+    /// behind it. Default: none.
+    pub untold: Option<NonZeroU8>,
     /// Names what it was made of, the same when that is given out again: see
     /// [`Schedule::withdraw`](super::Schedule::withdraw). Default: none.
     pub origin: Option<Arc<str>>,
@@ -90,6 +95,7 @@ impl Command {
             priority: Priority::default(),
             mode: QueueMode::default(),
             expires,
+            untold: None,
             origin: None,
             redelivered: false,
         }
@@ -114,6 +120,13 @@ impl Command {
     #[must_use]
     pub fn with_mode(mut self, mode: QueueMode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Sets after how many uplinks of its device it ends if nothing is told of it.
+    #[must_use]
+    pub fn with_untold(mut self, uplinks: NonZeroU8) -> Self {
+        self.untold = Some(uplinks);
         self
     }
 
@@ -181,6 +194,9 @@ pub enum Failure {
     /// No concentrator sent it.
     #[error("it was not transmitted: {0:?}")]
     NotTransmitted(TransmitError),
+    /// The network server did not tell what became of it, as long as one waits for that.
+    #[error("the network server does not tell what became of it")]
+    Untold,
     /// The device did not confirm it.
     #[error("the device did not acknowledge it")]
     NotAcknowledged,
@@ -194,6 +210,8 @@ pub enum Failure {
 #[must_use = "the network server and those who wait must be told"]
 #[non_exhaustive]
 pub struct Actions<T> {
+    /// Have the network server drop this, if it still can, before it is given another.
+    pub withdraw: Option<(DevEui, DownlinkId)>,
     /// Give this to the network server, now.
     pub send: Option<Downlink>,
     /// Tell these how their command ended.
@@ -203,6 +221,7 @@ pub struct Actions<T> {
 impl<T> Actions<T> {
     pub(crate) const fn new() -> Self {
         Self {
+            withdraw: None,
             send: None,
             ended: Vec::new(),
         }
@@ -211,7 +230,7 @@ impl<T> Actions<T> {
     /// Tells whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.send.is_none() && self.ended.is_empty()
+        self.withdraw.is_none() && self.send.is_none() && self.ended.is_empty()
     }
 
     pub(super) fn end(&mut self, ticket: T, outcome: Result<Outcome, Failure>) {

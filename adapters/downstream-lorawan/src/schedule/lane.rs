@@ -1,6 +1,7 @@
 //! One device's commands and windows.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,9 +20,11 @@ struct Entry<T> {
     ticket: T,
     /// What the network server knows it by, if that is the command that it is again.
     sent_as: Option<DownlinkId>,
+    /// It has taken the window that is open, which no other had taken.
+    has_window: bool,
     /// A concentrator has sent it.
     transmitted: bool,
-    /// Uplinks since then.
+    /// Uplinks since then, or else since the network server was given it.
     uplinks: u8,
 }
 
@@ -29,6 +32,14 @@ impl<T> Entry<T> {
     /// What the network server knows it by.
     fn downlink(&self) -> &DownlinkId {
         self.sent_as.as_ref().unwrap_or(&self.command.id)
+    }
+
+    /// How many uplinks end it, if anything was to be told of it before.
+    fn max_uplinks(&self) -> Option<u8> {
+        match self.transmitted {
+            true => Some(UPLINKS),
+            false => self.command.untold.map(NonZeroU8::get),
+        }
     }
 }
 
@@ -87,13 +98,25 @@ impl<T> Lane<T> {
             self.interval = Some((mean * (RHYTHM - 1) + passed) / RHYTHM);
         }
         self.orphans.uplink();
-        // Nothing must wait for ever behind a confirmation that does not come.
-        let is_unheard = |entry: &mut Box<Entry<T>>| {
-            entry.uplinks += u8::from(entry.transmitted);
-            entry.uplinks >= UPLINKS
+        // Nothing must wait for ever behind a word that does not come.
+        let is_over = |entry: &mut Box<Entry<T>>| {
+            entry.uplinks = entry.uplinks.saturating_add(1);
+            entry
+                .max_uplinks()
+                .is_some_and(|most| entry.uplinks >= most)
         };
-        if let Some(entry) = self.in_flight.take_if(is_unheard) {
-            actions.end(entry.ticket, Err(Failure::NotAcknowledged));
+        if let Some(entry) = self.in_flight.take_if(is_over) {
+            let failure = match entry.transmitted {
+                true => Failure::NotAcknowledged,
+                false => {
+                    actions.withdraw = Some((entry.command.dev_eui, entry.downlink().clone()));
+                    Failure::Untold
+                }
+            };
+            actions.end(entry.ticket, Err(failure));
+        }
+        if let Some(entry) = &mut self.in_flight {
+            entry.has_window = false;
         }
         self.window = Some(Window {
             closes,
@@ -123,6 +146,7 @@ impl<T> Lane<T> {
                     command,
                     ticket,
                     sent_as: Some(downlink),
+                    has_window: false,
                     transmitted: true,
                     uplinks: 0,
                 }));
@@ -152,6 +176,7 @@ impl<T> Lane<T> {
             command,
             ticket,
             sent_as: None,
+            has_window: false,
             transmitted: false,
             uplinks: 0,
         };
@@ -177,7 +202,7 @@ impl<T> Lane<T> {
             }
             (Class::A, _) => return None,
         };
-        let entry = loop {
+        let mut entry = loop {
             let entry = self.waiting.pop_front()?;
             if now < entry.command.expires {
                 break entry;
@@ -185,7 +210,7 @@ impl<T> Lane<T> {
             actions.end(entry.ticket, Err(Failure::Expired));
         };
         if let Some(window) = &mut self.window {
-            window.is_taken = true;
+            entry.has_window = !std::mem::replace(&mut window.is_taken, true);
         }
         let Command {
             id,
@@ -209,6 +234,7 @@ impl<T> Lane<T> {
             more_pending: !self.waiting.is_empty(),
             flush: std::mem::take(&mut self.flush),
         };
+        entry.uplinks = 0;
         self.in_flight = Some(entry);
         Some(Sent { downlink, margin })
     }
@@ -223,7 +249,9 @@ impl<T> Lane<T> {
             Ok(()) => {
                 let completes = |entry: &mut Box<Entry<T>>| {
                     let is_it = entry.downlink() == id;
-                    entry.transmitted |= is_it;
+                    if is_it && !std::mem::replace(&mut entry.transmitted, true) {
+                        entry.uplinks = 0;
+                    }
                     is_it && entry.command.completion == Completion::Transmitted
                 };
                 if let Some(entry) = self.in_flight.take_if(completes) {
@@ -264,7 +292,7 @@ impl<T> Lane<T> {
         self.end(id, outcome, actions);
     }
 
-    /// Ends what the network server gave up; another may go in its window.
+    /// Ends what the network server gave up; if it was not on air, another may go in its window.
     pub(super) fn give_up(
         &mut self,
         id: &DownlinkId,
@@ -273,8 +301,8 @@ impl<T> Lane<T> {
     ) {
         if let Some((entry, place)) = self.take(|entry| entry.downlink() == id) {
             actions.end(entry.ticket, Err(Failure::Network(reason)));
-            if let Some(window) = &mut self.window {
-                window.is_taken &= place == Place::Waiting;
+            if let (Some(window), Place::InFlight) = (&mut self.window, place) {
+                window.is_taken &= !entry.has_window;
             }
         }
     }
@@ -318,8 +346,8 @@ impl<T> Lane<T> {
         self.class == Class::C || self.window.as_ref().is_some_and(is_open)
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.in_flight.is_some()
+    pub(super) fn in_flight(&self) -> Option<&T> {
+        self.in_flight.as_ref().map(|entry| &entry.ticket)
     }
 
     pub(super) fn pending(&self) -> usize {

@@ -117,7 +117,11 @@ impl<T> Schedule<T> {
         match place {
             None => Withdrawn::Ended,
             Some(Place::Waiting) => Withdrawn::Waiting,
-            Some(Place::InFlight) => Withdrawn::InFlight(next()),
+            Some(Place::InFlight) => {
+                let mut actions = next();
+                actions.withdraw = Some((device, id.clone()));
+                Withdrawn::InFlight(actions)
+            }
             Some(Place::Transmitted) => Withdrawn::Transmitted(next()),
         }
     }
@@ -162,7 +166,12 @@ impl<T> Schedule<T> {
     /// Whether the network server has a command for the device that has not ended.
     #[must_use]
     pub fn is_in_flight(&self, device: DevEui) -> bool {
-        self.lanes.peek(&device).is_some_and(Lane::is_in_flight)
+        self.in_flight(device).is_some()
+    }
+
+    /// What the caller gets back when the command that the network server has for the device ends.
+    pub(crate) fn in_flight(&self, device: DevEui) -> Option<&T> {
+        self.lanes.peek(&device)?.in_flight()
     }
 
     /// How far before or after its window each command was.

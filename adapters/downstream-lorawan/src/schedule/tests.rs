@@ -1,4 +1,7 @@
+mod again;
+
 use std::collections::HashMap;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -138,6 +141,25 @@ fn what_was_not_acknowledged_or_was_given_up_has_failed() {
 }
 
 #[test]
+fn a_window_that_was_used_stays_used_whatever_is_given_up() {
+    let (mut schedule, now) = (schedule(), Instant::now());
+    let failed = |id: &DownlinkId| DownlinkFailed::new(DEVICE, id.clone(), FailureReason::Other);
+    drop(push(
+        &mut schedule,
+        command(1, now).confirmed(),
+        "in it",
+        now,
+    ));
+    let sent = uplink(&mut schedule, now).unwrap();
+    drop(schedule.transmitted(&transmitted(&sent.id), now));
+    drop(schedule.push(command(2, now), "beside it", Class::C, now));
+    let beside = schedule.failed(&failed(&sent.id), now).send.unwrap();
+    assert_eq!(beside.timing, Timing::Immediate);
+    drop(push(&mut schedule, command(3, now), "late", now));
+    assert_eq!(schedule.failed(&failed(&beside.id), now).send, None);
+}
+
+#[test]
 fn a_command_that_was_too_late_goes_first_in_the_next_window() {
     let (mut schedule, now) = (schedule(), Instant::now());
     drop(push(&mut schedule, command(1, now), "late", now));
@@ -273,95 +295,24 @@ fn nothing_waits_for_ever_behind_a_command_that_nobody_tells_of() {
     assert_eq!(actions.ended, [("next", Err(Failure::Expired))]);
 }
 
-/// A confirmed command that was transmitted, and that its sender gave up before its device said
-/// anything.
-fn orphan(schedule: &mut Schedule<&'static str>, now: Instant) -> DownlinkId {
-    let command = command(1, now).confirmed().with_origin("c2d-1", false);
-    drop(push(schedule, command, "gave up", now));
-    let sent = uplink(schedule, now).unwrap();
-    drop(schedule.transmitted(&transmitted(&sent.id), now));
-    let withdrawn = schedule.withdraw(DEVICE, &sent.id, now + LOCK);
-    assert!(matches!(withdrawn, Withdrawn::Transmitted(_)));
-    sent.id
-}
-
-fn again(schedule: &mut Schedule<&'static str>, now: Instant) -> Actions<&'static str> {
-    let command = command(1, now).confirmed().with_origin("c2d-1", true);
-    push(schedule, command, "again", now)
-}
-
 #[test]
-fn what_a_device_confirms_after_its_sender_gave_up_is_not_sent_again() {
+fn a_command_of_which_nothing_is_told_ends_after_as_many_uplinks_as_it_says() {
     let (mut schedule, now) = (schedule(), Instant::now());
-    let id = orphan(&mut schedule, now);
-    drop(schedule.acknowledged(&DeviceAck::new(DEVICE, id, true), now));
+    let untold = command(1, now).with_untold(NonZeroU8::MIN.saturating_add(2));
+    drop(push(&mut schedule, untold, "untold", now));
+    drop(push(&mut schedule, command(2, now), "next", now));
+    let sent = uplink(&mut schedule, now).unwrap();
+    let late = TransmitAck::new(DEVICE, sent.id, Err(TransmitError::TooLate));
     assert_eq!(uplink(&mut schedule, now), None);
-    let actions = again(&mut schedule, now);
-    assert_eq!(actions.ended, [("again", Ok(Outcome::Acknowledged))]);
-    assert!(actions.send.is_none());
-    // It is told once.
-    assert!(again(&mut schedule, now).send.is_some());
-}
-
-#[test]
-fn what_comes_again_before_the_device_has_said_anything_waits_for_its_word() {
-    let (mut schedule, now) = (schedule(), Instant::now());
-    let id = orphan(&mut schedule, now);
-    let actions = again(&mut schedule, now);
-    assert!(actions.ended.is_empty() && actions.send.is_none());
-    assert_eq!(uplink(&mut schedule, now), None);
-    let actions = schedule.acknowledged(&DeviceAck::new(DEVICE, id, true), now);
-    assert_eq!(actions.ended, [("again", Ok(Outcome::Acknowledged))]);
-}
-
-#[test]
-fn what_comes_again_a_third_time_still_waits_for_the_devices_word() {
-    let (mut schedule, now) = (schedule(), Instant::now());
-    let id = orphan(&mut schedule, now);
-    let mut later = now + LOCK;
-    for _ in 0..3 {
-        let command = command(1, later).confirmed().with_origin("c2d-1", true);
-        let second = command.id.clone();
-        let actions = push(&mut schedule, command, "again", later);
-        assert!(actions.ended.is_empty() && actions.send.is_none());
-        let first = schedule.withdraw(DEVICE, &id, later);
-        assert!(matches!(first, Withdrawn::Ended), "it was taken back");
-        let withdrawn = schedule.withdraw(DEVICE, &second, later);
-        assert!(matches!(withdrawn, Withdrawn::Transmitted(_)));
-        later += LOCK;
-    }
-    let command = command(1, later).confirmed().with_origin("c2d-1", true);
-    drop(push(&mut schedule, command, "at last", later));
-    let actions = schedule.acknowledged(&DeviceAck::new(DEVICE, id, true), later);
-    assert_eq!(actions.ended, [("at last", Ok(Outcome::Acknowledged))]);
-}
-
-#[test]
-fn what_a_device_did_not_hear_is_sent_when_it_comes_again() {
-    let (mut schedule, now) = (schedule(), Instant::now());
-    let id = orphan(&mut schedule, now);
-    drop(schedule.acknowledged(&DeviceAck::new(DEVICE, id, false), now));
-    assert_eq!(uplink(&mut schedule, now), None);
-    let sent = again(&mut schedule, now).send.unwrap();
-    drop(schedule.transmitted(&transmitted(&sent.id), now));
-    drop(schedule.withdraw(DEVICE, &sent.id, now));
+    // What is told of it counts, and it goes again.
+    let sent = schedule.transmitted(&late, now).send.unwrap();
     for _ in 0..2 {
         assert_eq!(uplink(&mut schedule, now), None);
     }
-    assert!(
-        again(&mut schedule, now).send.is_some(),
-        "nobody confirms it"
-    );
-}
-
-#[test]
-fn another_message_under_the_same_name_is_sent() {
-    let (mut schedule, now) = (schedule(), Instant::now());
-    let id = orphan(&mut schedule, now);
-    drop(schedule.acknowledged(&DeviceAck::new(DEVICE, id, true), now));
-    let other = command(1, now).confirmed().with_origin("c2d-1", false);
-    drop(push(&mut schedule, other, "other", now));
-    assert!(uplink(&mut schedule, now).is_some());
+    let actions = schedule.uplink(DEVICE, now, now + WINDOW);
+    assert_eq!(actions.ended, [("untold", Err(Failure::Untold))]);
+    assert_eq!(actions.withdraw, Some((DEVICE, sent.id)));
+    assert_eq!(actions.send.unwrap().port, 2);
 }
 
 #[test]
@@ -444,6 +395,7 @@ proptest! {
                 }
                 Step::Push { mode, confirmed, class } => {
                     let mut command = command(1 + (pushed % 3) as u8, now).with_mode(mode);
+                    command.untold = NonZeroU8::new((pushed % 4) as u8);
                     if confirmed {
                         let origin = (pushed % 2).to_string();
                         command = command.confirmed().with_origin(origin, pushed > 9);

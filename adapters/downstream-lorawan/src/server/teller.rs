@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gateway_core::Settlement;
+use gateway_core::{MessageId, Settlement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -132,7 +132,11 @@ impl Teller {
             let Some(turn) = turn.begin().await else {
                 return;
             };
-            while let Settlement::RetryLater(after) = events.handle(event.clone()).await {
+            // The same however often it is told.
+            let id = MessageId::random();
+            while let Settlement::RetryLater(after) =
+                events.handle_as(event.clone(), id.clone()).await
+            {
                 sleep(after).await;
             }
             drop(turn);
@@ -183,10 +187,11 @@ impl Teller {
 
 /// Tells of an uplink until the hub says yes or no, and whether it has it.
 async fn deliver(events: &NetworkEvents, uplink: &Uplink, closes: Instant) -> bool {
-    let mut again = false;
+    let (mut again, mut reading) = (false, None);
     loop {
         let window = closes.saturating_duration_since(Instant::now());
-        match events.hand_in(uplink, Some(window), again).await {
+        let handed_in = events.hand_in(uplink, Some(window), again, &mut reading);
+        match handed_in.await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,
         }
@@ -240,5 +245,73 @@ impl Turn {
             _permit: permit,
             _share: share,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use gateway_core::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
+    use gateway_core::testkit::MemoryUpstream;
+    use gateway_core::{ErrorKind, Gateway};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::embed::{EuiDirectory, LorawanConfig, LorawanDownstream, Profile};
+    use crate::event::{Battery, Status};
+    use crate::payload::{Decoded, decode_with};
+
+    const DEV_EUI: DevEui = DevEui::new([1; 8]);
+
+    /// A gateway between a hub in memory and a teller.
+    fn start(profile: Profile) -> (MemoryUpstream, Teller, JoinSet<()>) {
+        let builder = LorawanDownstream::builder(LorawanConfig::default());
+        let builder = builder.with_directory(EuiDirectory::new(profile));
+        let (lorawan, _) = builder.stream().unwrap();
+        let (settled, _) = mpsc::channel(1);
+        let teller = Teller::new(lorawan.events(), settled, &LimitConfig::default());
+        let hub = MemoryUpstream::new();
+        let key = SymmetricKey::from_base64("c2VjcmV0").unwrap();
+        let policy = SharedAccessPolicy::new("device", key);
+        let gateway = Gateway::builder(hub.clone())
+            .with_credentials(HubPolicyCredentials::new(policy))
+            .with_downstream("lorawan", lorawan)
+            .build()
+            .unwrap();
+        let mut run = JoinSet::new();
+        run.spawn(async move { drop(gateway.run(CancellationToken::new()).await) });
+        (hub, teller, run)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_the_hub_takes_twice_has_the_same_id() {
+        let (hub, mut teller, _run) = start(Profile::default());
+        hub.lose_settlements(usize::MAX);
+        teller.report(Event::Status(Status::new(DEV_EUI, Battery::External, 7)));
+        // So long that the gateway gives it back more than once.
+        sleep(Duration::from_secs(600)).await;
+        let accepted = hub.accepted();
+        assert!(accepted.len() > 1);
+        assert!(accepted.iter().all(|message| message.id == accepted[0].id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_payload_is_read_once_however_often_the_hub_puts_its_message_off() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counter = reads.clone();
+        let codec = decode_with(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(Decoded::new("{}"))
+        });
+        let (hub, mut teller, _run) = start(Profile::default().with_codec(codec));
+        for _ in 0..2 {
+            hub.reject_next(ErrorKind::Other);
+        }
+        let uplink = Uplink::new(DEV_EUI, 1, 1, "x");
+        teller.uplink(None, uplink, Instant::now(), None);
+        hub.wait_accepted(1).await;
+        assert_eq!(reads.load(Ordering::SeqCst), 1);
     }
 }

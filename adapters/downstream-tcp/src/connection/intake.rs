@@ -30,6 +30,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Intake::Held;
         }
         let most = limits.max_frame + READ_SIZE;
+        let had_input = !self.wire.input.is_empty();
         match self.protocol.decode(&mut self.wire.input) {
             Ok(Some(frame)) => {
                 self.frame_ended();
@@ -42,7 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Intake::Held
             }
             Ok(None) => {
-                if !self.wire.input.is_empty() {
+                // The beginning of a frame may have been taken already.
+                if had_input {
                     self.frame_began.get_or_insert(self.read);
                 }
                 self.wire.shrink();

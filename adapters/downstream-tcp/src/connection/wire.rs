@@ -161,8 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes the last bytes and says goodbye.
+    /// Writes the last bytes and says goodbye. What is stuck already has no more time for that than
+    /// it had.
     pub(super) async fn close(self, output: &mut BytesMut, patience: Duration) {
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let patience = self.write_deadline().map_or(patience, left);
         gateway_net::close(self.stream, output, patience).await;
     }
 }
@@ -190,6 +193,19 @@ mod tests {
             "the input still holds the frame's memory"
         );
         assert_eq!(wire.input.capacity(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stuck_already_is_not_waited_for_as_long_again_at_the_end() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let (_device, stream) = duplex(1);
+        let mut wire = Wire::new(stream);
+        let mut output = BytesMut::from("stuck");
+        let begun = Instant::now();
+        wire.watch(&output, PATIENCE);
+        drop(tokio::time::timeout(PATIENCE * 9 / 10, wire.turn(&mut output, true)).await);
+        wire.close(&mut output, PATIENCE).await;
+        assert_eq!(begun.elapsed(), PATIENCE);
     }
 
     #[tokio::test]

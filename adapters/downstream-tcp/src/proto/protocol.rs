@@ -19,7 +19,8 @@ use super::login::{Login, Peer, Refusal};
 /// The order of calls: `on_connect`; then `decode` and `on_frame` in turn, of which one has to
 /// [`identify`](Actions::identify) the device before anything else is allowed; while the login is
 /// judged no frame is decoded; `on_login` tells the verdict; from then on everything may come;
-/// `on_close` is the last.
+/// `on_close` is the last. It is the only one where there are [too many
+/// connections](CloseReason::TooManyConnections).
 pub trait Protocol: Send + 'static {
     /// Takes the next frame off the front of the input; none if it is not whole yet.
     ///

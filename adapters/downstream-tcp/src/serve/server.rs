@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use gateway_core::{Ingress, ServeContext};
@@ -18,6 +19,8 @@ use crate::connection::Connection;
 use crate::proto::{Actions, CloseReason, Peer};
 use crate::registry::Stop;
 use crate::tls;
+
+const DEFECT: &str = "a defect in its protocol";
 
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -98,13 +101,21 @@ impl Server {
         if self.shared.tls.is_some() {
             return;
         }
-        let mut actions = Actions::new();
-        self.shared
-            .factory
-            .protocol(peer)
-            .on_close(CloseReason::TooManyConnections, &mut actions);
-        if let Ok(mut stream) = stream.into_std() {
-            drop(io::Write::write(&mut stream, actions.output()));
+        // This is the task of the listener and of all connections.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            let (mut actions, reason) = (Actions::new(), CloseReason::TooManyConnections);
+            self.shared
+                .factory
+                .protocol(peer)
+                .on_close(reason, &mut actions);
+            actions
+        }));
+        match (told, stream.into_std()) {
+            (Ok(mut actions), Ok(mut stream)) => {
+                drop(io::Write::write(&mut stream, actions.output()));
+            }
+            (Err(_), _) => tracing::error!("Turning a connection away panicked: {DEFECT}"),
+            (Ok(_), Err(_)) => {}
         }
     }
 }
@@ -113,7 +124,7 @@ fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(error = %error, "A connection panicked: a defect in its protocol");
+        tracing::error!(error = %error, "A connection panicked: {DEFECT}");
     }
 }
 

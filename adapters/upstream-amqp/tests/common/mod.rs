@@ -32,6 +32,13 @@ pub(crate) fn config(hub: &HubSimulator) -> AmqpConfig {
     }
 }
 
+/// One session for all devices: whoever ends it ends everybody's.
+pub(crate) fn one_lane(hub: &HubSimulator) -> AmqpConfig {
+    let mut config = config(hub);
+    config.pool.lanes = 1;
+    config
+}
+
 pub(crate) fn upstream(config: AmqpConfig) -> Arc<AmqpUpstream> {
     Arc::new(AmqpUpstream::new(config).expect("a valid configuration"))
 }

@@ -42,9 +42,9 @@ impl Arrivals {
         }
     }
 
-    /// Tells whether as many wait for their verdict as may.
-    pub(super) fn is_full(&self) -> bool {
-        self.ring.len() >= self.most
+    /// Tells whether so many times as many wait for their verdict as may.
+    pub(super) fn is_full(&self, times: usize) -> bool {
+        self.ring.len() >= times * self.most
     }
 
     /// Takes in a message; none if it is here already, and this is the broker's second try.

@@ -41,6 +41,8 @@ pub(crate) struct Incoming {
     pub(crate) duplicate: bool,
     /// In version 5, if there were any.
     pub(crate) properties: Option<Properties5>,
+    /// Its payload is left out, being larger than [`Limits::max_packet`](super::Limits) allows.
+    pub(crate) is_cut: bool,
     pub(crate) receipt: Receipt,
 }
 
@@ -301,10 +303,7 @@ impl Client {
     }
 
     fn ticket(&self, key: Key) -> Ticket {
-        Ticket {
-            shared: self.0.shared.clone(),
-            key: Some(key),
-        }
+        Ticket::new(self.0.shared.clone(), key)
     }
 
     async fn answered(&self, kind: Kind, packet: Outgoing) -> Result<Vec<u8>, MqttError> {
@@ -314,21 +313,6 @@ impl Client {
             Outcome::Unanswered => Err(MqttError::Unanswered("a subscription")),
             Outcome::Acknowledged(_) | Outcome::Down => Err(MqttError::Down),
         }
-    }
-}
-
-#[cfg(test)]
-impl Client {
-    /// A client of version 3.1.1 without a driver.
-    pub(super) fn over(shared: Arc<Shared>) -> Self {
-        Self(Arc::new(Held {
-            shared,
-            version: Version::V4,
-            client_id: String::new(),
-            session_present: false,
-            takes_retained: true,
-            max_packet: usize::MAX,
-        }))
     }
 }
 
@@ -353,10 +337,17 @@ fn refused(filters: &[String], codes: &[u8], is_good: fn(u8) -> bool) -> Result<
 }
 
 /// Waits for the broker's word on a packet.
-struct Ticket {
+pub(super) struct Ticket {
     shared: Arc<Shared>,
     /// None once it is told.
     key: Option<Key>,
+}
+
+impl Ticket {
+    pub(super) fn new(shared: Arc<Shared>, key: Key) -> Self {
+        let key = Some(key);
+        Self { shared, key }
+    }
 }
 
 impl Future for Ticket {

@@ -35,6 +35,8 @@ mod driver;
 pub(crate) mod fuzzing;
 mod handle;
 mod ledger;
+#[cfg(any(test, feature = "fuzzing"))]
+mod model;
 mod options;
 pub(crate) mod reason;
 mod shared;

@@ -124,9 +124,12 @@ pub(crate) struct Limits {
     pub(crate) in_flight: u16,
     /// Messages from the broker that wait for our acknowledgement; default 1,024. A broker of version
     /// 5 is told, and left if it sends more; from one of version 3.1.1 nothing more is read until
-    /// there is room, acknowledgements of ours neither.
+    /// there is room. While packets of ours wait for their answer, which may come behind, it is twice as
+    /// many.
     pub(crate) receive: u16,
-    /// Bytes of a packet in either direction; default 1 MiB. A broker of version 5 may take less.
+    /// Bytes of a packet in either direction; default 1 MiB. A broker of version 5 may take less, and is
+    /// told and left if it sends more; one of version 3.1.1 is left for more only if that is no message:
+    /// a message comes without its payload.
     pub(crate) max_packet: usize,
     /// Bytes that gather for one write before messages wait; default 64 KiB.
     pub(crate) buffer: usize,

@@ -85,6 +85,7 @@ impl Shared {
                 retain: received.retain,
                 duplicate: received.duplicate,
                 properties: received.properties,
+                is_cut: received.is_cut,
                 receipt: Receipt::new(self, arrival),
             });
         }

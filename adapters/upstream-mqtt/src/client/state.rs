@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::arrivals::{Arrival, Arrivals};
-use super::codec::{self, Fault, Outgoing, Packet, ReadPackets, Received};
+use super::codec::{self, Cut, Fault, Outgoing, Packet, ReadPackets, Received};
 use super::ledger::{Bounds, Key, Kind, Ledger, Outcome};
 use super::options::Version;
 use super::wakers::Wakers;
@@ -68,8 +68,12 @@ pub(super) struct State {
     drained: Option<Waker>,
     last_sent: Instant,
     last_received: Instant,
+    /// When the last ping was put.
+    last_pinged: Instant,
     /// When the sign of life was asked for that has not come.
     pinged: Option<Instant>,
+    /// A message that is too large and has not come whole.
+    cut: Option<Cut>,
     /// Nothing is read until messages have their verdict.
     is_paused: bool,
     /// When a message was first let go that keeps its place in the broker's window until the connection
@@ -94,7 +98,9 @@ impl State {
             drained: None,
             last_sent: now,
             last_received: now,
+            last_pinged: now,
             pinged: None,
+            cut: None,
             is_paused: false,
             forgotten: None,
             reader: None,
@@ -113,7 +119,9 @@ impl State {
     ) -> Result<Vec<Key>, MqttError> {
         self.admit(packets.len())?;
         let submit = |packet| self.ledger.submit(kind, packet, now, &mut self.out);
-        Ok(packets.into_iter().map(submit).collect())
+        let keys = packets.into_iter().map(submit).collect();
+        self.check_pause();
+        Ok(keys)
     }
 
     /// Enters one packet.
@@ -124,7 +132,9 @@ impl State {
         now: Instant,
     ) -> Result<Key, MqttError> {
         self.admit(1)?;
-        Ok(self.ledger.submit(kind, packet, now, &mut self.out))
+        let key = self.ledger.submit(kind, packet, now, &mut self.out);
+        self.check_pause();
+        Ok(key)
     }
 
     fn admit(&self, packets: usize) -> Result<(), MqttError> {
@@ -165,8 +175,16 @@ impl State {
         self.arrivals.is_stuck()
     }
 
+    /// Tells whether nothing more is to be read of a broker that cannot be told how much may wait for
+    /// us. What we wait for ourselves, and a verdict perhaps with us, may be behind it: then twice as
+    /// much is read.
+    fn is_full(&self) -> bool {
+        let times = if self.ledger.open() == 0 { 1 } else { 2 };
+        self.arrivals.is_full(times)
+    }
+
     fn check_pause(&mut self) {
-        if self.is_paused && !self.arrivals.is_full() {
+        if self.is_paused && !self.is_full() {
             self.wake.add(self.reader.take());
         }
     }
@@ -206,7 +224,7 @@ impl State {
 
     /// Waits until messages have room.
     pub(super) fn poll_room(&mut self, waker: &Waker, now: Instant) -> Poll<()> {
-        if self.is_paused && self.arrivals.is_full() {
+        if self.is_paused && self.is_full() {
             self.reader = Some(waker.clone());
             return Poll::Pending;
         }
@@ -226,10 +244,12 @@ impl State {
     ) -> Result<bool, MqttError> {
         self.last_received = now;
         self.pinged = None;
-        let mut packets = ReadPackets::new(buffer, self.terms.version, self.terms.max_incoming);
+        let mut cut = self.cut.take();
+        let packets = ReadPackets::new(buffer, self.terms.version, self.terms.max_incoming);
+        let mut packets = packets.cutting(&mut cut);
         let is_told = self.terms.version == Version::V5;
         let worked = loop {
-            if !is_told && self.arrivals.is_full() {
+            if !is_told && self.is_full() {
                 self.is_paused = true;
                 break Ok(());
             }
@@ -244,6 +264,7 @@ impl State {
             }
         };
         drop(packets);
+        self.cut = cut;
         self.ledger.pump(now, &mut self.out);
         self.check_drained();
         match worked {
@@ -302,8 +323,8 @@ impl State {
     /// When `on_time` next has something to do, whatever is submitted or comes until then.
     pub(super) fn next_deadline(&self, now: Instant) -> Instant {
         let patience = self.terms.answer_timeout;
-        // What is submitted from now on has all its time before it.
-        let mut due = now + patience;
+        // What is submitted or let go from now on has all its time before it.
+        let mut due = now + patience.min(FORGOTTEN);
         if let Some(since) = self.forgotten {
             due = due.min(since + FORGOTTEN);
         }
@@ -313,32 +334,19 @@ impl State {
                 due = due.min(since.max(self.listening) + patience);
             }
         }
-        match self.silence_ends() {
-            Some(time) if self.is_pinging() => due.min(time),
-            // An answer begins another silence.
-            Some(_) => due.min(now + self.silence()),
-            None => due,
-        }
+        self.silence_ends().map_or(due, |time| due.min(time))
     }
 
-    /// Tells whether another ping is due after a silence.
-    fn is_pinging(&self) -> bool {
-        self.is_paused || self.pinged.is_none()
-    }
-
-    /// How long it may last: a quarter short of the keep-alive, since the broker counts until our
+    /// When another ping is due: a quarter short of the keep-alive, since the broker counts until our
     /// ping has come.
-    fn silence(&self) -> Duration {
-        self.terms.keep_alive * 3 / 4
-    }
-
     fn silence_ends(&self) -> Option<Instant> {
-        let silence = self.silence();
-        let last = match self.is_paused {
-            // What the broker says is not heard; it must hear us. A ping counts as soon as it is put,
-            // whenever the broker reads it.
-            true => self.pinged.unwrap_or(self.last_sent).max(self.last_sent),
-            false => self.last_sent.min(self.last_received),
+        let silence = self.terms.keep_alive * 3 / 4;
+        // A ping counts as soon as it is put, whenever the broker reads it.
+        let said = self.last_sent.max(self.last_pinged);
+        let last = match self.is_paused || self.pinged.is_some() {
+            // Nothing is heard, or not yet; the broker must hear us all the while.
+            true => said,
+            false => said.min(self.last_received),
         };
         (!silence.is_zero()).then(|| last + silence)
     }
@@ -362,8 +370,9 @@ impl State {
         if self.forgotten.is_some_and(|since| since + FORGOTTEN <= now) {
             return Err(MqttError::Forgotten);
         }
-        if self.is_pinging() && self.silence_ends().is_some_and(|time| time <= now) {
-            self.pinged = Some(now);
+        if self.silence_ends().is_some_and(|time| time <= now) {
+            self.last_pinged = now;
+            self.pinged.get_or_insert(now);
             codec::ping(&mut self.out);
         }
         Ok(())
@@ -399,7 +408,7 @@ impl From<Fault> for End {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl State {
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger

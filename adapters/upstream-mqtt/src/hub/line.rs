@@ -230,6 +230,13 @@ impl Inbox for Post {
         let Some(device) = self.device.upgrade() else {
             return;
         };
+        if incoming.is_cut {
+            tracing::warn!(device.id = %device.id, "A packet larger than `wire.max_packet` dropped");
+            if let Some(env) = self.env.upgrade() {
+                env.counters.dropped.fetch_add(1, Relaxed);
+            }
+            return incoming.receipt.acknowledge();
+        }
         match topic::read(&incoming.topic) {
             // Acknowledged when it is settled.
             Some(Heard::Message { .. }) => self.push(&device, incoming, &self.messages),

@@ -152,7 +152,8 @@ impl Pool {
                 None
             }
         };
-        self.enqueue(&id, Order::InTurn, Box::new(job));
+        let patience = self.config.commands.patience;
+        self.enqueue(&id, Order::InTurn, patience, Box::new(job));
     }
 
     /// All are to be read later.
@@ -229,7 +230,8 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
             None
         }
     };
-    pool.enqueue(&id, Order::InTurn, Box::new(job));
+    let patience = pool.config.commands.patience;
+    pool.enqueue(&id, Order::InTurn, patience, Box::new(job));
 }
 
 /// Gives a device a change. What it misses is read for it with all the rest; where that cannot be, the

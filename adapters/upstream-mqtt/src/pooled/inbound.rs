@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use gateway_core::DeviceId;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,9 @@ use super::queues::{Job, Order};
 use super::topics::Kind;
 use super::{desired, messages, methods};
 use crate::client::{Inbox, Incoming, Publish, Receipt};
+
+/// Characters of a topic that is told in a warning.
+const TOLD: usize = 200;
 
 /// Takes what comes on one connection, for as long as it lasts.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ impl Pool {
             retain,
             duplicate,
             properties,
+            is_cut,
             receipt,
         } = incoming;
         let handover = self.config.commands.handover.as_str();
@@ -66,6 +71,9 @@ impl Pool {
             .strip_prefix(handover)
             .and_then(|rest| rest.strip_prefix('/'));
         let meant = handed.unwrap_or(&topic);
+        if is_cut {
+            return self.unreadable(meant, "it is larger than `wire.max_packet`", receipt);
+        }
         let Some((kind, captures)) = self.topics.read(meant) else {
             return self.unreadable(meant, "it is no topic of ours", receipt);
         };
@@ -96,7 +104,7 @@ impl Pool {
                 retain: false,
                 properties,
             };
-            return self.chore(0, publish, receipt, lost.clone());
+            return self.chore(0, publish, vec![receipt], lost.clone());
         }
         let inward = match convert::inward(self.encoding, captures, &payload, properties) {
             Ok(inward) => inward,
@@ -129,6 +137,15 @@ impl Pool {
         }
     }
 
+    /// Tells whether a device that is not here may come back as it was before the start.
+    pub(super) fn is_awaited(&self, device: &DeviceId) -> bool {
+        let hears = match self.config.commands.subscriptions {
+            MqttSubscriptions::PerDevice => self.place(device),
+            MqttSubscriptions::Wildcard => 0,
+        };
+        self.lines[hears].is_in_grace() && self.find(device).is_none()
+    }
+
     /// Acknowledges what is for a device that is not here, so for another gateway or for nobody. What
     /// came because of a subscription for this device alone is of a session from before: it ends.
     pub(super) fn leave(&self, device: &DeviceId, kind: Kind, receipt: Receipt) {
@@ -141,13 +158,15 @@ impl Pool {
     /// Acknowledges what will not become readable.
     fn unreadable(&self, topic: &str, reason: &str, receipt: Receipt) {
         self.counters.unreadable.fetch_add(1, Relaxed);
+        // Topics may be as long as packets.
+        let topic: String = topic.chars().take(TOLD).collect();
         tracing::warn!(topic = ?topic, reason, count = 1, "Unreadable command dropped");
         receipt.acknowledge();
     }
 
     /// Has a job done in its device's turn.
-    pub(super) fn enqueue(&self, device: &DeviceId, order: Order, job: Job) {
-        if let Some(worker) = self.queues.push(device, order, job) {
+    pub(super) fn enqueue(&self, device: &DeviceId, order: Order, patience: Duration, job: Job) {
+        if let Some(worker) = self.queues.push(device, order, patience, job) {
             self.spawn(worker.run());
         }
     }

@@ -38,11 +38,16 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
             Some(work)
         }
         Admission::Refused => {
-            refuse(&pool_too, command, "too many commands wait for the device");
+            give_up(&pool_too, command, "too many commands wait for the device");
             None
         }
     };
-    pool.enqueue(&device, Order::Alongside, Box::new(job));
+    let commands = &pool.config.commands;
+    let patience = match pool.is_awaited(&device) {
+        true => commands.keep,
+        false => commands.patience,
+    };
+    pool.enqueue(&device, Order::Alongside, patience, Box::new(job));
 }
 
 /// Delivers a message until it is settled, or its time is over.
@@ -75,21 +80,10 @@ async fn deliver(pool: Arc<Pool>, command: Command, arrived: Instant) {
             Disposition::Abandon => {
                 let wait = commands.retry.delay(failures);
                 if Instant::now() + wait >= until {
-                    if pool.find(&command.device).is_none() {
-                        match commands.subscriptions {
-                            MqttSubscriptions::PerDevice => {
-                                pool.disown(&command.device, Kind::Message);
-                            }
-                            // The group gave it to this gateway alone.
-                            MqttSubscriptions::Wildcard if commands.hands_over() => {}
-                            MqttSubscriptions::Wildcard => {
-                                let (device, receipt) = (&command.device, command.receipt);
-                                return pool.leave(device, Kind::Message, receipt);
-                            }
-                        }
+                    if commands.subscriptions == MqttSubscriptions::PerDevice {
+                        pool.disown(&command.device, Kind::Message);
                     }
-                    let reason = "it could not be delivered in time";
-                    return refuse(&pool, command, reason);
+                    return give_up(&pool, command, "it could not be delivered in time");
                 }
                 sleep(wait).await;
             }
@@ -106,6 +100,19 @@ fn message(command: &Command, deadline: Instant, deliveries: u32) -> CloudMessag
     message.properties = inward.properties.clone();
     message.delivery_count = deliveries;
     message
+}
+
+/// Refuses a message that finds no room or nobody, unless other gateways have heard it too and its
+/// device is not here: then it is left to them.
+fn give_up(pool: &Arc<Pool>, command: Command, reason: &str) {
+    let commands = &pool.config.commands;
+    // What a group gets comes to this gateway alone.
+    let is_heard_by_all =
+        commands.subscriptions == MqttSubscriptions::Wildcard && !commands.hands_over();
+    match is_heard_by_all && pool.find(&command.device).is_none() {
+        true => pool.leave(&command.device, Kind::Message, command.receipt),
+        false => refuse(pool, command, reason),
+    }
 }
 
 /// Acknowledges a message that will not be delivered, once whoever reads the dead letters has it.
@@ -131,5 +138,5 @@ fn refuse(pool: &Arc<Pool>, command: Command, reason: &str) {
         return command.receipt.acknowledge();
     };
     let place = pool.place(&command.device);
-    pool.chore(place, publish, command.receipt, command.lost);
+    pool.chore(place, publish, vec![command.receipt], command.lost);
 }

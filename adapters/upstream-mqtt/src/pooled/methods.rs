@@ -25,10 +25,11 @@ use crate::lock::lock;
 /// Names a call: its device, and what its caller tells the answer by.
 type Name = (DeviceId, Bytes);
 
-/// The calls that run, each with what is to be acknowledged for it.
+/// The calls that run, each with what is to be acknowledged for it: what it was asked by, and what came
+/// again of it. Two whose caller tells them by the same come again as one.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    running: Mutex<HashMap<Name, Receipt>>,
+    running: Mutex<HashMap<Name, Vec<Receipt>>>,
     serial: AtomicU64,
 }
 
@@ -40,11 +41,14 @@ impl Calls {
         if !is_duplicate && running.contains_key(name) {
             name.1 = self.serial().into();
         }
-        running.insert(name.clone(), receipt).is_none()
+        let receipts = running.entry(name.clone()).or_default();
+        receipts.push(receipt);
+        receipts.len() == 1
     }
 
-    fn end(&self, name: &Name) -> Option<Receipt> {
-        lock(&self.running).remove(name)
+    /// Ends a call, with all that is to be acknowledged for it, if it has not ended.
+    fn end(&self, name: &Name) -> Vec<Receipt> {
+        lock(&self.running).remove(name).unwrap_or_default()
     }
 
     /// A name for a call whose caller gave none that can be told.
@@ -122,7 +126,8 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
             None
         }
     };
-    pool.enqueue(&device, Order::Alongside, Box::new(job));
+    let patience = pool.config.commands.patience;
+    pool.enqueue(&device, Order::Alongside, patience, Box::new(job));
 }
 
 /// Answers a call for which there is no room.
@@ -135,12 +140,10 @@ fn refuse(running: &Running, call: &Call, lost: CancellationToken) {
         &call.to,
         &refusal,
     );
-    let Some(receipt) = pool.calls.end(name) else {
-        return;
-    };
+    let receipts = pool.calls.end(name);
     match reply {
-        Ok(reply) => pool.chore(pool.place(&name.0), reply, receipt, lost),
-        Err(_) => receipt.acknowledge(),
+        Ok(reply) => pool.chore(pool.place(&name.0), reply, receipts, lost),
+        Err(_) => receipts.into_iter().for_each(Receipt::acknowledge),
     }
 }
 
@@ -162,9 +165,8 @@ async fn run(running: Running, call: Call, deadline: Instant) {
         tracing::warn!(device.id = %device, error = %error, count = 1, "Method's answer lost");
     }
     // Its caller has given up; if its own connection is lost, the broker gives the request again.
-    if let Some(receipt) = pool.calls.end(name) {
-        receipt.acknowledge();
-    }
+    let receipts = pool.calls.end(name);
+    receipts.into_iter().for_each(Receipt::acknowledge);
 }
 
 /// What the device says, or the gateway in its place.

@@ -43,6 +43,9 @@
 //! three. In MQTT 5 what `system` holds stands in user properties named `$message_id`,
 //! `$content_encoding` and so on, beside `$method`, `$status` and `$version`.
 //!
+//! A command with more than 100 properties of the application is unreadable: it is counted, told in a
+//! warning and acknowledged, as is whatever else cannot be read.
+//!
 //! # Commands
 //! A message to a device is acknowledged after its verdict, in whatever order verdicts come:
 //! section 4.6 asks for the order of arrival, but then one slow device would hold up all on its

@@ -81,8 +81,7 @@ impl Pool {
             devices: Mutex::default(),
             queues: Arc::new(Queues::new(Bounds {
                 per_device: commands.per_device,
-                most: commands.pending,
-                patience: commands.patience,
+                most: config.room(),
             })),
             asked: Asked::new(commands.pending),
             calls: super::methods::Calls::default(),
@@ -152,7 +151,7 @@ impl Pool {
             connect_timeout: wire.connect_timeout,
             answer_timeout: wire.answer_timeout,
             in_flight: wire.in_flight,
-            receive: wire.unacknowledged,
+            receive: config.window(),
             max_packet: wire.max_packet,
             buffer: wire.buffer,
             ..Limits::default()
@@ -335,7 +334,7 @@ impl Pool {
         self: &Arc<Self>,
         place: usize,
         publish: Publish,
-        receipt: Receipt,
+        receipts: Vec<Receipt>,
         lost: CancellationToken,
     ) {
         let Ok(permit) = self.chores.clone().try_acquire_owned() else {
@@ -354,7 +353,7 @@ impl Pool {
                 // What it does not take is no reason to be sent the command again.
                 tracing::warn!(error = %error, count = 1, "The broker did not take an answer");
             }
-            receipt.acknowledge();
+            receipts.into_iter().for_each(Receipt::acknowledge);
         });
     }
 

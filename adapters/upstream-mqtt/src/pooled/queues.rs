@@ -44,13 +44,22 @@ pub(super) struct Worker {
 }
 
 struct Queue {
-    /// Jobs that wait for room, and since when.
-    waiting: VecDeque<(Instant, Order, Job)>,
+    /// Jobs that wait for room.
+    waiting: VecDeque<Waiting>,
     /// Jobs that the worker has.
     open: usize,
     /// When the last job was done.
     progress: Instant,
     news: Arc<Notify>,
+}
+
+/// A job that waits for room.
+struct Waiting {
+    since: Instant,
+    /// How long it waits while nothing else of its device is done.
+    patience: Duration,
+    order: Order,
+    job: Job,
 }
 
 impl Queue {
@@ -71,8 +80,6 @@ pub(super) struct Bounds {
     pub(super) per_device: usize,
     /// Jobs of all devices that wait or are worked on.
     pub(super) most: usize,
-    /// How long a job waits for room while nothing else of its device is done.
-    pub(super) patience: Duration,
 }
 
 /// Only devices that have something to do have a queue, and a worker.
@@ -117,12 +124,14 @@ impl Queues {
         lock(&self.state).pending
     }
 
-    /// Puts a job behind the others of its device, or refuses it at once if all devices together have
-    /// too many. The worker is to be set to work where there was none.
+    /// Puts a job behind the others of its device, where it waits for room with `patience` while none of
+    /// them is done, or refuses it at once if all devices together have too many. The worker is to be set
+    /// to work where there was none.
     pub(super) fn push(
         self: &Arc<Self>,
         device: &DeviceId,
         order: Order,
+        patience: Duration,
         job: Job,
     ) -> Option<Worker> {
         let refused = {
@@ -134,7 +143,12 @@ impl Queues {
                 let now = Instant::now();
                 let queue = queues.entry(device.clone());
                 let queue = queue.or_insert_with(|| Queue::new(now));
-                queue.waiting.push_back((now, order, job));
+                queue.waiting.push_back(Waiting {
+                    since: now,
+                    patience,
+                    order,
+                    job,
+                });
                 queue.news.notify_one();
                 return is_new.then(|| Worker {
                     queues: self.clone(),
@@ -161,14 +175,14 @@ impl Queues {
         if done > 0 {
             queue.progress = now;
         }
-        while let Some((since, _, _)) = queue.waiting.front() {
+        while let Some(first) = queue.waiting.front() {
             let has_room = queue.open < self.bounds.per_device;
-            let until = queue.progress.max(*since) + self.bounds.patience;
+            let until = queue.progress.max(first.since) + first.patience;
             if !has_room && until > now {
                 next.look_again = Some(until);
                 break;
             }
-            let Some((_, order, job)) = queue.waiting.pop_front() else {
+            let Some(Waiting { order, job, .. }) = queue.waiting.pop_front() else {
                 break;
             };
             match has_room {
@@ -255,6 +269,8 @@ mod tests {
     use tokio::sync::{oneshot, watch};
     use tokio::task::JoinSet;
 
+    const PATIENCE: Duration = Duration::from_secs(1);
+
     fn device(name: &str) -> DeviceId {
         DeviceId::new(name).unwrap()
     }
@@ -269,14 +285,8 @@ mod tests {
 
     impl Bench {
         fn new(per_device: usize, most: usize) -> Self {
-            let patience = Duration::from_secs(1);
-            let bounds = Bounds {
-                per_device,
-                most,
-                patience,
-            };
             Self {
-                queues: Arc::new(Queues::new(bounds)),
+                queues: Arc::new(Queues::new(Bounds { per_device, most })),
                 workers: JoinSet::new(),
                 told: watch::Sender::new(Vec::new()),
             }
@@ -295,7 +305,7 @@ mod tests {
                     None
                 }
             });
-            if let Some(worker) = self.queues.push(&device(to), order, job) {
+            if let Some(worker) = self.queues.push(&device(to), order, PATIENCE, job) {
                 self.workers.spawn(worker.run());
             }
             end

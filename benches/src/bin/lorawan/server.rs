@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use benches::embedded::{Embedded, Keys};
 use benches::hub::HubAccess;
 use benches::latency::Latencies;
@@ -27,6 +27,7 @@ const ROOM: usize = 1_000_000;
 /// A gateway that is a network server, and what surrounds it.
 #[derive(Debug)]
 pub(crate) struct Site {
+    devices: usize,
     gateway: Embedded,
     server: Arc<LorawanServer>,
     air: Air,
@@ -71,6 +72,7 @@ impl Site {
         let (running, watched) = (gateway.gateway.clone(), departures.clone());
         let air = spawn_blocking(move || Air::start(address, running, devices, in_flight, watched));
         Ok(Self {
+            devices,
             gateway,
             server,
             air: air.await??,
@@ -97,7 +99,14 @@ impl Site {
             per_second: Some(per_second),
         };
         self.hear(round).await?;
-        Ok(self.departures.take())
+        let took = self.departures.take();
+        let expected = self.devices * uplinks;
+        ensure!(
+            took.count() == expected,
+            "{} of {expected} uplinks were timed",
+            took.count()
+        );
+        Ok(took)
     }
 
     /// Waits until no device listens any more.

@@ -1,7 +1,7 @@
 //! The way to the hub, watched: when the hub accepts what a device said.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,44 +14,45 @@ use gateway_core::{
 
 use crate::device;
 
-/// When each device's last uplink was due, and how long those before took.
+/// When the uplinks on their way were due, and how long those before took.
 #[derive(Debug)]
 pub(crate) struct Departures {
-    /// Nanoseconds of the machine's time; 0 if nothing is on its way.
-    left_at: Vec<AtomicU64>,
+    /// In the machine's time, by device and in order.
+    due: Vec<Mutex<VecDeque<Duration>>>,
     took: Mutex<Latencies>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Departures {
     pub(crate) fn new(devices: usize) -> Self {
         Self {
-            left_at: (0..devices).map(|_| AtomicU64::new(0)).collect(),
+            due: (0..devices).map(|_| Mutex::default()).collect(),
             took: Mutex::default(),
         }
     }
 
     /// Notes that an uplink is due at this machine time, whenever it really leaves.
     pub(crate) fn leave(&self, number: usize, due: Duration) {
-        if let Some(left_at) = self.left_at.get(number) {
-            left_at.store(due.as_nanos() as u64, Relaxed);
+        if let Some(on_their_way) = self.due.get(number) {
+            lock(on_their_way).push_back(due);
         }
     }
 
     fn arrive(&self, device: &DeviceId) {
         let number = device::number(device.as_str());
-        let left_at = number.and_then(|number| self.left_at.get(number));
+        let due = number.and_then(|number| self.due.get(number));
         // Nobody but the latency's round notes departures.
-        let left_at = left_at.map_or(0, |left_at| left_at.load(Relaxed));
-        if left_at > 0 {
-            let took = machine_time().saturating_sub(Duration::from_nanos(left_at));
-            let mut all = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-            all.push(took);
+        if let Some(due) = due.and_then(|due| lock(due).pop_front()) {
+            lock(&self.took).push(machine_time().saturating_sub(due));
         }
     }
 
     /// Takes what was noted.
     pub(crate) fn take(&self) -> Latencies {
-        std::mem::take(&mut *self.took.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.took))
     }
 }
 
@@ -80,7 +81,11 @@ impl<U: Upstream> Upstream for Watched<U> {
     }
 
     async fn send_batch(&self, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        self.inner.send_batch(uplinks).await
+        self.inner.send_batch(uplinks).await?;
+        for uplink in uplinks {
+            self.departures.arrive(&uplink.device);
+        }
+        Ok(())
     }
 
     async fn twin(

@@ -61,6 +61,13 @@ impl<'de> Deserialize<'de> for SecretSource {
             File(PathBuf),
         }
 
+        fn here<E: Error>() -> E {
+            let allowed = SecretSource::ALLOWED;
+            E::custom(format!(
+                "a secret must not stand in this file; allowed: {allowed}"
+            ))
+        }
+
         struct PlaceVisitor;
         impl<'de> Visitor<'de> for PlaceVisitor {
             type Value = SecretSource;
@@ -69,12 +76,33 @@ impl<'de> Deserialize<'de> for SecretSource {
                 f.write_str(SecretSource::ALLOWED)
             }
 
-            // The usual message would repeat the secret.
+            // The usual messages would repeat the secret.
             fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
-                let allowed = SecretSource::ALLOWED;
-                Err(E::custom(format!(
-                    "a secret must not stand in this file; allowed: {allowed}"
-                )))
+                Err(here())
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+                Err(here())
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+                Err(here())
+            }
+
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+                Err(here())
+            }
+
+            fn visit_i128<E: Error>(self, _: i128) -> Result<Self::Value, E> {
+                Err(here())
+            }
+
+            fn visit_u128<E: Error>(self, _: u128) -> Result<Self::Value, E> {
+                Err(here())
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+                Err(here())
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -126,9 +154,13 @@ mod tests {
             #[expect(dead_code, reason = "it is never there")]
             key: SecretSource,
         }
-        for text in ["key = 'hidden'", "key = { envv = 'X' }", "key = {}"] {
-            let error = toml::from_str::<Section>(text).unwrap_err();
-            assert!(!error.message().contains("hidden"), "{error}");
+        for text in ["'hidden'", "{ envv = 'X' }", "{}", "4711", "-4711", "47.11"] {
+            let error = toml::from_str::<Section>(&format!("key = {text}")).unwrap_err();
+            let shown = error.message().replace('.', "");
+            assert!(
+                !shown.contains("hidden") && !shown.contains("4711"),
+                "{error}"
+            );
         }
         toml::from_str::<Section>("key = { env = 'X' }").unwrap();
     }

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use tokio::time::timeout;
 
 use super::*;
-use crate::message::{Properties, SystemProperties};
+use crate::message::SystemProperties;
+use crate::properties::Properties;
 
 /// A send is Ok only after the hub has accepted the message.
 pub async fn ok_only_after_the_hub_accepted(fixture: &dyn UpstreamFixture) -> Outcome {

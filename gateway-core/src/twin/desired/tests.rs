@@ -154,6 +154,30 @@ fn a_change_that_its_device_missed_comes_again_with_all_and_nothing_builds_on_it
 }
 
 #[test]
+fn changes_that_waited_when_their_device_stopped_to_listen_come_with_all_when_it_listens_again() {
+    let mut changes = taken(3, &[4, 5, 6]);
+    assert_eq!(changes.pop().unwrap().version, 4);
+    changes.unsubscribed();
+    assert_eq!((changes.known(), changes.is_waiting()), (4, false));
+    changes.subscribed();
+    assert!(changes.fetched(6, Bytes::new()));
+    let whole = changes.pop().unwrap();
+    assert_eq!((whole.version, whole.is_whole), (6, true));
+}
+
+#[test]
+fn in_the_place_of_a_change_without_a_version_come_all_properties() {
+    for known in [0, 3] {
+        let mut changes = taken(known, &[4, 0, 5]);
+        assert!(changes.is_behind());
+        assert_eq!(versions(&mut changes), [4]);
+        assert!(changes.fetched(6, Bytes::new()));
+        let whole = changes.pop().unwrap();
+        assert_eq!((whole.version, whole.is_whole), (6, true));
+    }
+}
+
+#[test]
 fn the_first_version_of_all_comes_again_if_its_device_missed_it() {
     let mut changes = taken(0, &[1]);
     assert_eq!(versions(&mut changes), [1]);
@@ -199,6 +223,8 @@ enum Step {
     Fetch { is_stale: bool },
     /// The device reads its twin itself.
     Read,
+    /// The device listens no more, and listens again.
+    Pause,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -208,6 +234,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reconnect),
         2 => any::<bool>().prop_map(|is_stale| Step::Fetch { is_stale }),
         1 => Just(Step::Read),
+        1 => Just(Step::Pause),
     ]
 }
 
@@ -219,7 +246,7 @@ struct Model {
     device: u64,
     /// What is remembered of the device over a loss of its links.
     known: u64,
-    /// Whether it missed what it was given last.
+    /// Whether it missed what it was given last, or was not given what it did not wait for.
     has_missed: bool,
 }
 
@@ -291,6 +318,8 @@ proptest! {
                 Step::Deliver { arrives } => model.deliver(arrives)?,
                 Step::Reconnect => {
                     model.changes = DesiredChanges::new(model.known, room);
+                    // One that was given nothing asks for its twin itself.
+                    model.has_missed &= model.known > 0;
                     model.changes.subscribed();
                 }
                 // What is older than what the device has is believed of a new twin only.
@@ -304,6 +333,11 @@ proptest! {
                         model.known = model.hub;
                         model.has_missed = false;
                     }
+                }
+                Step::Pause => {
+                    model.has_missed |= model.changes.is_waiting();
+                    model.changes.unsubscribed();
+                    model.changes.subscribed();
                 }
             }
             prop_assert!(model.changes.waiting.len() <= room);

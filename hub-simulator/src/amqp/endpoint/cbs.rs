@@ -8,7 +8,7 @@ use crate::amqp::codec::read::Value;
 use crate::amqp::codec::write;
 use crate::amqp::core::Core;
 use crate::amqp::link::Outgoing;
-use crate::amqp::{AmqpError, condition};
+use crate::amqp::{AmqpError, MAX_NAME, condition};
 use crate::hub::registry::{AccessError, Grant, Principal};
 use crate::hub::throttle::Operation;
 
@@ -69,6 +69,10 @@ fn put_token(core: &mut Core, sections: &Sections<'_>) -> Result<Answer, Status>
     }
     let name = property("name").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| (400, "The name of the token is missing.".to_owned()))?;
+    if name.len() > MAX_NAME {
+        let text = format!("The name of the token is over {MAX_NAME} bytes.");
+        return Err((400, text));
+    }
     if is_delete {
         return delete_token(core, name).map(|()| Answer::Given);
     }

@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::TwinError;
 
-/// Objects within objects, the section itself not counted.
+/// Objects and arrays within each other, the section itself not counted. What is stored has three
+/// levels of JSON for each, and is read with at most 128.
 const MAX_DEPTH: usize = 10;
 /// Longest key and longest text value, in bytes.
 const MAX_KEY: usize = 1024;
@@ -28,9 +29,7 @@ pub(crate) fn check(section: &Map<String, Value>, nulls: Nulls) -> Result<(), Tw
 }
 
 fn check_object(object: &Map<String, Value>, nulls: Nulls, depth: usize) -> Result<(), TwinError> {
-    if depth > MAX_DEPTH {
-        return Err(TwinError::new("A twin is at most 10 levels deep."));
-    }
+    check_depth(depth)?;
     for (key, value) in object {
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(TwinError::new(
@@ -53,12 +52,21 @@ fn check_object(object: &Map<String, Value>, nulls: Nulls, depth: usize) -> Resu
     Ok(())
 }
 
+fn check_depth(depth: usize) -> Result<(), TwinError> {
+    if depth > MAX_DEPTH {
+        return Err(TwinError::new("A twin is at most 10 levels deep."));
+    }
+    Ok(())
+}
+
 fn check_value(value: &Value, nulls: Nulls, depth: usize) -> Result<(), TwinError> {
     match value {
         Value::Object(object) => check_object(object, nulls, depth + 1),
-        Value::Array(items) => items
-            .iter()
-            .try_for_each(|item| check_value(item, nulls, depth)),
+        Value::Array(items) => {
+            check_depth(depth + 1)?;
+            let mut items = items.iter();
+            items.try_for_each(|item| check_value(item, nulls, depth + 1))
+        }
         Value::String(text) if text.len() > MAX_TEXT => {
             Err(TwinError::new("A text in a twin is at most 4 KB."))
         }
@@ -84,10 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn ten_objects_may_lie_within_a_section_and_no_more() {
-        let nested = |depth| (0..depth).fold(json!("value"), |inner, _| json!({ "k": inner }));
-        verdict(&nested(11)).unwrap();
-        verdict(&nested(12)).unwrap_err();
+    fn ten_objects_and_arrays_may_lie_within_a_section_and_no_more() {
+        let objects =
+            |depth, inner| (0..depth).fold(inner, |inner: Value, _| json!({ "k": inner }));
+        let arrays = |depth| (0..depth).fold(json!("value"), |inner, _| json!([inner]));
+        for (nested, arrays_within) in [(11, 0), (1, 10), (6, 5)] {
+            verdict(&objects(nested, arrays(arrays_within))).unwrap();
+            verdict(&objects(nested, arrays(arrays_within + 1))).unwrap_err();
+            verdict(&objects(nested + 1, arrays(arrays_within))).unwrap_err();
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::rules::{self, Nulls};
-use super::tree::{Stamp, Tree};
+use super::tree::{Stamp, Tree, json_length};
 use super::{Mode, TwinError};
 use crate::clock::Ticks;
 
@@ -14,6 +14,9 @@ use crate::clock::Ticks;
 pub(super) const MAX_PROPERTIES: usize = 32 * 1024;
 /// Largest tags, in the same bytes.
 pub(super) const MAX_TAGS: usize = 8 * 1024;
+/// Bytes of JSON for each byte that a section may have: nulls, empty texts and control characters are
+/// not counted, and are not without end for that. The real hub's bound is not known.
+const MAX_JSON: usize = 8;
 
 /// Properties and the number of writes they have had.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +83,19 @@ pub(super) fn written(
     stamp: Stamp,
     max: usize,
 ) -> Result<Tree, TwinError> {
+    let is_too_long = |length| length > MAX_JSON * max;
+    let too_large = |factor| {
+        let of_what = if factor > 1 { " of JSON" } else { "" };
+        let text = format!(
+            "The section would exceed {} KB{of_what}.",
+            factor * max / 1024
+        );
+        TwinError::new(text)
+    };
+    // Before there is a copy.
+    if is_too_long(json_length(change)) {
+        return Err(too_large(MAX_JSON));
+    }
     let (mut tree, nulls) = match mode {
         Mode::Merge => (tree.clone(), Nulls::Delete),
         Mode::Replace => (Tree::new(stamp), Nulls::Refuse),
@@ -87,8 +103,10 @@ pub(super) fn written(
     rules::check(change, nulls)?;
     tree.merge(change, stamp);
     if tree.size() > max {
-        let text = format!("The section would exceed {} KB.", max / 1024);
-        return Err(TwinError::new(text));
+        return Err(too_large(1));
+    }
+    if is_too_long(tree.length()) {
+        return Err(too_large(MAX_JSON));
     }
     Ok(tree)
 }
@@ -104,4 +122,24 @@ pub(super) fn own_keys(section: &Map<String, Value>) -> Map<String, Value> {
 pub(super) fn versioned(mut tree: Map<String, Value>, version: u64) -> Value {
     tree.insert("$version".to_owned(), version.into());
     Value::Object(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_counts_nothing_is_bounded_all_the_same() {
+        let section = Section::new(Ticks::default());
+        let write = |section: &Section, change: &Value| {
+            section.written(change.as_object().unwrap(), Mode::Merge, Ticks::default())
+        };
+        let nulls = vec![Value::Null; 50_000];
+        let all: Map<_, _> = (0..20).map(|key| (key.to_string(), json!(nulls))).collect();
+        write(&section, &all.into()).unwrap_err();
+        let section = write(&section, &json!({ "one": nulls })).unwrap();
+        write(&section, &json!({ "another": nulls })).unwrap_err();
+        write(&section, &json!({ "one": nulls, "another": "\0" })).unwrap();
+    }
 }

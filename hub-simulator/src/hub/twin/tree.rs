@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -102,6 +103,17 @@ impl Tree {
         }
     }
 
+    /// The length as JSON in bytes, commas after the last of an object included.
+    pub(crate) fn length(&self) -> usize {
+        let length = |entry: &Entry| match entry {
+            Entry::Leaf(_, value) => json_length(value),
+            Entry::Tree(tree) => tree.length(),
+        };
+        let entries = self.entries.iter();
+        let entries = entries.map(|(key, entry)| json_length(key) + length(entry) + ":,".len());
+        "{}".len() + entries.sum::<usize>()
+    }
+
     /// The size as the hub counts it, in bytes of keys and values.
     pub(crate) fn size(&self) -> usize {
         let size = |entry: &Entry| match entry {
@@ -112,6 +124,26 @@ impl Tree {
             .iter()
             .map(|(key, entry)| text_size(key) + size(entry))
             .sum()
+    }
+}
+
+/// The length of a value as JSON, in bytes.
+pub(super) fn json_length(value: &impl Serialize) -> usize {
+    struct Length(usize);
+    impl io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    match serde_json::to_writer(&mut length, value) {
+        Ok(()) => length.0,
+        Err(_) => usize::MAX,
     }
 }
 

@@ -13,7 +13,11 @@ use crate::proto::random::Random;
 
 /// Responses of one peer that it fetches block by block.
 #[derive(Debug, Default)]
-pub(crate) struct Bodies(Vec<Body>);
+pub(crate) struct Bodies {
+    list: Vec<Body>,
+    /// Until then the peer may ask for blocks of what it was given last, or before that.
+    asked_until: Duration,
+}
 
 /// What a body is the answer to, by its serial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,8 @@ struct Body {
     response: Message,
     /// Bytes that the peer has asked for, without a gap.
     fetched: usize,
+    /// What is asked for may be meant for a body before this one.
+    is_doubtful: bool,
     forget_at: Duration,
     /// The bytes of the body.
     _share: Share,
@@ -95,7 +101,8 @@ impl Bodies {
         config: &BlockConfig,
     ) -> Option<Found> {
         let block = wanted.block.filter(|block| block.number > 0)?;
-        let Some(body) = self.0.iter_mut().find(|body| body.name == wanted.name) else {
+        self.asked_until = now + config.timeout;
+        let Some(body) = self.list.iter_mut().find(|body| body.name == wanted.name) else {
             // What changes something is not done again for a block.
             return (!wanted.is_safe).then(|| Found {
                 answer: Message::new(Code::INCOMPLETE),
@@ -107,12 +114,12 @@ impl Bodies {
         let (length, before) = (body.response.payload.len(), body.fetched);
         let answer = slice(&body.response, block, wanted, config);
         let start = block.at_most(Block::exponent_of(config.size)).offset();
-        if start <= before {
+        if start <= before && !body.is_doubtful {
             body.fetched = before.max(start + answer.payload.len());
         }
         Some(Found {
             answer,
-            source: body.source,
+            source: body.source.filter(|_| !body.is_doubtful),
             is_last: before < length && body.fetched == length,
         })
     }
@@ -142,7 +149,7 @@ impl Bodies {
         // is what a notification tells the change of.
         let is_change = matches!(source, Some(Source::Observation(_)));
         let is_base = |body: &Body| is_change && matches!(body.source, Some(Source::Exchange(_)));
-        self.0
+        self.list
             .retain(|body| body.name != wanted.name || is_base(body));
         let asked = wanted.block.unwrap_or(Block::new(0, Block::LARGEST));
         let ours = Block::new(0, Block::exponent_of(config.size));
@@ -172,18 +179,22 @@ impl Bodies {
         // Who asks for a later block has those before it.
         let end = given.map_or(0, |block| block.offset() + answer.payload.len());
         self.forget(wanted);
+        if has_rest {
+            self.asked_until = now + config.timeout;
+        }
         // Nobody asks again for the last one.
         if has_rest && let Some(share) = hold(bytes, &response.payload) {
-            if self.0.len() >= config.max_per_peer {
-                self.0.remove(0);
+            if self.list.len() >= config.max_per_peer {
+                self.list.remove(0);
             }
             response.options.remove(option::BLOCK1);
             response.options.remove(option::OBSERVE);
-            self.0.push(Body {
+            self.list.push(Body {
                 name: wanted.name,
                 source,
                 response,
                 fetched: end,
+                is_doubtful: false,
                 forget_at: now + config.timeout,
                 _share: share,
             });
@@ -191,19 +202,34 @@ impl Bodies {
         (answer, has_rest)
     }
 
+    /// Tells whether the peer may still ask for blocks of what it was given so far: a request does not
+    /// say of which state it wants a block.
+    pub(crate) fn is_asking(&self, now: Duration) -> bool {
+        now < self.asked_until
+    }
+
+    /// Has what is asked for of such a body tell nothing about it, or something again: once it is
+    /// known that the peer has its first block.
+    pub(crate) fn doubt(&mut self, source: Source, is_doubtful: bool) {
+        let bodies = self.list.iter_mut();
+        for body in bodies.filter(|body| body.source == Some(source)) {
+            body.is_doubtful = is_doubtful;
+        }
+    }
+
     /// Forgets the body that answers such a request.
     pub(crate) fn forget(&mut self, wanted: &Wanted) {
-        self.0.retain(|body| body.name != wanted.name);
+        self.list.retain(|body| body.name != wanted.name);
     }
 
     /// Forgets what was not asked for in time.
     pub(crate) fn expire(&mut self, now: Duration) {
-        self.0.retain(|body| body.forget_at > now);
+        self.list.retain(|body| body.forget_at > now);
     }
 
     /// When the next one is forgotten.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.0.iter().map(|body| body.forget_at).min()
+        self.list.iter().map(|body| body.forget_at).min()
     }
 }
 

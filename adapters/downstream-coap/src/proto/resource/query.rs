@@ -19,7 +19,8 @@ const HONO: &str = "hono-";
 /// `name=value` is a property of the message. Natively `$.mid` is the message's id, `$.cid`, `$.uid`,
 /// `$.ct` and `$.ce` are correlation id, user id, content type and encoding, as Azure IoT Hub's MQTT
 /// topics name them; `$.ttd` is how many seconds the device listens for a command in the answer, and
-/// `$.status` how a command went. Hono's are `hono-ttd`, `hono-cmd-status` and `empty`.
+/// `$.status` how a command went. Hono's are `hono-ttd`, `hono-cmd-status` and `empty`. `$.id` and
+/// `$.token`, by which a device proves itself, were taken out before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Query {

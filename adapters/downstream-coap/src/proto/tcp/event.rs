@@ -29,8 +29,9 @@ pub enum Event {
         /// What was answered.
         exchange: u64,
     },
-    /// The peer has asked for the last block of a notification of which it got the first one. There
-    /// is no event if it does not.
+    /// The peer has asked for the last block of a notification of which it got the first one, or is to
+    /// get it: until a [ping](super::Session::ping) behind that is answered, it may have asked for a
+    /// block of what it was sent before. There is no event if it does not.
     NotificationFetched {
         /// Of which observation.
         observation: u64,

@@ -201,10 +201,12 @@ impl Session {
         Ok(!has_rest)
     }
 
-    /// Ends an observation without telling the peer.
-    pub fn end_observation(&mut self, observation: u64) {
+    /// Ends an observation without telling the peer; false if it was over.
+    pub fn end_observation(&mut self, observation: u64) -> bool {
+        let before = self.observers.len();
         let is_other = |observer: &Observer| observer.observation != observation;
         self.observers.retain(is_other);
+        self.observers.len() < before
     }
 
     /// Sends a request; [`Event::Response`] brings the response, which may never come.

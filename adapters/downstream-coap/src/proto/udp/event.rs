@@ -69,7 +69,8 @@ pub enum Event<P> {
         exchange: ExchangeId<P>,
     },
     /// The peer has asked for the last block of a notification of which it got the first one;
-    /// behind the end of that. There is no event if it does not.
+    /// behind the end of that. There is no event if it does not, nor if it acknowledges the first one
+    /// only behind that, and may have asked for a block of what it was sent before.
     NotificationFetched {
         /// Of which observation.
         observation: ObservationId<P>,

@@ -50,9 +50,13 @@ impl Peer {
         let tools = (&shared.block_bytes, &shared.random);
         let blocks = &shared.config.blocks;
         let blocks = blocks.within(BASE_MESSAGE_SIZE, &message.options);
-        let wanted = (&wanted, Some(Source::Observation(observation)));
+        let source = Source::Observation(observation);
         let bodies = &mut self.bodies;
+        // Of one that waits behind something else the peer has nothing yet.
+        let is_doubtful = bodies.is_asking(cx.now) || !self.outbox.is_empty();
+        let wanted = (&wanted, Some(source));
         let (message, has_rest) = bodies.respond(message, wanted, cx.now, &blocks, tools);
+        bodies.doubt(source, is_doubtful);
         let message = message.with_token(token);
         let is_whole = !has_rest;
         let id = self.fresh_id(cx);
@@ -94,8 +98,20 @@ impl Peer {
         self.end(cx, observation, reason);
     }
 
-    /// Notes that the peer has asked for a block behind the first of a notification, and so has that
-    /// one, whatever became of its acknowledgement.
+    /// Notes that the peer has a notification: it acknowledges that very one.
+    pub(super) fn on_confirmed<P: Copy + Hash>(
+        &mut self,
+        cx: &mut Context<'_, P>,
+        observation: u64,
+        is_whole: bool,
+    ) {
+        self.bodies.doubt(Source::Observation(observation), false);
+        let outcome = NotificationOutcome::Acknowledged { is_whole };
+        self.on_notified(cx, observation, outcome);
+    }
+
+    /// Notes that the peer has asked for a block behind the first of a notification, and of nothing
+    /// else, and so has that one, whatever became of its acknowledgement.
     pub(super) fn on_continued<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, serial: u64) {
         if self.observers.notifying != Some(serial) {
             return;

@@ -106,10 +106,7 @@ impl Peer {
             Purpose::Notification {
                 observation,
                 is_whole,
-            } => {
-                let outcome = NotificationOutcome::Acknowledged { is_whole };
-                self.on_notified(cx, observation, outcome);
-            }
+            } => self.on_confirmed(cx, observation, is_whole),
             Purpose::Response(exchange) => answered(cx, exchange, Ok(())),
             Purpose::Call(_) => {}
         }

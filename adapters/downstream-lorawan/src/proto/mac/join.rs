@@ -3,8 +3,8 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use lrwn::{
-    AES128Key, DLSettings, FType, JoinAcceptPayload, JoinRequestPayload, JoinType, MHDR, Major,
-    NetID, Payload, PhyPayload, keys,
+    AES128Key, DLSettings, EUI64, FType, JoinAcceptPayload, JoinRequestPayload, JoinType, MHDR,
+    Major, NetID, Payload, PhyPayload, keys,
 };
 
 use super::super::store::{DeviceRecord, SessionRecord};
@@ -61,6 +61,7 @@ pub(super) fn accept(
         return Err(Refusal::NonceUsed(dev_eui));
     }
     record.next_join_nonce = join_nonce + 1;
+    record.app_key_mark = mark(dev_eui, &app_key);
 
     let net_id = NetID::from_be_bytes(config.net_id);
     let eui = &request.join_eui;
@@ -77,6 +78,28 @@ pub(super) fn accept(
         Some((session, frame))
     });
     made.ok_or(Refusal::Malformed)
+}
+
+/// Forgets what a device was allowed by another AppKey than it has: sessions, and nonces to come.
+pub(super) fn forget_other_key(profile: &DeviceProfile, record: &mut DeviceRecord) {
+    let Activation::Otaa { app_key, .. } = &profile.activation else {
+        return;
+    };
+    let own = mark(profile.dev_eui, &AES128Key::from_bytes(app_key.expose()));
+    if record.app_key_mark.is_some() && record.app_key_mark != own {
+        *record = DeviceRecord {
+            // A device may want it above its last one whatever its key is; it comes round in the end.
+            next_join_nonce: record.next_join_nonce % JOIN_NONCES,
+            ..DeviceRecord::new(profile.dev_eui)
+        };
+    }
+}
+
+/// Derives what an AppKey is known by: half of a key that LoRaWAN 1.0 has no use for (JSIntKey,
+/// LoRaWAN 1.1, section 6.1.1.3).
+fn mark(dev_eui: DevEui, app_key: &AES128Key) -> Option<[u8; 8]> {
+    let derived = keys::get_js_int_key(&EUI64::from_be_bytes(dev_eui.bytes()), app_key);
+    derived.ok()?.to_bytes().first_chunk().copied()
 }
 
 /// Derives a session's address. It need not be unique, so nothing must be remembered for it.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::Key;
 use super::super::store::{DeviceRecord, SessionRecord};
+use super::join;
 use super::profile::{Class, DeviceProfile};
 use super::region::Region;
 use super::session::Session;
@@ -149,13 +150,15 @@ impl Network {
 
     /// Lets a device use the network, with what is remembered of it. A device of the same name is
     /// replaced. An ABP device keeps its counters if its record is of the same session, and begins
-    /// anew if its keys are others; it listens as the network is configured now.
+    /// anew if its keys are others; it listens as the network is configured now. A device that joins
+    /// begins anew if it joined with another key.
     pub fn insert(&mut self, profile: DeviceProfile, record: Option<DeviceRecord>) {
         let dev_eui = profile.dev_eui;
         self.remove(dev_eui);
         let mut record = record
             .filter(|record| record.dev_eui == dev_eui)
             .unwrap_or_else(|| DeviceRecord::new(dev_eui));
+        join::forget_other_key(&profile, &mut record);
         if let Some(made_with) = profile.abp_session(&self.config.windows) {
             let known = record.session.take().filter(|session| {
                 (session.dev_addr, session.nwk_s_key, session.app_s_key)

@@ -40,7 +40,8 @@ pub struct DeviceConfig {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct OtaaConfig {
-    /// Its root key, 32 hexadecimal digits.
+    /// Its root key, 32 hexadecimal digits. With a new one it begins anew: what it said under the old
+    /// one is not taken any more, and its DevNonces may come again.
     pub app_key: Key,
     /// The JoinEUI that it must name. Default: any.
     #[serde(default)]

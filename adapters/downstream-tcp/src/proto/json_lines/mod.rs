@@ -19,7 +19,7 @@
 //! | --- | --- |
 //! | `welcome` | `id`: the device is let in |
 //! | `ack` | `id`, `seq`: the hub has accepted the message |
-//! | `nack` | `id`, `seq`, `reason`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
+//! | `nack` | `id`, `seq`, `reason`, `detail`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
 //! | `c2d` | `tag`, `body` or `body_base64`, `id`, `properties`, `content_type`, `correlation_id`, `delivery_count`, `sequence` |
 //! | `method` | `id`, `name`, `payload` or `payload_base64`, `timeout_ms` |
 //! | `desired` | `version`, `patch` with its `$version`; `whole` if the patch is all there is: to a device with the interest `desired` |

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-pub(super) use read::ReadPackets;
+pub(super) use read::{Cut, ReadPackets};
 pub(super) use write::{Outgoing, connect, disconnect, ping, puback};
 
 use crate::client::options::Properties5;
@@ -85,6 +85,8 @@ pub(super) struct Received {
     /// None if it came at most once.
     pub(super) id: Option<u16>,
     pub(super) properties: Option<Properties5>,
+    /// Its payload was too large, and is left out.
+    pub(super) is_cut: bool,
 }
 
 /// Why what came is not MQTT as this client has to take it.

@@ -8,11 +8,11 @@ use crate::client::options::{Properties5, Version};
 
 type Read<T> = Result<T, Fault>;
 
-/// Takes one packet off the front: its first byte, what follows its length, and its size.
+/// A packet's first byte, and how many bytes come before and after the end of its length.
 ///
 /// # Errors
-/// It is larger than `max` bytes, which shows before it has come, or cannot be a packet.
-fn split(input: &[u8], max: usize) -> Read<Option<(u8, &[u8], usize)>> {
+/// It cannot be a packet.
+fn head(input: &[u8]) -> Read<Option<(u8, usize, usize)>> {
     let Some((&first, rest)) = input.split_first() else {
         return Ok(None);
     };
@@ -23,14 +23,45 @@ fn split(input: &[u8], max: usize) -> Read<Option<(u8, &[u8], usize)>> {
     let Some((len, len_size)) = variable(rest)? else {
         return Ok(None);
     };
-    let size = 1 + len_size + len;
-    if size > max {
-        let what = format!("a packet has {size} bytes; {max} are taken");
-        return Err(Fault::with_code(0x95, what));
+    Ok(Some((first, 1 + len_size, len)))
+}
+
+fn too_large(size: usize, max: usize) -> Fault {
+    let what = format!("a packet has {size} bytes; {max} are taken");
+    Fault::with_code(0x95, what)
+}
+
+/// A message without its payload, which is too large and goes as it comes, and how much of that is
+/// still to come.
+#[derive(Debug)]
+pub(in crate::client) struct Cut(Received, usize);
+
+impl Cut {
+    /// Takes what comes before the payload off the front of a message of version 3.1.1, and tells how
+    /// many bytes that is.
+    ///
+    /// # Errors
+    /// Even that is larger than `max` bytes, or cannot be read.
+    fn begin(
+        input: &[u8],
+        (first, start, len): (u8, usize, usize),
+        max: usize,
+    ) -> Read<Option<(Self, usize)>> {
+        let Some(topic) = input.get(start..start + 2) else {
+            return Ok(None);
+        };
+        let id = if first & 0b0110 == 0 { 0 } else { 2 };
+        let before = 2 + usize::from(u16::from_be_bytes([topic[0], topic[1]])) + id;
+        if start + before > max {
+            return Err(too_large(start + len, max));
+        }
+        let Some(body) = input.get(start..start + before) else {
+            return Ok(None);
+        };
+        let mut message = Body(body).publish(Version::V4, first & 0x0f)?;
+        message.is_cut = true;
+        Ok(Some((Self(message, len - before), start + before)))
     }
-    Ok(input
-        .get(1 + len_size..size)
-        .map(|body| (first, body, size)))
 }
 
 /// A number in one to four bytes, and how many they are (section 2.2.3; 1.5.5 in version 5).
@@ -56,6 +87,7 @@ pub(in crate::client) struct ReadPackets<'a> {
     taken: usize,
     version: Version,
     max: usize,
+    cut: Option<&'a mut Option<Cut>>,
 }
 
 impl<'a> ReadPackets<'a> {
@@ -65,17 +97,63 @@ impl<'a> ReadPackets<'a> {
             taken: 0,
             version,
             max,
+            cut: None,
         }
     }
 
+    /// Goes past messages that are too large, with room for one that has not come whole: a broker of
+    /// version 3.1.1 cannot be told what is too large, and would send it anew on each connection.
+    pub(in crate::client) fn cutting(mut self, cut: &'a mut Option<Cut>) -> Self {
+        if self.version == Version::V4 {
+            self.cut = Some(cut);
+        }
+        self
+    }
+
     /// The next packet; none while it is not complete.
+    ///
+    /// # Errors
+    /// It is too large, which shows before it has come, or is none.
     pub(in crate::client) fn next(&mut self) -> Read<Option<Packet>> {
-        let Some((first, body, size)) = split(&self.buffer[self.taken..], self.max)? else {
+        if self.cut.as_ref().is_some_and(|cut| cut.is_some()) {
+            return Ok(self.skip());
+        }
+        let input = &self.buffer[self.taken..];
+        let Some((first, start, len)) = head(input)? else {
+            return Ok(None);
+        };
+        let size = start + len;
+        if size > self.max {
+            return match &mut self.cut {
+                Some(cut) if first >> 4 == 3 => {
+                    let Some((begun, before)) = Cut::begin(input, (first, start, len), self.max)?
+                    else {
+                        return Ok(None);
+                    };
+                    **cut = Some(begun);
+                    self.taken += before;
+                    Ok(self.skip())
+                }
+                _ => Err(too_large(size, self.max)),
+            };
+        }
+        let Some(body) = input.get(start..size) else {
             return Ok(None);
         };
         let packet = read(self.version, first, body)?;
         self.taken += size;
         Ok(Some(packet))
+    }
+
+    /// Goes past what has come of a payload that is too large; the message, at its end.
+    fn skip(&mut self) -> Option<Packet> {
+        let cut = self.cut.as_deref_mut()?;
+        let Cut(_, left) = cut.as_mut()?;
+        let here = (*left).min(self.buffer.len() - self.taken);
+        self.taken += here;
+        *left -= here;
+        let Cut(message, _) = cut.take_if(|cut| cut.1 == 0)?;
+        Some(Packet::Publish(message))
     }
 }
 
@@ -322,6 +400,7 @@ impl<'a> Body<'a> {
             duplicate,
             id,
             properties,
+            is_cut: false,
         })
     }
 

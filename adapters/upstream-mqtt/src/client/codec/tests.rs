@@ -51,6 +51,7 @@ fn received() -> impl Strategy<Value = Received> {
             duplicate: duplicate && id.is_some(),
             id,
             properties: None,
+            is_cut: false,
         })
 }
 
@@ -310,9 +311,52 @@ fn what_breaks_the_protocol_is_refused() {
 
 #[test]
 fn a_packet_too_large_is_refused_before_it_has_come() {
+    let refused = |bytes: &[u8], version| {
+        let (mut buffer, mut cut) = (BytesMut::from(bytes), None);
+        let mut packets = ReadPackets::new(&mut buffer, version, MAX).cutting(&mut cut);
+        assert_eq!(packets.next().unwrap_err().code, 0x95);
+    };
+    refused(b"\x30\xa0\x8d\x06", Version::V5);
+    refused(b"\x90\xa0\x8d\x06", Version::V4);
     let mut buffer = BytesMut::from(&b"\x30\xa0\x8d\x06"[..]);
-    let refused = ReadPackets::new(&mut buffer, Version::V4, MAX).next();
-    assert_eq!(refused.unwrap_err().code, 0x95);
+    let first = ReadPackets::new(&mut buffer, Version::V4, MAX).next();
+    assert_eq!(first.unwrap_err().code, 0x95, "where none is to be cut");
+}
+
+/// However it comes, nothing of its payload is kept, and only as much of its topic as of any packet.
+#[test]
+fn a_message_too_large_of_version_3_1_1_is_cut_and_what_follows_is_read() {
+    let wire = [&b"\x3b\x2c\0\x02ab\0\x07"[..], &[b'.'; 38], b"\xd0\0"].concat();
+    for piece in 1..=wire.len() {
+        let (mut buffer, mut cut, mut read) = (BytesMut::new(), None, Vec::new());
+        for part in wire.chunks(piece) {
+            buffer.extend_from_slice(part);
+            let mut packets = ReadPackets::new(&mut buffer, Version::V4, 10).cutting(&mut cut);
+            while let Some(packet) = packets.next().unwrap() {
+                read.push(packet);
+            }
+            drop(packets);
+            assert!(buffer.len() < 10);
+        }
+        let message = Received {
+            topic: "ab".to_owned(),
+            payload: Bytes::new(),
+            retain: true,
+            duplicate: true,
+            id: Some(7),
+            properties: None,
+            is_cut: true,
+        };
+        assert_eq!(read, [Packet::Publish(message), Packet::PingResp]);
+        assert!(cut.is_none() && buffer.is_empty());
+    }
+    let (mut buffer, mut cut) = (BytesMut::from(&wire[..]), None);
+    let mut packets = ReadPackets::new(&mut buffer, Version::V4, 7).cutting(&mut cut);
+    assert_eq!(
+        packets.next().unwrap_err().code,
+        0x95,
+        "its topic is too long"
+    );
 }
 
 /// `rumqttc`'s reader takes it for incomplete and drops it; this is how Mosquitto says goodbye.

@@ -17,11 +17,10 @@ use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use tokio_util::task::TaskTracker;
 
-use super::{Kept, local, message, soon};
+use super::{BOTH, Kept, local, message, soon};
 use crate::client::{Client, Options, Properties5, Publish, Transport, Version};
 use crate::error::MqttError;
 
-const BOTH: [Version; 2] = [Version::V4, Version::V5];
 const DEVICE: &str = "dev-1";
 
 struct Connected {

@@ -1,18 +1,17 @@
-//! The client with its broker played by hand, by a script over real sockets, and by others.
+//! The client with its broker played by a script over real sockets, by hand, and by others.
 
+mod connecting;
+mod endings;
 mod foreign;
-mod model;
 mod peer;
-mod script;
+mod publishing;
+mod receiving;
 mod timing;
 mod traps;
 mod unread;
 
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -21,6 +20,9 @@ use super::{Inbox, Incoming, Options, Publish, Version};
 
 /// Long enough for whatever has to happen, on any machine.
 pub(super) const SOON: Duration = Duration::from_secs(30);
+/// For what must never come.
+pub(super) const BRIEF: Duration = Duration::from_millis(200);
+pub(super) const BOTH: [Version; 2] = [Version::V4, Version::V5];
 
 /// Waits for what must happen.
 pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -79,41 +81,4 @@ pub(super) fn local(port: u16, version: Version) -> Options {
     options.address = Some("127.0.0.1".to_owned());
     options.version = version;
     options
-}
-
-/// A future that is polled by hand, and knows whether it was woken since.
-pub(super) struct Task<T> {
-    future: Pin<Box<dyn Future<Output = T>>>,
-    woken: Arc<Woken>,
-}
-
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-impl<T> Task<T> {
-    /// A future that is polled for the first time with the next step.
-    pub(super) fn new(future: impl Future<Output = T> + 'static) -> Self {
-        Self {
-            future: Box::pin(future),
-            woken: Arc::new(Woken(AtomicBool::new(true))),
-        }
-    }
-
-    /// Polls it if it was woken, as an executor does: a wake-up that is lost is not made up for.
-    pub(super) fn step(&mut self) -> Option<T> {
-        if !self.woken.0.swap(false, Relaxed) {
-            return None;
-        }
-        let waker = Waker::from(self.woken.clone());
-        match self.future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => None,
-        }
-    }
 }

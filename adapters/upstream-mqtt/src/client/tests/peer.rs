@@ -1,15 +1,14 @@
-//! A broker that does what a test says, and reads with another codec than ours.
+//! A broker that does what a test says.
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use rumqttc::mqttbytes::v4;
-use rumqttc::v5::mqttbytes::v5;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use super::{Kept, local, soon};
+pub(super) use crate::client::model::said::Said;
 use crate::client::{Client, Options, Version};
 use crate::error::MqttError;
 
@@ -22,25 +21,6 @@ pub(super) fn welcome(version: Version) -> &'static [u8] {
         Version::V4 => WELCOME_4,
         Version::V5 => WELCOME_5,
     }
-}
-
-/// What a client says, as far as tests look at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
-    Connect,
-    Publish {
-        id: u16,
-        text: String,
-        duplicate: bool,
-    },
-    PubAck(u16),
-    Subscribe(u16, Vec<String>),
-    Unsubscribe(u16, Vec<String>),
-    Ping,
-    /// The reason code, which version 3.1.1 does not have.
-    Disconnect(u8),
-    /// The connection is at its end.
-    Nothing,
 }
 
 pub(super) struct Broker(TcpListener);
@@ -103,7 +83,7 @@ impl Peer {
     pub(super) async fn next(&mut self) -> Said {
         soon(async {
             loop {
-                if let Some(said) = self.read() {
+                if let Some(said) = Said::read(self.version, &mut self.buffer) {
                     return said;
                 }
                 match self.socket.read_buf(&mut self.buffer).await {
@@ -127,78 +107,6 @@ impl Peer {
             Said::Publish { id, text, .. } => (id, text),
             other => panic!("{other:?} is no message"),
         }
-    }
-
-    fn read(&mut self) -> Option<Said> {
-        // The other codec does not know what a DISCONNECT without properties means.
-        let code = match *self.buffer {
-            [0xe0, 0] => Some(0),
-            [0xe0, 1, code] => Some(code),
-            _ => None,
-        };
-        if let Some(code) = code {
-            self.buffer.clear();
-            return Some(Said::Disconnect(code));
-        }
-        match self.version {
-            Version::V4 => match v4::Packet::read(&mut self.buffer, usize::MAX) {
-                Ok(packet) => Some(said_4(packet)),
-                Err(rumqttc::mqttbytes::Error::InsufficientBytes(_)) => None,
-                Err(error) => panic!("the client says what cannot be read: {error}"),
-            },
-            Version::V5 => match v5::Packet::read(&mut self.buffer, None) {
-                Ok(packet) => Some(said_5(packet)),
-                Err(rumqttc::v5::mqttbytes::Error::InsufficientBytes(_)) => None,
-                Err(error) => panic!("the client says what cannot be read: {error}"),
-            },
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn said_4(packet: v4::Packet) -> Said {
-    match packet {
-        v4::Packet::Connect(_) => Said::Connect,
-        v4::Packet::Publish(publish) => Said::Publish {
-            id: publish.pkid,
-            text: text(&publish.payload),
-            duplicate: publish.dup,
-        },
-        v4::Packet::PubAck(ack) => Said::PubAck(ack.pkid),
-        v4::Packet::Subscribe(subscribe) => {
-            let filters = subscribe.filters.into_iter().map(|filter| filter.path);
-            Said::Subscribe(subscribe.pkid, filters.collect())
-        }
-        v4::Packet::Unsubscribe(unsubscribe) => {
-            Said::Unsubscribe(unsubscribe.pkid, unsubscribe.topics)
-        }
-        v4::Packet::PingReq => Said::Ping,
-        v4::Packet::Disconnect => Said::Disconnect(0),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn said_5(packet: v5::Packet) -> Said {
-    match packet {
-        v5::Packet::Connect(..) => Said::Connect,
-        v5::Packet::Publish(publish) => Said::Publish {
-            id: publish.pkid,
-            text: text(&publish.payload),
-            duplicate: publish.dup,
-        },
-        v5::Packet::PubAck(ack) => Said::PubAck(ack.pkid),
-        v5::Packet::Subscribe(subscribe) => {
-            let filters = subscribe.filters.into_iter().map(|filter| filter.path);
-            Said::Subscribe(subscribe.pkid, filters.collect())
-        }
-        v5::Packet::Unsubscribe(unsubscribe) => {
-            Said::Unsubscribe(unsubscribe.pkid, unsubscribe.filters)
-        }
-        v5::Packet::PingReq(_) => Said::Ping,
-        other => panic!("{other:?}"),
     }
 }
 
@@ -232,8 +140,14 @@ impl Pair {
     }
 
     pub(super) async fn connect(version: Version) -> Self {
+        Self::with_options(version, |_| ()).await
+    }
+
+    /// Connects with options that a test changes.
+    pub(super) async fn with_options(version: Version, change: impl FnOnce(&mut Options)) -> Self {
         let broker = Broker::bind().await;
-        let options = broker.options(version);
+        let mut options = broker.options(version);
+        change(&mut options);
         Self::with(&broker, &options, welcome(version)).await
     }
 }

@@ -28,6 +28,10 @@ impl Clocked {
     }
 
     fn with_order(keep_alive: Duration, ordered_acks: bool) -> Self {
+        Self::with_patience(keep_alive, ordered_acks, PATIENCE)
+    }
+
+    fn with_patience(keep_alive: Duration, ordered_acks: bool, answer_timeout: Duration) -> Self {
         let terms = Terms {
             version: Version::V4,
             bounds: Bounds {
@@ -39,7 +43,7 @@ impl Clocked {
             ordered_acks,
             max_incoming: 1000,
             keep_alive,
-            answer_timeout: PATIENCE,
+            answer_timeout,
         };
         let now = Instant::now();
         Self {
@@ -96,6 +100,21 @@ fn a_ping_without_an_answer_ends_the_connection() {
     assert_eq!(clocked.output(), PING);
     let (passed, told) = clocked.pass();
     assert_eq!(passed, PATIENCE);
+    assert!(matches!(told, Err(MqttError::Unanswered("a ping"))));
+}
+
+#[test]
+fn one_who_waits_for_an_answer_for_longer_than_a_silence_is_heard_all_the_while() {
+    // A broker may end a connection on which it hears nothing for the keep-alive and half of it.
+    let mut clocked = Clocked::with_patience(KEEP_ALIVE, true, PATIENCE * 3);
+    for _ in 0..2 {
+        let (passed, told) = clocked.pass();
+        told.expect("nothing is wrong");
+        assert_eq!(passed, KEEP_ALIVE * 3 / 4);
+        assert_eq!(clocked.output(), PING);
+    }
+    let (passed, told) = clocked.pass();
+    assert_eq!(passed, KEEP_ALIVE * 3 / 4, "the first has all its time");
     assert!(matches!(told, Err(MqttError::Unanswered("a ping"))));
 }
 
@@ -177,6 +196,17 @@ fn the_time_for_an_answer_counts_from_the_sending() {
 }
 
 #[test]
+fn a_connection_that_ends_for_want_of_an_answer_was_not_idle() {
+    let mut clocked = Clocked::new(Duration::ZERO);
+    clocked.publish();
+    clocked.output();
+    let (_, told) = clocked.pass();
+    assert!(matches!(told, Err(MqttError::Unanswered("a packet"))));
+    clocked.state.fail();
+    assert!(!clocked.state.was_idle());
+}
+
+#[test]
 fn an_answer_out_of_turn_does_not_cover_up_one_that_is_missing() {
     let mut clocked = Clocked::new(Duration::ZERO);
     clocked.publish();
@@ -195,14 +225,15 @@ fn what_is_not_listened_to_is_not_the_brokers_fault() {
     clocked.publish();
     clocked.output();
     let mut buffer = BytesMut::new();
-    for id in 1..=11 {
+    // A message of ours waits, so twice as many are taken as may wait.
+    for id in 1..=21 {
         buffer.extend_from_slice(&[0x32, 5, 0, 1, b't', 0, id]);
     }
     buffer.extend_from_slice(&[0x40, 2, 0, 1]);
     let mut arrived = Vec::new();
     let (state, now) = (&mut clocked.state, clocked.now);
     let has_room = state.on_bytes(&mut buffer, now, &mut arrived);
-    assert!(!has_room.expect("nothing is wrong") && arrived.len() == 10);
+    assert!(!has_room.expect("nothing is wrong") && arrived.len() == 20);
     // Ten times the patience, and the broker hears of us all the while.
     let mut pings = 0;
     while clocked.now < now + PATIENCE * 10 {
@@ -224,7 +255,7 @@ fn what_is_not_listened_to_is_not_the_brokers_fault() {
     let (state, now) = (&mut clocked.state, clocked.now);
     let heard = state.on_bytes(&mut buffer, now, &mut arrived);
     heard.expect("nothing is wrong");
-    assert_eq!(arrived.len(), 10);
+    assert_eq!(arrived.len(), 20);
 }
 
 #[test]
@@ -258,4 +289,23 @@ fn a_message_that_was_let_go_ends_its_connection_a_minute_later_unless_order_is_
             }
         }
     }
+}
+
+#[test]
+fn a_message_that_is_let_go_has_no_more_than_its_minute_however_long_answers_may_take() {
+    let mut clocked = Clocked::with_patience(Duration::ZERO, false, PATIENCE * 10);
+    let begun = clocked.now;
+    let due = clocked.state.next_deadline(begun);
+    let mut arrived = Vec::new();
+    let mut bytes = BytesMut::from(&[0x32, 5, 0, 1, b'a', 0, 1][..]);
+    let heard = clocked.state.on_bytes(&mut bytes, begun, &mut arrived);
+    heard.expect("nothing wrong is said");
+    let arrival = arrived[0].arrival.expect("it is to be acknowledged");
+    clocked.state.forget(arrival, begun);
+    // The driver sleeps until then, whatever happens meanwhile.
+    assert!(due <= begun + Duration::from_secs(60));
+    assert!(matches!(
+        clocked.state.on_time(due),
+        Err(MqttError::Forgotten)
+    ));
 }

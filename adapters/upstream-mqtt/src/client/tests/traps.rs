@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use super::peer::{Broker, Pair, Said, WELCOME_4};
+use super::peer::{Pair, Said, WELCOME_4};
 use super::{Kept, local, message, soon};
 use crate::client::{Client, Publish, Version};
 use crate::error::MqttError;
@@ -105,12 +105,9 @@ async fn packets_above_ten_kibibytes_pass_both_ways() {
 
 #[tokio::test]
 async fn an_acknowledgement_out_of_turn_collides_with_nothing() {
-    let broker = Broker::bind().await;
-    let mut options = broker.options(Version::V4);
-    options.limits.in_flight = 2;
     let Pair {
         client, mut peer, ..
-    } = Pair::with(&broker, &options, WELCOME_4).await;
+    } = Pair::with_options(Version::V4, |options| options.limits.in_flight = 2).await;
     let publishing = join_all((0..4).map(|number| client.publish(message(number))));
     let acknowledging = async {
         let (first, _) = peer.next_publish().await;
@@ -131,12 +128,9 @@ async fn an_acknowledgement_out_of_turn_collides_with_nothing() {
 
 #[tokio::test]
 async fn an_acknowledgement_that_comes_twice_settles_nothing_else() {
-    let broker = Broker::bind().await;
-    let mut options = broker.options(Version::V4);
-    options.limits.in_flight = 1;
     let Pair {
         client, mut peer, ..
-    } = Pair::with(&broker, &options, WELCOME_4).await;
+    } = Pair::with_options(Version::V4, |options| options.limits.in_flight = 1).await;
     let (told, first) = tokio::join!(soon(client.publish(message(1))), async {
         let (id, _) = peer.next_publish().await;
         peer.puback(id, 0).await;

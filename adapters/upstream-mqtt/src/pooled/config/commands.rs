@@ -27,10 +27,13 @@ pub struct MqttPoolCommands {
     pub per_device: usize,
     /// How long a command waits for room beyond that, while no other of its device is done, before it
     /// is refused. Default 1 s: a burst for a device that takes it is taken, and one that does not
-    /// takes no place from the others.
+    /// takes no place from the others. What the broker has kept for a device that is not back since
+    /// the start waits for `keep`.
     #[serde(with = "humantime_serde")]
     pub patience: Duration,
-    /// Commands of all devices that wait or are on their way. Default 4096, to bound memory.
+    /// Commands of all devices that wait or are on their way. Default 4096, to bound memory. Over MQTT 5
+    /// there is room for all that the broker is told that it may give: `wire.unacknowledged` for each
+    /// connection, if that is more.
     pub pending: usize,
     /// How long a device may take to settle a message before it counts as abandoned. Default 55 s,
     /// as over AMQP.

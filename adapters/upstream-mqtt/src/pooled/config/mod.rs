@@ -1,4 +1,5 @@
 mod commands;
+mod room;
 mod wire;
 
 use std::path::PathBuf;

@@ -27,13 +27,20 @@ pub struct MqttPoolWire {
     /// allow fewer (MQTT 5).
     pub in_flight: u16,
     /// Commands of one connection without our acknowledgement, as MQTT 5 tells the broker. Default
-    /// 1024.
+    /// 1024. A broker that gives more is left, as Mosquitto 2.0.11 does once so many are given: let it be
+    /// more than its `max_inflight_messages`.
+    ///
+    /// A broker of version 3.1.1 is not told, so no more is read of it; nor beyond the connection's share
+    /// of half of `commands.pending` (256 with the defaults), for which there is room. While answers of
+    /// its are awaited, twice as many are read. If it gives out more at once, a method among them can be
+    /// answered only when others are settled or its time is over.
     pub unacknowledged: u16,
     /// The largest message in bytes: body and application properties. Default 256 KiB, as Azure IoT
     /// Hub's.
     pub max_message: usize,
     /// The largest packet in bytes, either way. Default 1 MiB: a message grows by a third in an
-    /// envelope, and topic and properties come on top.
+    /// envelope, and topic and properties come on top. A broker of version 3.1.1 is not told: a larger
+    /// message of its is unreadable.
     pub max_packet: usize,
     /// Bytes that gather for one write. Default 64 KiB, a connection.
     pub buffer: usize,

@@ -17,6 +17,10 @@ use crate::pooled::config::MqttEncoding;
 use crate::pooled::envelope::Envelope;
 use crate::pooled::template::Captures;
 
+/// Properties of the application that a message may have, as many as devices may send: a broker could
+/// give a packet full of them.
+const MOST_PROPERTIES: usize = 100;
+
 /// A message that came in.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::pooled) struct Inward {
@@ -89,14 +93,14 @@ pub(in crate::pooled) fn inward(
                 let (Ok(name), Ok(value)) = (decode(name), decode(value)) else {
                     return Err("the properties in the topic are not UTF-8".to_owned());
                 };
-                take(&mut inward, &name, &value);
+                take(&mut inward, &name, &value)?;
             }
         }
         MqttEncoding::Properties => {
             inward.body = payload.clone();
             inward.system.content_type = given.content_type;
             for (name, value) in &given.user {
-                take(&mut inward, name, value);
+                take(&mut inward, name, value)?;
             }
         }
     }
@@ -121,14 +125,29 @@ pub(in crate::pooled) fn inward(
     Ok(inward)
 }
 
-fn take(inward: &mut Inward, name: &str, value: &str) {
+/// Takes a property.
+///
+/// # Errors
+/// There are too many.
+fn take(inward: &mut Inward, name: &str, value: &str) -> Result<(), String> {
     match owner(name) {
-        Owner::Application(name) => inward.properties.insert(name, value),
+        Owner::Application(name) => {
+            inward.properties.insert(name, value);
+            bound(inward.properties.len())?;
+        }
         Owner::Ours(MESSAGE_ID) => inward.id = Some(value.to_owned()),
         Owner::Ours(METHOD) => inward.method = Some(value.to_owned()),
         Owner::Ours(STATUS) => inward.status = value.parse().ok(),
         Owner::Ours(VERSION) => inward.version = value.parse().ok(),
         Owner::Ours(name) => set_system(&mut inward.system, name, value),
+    }
+    Ok(())
+}
+
+fn bound(properties: usize) -> Result<(), String> {
+    match properties > MOST_PROPERTIES {
+        true => Err(format!("it has more than {MOST_PROPERTIES} properties")),
+        false => Ok(()),
     }
 }
 
@@ -140,6 +159,7 @@ fn open(inward: &mut Inward, payload: &[u8]) -> Result<(), String> {
     for (name, value) in &envelope.system {
         set_system(&mut inward.system, name, value);
     }
+    bound(envelope.properties.len())?;
     let properties = envelope.properties.iter();
     inward.properties = properties.map(|(n, v)| (n.as_ref(), v.as_ref())).collect();
     inward.id = owned(envelope.id);

@@ -41,7 +41,9 @@ fn seal(envelope: &Envelope<'_>) -> Result<Bytes, MqttError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Properties5;
     use crate::pooled::config::{MqttEncoding, MqttPoolConfig, MqttVersion};
+    use crate::pooled::template::Captures;
     use crate::pooled::topics::{Kind, Topics};
     use gateway_core::{DeviceId, MessageId, MethodReply, Properties, Uplink};
     use humantime_serde::re::humantime::parse_rfc3339;
@@ -164,6 +166,34 @@ mod tests {
             refused,
             Err(MqttError::TooLarge { limit: 1000, .. })
         ));
+    }
+
+    #[test]
+    fn a_message_with_more_properties_than_a_device_may_send_is_unreadable_at_once() {
+        let pair = |n: usize| (format!("name-{n}"), String::new());
+        let read = |encoding, count: usize| {
+            let (mut captures, mut given) = (Captures::default(), Properties5::default());
+            let (mut payload, mut bag) = (Bytes::new(), String::new());
+            match encoding {
+                MqttEncoding::Properties => given.user = (0..count).map(pair).collect(),
+                MqttEncoding::Envelope => {
+                    let properties: BTreeMap<_, _> = (0..count).map(pair).collect();
+                    let envelope = serde_json::json!({ "properties": properties });
+                    payload = envelope.to_string().into();
+                }
+                MqttEncoding::Topic => {
+                    (0..count).for_each(|n| bag += &format!("name-{n}=&"));
+                    captures.bag = Some(&bag);
+                }
+            }
+            inward(encoding, captures, &payload, Some(given))
+        };
+        for encoding in ENCODINGS {
+            let most = read(encoding, 100).unwrap();
+            assert_eq!(most.properties.len(), 100, "{encoding:?}");
+            assert!(read(encoding, 101).is_err(), "{encoding:?}");
+            assert!(read(encoding, 100_000).is_err(), "{encoding:?}");
+        }
     }
 
     #[test]

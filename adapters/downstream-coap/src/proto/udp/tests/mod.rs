@@ -1,6 +1,7 @@
 //! Endpoints among themselves on a bad network, and against datagrams written by hand.
 
 mod bounds;
+mod fetching;
 mod hostile;
 mod model;
 mod observing;

@@ -3,22 +3,21 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::block::Block;
 use crate::proto::message::{Code, option};
 use crate::proto::udp::{EndReason, NotificationOutcome, NotifyError, ObservationId};
 
-fn register(number: u32, path: &str) -> Message {
+pub(super) fn register(number: u32, path: &str) -> Message {
     Message::new(Code::GET)
         .with_path(path)
         .with_uint(option::OBSERVE, 0)
         .with_token(token(number))
 }
 
-fn content(text: &'static str) -> Message {
+pub(super) fn content(text: &'static str) -> Message {
     Message::new(Code::CONTENT).with_payload(text)
 }
 
-fn observed(bench: &mut Bench, id: u16, request: Message) -> ObservationId<u8> {
+pub(super) fn observed(bench: &mut Bench, id: u16, request: Message) -> ObservationId<u8> {
     bench.hear(1, &confirmable(id, request));
     let told = bench.told();
     let Some(Event::Request(incoming)) = told.last() else {
@@ -34,7 +33,7 @@ fn observed(bench: &mut Bench, id: u16, request: Message) -> ObservationId<u8> {
     observation
 }
 
-fn outcomes(bench: &mut Bench) -> (Vec<NotificationOutcome>, Vec<EndReason>) {
+pub(super) fn outcomes(bench: &mut Bench) -> (Vec<NotificationOutcome>, Vec<EndReason>) {
     let (mut outcomes, mut reasons) = (Vec::new(), Vec::new());
     for event in bench.told() {
         match event {
@@ -250,87 +249,6 @@ fn who_has_not_proved_its_address_observes_nothing() {
     assert_eq!(challenge.code, Code::UNAUTHORIZED);
     assert!(challenge.options.has(option::ECHO));
     bench.assert_nothing_stays();
-}
-
-/// Asks for a block of what is observed under the path `c`.
-fn block(number: u32) -> Message {
-    let mut request = Message::new(Code::GET).with_path("c").with_token(token(6));
-    Block::new(number, 6).write(&mut request.options, option::BLOCK2);
-    request
-}
-
-fn large(length: usize) -> Message {
-    Message::new(Code::CONTENT).with_payload(vec![7; length])
-}
-
-#[test]
-fn a_large_notification_says_that_it_is_not_whole_and_when_its_rest_was_fetched() {
-    let mut bench = Bench::new(EndpointConfig::default());
-    let observation = observed(&mut bench, 1, register(5, "c"));
-    bench
-        .endpoint
-        .notify(bench.now, observation, large(2100))
-        .unwrap();
-    let first = bench.only();
-    assert_eq!(first.message.payload.len(), 1024);
-    bench.hear(1, &Datagram::empty(Kind::Acknowledgement, first.id));
-    let part = NotificationOutcome::Acknowledged { is_whole: false };
-    assert_eq!(outcomes(&mut bench), (vec![part], vec![]));
-    // The last one alone is not all of it.
-    for (id, number, length, is_all) in [(2, 2, 52, false), (3, 1, 1024, false), (4, 2, 52, true)] {
-        bench.hear(1, &confirmable(id, block(number)));
-        let answer = bench.only().message;
-        assert_eq!(answer.payload.len(), length);
-        assert_eq!(
-            answer.options.get(option::ETAG),
-            first.message.options.get(option::ETAG)
-        );
-        assert!(!answer.options.has(option::OBSERVE));
-        let fetched = Event::NotificationFetched { observation };
-        assert_eq!(bench.told(), if is_all { vec![fetched] } else { vec![] });
-    }
-    bench.hear(1, &confirmable(5, block(2)));
-    assert!(bench.told().is_empty(), "it is told once");
-}
-
-#[test]
-fn who_asks_for_the_second_block_of_a_notification_has_the_first() {
-    let mut bench = Bench::new(EndpointConfig::default());
-    let observation = observed(&mut bench, 1, register(5, "c"));
-    let result = bench.endpoint.notify(bench.now, observation, large(1100));
-    assert_eq!(result, Ok(()));
-    bench.said();
-    bench.hear(1, &confirmable(2, block(1)));
-    let outcome = NotificationOutcome::Acknowledged { is_whole: false };
-    let expected = [
-        Event::Notified {
-            observation,
-            outcome,
-        },
-        Event::NotificationFetched { observation },
-    ];
-    assert_eq!(bench.told(), expected);
-    bench.said();
-    bench.pass(seconds(10));
-    assert!(bench.said().is_empty(), "it is not sent again");
-}
-
-#[test]
-fn a_notification_is_not_taken_for_fetched_when_one_before_it_is() {
-    let mut bench = Bench::new(EndpointConfig::default());
-    let observation = observed(&mut bench, 1, register(5, "c"));
-    for message in [large(1100), content("small")] {
-        let result = bench.endpoint.notify(bench.now, observation, message);
-        assert_eq!(result, Ok(()));
-        let id = bench.only().id;
-        if bench.endpoint.stats().block_bytes > 0 {
-            bench.hear(1, &Datagram::empty(Kind::Acknowledgement, id));
-            bench.told();
-        }
-    }
-    bench.hear(1, &confirmable(2, block(1)));
-    let told = bench.told();
-    assert!(matches!(told[..], [Event::Request(_)]), "{told:?}");
 }
 
 #[derive(Debug, Clone)]

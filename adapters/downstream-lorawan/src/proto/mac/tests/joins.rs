@@ -62,6 +62,56 @@ fn a_dev_nonce_is_never_taken_twice_not_even_after_a_restart() {
 }
 
 #[test]
+fn a_new_key_ends_the_sessions_of_the_old_one_and_lets_its_dev_nonces_come_again() {
+    let mut network = with_otaa();
+    let (mut device, _) = Device::joined(7, &join(&mut network, 7).accept.frame);
+    heard(&mut network, device.uplink(1, b"a"));
+    join(&mut network, 8);
+    let stored = serde_json::to_value(network.record(EUI).unwrap()).unwrap();
+    let restart = |app_key, stored| {
+        let record: DeviceRecord = serde_json::from_value(stored).unwrap();
+        let mut network = super::device::network();
+        network.insert(DeviceProfile::otaa(EUI, app_key), Some(record));
+        network
+    };
+
+    let new_key = crate::proto::Key::new([0x2c; 16]);
+    let mut network = restart(new_key, stored.clone());
+    assert!(hear(&mut network, device.uplink(1, b"b")).is_err());
+    assert!(network.addresses.is_empty());
+    for nonce in [7, 0] {
+        assert!(hear(&mut network, join_request(nonce, new_key)).is_ok());
+    }
+    // Its device may have kept the last number of the old key's.
+    assert_eq!(network.record(EUI).unwrap().next_join_nonce, 5);
+
+    // Stored before there were marks.
+    let mut old = stored;
+    assert!(
+        old.as_object_mut()
+            .unwrap()
+            .remove("app_key_mark")
+            .is_some()
+    );
+    let mut network = restart(APP_KEY, old);
+    assert!(!heard(&mut network, device.uplink(1, b"c")).first);
+}
+
+#[test]
+fn a_device_that_has_used_all_its_joins_joins_with_a_new_key() {
+    let mut network = with_otaa();
+    join(&mut network, 7);
+    let mut record = network.remove(EUI).unwrap();
+    record.next_join_nonce = 1 << 24;
+    network.insert(DeviceProfile::otaa(EUI, APP_KEY), Some(record.clone()));
+    let exhausted = Err(Refusal::Exhausted(EUI));
+    assert_eq!(hear(&mut network, join_request(8, APP_KEY)), exhausted);
+    let new_key = crate::proto::Key::new([0x2c; 16]);
+    network.insert(DeviceProfile::otaa(EUI, new_key), Some(record));
+    assert!(hear(&mut network, join_request(8, new_key)).is_ok());
+}
+
+#[test]
 fn a_device_that_refuses_a_join_nonce_that_is_not_above_its_last_joins() {
     // As LoRaMac-node has it, before the first.
     let mut last = 0;

@@ -1,5 +1,7 @@
 //! What the file says that comes with the program.
 
+use gateway_downstream_tcp::proto::{Endian, Framing};
+
 use super::*;
 
 pub(super) const GATEWAY: &str = include_str!("../../../../../gateway.toml");
@@ -26,6 +28,38 @@ fn the_file_that_comes_with_the_program_is_valid_and_says_the_defaults() {
         (default.listen, default.limits, default.timeouts)
     );
     assert_eq!(tcp.json_lines, default.json_lines);
+}
+
+#[test]
+fn the_file_for_the_simulator_is_valid_and_lets_in_only_who_is_on_this_machine() {
+    let text = include_str!("../../../../../simulator.toml");
+    let text = text
+        .replace("HUB_SERVICE_CS", "HUB")
+        .replace("../hub/ca.pem", "ca.pem");
+    let settings = read(&text).unwrap();
+    let tcp = settings.devices.tcp.as_ref().unwrap();
+    assert!(tcp.identity.trust_any_id && tcp.listen.ip().is_loopback());
+    assert!(amqp(settings).ca_file.is_some());
+}
+
+#[test]
+fn the_other_framings_that_the_file_shows_are_valid_and_say_the_defaults() {
+    let lines = GATEWAY
+        .lines()
+        .filter_map(|line| line.strip_prefix("# framing = "));
+    let shown: Vec<_> = lines
+        .map(|line| read(&format!("{MINIMAL}json_lines.framing = {line}\n")).unwrap())
+        .map(|settings| settings.devices.tcp.unwrap().json_lines.framing)
+        .collect();
+    let expected = [
+        Framing::Delimiter { delimiter: vec![0] },
+        Framing::LengthPrefixed {
+            bytes: 2,
+            endian: Endian::default(),
+            includes_header: false,
+        },
+    ];
+    assert_eq!(shown, expected);
 }
 
 /// A section that the file shows in comments, without their signs.
