@@ -44,7 +44,7 @@ async fn commands_sent_while_the_gateway_is_away_arrive_when_it_is_back() {
             _ => "devices/dev/commands",
         };
         site.subscribed(&[filter]).await;
-        first.close(Duration::from_secs(10)).await.expect("closed");
+        site.close(&first).await;
         for n in 0..5 {
             site.command("dev", &format!("away-{n}")).await;
         }
@@ -82,7 +82,7 @@ async fn more_commands_than_a_device_takes_at_a_time_wait_for_it_to_come_back() 
             _ => "devices/dev/commands",
         };
         site.subscribed(&[filter]).await;
-        first.close(Duration::from_secs(10)).await.expect("closed");
+        site.close(&first).await;
         for n in 0..COUNT {
             site.command("dev", &format!("away-{n:02}")).await;
         }
@@ -112,7 +112,7 @@ async fn a_gateway_that_is_back_leaves_the_commands_of_a_device_to_where_it_went
     attach(&before, "dev", Interest::COMMANDS).await;
     let filters = ["devices/dev/methods/+", "devices/dev/commands"];
     site.subscribed(&filters).await;
-    before.close(Duration::from_secs(10)).await.expect("closed");
+    site.close(&before).await;
     let there = common::upstream(site.config("gw-2"));
     let callback = attach(&there, "dev", Interest::COMMANDS).await;
     site.subscribed(&filters).await;
@@ -158,7 +158,7 @@ async fn what_was_kept_for_an_absent_device_is_left_whatever_connection_was_its_
     attach(&first, "absent", MESSAGES).await;
     let its_own = connection(&first, "absent");
     site.subscribed(&["devices/+/commands"]).await;
-    first.close(Duration::from_secs(10)).await.expect("closed");
+    site.close(&first).await;
     for n in 0..COUNT {
         site.command("absent", &format!("kept-{n:02}")).await;
     }

@@ -274,7 +274,12 @@ async fn serve(number: u64, gateway: TcpStream, broker: u16, state: Arc<watch::S
     };
     let write_up = async {
         while let Some(packet) = up_queue.recv().await {
-            if packet.is_empty() || to_broker.write_all(&packet).await.is_err() {
+            if packet.is_empty() {
+                // The broker closes once it has read the end; until then it may still give.
+                drop(to_broker.shutdown().await);
+                std::future::pending::<()>().await;
+            }
+            if to_broker.write_all(&packet).await.is_err() {
                 return;
             }
         }

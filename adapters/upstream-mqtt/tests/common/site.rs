@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{Interest, Upstream};
@@ -64,6 +66,16 @@ impl Site {
             answer.user("$status").expect("a status").to_owned(),
             answer.payload,
         )
+    }
+
+    /// Closes the only upstream there is, and waits until the broker has let it go: what is sent
+    /// from now on waits for the next.
+    pub(crate) async fn close(&self, upstream: &MqttPoolUpstream) {
+        upstream
+            .close(Duration::from_secs(10))
+            .await
+            .expect("closed");
+        self.proxy.wait(|state| state.subscriptions() == 0).await;
     }
 
     pub(crate) async fn subscribed(&self, filters: &[&str]) {
