@@ -1,5 +1,6 @@
 //! The CoAP endpoint, as server and client: whatever comes and whatever is asked in any order, each
 //! request of ours, each notification, each observation and each answer that goes apart has one end;
+//! an answer that should arrive goes apart, unless it goes with an acknowledgement;
 //! a notification is told to have arrived, or to be fetched, only where its own acknowledgement came
 //! or what was asked for can be of no other; nobody who has not shown where it is gets more than
 //! three times what it sent; and when its time has passed, nothing is left.
@@ -38,6 +39,15 @@ type Serial = u64;
 struct Exchange {
     id: ExchangeId<u8>,
     path: Vec<Bytes>,
+    is_confirmable: bool,
+}
+
+/// How a request is answered.
+#[derive(PartialEq)]
+enum Manner {
+    Plain,
+    Given,
+    Observed,
 }
 
 struct Observation {
@@ -110,7 +120,12 @@ impl World {
             0..=6 => self.receive(peer, what & PROVEN != 0, data),
             7 | 8 if !self.exchanges.is_empty() => {
                 let exchange = self.exchanges.swap_remove(number % self.exchanges.len());
-                self.answer(exchange, number, what & 15 == 8);
+                let manner = match (what & 15, is_other_way) {
+                    (8, _) => Manner::Observed,
+                    (_, true) => Manner::Given,
+                    _ => Manner::Plain,
+                };
+                self.answer(exchange, number, &manner);
             }
             9 if is_other_way && !self.observations.is_empty() => {
                 let observation = self.observations[number % self.observations.len()].id;
@@ -189,13 +204,20 @@ impl World {
         datagram.encode()
     }
 
-    fn answer(&mut self, Exchange { id, path }: Exchange, number: usize, observes: bool) {
+    fn answer(&mut self, exchange: Exchange, number: usize, manner: &Manner) {
+        let Exchange { id, path, is_confirmable } = exchange;
         let since = self.bodies.len() as Serial;
         let response = self.content(number);
-        if !observes {
-            match self.endpoint.respond(self.now, id, response) {
+        if *manner != Manner::Observed {
+            let is_given = *manner == Manner::Given;
+            let responded = match is_given {
+                true => self.endpoint.give(self.now, id, response),
+                false => self.endpoint.respond(self.now, id, response),
+            };
+            match responded {
                 Ok(Responded::Apart) => assert!(self.apart.insert(id)),
                 Ok(Responded::Begun) => assert!(self.perhaps.insert(id)),
+                Ok(Responded::Sent) => assert!(is_confirmable || !is_given, "nobody would confirm it"),
                 _ => {}
             }
         } else if let Ok(observation) = self.endpoint.observe(self.now, id, response) {
@@ -302,7 +324,8 @@ impl World {
                 let (id, options) = (incoming.exchange, incoming.message.options);
                 assert!(self.exchanges.iter().all(|one| one.id != id));
                 let path = options.all(option::URI_PATH).cloned().collect();
-                self.exchanges.push(Exchange { id, path });
+                let is_confirmable = incoming.is_confirmable;
+                self.exchanges.push(Exchange { id, path, is_confirmable });
             }
             Event::Response { call, .. } => {
                 let at = self.calls.iter().position(|one| *one == call);

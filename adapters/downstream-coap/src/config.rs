@@ -140,10 +140,10 @@ pub struct IdentityConfig {
 ///
 /// A command is done when the device has acknowledged the notification with it, or the answer that it
 /// waited for, or its own server has answered. What nobody can know counts as sent: an answer to a
-/// wait that has just begun, since over UDP it goes with the acknowledgement of the request
-/// ([`ack_delay`](crate::proto::TransmissionConfig::ack_delay)), and what is larger than a block once
-/// the last one was asked for. What is not fetched whole in time goes back
-/// to the hub. The properties of a message go in options, `name=value` each: one that takes more than
+/// wait by a confirmable request that has just begun, since over UDP it goes with the acknowledgement
+/// of the request ([`ack_delay`](crate::proto::TransmissionConfig::ack_delay)), and what is larger
+/// than a block once the last one was asked for. What is not fetched whole in time goes back to the
+/// hub. The properties of a message go in options, `name=value` each: one that takes more than
 /// 255 bytes has no room there, nor have all that take more than 1 KiB, and the message is rejected.
 ///
 /// A client library may acknowledge each notification and give its application the newest only, since

@@ -40,8 +40,8 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
         response: Message,
     ) -> Result<Responded, RespondError>;
 
-    /// Answers with what should arrive: where nothing acknowledges an answer, something behind it
-    /// does, and it goes [apart](Responded::Apart).
+    /// Answers with what should arrive: where no answer is acknowledged, as over a stream, something
+    /// behind it is, and it goes [apart](Responded::Apart).
     fn give(
         &mut self,
         now: Duration,
@@ -100,7 +100,7 @@ impl MessageLayer for Endpoint<PeerKey> {
         exchange: Exchange,
         response: Message,
     ) -> Result<Responded, RespondError> {
-        self.respond(now, exchange, response)
+        self.give(now, exchange, response)
     }
 
     fn forget_answer(&mut self, _exchange: Exchange) {}

@@ -13,7 +13,7 @@ use gateway_core::{
 use gateway_downstream_coap::CoapConfig;
 use gateway_downstream_coap::proto::message::{Code, Datagram, Kind, Message, Token, option};
 use gateway_downstream_coap::proto::resource::Profile;
-use support::{Purpose, Running, device};
+use support::{Purpose, Running, device, in_time};
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -126,6 +126,40 @@ async fn a_device_that_waits_gets_its_command_in_the_answer() {
     assert_eq!(settled, Some(Disposition::Complete));
     assert_eq!(running.hub.accepted().len(), 1);
     running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_the_answer_to_an_unconfirmed_wait_is_done_when_the_device_acknowledges_it() {
+    let test = async {
+        let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+        let name = device("dev1");
+        for (acknowledges, patience, expected) in [
+            (false, Duration::from_secs(1), Disposition::Abandon),
+            (true, LONG, Disposition::Complete),
+        ] {
+            let mut client = running.device("dev1").await;
+            let mut message = Message::new(Code::GET).with_path("c");
+            for part in client.proof().chain([b"$.ttd=100".to_vec()]) {
+                message.options.add(option::URI_QUERY, part);
+            }
+            let (kind, id) = (Kind::NonConfirmable, 77);
+            client.tell(Datagram { kind, id, message }).await;
+            running.hub.wait_listening(&name, Interest::COMMANDS).await;
+            let take = async {
+                let answer = client.requested().await;
+                assert_eq!(answer.message.payload, "go");
+                assert_eq!(answer.kind, Kind::Confirmable);
+                if acknowledges {
+                    client.acknowledge(answer.id).await;
+                }
+            };
+            let command = CloudMessage::new(name.clone(), "go", Instant::now() + patience);
+            let (settled, ()) = tokio::join!(running.hub.send_message(command), take);
+            assert_eq!(settled, Some(expected));
+        }
+        running.end().await;
+    };
+    in_time(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

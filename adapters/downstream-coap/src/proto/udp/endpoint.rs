@@ -15,6 +15,7 @@ use super::event::{
 };
 use super::memory::Print;
 use super::peer::Peer;
+use super::server::Manner;
 use crate::proto::block::{BASE_MESSAGE_SIZE, options_room, unavailable};
 use crate::proto::budget::Budget;
 use crate::proto::config::EndpointConfig;
@@ -150,13 +151,24 @@ impl<P: PeerName> Endpoint<P> {
         exchange: ExchangeId<P>,
         response: Message,
     ) -> Result<Responded, RespondError> {
-        let respond = |peer: &mut Peer, cx: &mut Context<'_, P>| {
-            peer.respond(cx, exchange.serial, response, false)
-        };
-        let responded = self.with(now, exchange.peer, respond);
-        responded
-            .unwrap_or(Err(RespondError::Gone))
-            .map(|(responded, _)| responded)
+        let responded = self.answer(now, exchange, response, Manner::Plain);
+        responded.map(|(responded, _)| responded)
+    }
+
+    /// Answers a request with what should arrive. The answer to one that is not confirmable is one
+    /// that is (RFC 7252, section 5.2.3), and goes [apart](Responded::Apart); all else is as
+    /// [`respond`](Self::respond) has it.
+    ///
+    /// # Errors
+    /// Nobody waits for it.
+    pub fn give(
+        &mut self,
+        now: Duration,
+        exchange: ExchangeId<P>,
+        response: Message,
+    ) -> Result<Responded, RespondError> {
+        let responded = self.answer(now, exchange, response, Manner::Given);
+        responded.map(|(responded, _)| responded)
     }
 
     /// Answers a request that wants an observation, and registers it; the answer is the first state.
@@ -171,14 +183,22 @@ impl<P: PeerName> Endpoint<P> {
         exchange: ExchangeId<P>,
         response: Message,
     ) -> Result<Option<ObservationId<P>>, RespondError> {
-        let respond = |peer: &mut Peer, cx: &mut Context<'_, P>| {
-            peer.respond(cx, exchange.serial, response, true)
-        };
-        let responded = self.with(now, exchange.peer, respond);
+        let responded = self.answer(now, exchange, response, Manner::Observed);
         let peer = exchange.peer;
-        responded
-            .unwrap_or(Err(RespondError::Gone))
-            .map(|(_, serial)| serial.map(|serial| ObservationId { peer, serial }))
+        responded.map(|(_, serial)| serial.map(|serial| ObservationId { peer, serial }))
+    }
+
+    fn answer(
+        &mut self,
+        now: Duration,
+        exchange: ExchangeId<P>,
+        response: Message,
+        manner: Manner,
+    ) -> Result<(Responded, Option<u64>), RespondError> {
+        let responded = self.with(now, exchange.peer, |peer, cx| {
+            peer.respond(cx, exchange.serial, response, manner)
+        });
+        responded.unwrap_or(Err(RespondError::Gone))
     }
 
     /// Sends a notification, to be acknowledged: [`Event::Notified`] tells how it ended. There is

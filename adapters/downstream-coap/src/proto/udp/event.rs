@@ -167,7 +167,8 @@ pub enum EndReason {
 pub enum Responded {
     /// It is on its way; nobody tells whether it arrives.
     Sent,
-    /// It is on its way apart, to be acknowledged: [`Event::Answered`] tells how that ended.
+    /// It is on its way apart, to be acknowledged, behind the acknowledgement of the request or by
+    /// [`Endpoint::give`](super::Endpoint::give): [`Event::Answered`] tells how that ended.
     Apart,
     /// The peer does not want to hear it (RFC 7967), so that nothing was sent.
     Unwanted,

@@ -25,6 +25,7 @@ pub(super) struct Pending {
     print: Print,
     pub(super) token: Token,
     is_confirmable: bool,
+    /// So that its answer goes apart.
     is_acknowledged: bool,
     acknowledge_at: Duration,
     forget_at: Duration,
@@ -45,6 +46,16 @@ impl Pending {
             false => self.forget_at,
         }
     }
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    Plain,
+    /// By what should arrive.
+    Given,
+    /// By the first state of an observation.
+    Observed,
 }
 
 /// What is to be done about a request at once.
@@ -222,13 +233,16 @@ impl Peer {
         cx: &mut Context<'_, P>,
         serial: u64,
         mut response: Message,
-        observe: bool,
+        manner: Manner,
     ) -> Result<(Responded, Option<u64>), RespondError> {
         let mut list = self.pending.iter();
         let at = list.position(|pending| pending.serial == serial);
-        let pending = self.pending.remove(at.ok_or(RespondError::Gone)?);
+        let mut pending = self.pending.remove(at.ok_or(RespondError::Gone)?);
+        // One that needs no acknowledgement is as good as acknowledged.
+        pending.is_acknowledged |= manner == Manner::Given && !pending.is_confirmable;
         response.options.remove(option::OBSERVE);
-        let observation = match observe && pending.wants_observation && response.code.is_success() {
+        let observes = manner == Manner::Observed && pending.wants_observation;
+        let observation = match observes && response.code.is_success() {
             true => self.register(cx, &pending),
             false => None,
         };
@@ -273,9 +287,9 @@ impl Peer {
             return Responded::Unwanted;
         }
         let (kind, id) = match (pending.is_confirmable, pending.is_acknowledged) {
+            (_, true) => (Kind::Confirmable, self.fresh_id(cx)),
             (true, false) => (Kind::Acknowledgement, pending.print.id),
-            (true, true) => (Kind::Confirmable, self.fresh_id(cx)),
-            (false, _) => (Kind::NonConfirmable, self.fresh_id(cx)),
+            (false, false) => (Kind::NonConfirmable, self.fresh_id(cx)),
         };
         let write = |message: Message| {
             let message = message.with_token(pending.token);

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod fetching;
+mod giving;
 mod hostile;
 mod model;
 mod observing;
