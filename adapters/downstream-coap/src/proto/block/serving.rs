@@ -1,5 +1,6 @@
 //! Bodies of responses, given out in blocks (RFC 7959, section 2.4).
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +33,7 @@ struct Body {
     /// `None` where nobody is told when it was fetched.
     source: Option<Source>,
     response: Message,
-    /// Bytes that the peer has asked for, without a gap.
+    /// Bytes that the peer has asked for and was sent, without a gap.
     fetched: usize,
     /// What is asked for may be meant for a body before this one.
     is_doubtful: bool,
@@ -88,12 +89,13 @@ pub(crate) struct Found {
     pub(crate) answer: Message,
     /// Of which body the block is, if somebody is to be told.
     pub(crate) source: Option<Source>,
-    /// The peer has now asked for all of it.
-    pub(crate) is_last: bool,
+    /// Which bytes of it those are.
+    pub(crate) part: Range<usize>,
 }
 
 impl Bodies {
     /// Answers a request for a later block without asking the handler; `None` if it has to be asked.
+    /// It does not count as fetched before it is [sent](Self::sent).
     pub(crate) fn find(
         &mut self,
         wanted: &Wanted,
@@ -107,21 +109,30 @@ impl Bodies {
             return (!wanted.is_safe).then(|| Found {
                 answer: Message::new(Code::INCOMPLETE),
                 source: None,
-                is_last: false,
+                part: 0..0,
             });
         };
         body.forget_at = now + config.timeout;
-        let (length, before) = (body.response.payload.len(), body.fetched);
         let answer = slice(&body.response, block, wanted, config);
         let start = block.at_most(Block::exponent_of(config.size)).offset();
-        if start <= before && !body.is_doubtful {
-            body.fetched = before.max(start + answer.payload.len());
-        }
         Some(Found {
-            answer,
             source: body.source.filter(|_| !body.is_doubtful),
-            is_last: before < length && body.fetched == length,
+            part: start..start + answer.payload.len(),
+            answer,
         })
+    }
+
+    /// Notes that such a part was sent. Gives what the body is the answer to, if the peer has now
+    /// asked for all of it.
+    pub(crate) fn sent(&mut self, wanted: &Wanted, part: Range<usize>) -> Option<Source> {
+        let body = self.list.iter_mut().find(|body| body.name == wanted.name);
+        let body = body.filter(|body| !body.is_doubtful)?;
+        let (length, before) = (body.response.payload.len(), body.fetched);
+        if part.start <= before {
+            body.fetched = before.max(part.end);
+        }
+        let is_last = before < length && body.fetched == length;
+        body.source.filter(|_| is_last)
     }
 
     /// Makes the response to be sent: the whole, one block of it, or that nothing has changed.

@@ -307,7 +307,7 @@ impl Session {
         if !options.has(option::BLOCK1)
             && let Some(found) = self.bodies.find(&wanted, now, &config.blocks)
         {
-            return self.give(token, found);
+            return self.give(token, &wanted, found);
         }
         if self.pending.len() >= config.limits.max_pending_per_peer {
             let seconds = config.limits.retry_after.as_secs().max(1) as u32;
@@ -428,9 +428,9 @@ impl Session {
     }
 
     /// Gives the peer a later block.
-    fn give(&mut self, token: Token, found: Found) {
+    fn give(&mut self, token: Token, wanted: &Wanted, found: Found) {
         self.reply(token, found.answer);
-        let event = match found.source.filter(|_| found.is_last) {
+        let event = match self.bodies.sent(wanted, found.part) {
             Some(Source::Exchange(exchange)) => Event::AnswerFetched { exchange },
             Some(Source::Observation(observation)) => Event::NotificationFetched { observation },
             None => return,

@@ -329,11 +329,11 @@ impl Peer {
             self.on_continued(cx, serial);
         }
         let responded = self.answer(cx, pending, found.answer, false);
-        if !found.is_last || responded != Responded::Sent {
+        if responded != Responded::Sent {
             return;
         }
         let peer = cx.peer;
-        match found.source {
+        match self.bodies.sent(&pending.wanted, found.part) {
             Some(Source::Exchange(serial)) => cx.tell(Event::AnswerFetched {
                 exchange: ExchangeId { peer, serial },
             }),

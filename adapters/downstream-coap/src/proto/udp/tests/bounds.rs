@@ -293,6 +293,41 @@ fn of_an_answer_that_was_not_begun_no_rest_is_kept() {
 }
 
 #[test]
+fn a_block_that_was_asked_for_and_not_sent_counts_as_fetched_when_it_is() {
+    for is_unwanted in [false, true] {
+        let mut bench = bench();
+        // So long that there is room for the first block, and for no other.
+        let first = get(2).with_payload(vec![0; 5]);
+        let mut last = get(2);
+        Block::new(1, 2).write(&mut last.options, option::BLOCK2);
+        let bytes = confirmable(1, first).encode();
+        bench.endpoint.receive(bench.now, 1, is_unwanted, &bytes);
+        let exchange = bench.request().exchange;
+        let answer = Message::new(Code::CONTENT).with_payload(vec![0; 128]);
+        let responded = bench.endpoint.respond(bench.now, exchange, answer);
+        assert_eq!(responded, Ok(Responded::Begun));
+        bench.said();
+        let ask = match is_unwanted {
+            true => last.clone().with_uint(option::NO_RESPONSE, 2),
+            false => last.clone(),
+        };
+        let bytes = confirmable(2, ask).encode();
+        bench.endpoint.receive(bench.now, 1, false, &bytes);
+        let refusal = bench.only().message;
+        let echo = refusal.options.get(option::ECHO);
+        assert_eq!(echo.is_none(), is_unwanted, "{refusal:?}");
+        assert_eq!(bench.told(), []);
+        if let Some(echo) = echo {
+            last.options.add(option::ECHO, echo.clone());
+        }
+        let bytes = confirmable(3, last).encode();
+        bench.endpoint.receive(bench.now, 1, false, &bytes);
+        assert_eq!(bench.only().message.payload.len(), 64);
+        assert_eq!(bench.told(), [Event::AnswerFetched { exchange }]);
+    }
+}
+
+#[test]
 fn who_acknowledges_no_answer_is_refused_before_they_pile_up() {
     let mut config = EndpointConfig::default();
     config.limits.max_pending_per_peer = 3;
