@@ -33,6 +33,8 @@ struct Body {
     /// `None` where nobody is told when it was fetched.
     source: Option<Source>,
     response: Message,
+    /// The exponent of the largest block that fits beside its options.
+    largest: u8,
     /// Bytes that the peer has asked for and was sent, without a gap.
     fetched: usize,
     /// What is asked for may be meant for a body before this one.
@@ -113,8 +115,8 @@ impl Bodies {
             });
         };
         body.forget_at = now + config.timeout;
-        let answer = slice(&body.response, block, wanted, config);
-        let start = block.at_most(Block::exponent_of(config.size)).offset();
+        let block = block.at_most(body.largest);
+        let (start, answer) = (block.offset(), slice(&body.response, block, wanted));
         Some(Found {
             source: body.source.filter(|_| !body.is_doubtful),
             part: start..start + answer.payload.len(),
@@ -183,7 +185,7 @@ impl Bodies {
             let etag = random.sign(&response.payload).to_be_bytes();
             response.options.add(option::ETAG, etag.to_vec());
         }
-        let answer = slice(&response, asked, wanted, config);
+        let answer = slice(&response, asked.at_most(ours.exponent), wanted);
         // Behind a block that is not there the whole is the rest.
         let given = Block::read(&answer.options, option::BLOCK2);
         let has_rest = given.is_none_or(|block| block.more);
@@ -204,6 +206,7 @@ impl Bodies {
                 name: wanted.name,
                 source,
                 response,
+                largest: ours.exponent,
                 fetched: end,
                 is_doubtful: false,
                 forget_at: now + config.timeout,
@@ -233,6 +236,11 @@ impl Bodies {
         self.list.retain(|body| body.name != wanted.name);
     }
 
+    /// Forgets all, for a peer that takes less than these were cut for.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// Forgets what was not asked for in time.
     pub(crate) fn expire(&mut self, now: Duration) {
         self.list.retain(|body| body.forget_at > now);
@@ -245,12 +253,8 @@ impl Bodies {
 }
 
 /// The response with one block of its body.
-fn slice(whole: &Message, asked: Block, wanted: &Wanted, config: &BlockConfig) -> Message {
-    let (asked, length) = (
-        asked.at_most(Block::exponent_of(config.size)),
-        whole.payload.len(),
-    );
-    let start = asked.offset();
+fn slice(whole: &Message, asked: Block, wanted: &Wanted) -> Message {
+    let (start, length) = (asked.offset(), whole.payload.len());
     if start >= length {
         return Message::new(Code::BAD_REQUEST);
     }

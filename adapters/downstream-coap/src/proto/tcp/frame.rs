@@ -7,6 +7,10 @@ use crate::proto::message::{Code, Message, decode, encode};
 /// Lengths from which on a longer form is used: with 1, 2 and 4 bytes behind the first.
 const EXTENDED: [usize; 3] = [13, 269, 65_805];
 
+/// The most of a frame that is neither options nor payload: the first byte, a length, the code, a
+/// token and the marker.
+pub(super) const MAX_HEADER: usize = 1 + 4 + 1 + 8 + 1;
+
 /// Says why bytes are no frame; the next one cannot be found then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

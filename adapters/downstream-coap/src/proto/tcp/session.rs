@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::event::{Closed, Event, RequestError};
-use super::frame::{FrameError, FrameReader, write_frame};
+use super::frame::{FrameError, FrameReader, MAX_HEADER, write_frame};
 use crate::proto::block::{
     Assemblies, BASE_MESSAGE_SIZE, Bodies, Found, Source, Step, Taken, Transfer, Wanted,
     options_room, room,
@@ -353,12 +353,18 @@ impl Session {
             Err(_) => Step::Failed,
         };
         let response = match step {
-            Step::Send(message) => return self.send_call(at, message),
+            Step::Send(message) if self.fits(&message) => return self.send_call(at, message),
             Step::Done(response) => Some(response),
-            Step::Failed => None,
+            Step::Failed | Step::Send(_) => None,
         };
         let call = self.calls.remove(at).call;
         self.events.push_back(Event::Response { call, response });
+    }
+
+    /// Tells whether the peer takes such a message, which may have become less since it was cut.
+    fn fits(&self, message: &Message) -> bool {
+        let beside = MAX_HEADER + message.options.encoded_len();
+        beside + message.payload.len() <= self.peer_message_size
     }
 
     fn send_call(&mut self, at: usize, message: Message) {

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::block::Block;
 use crate::proto::message::tests::messages;
 use crate::proto::message::{Code, Message, Token, option};
 use crate::proto::{Budget, Seed};
@@ -293,6 +294,66 @@ fn options_take_from_the_room_of_a_block_in_what_a_peer_takes() {
             assert!(frame.is_some());
         }
     }
+}
+
+/// A session with a peer that takes messages of so many bytes, and a body of 1,200 bytes beside 250 of
+/// options.
+fn taking(takes: u32) -> (Session, Message) {
+    let mut session = greeted();
+    let settings = Message::new(Code::CSM).with_uint(2, takes);
+    hear(&mut session, &[settings]).unwrap();
+    let query = vec![b'x'; 250];
+    let large = Message::new(Code::CONTENT).with_option(option::LOCATION_QUERY, query);
+    (session, large.with_payload(vec![0; 1200]))
+}
+
+#[test]
+fn a_later_block_fits_in_what_a_peer_takes_whatever_size_it_is_asked_for_in() {
+    let (mut session, large) = taking(500);
+    let get = |number: u32| {
+        let get = Message::new(Code::GET).with_path("t");
+        get.with_uint(option::BLOCK2, number << 4 | 5)
+    };
+    hear(&mut session, &[get(0)]).unwrap();
+    let Some(Event::Request { exchange, .. }) = session.poll_event() else {
+        panic!("no request");
+    };
+    session.respond(NOW, exchange, large).unwrap();
+    hear(&mut session, &[get(1)]).unwrap();
+    let (reader, mut bytes) = (FrameReader::new(500), session.take_output());
+    let mut next = || reader.read(&mut bytes).expect("not larger than it takes");
+    assert_eq!(next().unwrap().payload.len(), 128);
+    let later = next().unwrap();
+    let block = Block::read(&later.options, option::BLOCK2).unwrap();
+    assert_eq!((later.payload.len(), block.offset()), (128, 512));
+}
+
+#[test]
+fn a_peer_that_takes_less_from_now_on_is_sent_nothing_that_was_cut_for_more() {
+    let (mut session, mut large) = taking(500);
+    let get = |number: u32| {
+        let get = Message::new(Code::GET).with_path("t");
+        get.with_uint(option::BLOCK2, number << 4 | 3)
+    };
+    hear(&mut session, &[get(0)]).unwrap();
+    let Some(Event::Request { exchange, .. }) = session.poll_event() else {
+        panic!("no request");
+    };
+    session.respond(NOW, exchange, large.clone()).unwrap();
+    large.code = Code::POST;
+    let call = session.request(large).unwrap();
+    let token = said(&mut session).pop().unwrap().token;
+    let settings = Message::new(Code::CSM).with_uint(2, 300);
+    let more = Message::new(Code::CONTINUE).with_uint(option::BLOCK1, 8 | 3);
+    hear(&mut session, &[settings, get(1), more.with_token(token)]).unwrap();
+    let events = events(&mut session);
+    assert!(matches!(events[0], Event::Request { .. }), "{events:?}");
+    let failed = Event::Response {
+        call,
+        response: None,
+    };
+    assert_eq!(events[1], failed);
+    assert!(said(&mut session).is_empty());
 }
 
 #[test]

@@ -31,7 +31,11 @@ impl Session {
             }
         }
         if let Some(size) = options.uint(MAX_MESSAGE_SIZE) {
-            self.peer_message_size = size as usize;
+            let size = size as usize;
+            if size < self.peer_message_size {
+                self.bodies.clear();
+            }
+            self.peer_message_size = size;
         }
     }
 
