@@ -254,16 +254,18 @@ impl<L: MessageLayer> Devices<L> {
 }
 
 /// The id of a message that brought none: the same when the device sends it again, to this process
-/// or the next. Message ids come round, so that the body counts too. Where there are no message ids
-/// nothing is known to be sent again, and each message is another.
+/// or the next. Message ids come round, so that all that it says counts too. Where there are no
+/// message ids nothing is known to be sent again, and each message is another.
 fn stable_id(incoming: &Request, speaker: &DeviceId) -> MessageId {
     let (message, Some(message_id)) = (&incoming.message, incoming.message_id) else {
         return MessageId::random();
     };
     let mut hasher = DefaultHasher::new();
     speaker.hash(&mut hasher);
-    message.options.get(option::URI_PATH).hash(&mut hasher);
-    message.payload.hash(&mut hasher);
+    let path: Vec<_> = message.options.all(option::URI_PATH).collect();
+    // A proof is no part of what is said, and is a secret.
+    let query = message.query().map(|query| Proof::read(query).rest);
+    (path, query, &message.payload).hash(&mut hasher);
     let (token, hash) = (message.token, hasher.finish());
     let id = MessageId::new(format!("{message_id:04x}-{token:?}-{hash:016x}"));
     id.unwrap_or_else(|_| MessageId::random())

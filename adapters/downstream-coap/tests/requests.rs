@@ -65,6 +65,20 @@ async fn the_same_datagram_after_a_restart_is_the_same_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_says_something_else_after_a_restart_is_another_message_under_the_same_message_id() {
+    let mut ids = HashSet::new();
+    let message = |query| with_query(post("t", ""), query);
+    for said in [message("alarm=yes"), message("alarm=no"), post("e", "")] {
+        let running = Running::start(CoapConfig::default(), &["dev1"]).await;
+        let mut client = running.device("dev1").await;
+        client.say(said).await;
+        ids.insert(running.hub.accepted()[0].id.clone());
+        running.end().await;
+    }
+    assert_eq!(ids.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_keeps_its_format_and_properties() {
     let running = Running::start(CoapConfig::default(), &["dev1"]).await;
     let mut client = running.device("dev1").await;
