@@ -49,6 +49,8 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
         response: Message,
     ) -> Result<Responded, RespondError>;
 
+    fn is_pending(&self, exchange: Exchange) -> bool;
+
     /// Nobody waits for the end of an answer that went apart any more.
     fn forget_answer(&mut self, exchange: Exchange);
 
@@ -101,6 +103,10 @@ impl MessageLayer for Endpoint<PeerKey> {
         response: Message,
     ) -> Result<Responded, RespondError> {
         self.give(now, exchange, response)
+    }
+
+    fn is_pending(&self, exchange: Exchange) -> bool {
+        self.is_pending(exchange)
     }
 
     fn forget_answer(&mut self, _exchange: Exchange) {}

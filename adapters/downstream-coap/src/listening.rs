@@ -306,12 +306,14 @@ impl<L: MessageLayer> Devices<L> {
         }
     }
 
-    /// Takes it that a peer's session is over, so that nothing can be posted there; its observations
-    /// end by themselves.
+    /// Takes it that a peer's session is over, so that nothing can be posted there and nobody waits
+    /// there; its observations end by themselves.
     pub(crate) fn gone(&mut self, peer: PeerKey) {
+        let was_there = |poll: &mut Poll| poll.exchange.peer == peer;
         for device in self.listeners.heard_at(peer) {
             if let Some(listener) = self.listeners.get(&device) {
                 listener.is_server = false;
+                listener.poll.take_if(was_there);
                 self.reconcile(&device);
             }
         }

@@ -177,12 +177,19 @@ impl<L: MessageLayer> Devices<L> {
         settlement: Settlement,
         poll: Option<(DeviceId, Poll)>,
     ) {
-        match poll {
-            Some((device, poll)) if settlement == Settlement::Accepted && !self.is_draining => {
-                self.listen_once(&device, poll);
-            }
-            _ => self.answer(exchange, settled(settlement)),
+        let is_taken = settlement == Settlement::Accepted && !self.is_draining;
+        match poll.filter(|(device, poll)| is_taken && self.still_waits(device, poll)) {
+            Some((device, poll)) => self.listen_once(&device, poll),
+            None => self.answer(exchange, settled(settlement)),
         }
+    }
+
+    /// Tells whether a wait that begins late is one yet: somebody is there to be answered, and has
+    /// begun none by a later request.
+    fn still_waits(&mut self, device: &DeviceId, poll: &Poll) -> bool {
+        let other = self.listeners.get(device).and_then(|one| one.poll);
+        let is_last = other.is_none_or(|other| other.exchange.serial < poll.exchange.serial);
+        is_last && self.endpoint.is_pending(poll.exchange)
     }
 
     fn command_answered(

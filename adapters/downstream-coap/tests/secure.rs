@@ -148,3 +148,80 @@ async fn what_would_be_posted_in_a_session_that_is_over_goes_back_to_the_hub_at_
     in_time(test).await;
     running.end().await;
 }
+
+/// A request of dev1 that waits for a command, longer than a test does.
+fn waiting(id: u16, request: Message) -> Bytes {
+    let request = request.with_option(option::URI_QUERY, "$.ttd=240");
+    confirmable(id, request.with_token(u32::from(id).into()))
+}
+
+/// Waits for the answer to the request of this id, and acknowledges what comes. What is the answer to
+/// none of these requests is no answer.
+async fn answer(session: &mut Session, first: Vec<u8>, expected: u16) -> Message {
+    let mut next = first;
+    loop {
+        let Datagram { kind, id, message } = Datagram::decode(&next).unwrap();
+        if kind == Kind::Confirmable {
+            let acknowledgement = Datagram::empty(Kind::Acknowledgement, id);
+            session.tell(&acknowledgement.encode()).await;
+        }
+        if message.code != Code::EMPTY {
+            assert_eq!(message.token, u32::from(expected).into(), "{message:?}");
+            return message;
+        }
+        next = session.next().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_with_its_session() {
+    let test = async {
+        let running = start().await;
+        let address = running.coap.dtls_addr().unwrap();
+        let mut session = Session::open(address, "sensor@factory", "secret").await;
+        let get = Message::new(Code::GET).with_path("c");
+        session.ask(&waiting(1, get)).await;
+        let interest = Interest::COMMANDS;
+        running.hub.wait_listening(&device("dev1"), interest).await;
+        let farewell = session.close();
+        session.send(&farewell).await;
+        running.hub.wait_deaf(&device("dev1")).await;
+        assert_eq!(running.coap.listening(), 0);
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_takes_late_does_not_end_the_wait_that_came_behind_it() {
+    let test = async {
+        let running = start().await;
+        let (address, name) = (running.coap.dtls_addr().unwrap(), device("dev1"));
+        let mut before = Session::open(address, "sensor@factory", "secret").await;
+        running.hub.hold();
+        before.ask(&waiting(1, post("1"))).await;
+        running.hub.wait_held(1).await;
+        let farewell = before.close();
+        before.send(&farewell).await;
+        let mut session = Session::open(address, "sensor@factory", "secret").await;
+        let get = Message::new(Code::GET).with_path("c");
+        session.ask(&waiting(2, get)).await;
+        running.hub.release();
+        // Behind it, so that it was taken when this is answered.
+        let post = confirmable(3, post("2").with_token(3.into()));
+        let first = session.ask(&post).await;
+        let message = answer(&mut session, first, 3).await;
+        assert_eq!(message.code, Code::CHANGED);
+        running.hub.wait_listening(&name, Interest::COMMANDS).await;
+        let command = CloudMessage::new(name, "go", Instant::now() + Duration::from_secs(120));
+        let take = async {
+            let first = session.next().await;
+            answer(&mut session, first, 2).await
+        };
+        let (settled, message) = tokio::join!(running.hub.send_message(command), take);
+        assert_eq!(message.payload, "go");
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
+}

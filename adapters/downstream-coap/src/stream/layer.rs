@@ -283,6 +283,10 @@ impl MessageLayer for StreamLayer {
         Ok(Responded::Apart)
     }
 
+    fn is_pending(&self, exchange: Exchange) -> bool {
+        self.session.is_pending(exchange.serial)
+    }
+
     fn forget_answer(&mut self, exchange: Exchange) {
         self.forget(Source::Exchange(exchange.serial));
     }

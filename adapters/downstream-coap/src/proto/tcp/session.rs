@@ -173,6 +173,13 @@ impl Session {
         answered.map(|(_, observation)| observation)
     }
 
+    /// Tells whether a request waits for its answer.
+    #[must_use]
+    pub fn is_pending(&self, exchange: u64) -> bool {
+        let mut pending = self.pending.iter();
+        pending.any(|pending| pending.exchange == exchange)
+    }
+
     /// Sends a notification and tells whether that was all of it: else
     /// [`Event::NotificationFetched`] tells when the peer has fetched the rest. Nothing acknowledges it; [`ping`](Self::ping) behind it does. An error ends the observation.
     ///

@@ -201,6 +201,13 @@ impl<P: PeerName> Endpoint<P> {
         responded.unwrap_or(Err(RespondError::Gone))
     }
 
+    /// Tells whether a request waits for its answer.
+    #[must_use]
+    pub fn is_pending(&self, exchange: ExchangeId<P>) -> bool {
+        let peer = self.peers.get(&exchange.peer);
+        peer.is_some_and(|peer| peer.is_pending(exchange.serial))
+    }
+
     /// Sends a notification, to be acknowledged: [`Event::Notified`] tells how it ended. There is
     /// one at a time for each peer. An error is for [`dismiss`](Self::dismiss) to send.
     ///

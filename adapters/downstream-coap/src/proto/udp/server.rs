@@ -227,6 +227,10 @@ impl Peer {
         Verdict::Handle(message)
     }
 
+    pub(super) fn is_pending(&self, serial: u64) -> bool {
+        self.pending.iter().any(|pending| pending.serial == serial)
+    }
+
     /// Answers a request, and registers its observation if that is wanted on both sides.
     pub(super) fn respond<P: Copy + Hash>(
         &mut self,
