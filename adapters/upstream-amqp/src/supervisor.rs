@@ -300,10 +300,11 @@ async fn go_home(env: Arc<Env>, pool: Arc<Pool>, device: Arc<Device>) {
     let Ok(mut link) = device.link.try_lock() else {
         return watch(&env, &device, later);
     };
-    if !matches!(&*link, Link::Up(attached) if attached.lane.is_own) {
+    let Link::Up(attached) = &*link else { return };
+    if !attached.lane.is_own {
         return;
     }
-    if device.is_busy() {
+    if device.is_busy() || attached.commands.has_in_hand() {
         return watch(&env, &device, later);
     }
     let moved = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use gateway_core::{Interest, LinkPurpose, TwinReply, TwinRequest};
@@ -53,6 +53,8 @@ pub(super) struct State {
     /// Questions that no feed has taken yet.
     pub(super) asks: VecDeque<Ask>,
     pub(super) life: Life,
+    /// Methods that run, and messages that have no verdict.
+    in_hand: usize,
     /// Feeds that are open, and the links that they hear the hub on.
     open: Vec<(LinkPurpose, LinkId)>,
     /// When each feed was opened last.
@@ -66,6 +68,7 @@ impl State {
             listens_until: None,
             asks: VecDeque::new(),
             life: Life::Running,
+            in_hand: 0,
             open: Vec::new(),
             opened: Vec::new(),
         }
@@ -243,6 +246,17 @@ impl Inbox {
         asks.for_each(|ask| ask.answer(Err(AmqpError::Down)));
     }
 
+    /// Notes that the device has a method or a message in hand, until the guard is dropped.
+    pub(super) fn hand_over(self: &Arc<Self>) -> InHand {
+        self.state().in_hand += 1;
+        InHand(self.clone())
+    }
+
+    /// Tells whether the device has a method or a message in hand.
+    pub(super) fn has_in_hand(&self) -> bool {
+        self.state().in_hand > 0
+    }
+
     /// Notes that the links of a feed are open, until the guard is dropped.
     pub(crate) fn opened(&self, purpose: LinkPurpose, link: LinkId) -> Opened<'_> {
         let mut state = self.state();
@@ -277,5 +291,15 @@ impl Drop for Opened<'_> {
     fn drop(&mut self) {
         let link = self.link;
         self.inbox.state().open.retain(|(_, open)| *open != link);
+    }
+}
+
+/// Counts a method or a message that a device has in hand.
+#[derive(Debug)]
+pub(super) struct InHand(Arc<Inbox>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.state().in_hand -= 1;
     }
 }

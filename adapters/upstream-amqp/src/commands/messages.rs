@@ -83,8 +83,10 @@ impl Messages<'_> {
         let keep = config.abandon.delay(message.delivery_count);
         self.site.inbox.prolong(config.after_uplink);
         let callback = device.callback();
+        let in_hand = self.site.inbox.hand_over();
         self.held.push(id);
         self.verdicts.push(Box::pin(async move {
+            let _in_hand = in_hand;
             let verdict = timeout_at(deadline, callback.on_message(message)).await;
             let disposition = verdict.unwrap_or_else(|_| {
                 env.counters.lapsed.fetch_add(1, Relaxed);

@@ -98,7 +98,9 @@ impl Methods<'_> {
         match decoded {
             Ok(Ok((id, call))) => {
                 let callback = device.callback();
+                let in_hand = self.site.inbox.hand_over();
                 self.running.push(Box::pin(async move {
+                    let _in_hand = in_hand;
                     let reply = timeout_at(deadline, callback.on_method(call)).await.ok();
                     Ended {
                         id,

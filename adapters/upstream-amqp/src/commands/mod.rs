@@ -131,6 +131,13 @@ impl Commands {
             .unwrap_or_default()
     }
 
+    /// Tells whether the device has a method or a message in hand, whose answer goes with its links.
+    /// None is for longer than its time.
+    pub(crate) fn has_in_hand(&self) -> bool {
+        let inbox = self.inbox.as_ref();
+        inbox.is_some_and(|inbox| inbox.has_in_hand())
+    }
+
     /// Ends the task and waits until it has given back what it had.
     ///
     /// Cancel safe: it ends all the same.
