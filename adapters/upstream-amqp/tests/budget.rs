@@ -5,18 +5,12 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{attach, config, device_id, hub, uplink, upstream, with_key};
-use gateway_core::governor::Rate;
+use common::{attach, config, device_id, hub, limited, uplink, upstream, with_key};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{ErrorKind, Interest, TwinRequest, Upstream};
 use gateway_upstream_amqp::AmqpUpstream;
 use hub_simulator::{HubSimulator, Limits, LinkKind, Size, Tier};
 use tokio::task::JoinSet;
-
-fn limited(per_second: f64, burst: f64) -> Rate {
-    let rate = format!(r#"{{"limited": {{"per_second": {per_second}, "burst": {burst}}}}}"#);
-    serde_json::from_str(&rate).expect("a valid rate")
-}
 
 /// A hub that takes 120 devices a second and 60 at once, and lets none wait for long.
 async fn strict_hub() -> HubSimulator {

@@ -4,11 +4,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{attach, attach_with, config, hub, upstream, wire, with_key};
+use common::{attach, attach_with, config, hub, limited, upstream, wire, with_key};
 use futures_util::future::{join, join_all};
 use gateway_core::{Disposition, ErrorKind, Interest, TwinRequest, Upstream};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
+
+/// Far more than a change needs that is fetched.
+const PROMPT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_its_device_missed_comes_again_with_all_there_is() {
@@ -70,6 +73,36 @@ async fn a_change_that_waited_when_its_device_stopped_to_listen_comes_when_it_li
     let given = callback.wait_for(|record| record.patches.len() == 2).await;
     let given = &given.patches[1];
     assert_eq!((given.version, given.is_whole), (last, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_before_a_device_stopped_to_listen_is_no_answer_when_it_listens_again() {
+    let hub = hub().await;
+    let mut config = config(&hub);
+    // The device reads its twin, listens, and listens again: the third waits.
+    config.budget.twins = limited(0.25, 2.0);
+    let upstream = upstream(config);
+    let deaf = with_key(&hub, "device");
+    let listening = deaf
+        .clone()
+        .with_interest(Interest::NONE.with_desired(true));
+    let callback = attach(&upstream, &deaf).await;
+    let read = upstream.twin(&deaf.device, TwinRequest::Get).await;
+    read.expect("answered");
+    // What the hub answers comes when the device listens again.
+    hub.faults().latency(Duration::from_secs(2));
+    attach_with(&upstream, &listening, &callback).await;
+    hub.wait_desired("device").await;
+    // The hub has been asked for the twin by now, or will not be: either way it says nothing of the change.
+    sleep(Duration::from_millis(200)).await;
+    attach_with(&upstream, &deaf, &callback).await;
+    hub.wait_deaf("device").await;
+    let missed = hub.patch_desired("device", &json!({ "n": 1 }));
+    let missed = missed.expect("a valid patch");
+    attach_with(&upstream, &listening, &callback).await;
+    let given = callback.wait_for(|record| !record.patches.is_empty());
+    let given = timeout(PROMPT, given).await.expect("it is fetched").patches;
+    assert_eq!((given[0].version, given[0].is_whole), (missed, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -169,6 +169,12 @@ impl Twin<'_> {
             self.send(Operation::Unsubscribe, &[], Asker::Nobody)?;
             self.changes.unsubscribed();
             self.fetch = Fetch::Idle;
+            // What comes later says nothing of what happens until the device listens again.
+            for Pending { asker, .. } in self.pending.values_mut() {
+                if let Asker::Fetch = asker {
+                    *asker = Asker::Nobody;
+                }
+            }
         }
         self.is_subscribed = wants_changes;
         while self.pending.len() < self.most()

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use gateway_core::governor::Rate;
 use gateway_upstream_amqp::{AmqpConfig, AmqpUpstream, CommandConfig, PoolConfig, WireConfig};
 use hub_simulator::HubSimulator;
 
@@ -41,6 +42,10 @@ pub(crate) fn one_lane(hub: &HubSimulator) -> AmqpConfig {
 
 pub(crate) fn upstream(config: AmqpConfig) -> Arc<AmqpUpstream> {
     Arc::new(AmqpUpstream::new(config).expect("a valid configuration"))
+}
+
+pub(crate) fn limited(per_second: f64, burst: f64) -> Rate {
+    Rate::Limited { per_second, burst }
 }
 
 pub(crate) fn wire(change: impl FnOnce(&mut WireConfig)) -> WireConfig {
