@@ -125,6 +125,7 @@ async fn put(
                 at: Instant::now(),
                 life,
             };
+            pass(env, connection, ask).await?;
             put_one(env, connection, audience(), token.clone(), ask).await?;
             keeper.hold(device, signed, identity.source.is_some(), ask.renews);
             Ok(())
@@ -146,6 +147,8 @@ pub(crate) async fn put_signed(
     let ttl = env.config.tokens.ttl;
     let mut refused = AmqpError::TokenExpired;
     for (key, is_secondary) in keys.in_order(prefers_secondary.load(Relaxed)) {
+        // A token that is signed before may have lapsed when its turn comes.
+        pass(env, connection, ask).await?;
         let signed = Signed {
             at: Instant::now(),
             life: ttl.saturating_sub(ROUNDING),
@@ -163,6 +166,16 @@ pub(crate) async fn put_signed(
     Err(refused)
 }
 
+/// Waits until a token may be put, unless the connection goes.
+async fn pass(env: &Env, connection: &Connection, ask: Ask<'_>) -> Result<(), AmqpError> {
+    tokio::select! {
+        biased;
+        () = connection.down().cancelled() => Err(AmqpError::Down),
+        () = env.door.pass(Operation::Token, ask.priority, ask.turn) => Ok(()),
+    }
+}
+
+/// Puts a token whose turn it is.
 async fn put_one(
     env: &Env,
     connection: &Connection,
@@ -170,11 +183,6 @@ async fn put_one(
     token: SasToken,
     ask: Ask<'_>,
 ) -> Result<(), AmqpError> {
-    tokio::select! {
-        biased;
-        () = connection.down().cancelled() => return Err(AmqpError::Down),
-        () = env.door.pass(Operation::Token, ask.priority, ask.turn) => {}
-    }
     let put = timeout(ask.patience, connection.put_token(audience, token)).await;
     let put = put.unwrap_or(Err(AmqpError::Unanswered("a token")));
     put.inspect_err(|error| note_throttle(env, Operation::Token, error))

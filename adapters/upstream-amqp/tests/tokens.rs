@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use common::{
-    attach, config, device_id, hub, key, pair, token, uplink, upstream, with_key, with_policy,
-    with_token,
+    attach, config, device_id, hub, key, limited, pair, token, uplink, upstream, with_key,
+    with_policy, with_token,
 };
 use gateway_core::credential::{CredentialSource, SharedAccessPolicy};
 use gateway_core::testkit::RecordingCallback;
@@ -110,6 +110,18 @@ async fn a_keys_tokens_are_renewed_in_place_over_more_than_one_life() {
     }
     assert_eq!(hub.attaches("device"), 1, "no link was touched");
     assert!(callback.record().ends.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_signs_when_its_device_has_the_turn_however_long_it_waited_for_it() {
+    let hub = hub().await;
+    let mut config = brief(&hub);
+    config.tokens.ttl = Duration::from_secs(3);
+    // The second waits longer than a token lives.
+    config.budget.tokens = limited(0.2, 1.0);
+    let upstream = upstream(config);
+    attach(&upstream, &with_token(&hub, "first", HOUR)).await;
+    attach(&upstream, &with_key(&hub, "second")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
