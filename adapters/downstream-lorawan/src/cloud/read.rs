@@ -1,7 +1,6 @@
 //! Reads what protobuf's JSON form has in common.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -51,10 +50,8 @@ pub(crate) fn to_base64<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S
 
 /// Puts the concentrator that heard best first, and keeps no more than an uplink may list.
 pub(crate) fn best_first(mut receptions: Vec<Reception>) -> Vec<Reception> {
-    receptions.sort_by(|a, b| {
-        let by_snr = b.snr.partial_cmp(&a.snr).unwrap_or(Ordering::Equal);
-        by_snr.then(b.rssi.cmp(&a.rssi))
-    });
+    let snr = |one: &Reception| one.snr.unwrap_or(f32::NEG_INFINITY);
+    receptions.sort_by(|a, b| (snr(b).total_cmp(&snr(a))).then(b.rssi.cmp(&a.rssi)));
     receptions.truncate(Uplink::MAX_RECEPTIONS);
     receptions
 }
@@ -62,6 +59,21 @@ pub(crate) fn best_first(mut receptions: Vec<Reception>) -> Vec<Reception> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_tells_no_ratio_or_one_that_is_no_number_comes_last() {
+        let ratio = |number: i16| match number % 3 {
+            0 => None,
+            1 => Some(f32::NAN),
+            _ => Some(f32::from(number * 37 % 50)),
+        };
+        let heard = |number: i16| Reception::new(number.to_string(), -number, ratio(number));
+        let sorted = best_first((0..60).map(heard).collect());
+        let ratios: Vec<_> = sorted.iter().filter_map(|one| one.snr).collect();
+        assert!(ratios.is_sorted_by(|a, b| a >= b), "{ratios:?}");
+        assert_eq!(ratios.len(), 20);
+        assert!(sorted[..20].iter().all(|one| one.snr.is_some()));
+    }
 
     #[test]
     fn a_time_is_read_with_every_offset() {

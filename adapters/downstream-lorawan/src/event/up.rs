@@ -154,13 +154,13 @@ pub struct Reception {
 }
 
 impl Reception {
-    /// Makes a reception.
+    /// Makes a reception. A ratio that is no number counts as none.
     #[must_use]
     pub fn new(gateway: impl Into<String>, rssi: i16, snr: Option<f32>) -> Self {
         Self {
             gateway: gateway.into(),
             rssi,
-            snr,
+            snr: snr.filter(|snr| !snr.is_nan()),
             channel: None,
             rf_chain: None,
             time: None,
