@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fe2o3_amqp_types::definitions::Fields;
 use fe2o3_amqp_types::messaging::{
@@ -13,7 +14,7 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{SimpleValue, Value};
 use gateway_core::credential::SasToken;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{ClientError, LinkSpec, Receiver, Sender, Session, SessionEvent, Verdict};
@@ -27,6 +28,9 @@ const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
 const QUEUE: usize = 100;
 /// Answers that the hub may have with us at a time.
 const CREDIT: u32 = 100;
+/// Devices whose tokens stay unanswered while no other's is answered: with so many it is the node that
+/// is dumb, not they that are strange.
+const DUMB: usize = 4;
 /// Unanswered requests above which those nobody waits for are swept out.
 const SWEEP_ABOVE: usize = 4096;
 
@@ -36,6 +40,37 @@ struct PutToken {
     audience: String,
     token: SasToken,
     reply: Reply,
+}
+
+/// What the token node has not answered.
+#[derive(Default)]
+struct Pending {
+    replies: HashMap<String, Reply>,
+    /// Since its last answer: the first audiences that it was asked about, and when.
+    since: HashMap<String, Instant>,
+}
+
+impl Pending {
+    fn add(&mut self, id: String, audience: &str, reply: Reply) {
+        if self.replies.len() > SWEEP_ABOVE {
+            self.replies.retain(|_, reply| !reply.is_closed());
+        }
+        self.replies.insert(id, reply);
+        if self.since.len() < DUMB {
+            let since = self.since.entry(audience.to_owned());
+            since.or_insert_with(Instant::now);
+        }
+    }
+
+    fn take(&mut self, id: &str) -> Option<Reply> {
+        self.since.clear();
+        self.replies.remove(id)
+    }
+
+    fn is_in_vain(&self, patience: Duration) -> bool {
+        let is_late = |since: &Instant| since.elapsed() > patience;
+        self.since.len() == DUMB && self.since.values().all(is_late)
+    }
 }
 
 /// Puts tokens on one connection.
@@ -63,6 +98,7 @@ impl Cbs {
             session.attach_receiver(spec("receiver"), CREDIT),
         )?;
         let (requests, queue) = mpsc::channel(QUEUE);
+        let patience = env.config.wire.answer_timeout;
         env.tasks.spawn(async move {
             let pending = Mutex::default();
             let served = tokio::select! {
@@ -70,6 +106,7 @@ impl Cbs {
                 ended = send(sender, queue, &pending) => ended,
                 ended = receive(receiver, &pending) => ended,
                 ended = ended(&session) => Err(ended),
+                () = in_vain(&pending, patience) => Err(AmqpError::Unanswered("a token")),
             };
             if let Err(error) = served {
                 tracing::warn!(error = %error, "Token link lost");
@@ -116,10 +153,21 @@ async fn ended(session: &Session) -> AmqpError {
     }
 }
 
+/// Waits until the node is asked in vain. It may owe credit as well as answers, so that no request
+/// finds out.
+async fn in_vain(pending: &Mutex<Pending>, patience: Duration) {
+    loop {
+        sleep(patience).await;
+        if lock(pending).is_in_vain(patience) {
+            return;
+        }
+    }
+}
+
 async fn send(
     mut sender: Sender,
     mut queue: mpsc::Receiver<PutToken>,
-    pending: &Mutex<HashMap<String, Reply>>,
+    pending: &Mutex<Pending>,
 ) -> Result<(), AmqpError> {
     let mut serial = 0_u64;
     while let Some(PutToken {
@@ -133,13 +181,7 @@ async fn send(
         }
         serial += 1;
         let id = serial.to_string();
-        {
-            let mut pending = lock(pending);
-            if pending.len() > SWEEP_ABOVE {
-                pending.retain(|_, reply| !reply.is_closed());
-            }
-            pending.insert(id.clone(), reply);
-        }
+        lock(pending).add(id.clone(), &audience, reply);
         // Settlement says nothing that the answer does not say.
         let request = convert::encode(&request(id, audience, &token))?;
         drop(sender.send(request, 0).await?);
@@ -173,10 +215,7 @@ fn request(id: String, audience: String, token: &SasToken) -> Message<AmqpValue<
     }
 }
 
-async fn receive(
-    mut receiver: Receiver,
-    pending: &Mutex<HashMap<String, Reply>>,
-) -> Result<(), AmqpError> {
+async fn receive(mut receiver: Receiver, pending: &Mutex<Pending>) -> Result<(), AmqpError> {
     loop {
         let delivery = receiver.recv_and_hold().await?;
         receiver.settle(delivery.id, Verdict::Accept)?;
@@ -188,7 +227,7 @@ async fn receive(
         let Some(MessageId::String(id)) = correlation else {
             continue;
         };
-        let Some(reply) = lock(pending).remove(id) else {
+        let Some(reply) = lock(pending).take(id) else {
             continue;
         };
         // Whoever asked may have gone; then the answer is nobody's.
@@ -219,5 +258,28 @@ fn verdict(message: &Message<Body<Value>>) -> Result<(), AmqpError> {
                 description,
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_answers_any_device_is_not_asked_in_vain() {
+        let patience = Duration::from_secs(20);
+        let mut pending = Pending::default();
+        let mut ask = |pending: &mut Pending, id: u32, device: u32| {
+            pending.add(id.to_string(), &device.to_string(), oneshot::channel().0);
+        };
+        (0..10).for_each(|id| ask(&mut pending, id, id % 3));
+        tokio::time::advance(patience * 2).await;
+        assert!(!pending.is_in_vain(patience), "three devices are strange");
+        ask(&mut pending, 10, 10);
+        assert!(!pending.is_in_vain(patience), "the fourth has time yet");
+        tokio::time::advance(patience * 2).await;
+        assert!(pending.is_in_vain(patience));
+        assert!(pending.take("4").is_some());
+        assert!(!pending.is_in_vain(patience));
     }
 }

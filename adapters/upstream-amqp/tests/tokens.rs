@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use common::{
-    attach, config, device_id, hub, key, limited, pair, token, uplink, upstream, with_key,
-    with_policy, with_token,
+    attach, config, device_id, hub, key, limited, pair, send_until_ok, token, uplink, upstream,
+    wire, with_key, with_policy, with_token,
 };
+use futures_util::future::join_all;
 use gateway_core::credential::{CredentialSource, SharedAccessPolicy};
 use gateway_core::testkit::RecordingCallback;
 use gateway_core::{
@@ -447,4 +448,23 @@ async fn the_gateways_word_is_no_proof_to_a_hub() {
     let attached = upstream.attach(identity, RecordingCallback::new().shared());
     let refused = attached.await.expect_err("refused");
     assert_eq!(refused.kind(), ErrorKind::Unauthorized);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_node_that_answers_nobody_costs_its_connection() {
+    let hub = hub().await;
+    let wire = wire(|wire| wire.answer_timeout = Duration::from_secs(2));
+    let upstream = upstream(config(&hub).with_wire(wire));
+    attach(&upstream, &with_key(&hub, "first")).await;
+    let attached = (0..4).map(|number| {
+        let identity = with_key(&hub, &format!("unanswered-{number}"));
+        hub.faults().withhold_token(identity.device.as_str());
+        upstream.attach(identity, RecordingCallback::new().shared())
+    });
+    for attached in join_all(attached).await {
+        assert!(attached.expect_err("no answer").is_retryable());
+    }
+    hub.wait_until(|_| hub.connections_opened_total() >= 2)
+        .await;
+    send_until_ok(&upstream, &uplink(&device_id("first"), "m")).await;
 }
