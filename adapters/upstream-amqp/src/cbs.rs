@@ -269,7 +269,7 @@ mod tests {
     async fn a_node_that_answers_any_device_is_not_asked_in_vain() {
         let patience = Duration::from_secs(20);
         let mut pending = Pending::default();
-        let mut ask = |pending: &mut Pending, id: u32, device: u32| {
+        let ask = |pending: &mut Pending, id: u32, device: u32| {
             pending.add(id.to_string(), &device.to_string(), oneshot::channel().0);
         };
         (0..10).for_each(|id| ask(&mut pending, id, id % 3));
