@@ -296,30 +296,32 @@ fn options_take_from_the_room_of_a_block_in_what_a_peer_takes() {
     }
 }
 
-/// A session with a peer that takes messages of so many bytes, and a body of 1,200 bytes beside 250 of
-/// options.
-fn taking(takes: u32) -> (Session, Message) {
+/// A session with a peer that takes messages of 500 bytes, has asked for such blocks, and was given the
+/// first; and the answer, of 1,200 bytes beside 250 of options.
+fn in_blocks(exponent: u8) -> (Session, Message) {
     let mut session = greeted();
-    let settings = Message::new(Code::CSM).with_uint(2, takes);
-    hear(&mut session, &[settings]).unwrap();
+    let settings = Message::new(Code::CSM).with_uint(2, 500);
+    hear(&mut session, &[settings, get_block(0, exponent)]).unwrap();
+    let Some(Event::Request { exchange, .. }) = session.poll_event() else {
+        panic!("no request");
+    };
     let query = vec![b'x'; 250];
-    let large = Message::new(Code::CONTENT).with_option(option::LOCATION_QUERY, query);
-    (session, large.with_payload(vec![0; 1200]))
+    let answer = Message::new(Code::CONTENT).with_option(option::LOCATION_QUERY, query);
+    let answer = answer.with_payload(vec![0; 1200]);
+    session.respond(NOW, exchange, answer.clone()).unwrap();
+    (session, answer)
+}
+
+fn get_block(number: u32, exponent: u8) -> Message {
+    let mut get = Message::new(Code::GET).with_path("t");
+    Block::new(number, exponent).write(&mut get.options, option::BLOCK2);
+    get
 }
 
 #[test]
 fn a_later_block_fits_in_what_a_peer_takes_whatever_size_it_is_asked_for_in() {
-    let (mut session, large) = taking(500);
-    let get = |number: u32| {
-        let get = Message::new(Code::GET).with_path("t");
-        get.with_uint(option::BLOCK2, number << 4 | 5)
-    };
-    hear(&mut session, &[get(0)]).unwrap();
-    let Some(Event::Request { exchange, .. }) = session.poll_event() else {
-        panic!("no request");
-    };
-    session.respond(NOW, exchange, large).unwrap();
-    hear(&mut session, &[get(1)]).unwrap();
+    let (mut session, _) = in_blocks(5);
+    hear(&mut session, &[get_block(1, 5)]).unwrap();
     let (reader, mut bytes) = (FrameReader::new(500), session.take_output());
     let mut next = || reader.read(&mut bytes).expect("not larger than it takes");
     assert_eq!(next().unwrap().payload.len(), 128);
@@ -330,22 +332,14 @@ fn a_later_block_fits_in_what_a_peer_takes_whatever_size_it_is_asked_for_in() {
 
 #[test]
 fn a_peer_that_takes_less_from_now_on_is_sent_nothing_that_was_cut_for_more() {
-    let (mut session, mut large) = taking(500);
-    let get = |number: u32| {
-        let get = Message::new(Code::GET).with_path("t");
-        get.with_uint(option::BLOCK2, number << 4 | 3)
-    };
-    hear(&mut session, &[get(0)]).unwrap();
-    let Some(Event::Request { exchange, .. }) = session.poll_event() else {
-        panic!("no request");
-    };
-    session.respond(NOW, exchange, large.clone()).unwrap();
+    let (mut session, mut large) = in_blocks(3);
     large.code = Code::POST;
     let call = session.request(large).unwrap();
     let token = said(&mut session).pop().unwrap().token;
     let settings = Message::new(Code::CSM).with_uint(2, 300);
     let more = Message::new(Code::CONTINUE).with_uint(option::BLOCK1, 8 | 3);
-    hear(&mut session, &[settings, get(1), more.with_token(token)]).unwrap();
+    let heard = [settings, get_block(1, 3), more.with_token(token)];
+    hear(&mut session, &heard).unwrap();
     let events = events(&mut session);
     assert!(matches!(events[0], Event::Request { .. }), "{events:?}");
     let failed = Event::Response {
