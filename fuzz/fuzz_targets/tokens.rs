@@ -10,10 +10,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(token) = SasToken::parse(text) {
-        let (_, signature) = text.split_once("sig=").expect("a token has a signature");
-        let signature = signature.split('&').next().unwrap_or_default();
-        let debug = format!("{token:?}");
-        assert!(signature.len() < 16 || token.resource().contains(signature) || !debug.contains(signature));
+        let parsed = SasToken::parse(&with_another_signature(text)).expect("any signature is for the hub to judge");
+        assert_eq!(format!("{token:?}"), format!("{parsed:?}"));
     }
     if let Ok(device) = DeviceId::new(text) {
         let key = SymmetricKey::from_base64("c2VjcmV0").expect("base64");
@@ -35,3 +33,12 @@ fuzz_target!(|text: &str| {
     ];
     assert!(names.iter().flatten().all(|name| name == text && !name.is_empty()));
 });
+
+fn with_another_signature(token: &str) -> String {
+    let (prefix, fields) = token.split_once(' ').expect("a token begins with a word");
+    let fields = fields.split('&').map(|field| match field.trim().strip_prefix("sig=") {
+        Some(signature) if !signature.is_empty() => "sig=x",
+        _ => field,
+    });
+    format!("{prefix} {}", fields.collect::<Vec<_>>().join("&"))
+}
