@@ -344,7 +344,8 @@ async fn refused_messages_are_all_acknowledged_however_late_the_broker_takes_the
     let mut config = site.config("gw").with_connections(1);
     // The proxy holds what looks like this.
     config.topics.dead_letters = "dead/{device_id}/telemetry".to_owned();
-    config.commands.per_device = COUNT;
+    // The broker is told that it may give more.
+    config.commands.pending = COUNT / 3;
     let upstream = common::upstream(config);
     let callback = attach(&upstream, "dev", MESSAGES).await;
     site.subscribed(&["devices/dev/commands"]).await;
@@ -372,13 +373,15 @@ async fn dead_letters_for_which_the_broker_closes_connections_are_given_up_and_s
         config.commands.subscriptions = subscriptions;
         let upstream = common::upstream(config);
         for name in NAMES {
-            let callback = attach(&upstream, name, MESSAGES).await;
+            let callback = attach(&upstream, name, Interest::COMMANDS).await;
             callback.settle_next(vec![Disposition::Reject; 1000]);
-            let filter = match subscriptions {
-                MqttSubscriptions::Wildcard => "devices/+/commands".to_owned(),
-                _ => format!("devices/{name}/commands"),
+            let level = match subscriptions {
+                MqttSubscriptions::Wildcard => "+",
+                _ => name,
             };
-            site.subscribed(&[&filter]).await;
+            let filters = ["commands", "methods/+"].map(|of| format!("devices/{level}/{of}"));
+            site.subscribed(&filters.each_ref().map(String::as_str))
+                .await;
         }
         for name in NAMES {
             site.command(name, &format!("for-{name}")).await;
@@ -387,6 +390,10 @@ async fn dead_letters_for_which_the_broker_closes_connections_are_given_up_and_s
             let id = format!("for-{name}");
             site.proxy.wait(|state| state.given(&id).1).await;
         }
+        // The letters are what it closes for: nothing else is given up.
+        let [called, ..] = NAMES;
+        site.call(called, "ping", "good").await;
+        assert_eq!(site.answer("good").await.0, "200");
         for name in NAMES {
             let message = common::uplink(&common::device(name), "m");
             while let Err(error) = upstream.send(&message).await {

@@ -102,6 +102,38 @@ async fn more_commands_than_a_device_takes_at_a_time_wait_for_it_to_come_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_device_that_is_not_back_leaves_places_to_the_others() {
+    // Mosquitto gives out 20 at a time.
+    const COUNT: usize = 20;
+    let Some(site) = Site::new().await else {
+        return;
+    };
+    let mut config = site.config("gw").with_connections(1);
+    config.wire.unacknowledged = 24;
+    let first = common::upstream(config.clone());
+    for name in ["gone", "here"] {
+        attach(&first, name, MESSAGES).await;
+        let filter = format!("devices/{name}/commands");
+        site.subscribed(&[&filter]).await;
+    }
+    site.close(&first).await;
+    for n in 0..COUNT {
+        site.command("gone", &format!("away-{n:02}")).await;
+    }
+    let second = common::upstream(config);
+    let here = attach(&second, "here", MESSAGES).await;
+    site.proxy
+        .wait(|state| state.given("away-").0 == COUNT)
+        .await;
+    site.command("here", "now").await;
+    here.wait_for(|record| record.messages.len() == 1).await;
+    assert_eq!(second.stats().messages_refused, 8);
+    let gone = attach(&second, "gone", MESSAGES).await;
+    settled(&site, "away-", COUNT).await;
+    assert_eq!(ids(&gone).len(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_back_leaves_the_commands_of_a_device_to_where_it_went() {
     let Some(site) = Site::new().await else {
         return;

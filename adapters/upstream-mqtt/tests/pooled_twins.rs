@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::testkit::RecordingCallback;
-use gateway_core::{Backoff, DeviceId, ErrorKind, Interest, TwinRequest, Upstream};
+use gateway_core::{Backoff, DesiredPatch, DeviceId, ErrorKind, Interest, TwinRequest, Upstream};
 use gateway_upstream_mqtt::{MqttPoolConfig, MqttPoolUpstream, MqttSubscriptions};
 use tokio::time::sleep;
 
@@ -276,6 +276,39 @@ async fn a_change_that_the_device_missed_comes_with_all_when_it_listens_again() 
     site.patch("dev", r#"{"c":3}"#).await;
     record.wait_for(|record| record.patches.len() == 3).await;
     assert_eq!(patches(record), [(1, false), (2, true), (3, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_before_a_device_listened_again_does_not_pass_for_all() {
+    let Some(site) = Served::new().await else {
+        return;
+    };
+    let mut config = site.config();
+    config.wire.answer_timeout = Duration::from_secs(60);
+    let upstream = common::upstream(config);
+    let callback = Misses::new(1);
+    let attach = async |interest| {
+        let identity = common::identity("dev").with_interest(interest);
+        let attached = upstream.attach(identity, callback.clone()).await;
+        attached.expect("attached");
+    };
+    attach(DESIRED).await;
+    site.proxy.wait(|state| state.is_subscribed(TOPIC)).await;
+    site.ignored.store(1, Relaxed);
+    site.patch("dev", r#"{"a":1}"#).await;
+    let question = site.cloud.find(|m| m.topic.ends_with("/get")).await;
+    let late = site.twins.answer(&question);
+    attach(Interest::NONE).await;
+    site.twins.patch_desired("dev", r#"{"b":2}"#);
+    attach(DESIRED).await;
+    for answer in late {
+        site.cloud.publish(answer).await;
+    }
+    let is_given = |p: &DesiredPatch| p.version == 2 && p.is_whole;
+    let record = &callback.record;
+    record
+        .wait_for(|record| record.patches.iter().any(is_given))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

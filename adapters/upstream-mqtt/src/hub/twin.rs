@@ -158,7 +158,8 @@ struct State {
     changes: DesiredChanges,
     /// Whether the device wants to hear of changes, and the hub was told so.
     is_subscribed: bool,
-    /// Counts subscriptions: what was fetched before one may lack what was missed.
+    /// Counts subscriptions, when they are asked for and when they are there: what was fetched before
+    /// may lack what was missed.
     subscriptions: u64,
 }
 
@@ -176,6 +177,7 @@ impl Desired {
     pub(super) fn subscribing(&self) {
         let mut state = lock(&self.0);
         state.is_subscribed = true;
+        state.subscriptions += 1;
         state.changes.subscribed();
     }
 
@@ -307,7 +309,10 @@ mod tests {
         let desired = Desired::new(4);
         desired.told(Some(1), Bytes::new());
         assert!(desired.pop().is_none(), "nobody wants to hear");
+        let from_before = desired.subscriptions();
         desired.subscribing();
+        desired.fetched(from_before, 4, Bytes::new());
+        assert!(desired.is_behind());
         let since = desired.subscriptions();
         desired.subscribed();
         desired.fetched(since, 5, Bytes::new());

@@ -77,7 +77,8 @@ pub struct MqttHubStats {
     pub messages_abandoned: u64,
     /// Methods whose answer came too late, or found no connection, since the start.
     pub methods_late: u64,
-    /// Commands dropped because too many of one device waited, since the start.
+    /// Commands dropped because too many of one device waited or they were larger than
+    /// `wire.max_packet`, since the start.
     pub commands_dropped: u64,
 }
 

@@ -71,7 +71,12 @@ impl Pool {
     /// what it missed waits for nothing else.
     pub(super) fn begin(&self, device: &Device) {
         device.desired.store(0, Relaxed);
-        if self.has_retained.load(Relaxed) || lock(&device.standing).is_behind {
+        // What is being read may be from before it listened.
+        let has_missed = {
+            let standing = lock(&device.standing);
+            standing.is_behind || standing.is_reading
+        };
+        if has_missed || self.has_retained.load(Relaxed) {
             self.fall_behind(device);
         }
     }
@@ -120,7 +125,7 @@ impl Pool {
             }
             for device in due {
                 // Leaves room for what comes by itself.
-                while self.queues.pending() > self.config.commands.pending / 2 {
+                while self.queues.pending() > self.config.room() / 2 {
                     sleep(ROOM).await;
                 }
                 self.read(device);

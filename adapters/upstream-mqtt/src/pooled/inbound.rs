@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::MqttSubscriptions;
 use super::convert::{self, Inward};
+use super::line::Line;
 use super::pool::Pool;
 use super::queues::{Job, Order};
+use super::suspicion::Chore;
 use super::topics::Kind;
 use super::{desired, messages, methods};
 use crate::client::{Inbox, Incoming, Publish, Receipt};
@@ -104,7 +106,7 @@ impl Pool {
                 retain: false,
                 properties,
             };
-            return self.chore(0, publish, vec![receipt], lost.clone());
+            return self.chore(0, Chore::HandedOver, publish, vec![receipt], lost.clone());
         }
         let inward = match convert::inward(self.encoding, captures, &payload, properties) {
             Ok(inward) => inward,
@@ -137,13 +139,15 @@ impl Pool {
         }
     }
 
-    /// Tells whether a device that is not here may come back as it was before the start.
-    pub(super) fn is_awaited(&self, device: &DeviceId) -> bool {
+    /// The connection that hears a device's commands, if the device is not here and may come back as it
+    /// was before the start.
+    pub(super) fn awaiting(&self, device: &DeviceId) -> Option<&Line> {
         let hears = match self.config.commands.subscriptions {
             MqttSubscriptions::PerDevice => self.place(device),
             MqttSubscriptions::Wildcard => 0,
         };
-        self.lines[hears].is_in_grace() && self.find(device).is_none()
+        let line = &*self.lines[hears];
+        (line.is_in_grace() && self.find(device).is_none()).then_some(line)
     }
 
     /// Acknowledges what is for a device that is not here, so for another gateway or for nobody. What

@@ -7,14 +7,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gateway_core::Backoff;
 use gateway_core::governor::{Class, Operation, Priority, Turn};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::filters::{Filters, Work, halves};
 use super::inbound::LineInbox;
 use super::pool::Pool;
+use super::suspicion::{Chore, Suspicion};
 use crate::client::{Client, Options, Publish};
 use crate::error::MqttError;
 use crate::lock::lock;
@@ -22,10 +22,6 @@ use crate::lock::lock;
 /// How long a connection must have lasted for the failures before it to be forgotten: a broker that
 /// takes us and closes at once is not asked any faster than one that is not there.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
-/// Connections that may be lost with something offered, one soon after the other, before it counts as
-/// what they are lost for: a broker of version 3.1.1 that does not like a message closes the connection,
-/// which is everybody's.
-const LOSSES: u32 = 3;
 /// How long the broker may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -37,31 +33,6 @@ enum State {
     Down(Arc<MqttError>, Instant),
 }
 
-/// Whether what is offered is what connections are lost for.
-#[derive(Debug, Default)]
-struct Suspicion {
-    /// Connections that were lost with something offered, each soon after the one before.
-    losses: u32,
-    last: Option<Instant>,
-}
-
-impl Suspicion {
-    fn is_young(&self) -> bool {
-        self.last
-            .is_some_and(|last| last.elapsed() < FORGIVEN_AFTER)
-    }
-
-    /// Notes that a connection was lost with something offered.
-    fn note(&mut self) {
-        let before = if self.is_young() { self.losses } else { 0 };
-        (self.losses, self.last) = (before + 1, Some(Instant::now()));
-    }
-
-    fn stands(&self) -> bool {
-        self.losses >= LOSSES && self.is_young()
-    }
-}
-
 /// A connection, up or not. Its devices stay its own while it is away.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -70,23 +41,23 @@ pub(super) struct Line {
     state: watch::Sender<State>,
     pub(super) filters: Filters,
     is_kept: AtomicBool,
-    /// What is offered and has no word of the broker.
-    offers: TaskTracker,
-    suspicion: Mutex<Suspicion>,
+    suspicion: Suspicion,
     /// Until when devices may come back to which the broker has kept something.
     grace: Mutex<Option<Instant>>,
+    /// Places for what waits for them: the rest of what the broker may give is the others'.
+    places: Arc<Semaphore>,
 }
 
 impl Line {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize, window: u16) -> Self {
         Self {
             number,
             state: watch::Sender::new(State::Connecting),
             filters: Filters::default(),
             is_kept: AtomicBool::new(false),
-            offers: TaskTracker::new(),
-            suspicion: Mutex::default(),
+            suspicion: Suspicion::default(),
             grace: Mutex::default(),
+            places: Arc::new(Semaphore::new(usize::from(window / 2).max(1))),
         }
     }
 
@@ -100,6 +71,11 @@ impl Line {
     /// Tells whether devices may still come back from before the start.
     pub(super) fn is_in_grace(&self) -> bool {
         lock(&self.grace).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// A place for a command that waits for its device to come back, if there is one.
+    pub(super) fn place_to_wait(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -167,21 +143,32 @@ impl Line {
     /// The broker will never take it, or may be closing the connection for it.
     ///
     /// Cancel safe.
-    pub(super) async fn offer(&self, publish: Publish, retry: &Backoff) -> Result<(), MqttError> {
-        let _offer = self.offers.token();
+    pub(super) async fn offer(
+        &self,
+        chore: Chore,
+        publish: Publish,
+        retry: &Backoff,
+    ) -> Result<(), MqttError> {
         let mut failures = 0;
         loop {
             let client = self.up().await?;
-            if lock(&self.suspicion).stands() {
+            if self.suspicion.stands(chore, &publish.topic) {
                 return Err(MqttError::Left);
             }
+            let offered = self.suspicion.offer(chore, &publish.topic, client.down());
+            let Some(offered) = offered else { continue };
             match client.publish(publish.clone()).await {
+                Ok(()) => {
+                    offered.taken();
+                    return Ok(());
+                }
                 Err(MqttError::Down | MqttError::Unanswered(_)) => client.down().cancelled().await,
                 Err(error) if error.is_passing() => {
+                    drop(offered);
                     sleep(retry.delay(failures)).await;
                     failures = failures.saturating_add(1);
                 }
-                told => return told,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -223,10 +210,7 @@ async fn keep(line: Arc<Line>, pool: Arc<Pool>) {
                 let has_missed = !is_first && !client.is_session_present();
                 is_first = false;
                 let client = serve(&line, &pool, client, has_missed).await;
-                // Before those offers give up whose command is lost with the connection.
-                if !line.offers.is_empty() {
-                    lock(&line.suspicion).note();
-                }
+                line.suspicion.note_loss();
                 lost.cancel();
                 line.filters.lose();
                 let reason = client.reason();

@@ -17,16 +17,32 @@ use super::convert;
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
+use super::suspicion::Chore;
 use super::template::{Template, Values};
 use super::topics::Kind;
 use super::verdict::verdict;
 
 pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     let device = command.device.clone();
+    let commands = &pool.config.commands;
+    let (patience, place) = match pool.awaiting(&device) {
+        None => (commands.patience, None),
+        Some(line) => match line.place_to_wait() {
+            None => {
+                return give_up(
+                    pool,
+                    command,
+                    "too much waits for devices that are not back",
+                );
+            }
+            place => (commands.keep, place),
+        },
+    };
     let (arrived, pool_too) = (Instant::now(), pool.clone());
     let job = move |admission| match admission {
         Admission::Admitted => {
             let work: BoxFuture<'static, ()> = Box::pin(async move {
+                let _place = place;
                 let lost = command.lost.clone();
                 tokio::select! {
                     biased;
@@ -41,11 +57,6 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
             give_up(&pool_too, command, "too many commands wait for the device");
             None
         }
-    };
-    let commands = &pool.config.commands;
-    let patience = match pool.is_awaited(&device) {
-        true => commands.keep,
-        false => commands.patience,
     };
     pool.enqueue(&device, Order::Alongside, patience, Box::new(job));
 }
@@ -138,5 +149,6 @@ fn refuse(pool: &Arc<Pool>, command: Command, reason: &str) {
         return command.receipt.acknowledge();
     };
     let place = pool.place(&command.device);
-    pool.chore(place, publish, vec![command.receipt], command.lost);
+    let letter = Chore::DeadLetter;
+    pool.chore(place, letter, publish, vec![command.receipt], command.lost);
 }

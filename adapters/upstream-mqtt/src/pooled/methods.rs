@@ -18,6 +18,7 @@ use super::convert::{self, ReturnAddress};
 use super::inbound::Command;
 use super::pool::Pool;
 use super::queues::{Admission, Order};
+use super::suspicion::Chore;
 use super::verdict::{Silence, verdict};
 use crate::client::Receipt;
 use crate::lock::lock;
@@ -59,22 +60,39 @@ impl Calls {
 
 /// A call on its way.
 struct Call {
-    name: Name,
     to: ReturnAddress,
     /// None if the request cannot be called.
     call: Option<MethodCall>,
 }
 
-/// Forgets a call whose work is dropped.
+impl Call {
+    /// What its answer is to the broker.
+    fn chore(&self) -> Chore {
+        match self.to.topic {
+            Some(_) => Chore::AnswerElsewhere,
+            None => Chore::Answer,
+        }
+    }
+}
+
+/// A call that runs, and ends when it is dropped: without acknowledgement then.
 struct Running {
     pool: Arc<Pool>,
-    name: Name,
+    /// None once it has ended: another may run under the name then.
+    name: Option<Name>,
+}
+
+impl Running {
+    /// Ends the call, with all that is to be acknowledged for it.
+    fn end(&mut self) -> Vec<Receipt> {
+        let name = self.name.take();
+        name.map_or_else(Vec::new, |name| self.pool.calls.end(&name))
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Dropped without acknowledgement, if it is still there.
-        drop(self.pool.calls.end(&self.name));
+        drop(self.end());
     }
 }
 
@@ -111,18 +129,18 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
     if !pool.calls.begin(&mut name, duplicate, receipt) {
         return;
     }
-    let call = Call { name, to, call };
     let running = Running {
         pool: pool.clone(),
-        name: call.name.clone(),
+        name: Some(name),
     };
+    let call = Call { to, call };
     let job = move |admission| match admission {
         Admission::Admitted => {
             let work: BoxFuture<'static, ()> = Box::pin(run(running, call, deadline));
             Some(work)
         }
         Admission::Refused => {
-            refuse(&running, &call, lost);
+            refuse(running, &call, lost);
             None
         }
     };
@@ -131,8 +149,9 @@ pub(super) fn take(pool: &Arc<Pool>, command: Command) {
 }
 
 /// Answers a call for which there is no room.
-fn refuse(running: &Running, call: &Call, lost: CancellationToken) {
-    let Running { pool, name } = running;
+fn refuse(mut running: Running, call: &Call, lost: CancellationToken) {
+    let receipts = running.end();
+    let pool = &running.pool;
     let refusal = MethodReply::new(429, r#"{"error":"too many calls wait for the device"}"#);
     let reply = convert::reply(
         pool.topics.responses.as_ref(),
@@ -140,16 +159,15 @@ fn refuse(running: &Running, call: &Call, lost: CancellationToken) {
         &call.to,
         &refusal,
     );
-    let receipts = pool.calls.end(name);
+    let place = pool.place(&call.to.device);
     match reply {
-        Ok(reply) => pool.chore(pool.place(&name.0), reply, receipts, lost),
+        Ok(reply) => pool.chore(place, call.chore(), reply, receipts, lost),
         Err(_) => receipts.into_iter().for_each(Receipt::acknowledge),
     }
 }
 
-async fn run(running: Running, call: Call, deadline: Instant) {
-    let Running { pool, name } = &running;
-    let device = &name.0;
+async fn run(mut running: Running, call: Call, deadline: Instant) {
+    let (pool, device, chore) = (&running.pool, &call.to.device, call.chore());
     let reply = answer(pool, call.call, deadline, device).await;
     let reply = convert::reply(
         pool.topics.responses.as_ref(),
@@ -158,14 +176,14 @@ async fn run(running: Running, call: Call, deadline: Instant) {
         &reply,
     );
     let told = match reply {
-        Ok(reply) => pool.tell(pool.place(device), reply).await,
+        Ok(reply) => pool.tell(pool.place(device), chore, reply).await,
         Err(error) => Err(error),
     };
     if let Err(error) = told {
         tracing::warn!(device.id = %device, error = %error, count = 1, "Method's answer lost");
     }
     // Its caller has given up; if its own connection is lost, the broker gives the request again.
-    let receipts = pool.calls.end(name);
+    let receipts = running.end();
     receipts.into_iter().for_each(Receipt::acknowledge);
 }
 

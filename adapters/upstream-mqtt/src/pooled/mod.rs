@@ -59,7 +59,8 @@
 //! What the broker has not taken of dead letters, answers and commands handed over in
 //! [`answer_timeout`](MqttPoolWire::answer_timeout), or what three connections were lost with, one soon
 //! after the other, as where a broker closes them for a topic that it denies, is given up with a
-//! warning, and its command acknowledged.
+//! warning, and its command acknowledged: so is what goes to the same topic soon after, and all dead
+//! letters, or all answers on the gateway's own topics, until the broker takes one.
 //!
 //! A device that misses changes of its desired properties, since the broker kept no session or since
 //! its callback abandoned one, is given all of them as a whole where twins can be read
@@ -124,6 +125,7 @@ mod messages;
 mod methods;
 mod pool;
 mod queues;
+mod suspicion;
 mod template;
 mod topics;
 mod twin;

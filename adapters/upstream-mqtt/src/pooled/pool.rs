@@ -16,6 +16,7 @@ use super::config::{MqttEncoding, MqttPoolConfig, MqttSubscriptions, MqttVersion
 use super::device::{Device, Wish};
 use super::line::Line;
 use super::queues::{Bounds, Queues};
+use super::suspicion::Chore;
 use super::template::{Template, Values};
 use super::topics::{Kind, Topics};
 use super::twin::Asked;
@@ -48,7 +49,7 @@ pub(super) struct Pool {
     pub(super) asked: Asked,
     pub(super) calls: super::methods::Calls,
     /// Small things to tell the broker that wait for its acknowledgement: answers in a device's place,
-    /// dead letters, commands handed over. As many at a time as commands may wait.
+    /// dead letters, commands handed over. As many at a time as there is room for commands.
     chores: Arc<Semaphore>,
     /// Told when a device has missed changes of its desired properties.
     pub(super) behind: Notify,
@@ -76,7 +77,7 @@ impl Pool {
             topics: Topics::new(&config)?,
             transport: config.transport()?,
             lines: (1..=config.connections)
-                .map(|n| Arc::new(Line::new(n)))
+                .map(|n| Arc::new(Line::new(n, config.window())))
                 .collect(),
             devices: Mutex::default(),
             queues: Arc::new(Queues::new(Bounds {
@@ -85,7 +86,7 @@ impl Pool {
             })),
             asked: Asked::new(commands.pending),
             calls: super::methods::Calls::default(),
-            chores: Arc::new(Semaphore::new(commands.pending)),
+            chores: Arc::new(Semaphore::new(config.room())),
             behind: Notify::new(),
             has_retained: AtomicBool::new(false),
             door: Door::new(&budget),
@@ -318,12 +319,13 @@ impl Pool {
     pub(super) async fn tell(
         self: &Arc<Self>,
         place: usize,
+        chore: Chore,
         publish: Publish,
     ) -> Result<(), MqttError> {
         let line = &self.lines[place];
         // It may be of a device that was never here.
         line.keep(self);
-        let offer = line.offer(publish, &self.config.commands.retry);
+        let offer = line.offer(chore, publish, &self.config.commands.retry);
         let told = timeout(self.config.wire.answer_timeout, offer).await;
         told.unwrap_or(Err(MqttError::Unanswered("a word about a command")))
     }
@@ -333,6 +335,7 @@ impl Pool {
     pub(super) fn chore(
         self: &Arc<Self>,
         place: usize,
+        chore: Chore,
         publish: Publish,
         receipts: Vec<Receipt>,
         lost: CancellationToken,
@@ -347,7 +350,7 @@ impl Pool {
             let told = tokio::select! {
                 biased;
                 () = lost.cancelled() => return,
-                told = pool.tell(place, publish) => told,
+                told = pool.tell(place, chore, publish) => told,
             };
             if let Err(error) = told {
                 // What it does not take is no reason to be sent the command again.

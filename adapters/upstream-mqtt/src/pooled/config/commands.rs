@@ -45,7 +45,9 @@ pub struct MqttPoolCommands {
     pub retry: Backoff,
     /// How long a message is tried again, from its arrival or until it expires; then it is refused.
     /// Default 2 min: it is unacknowledged that long, and takes its place at the broker. As long after
-    /// the start, messages that the broker has kept wait for devices that are not back.
+    /// the start, messages that the broker has kept wait for devices that are not back: as many of a
+    /// connection as half of what is taken of it unacknowledged (`wire.unacknowledged`). A broker that
+    /// gives out fewer at a time gives others nothing meanwhile.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
     /// How long a device may take to answer a method; then the answer is 504. Default 30 s; a

@@ -40,7 +40,8 @@ pub struct MqttPoolWire {
     pub max_message: usize,
     /// The largest packet in bytes, either way. Default 1 MiB: a message grows by a third in an
     /// envelope, and topic and properties come on top. A broker of version 3.1.1 is not told: a larger
-    /// message of its is unreadable.
+    /// message of its is unreadable. Over a WebSocket that is so up to 1 MiB more; beyond that it costs
+    /// the connection.
     pub max_packet: usize,
     /// Bytes that gather for one write. Default 64 KiB, a connection.
     pub buffer: usize,
