@@ -28,9 +28,6 @@ const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
 const QUEUE: usize = 100;
 /// Answers that the hub may have with us at a time.
 const CREDIT: u32 = 100;
-/// Devices whose tokens stay unanswered while no other's is answered: with so many it is the node that
-/// is dumb, not they that are strange.
-const DUMB: usize = 4;
 /// Unanswered requests above which those nobody waits for are swept out.
 const SWEEP_ABOVE: usize = 4096;
 
@@ -42,34 +39,39 @@ struct PutToken {
     reply: Reply,
 }
 
-/// What the token node has not answered.
+/// What the token node has answered, and what it has not.
 #[derive(Default)]
 struct Pending {
-    replies: HashMap<String, Reply>,
-    /// Since its last answer: the first audiences that it was asked about, and when.
-    since: HashMap<String, Instant>,
+    asked: HashMap<String, PutToken>,
+    /// When it was first asked for something since its last answer.
+    since: Option<Instant>,
+    /// What it took last, and would take again.
+    taken: Option<(String, SasToken)>,
 }
 
 impl Pending {
-    fn add(&mut self, id: String, audience: &str, reply: Reply) {
-        if self.replies.len() > SWEEP_ABOVE {
-            self.replies.retain(|_, reply| !reply.is_closed());
+    fn add(&mut self, id: String, request: PutToken) {
+        if self.asked.len() > SWEEP_ABOVE {
+            self.asked.retain(|_, request| !request.reply.is_closed());
         }
-        self.replies.insert(id, reply);
-        if self.since.len() < DUMB {
-            let since = self.since.entry(audience.to_owned());
-            since.or_insert_with(Instant::now);
-        }
+        self.asked.insert(id, request);
+        self.since.get_or_insert_with(Instant::now);
     }
 
-    fn take(&mut self, id: &str) -> Option<Reply> {
-        self.since.clear();
-        self.replies.remove(id)
+    fn answer(&mut self, id: &str, verdict: Result<(), AmqpError>) {
+        self.since = None;
+        let Some(request) = self.asked.remove(id) else {
+            return;
+        };
+        if verdict.is_ok() {
+            self.taken = Some((request.audience, request.token));
+        }
+        // Whoever asked may have gone; then the answer is nobody's.
+        drop(request.reply.send(verdict));
     }
 
-    fn is_in_vain(&self, patience: Duration) -> bool {
-        let is_late = |since: &Instant| since.elapsed() > patience;
-        self.since.len() == DUMB && self.since.values().all(is_late)
+    fn is_late(&self, patience: Duration) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > patience)
     }
 }
 
@@ -98,7 +100,7 @@ impl Cbs {
             session.attach_receiver(spec("receiver"), CREDIT),
         )?;
         let (requests, queue) = mpsc::channel(QUEUE);
-        let patience = env.config.wire.answer_timeout;
+        let (patience, asker) = (env.config.wire.answer_timeout, requests.downgrade());
         env.tasks.spawn(async move {
             let pending = Mutex::default();
             let served = tokio::select! {
@@ -106,7 +108,7 @@ impl Cbs {
                 ended = send(sender, queue, &pending) => ended,
                 ended = receive(receiver, &pending) => ended,
                 ended = ended(&session) => Err(ended),
-                () = in_vain(&pending, patience) => Err(AmqpError::Unanswered("a token")),
+                () = dumb(&asker, &pending, patience) => Err(AmqpError::Unanswered("a token")),
             };
             if let Err(error) = served {
                 tracing::warn!(error = %error, "Token link lost");
@@ -153,12 +155,33 @@ async fn ended(session: &Session) -> AmqpError {
     }
 }
 
-/// Waits until the node is asked in vain. It may owe credit as well as answers, so that no request
-/// finds out.
-async fn in_vain(pending: &Mutex<Pending>, patience: Duration) {
+/// Waits until the node is dumb: it leaves a token unanswered, and then also one that it took before.
+/// It may owe credit as well as answers, so that no request finds out.
+async fn dumb(requests: &mpsc::WeakSender<PutToken>, pending: &Mutex<Pending>, patience: Duration) {
     loop {
         sleep(patience).await;
-        if lock(pending).is_in_vain(patience) {
+        let taken = {
+            let pending = lock(pending);
+            if !pending.is_late(patience) {
+                continue;
+            }
+            pending.taken.clone()
+        };
+        let (Some((audience, token)), Some(requests)) = (taken, requests.upgrade()) else {
+            return;
+        };
+        let (reply, answer) = oneshot::channel();
+        let request = PutToken {
+            audience,
+            token,
+            reply,
+        };
+        let exchange = async {
+            drop(requests.send(request).await);
+            answer.await
+        };
+        let answered = timeout(patience, exchange).await;
+        if answered.is_err() && lock(pending).is_late(patience) {
             return;
         }
     }
@@ -170,28 +193,23 @@ async fn send(
     pending: &Mutex<Pending>,
 ) -> Result<(), AmqpError> {
     let mut serial = 0_u64;
-    while let Some(PutToken {
-        audience,
-        token,
-        reply,
-    }) = queue.recv().await
-    {
-        if reply.is_closed() {
+    while let Some(request) = queue.recv().await {
+        if request.reply.is_closed() {
             continue;
         }
         serial += 1;
         let id = serial.to_string();
-        lock(pending).add(id.clone(), &audience, reply);
+        let message = convert::encode(&message(&id, &request))?;
+        lock(pending).add(id, request);
         // Settlement says nothing that the answer does not say.
-        let request = convert::encode(&request(id, audience, &token))?;
-        drop(sender.send(request, 0).await?);
+        drop(sender.send(message, 0).await?);
     }
     Ok(())
 }
 
-fn request(id: String, audience: String, token: &SasToken) -> Message<AmqpValue<String>> {
+fn message(id: &str, request: &PutToken) -> Message<AmqpValue<String>> {
     let properties = Properties {
-        message_id: Some(MessageId::String(id)),
+        message_id: Some(MessageId::String(id.to_owned())),
         to: Some(NODE.to_owned()),
         reply_to: Some("cbs".to_owned()),
         ..Properties::default()
@@ -200,7 +218,7 @@ fn request(id: String, audience: String, token: &SasToken) -> Message<AmqpValue<
     for (name, value) in [
         ("operation", "put-token"),
         ("type", TOKEN_TYPE),
-        ("name", &audience),
+        ("name", &request.audience),
     ] {
         application.insert(name.to_owned(), SimpleValue::String(value.to_owned()));
     }
@@ -210,7 +228,7 @@ fn request(id: String, audience: String, token: &SasToken) -> Message<AmqpValue<
         message_annotations: None,
         properties: Some(properties),
         application_properties: Some(application),
-        body: AmqpValue(token.secret_text().to_owned()),
+        body: AmqpValue(request.token.secret_text().to_owned()),
         footer: None,
     }
 }
@@ -227,11 +245,7 @@ async fn receive(mut receiver: Receiver, pending: &Mutex<Pending>) -> Result<(),
         let Some(MessageId::String(id)) = correlation else {
             continue;
         };
-        let Some(reply) = lock(pending).take(id) else {
-            continue;
-        };
-        // Whoever asked may have gone; then the answer is nobody's.
-        drop(reply.send(verdict(&message)));
+        lock(pending).answer(id, verdict(&message));
     }
 }
 
@@ -258,28 +272,5 @@ fn verdict(message: &Message<Body<Value>>) -> Result<(), AmqpError> {
                 description,
             })
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_answers_any_device_is_not_asked_in_vain() {
-        let patience = Duration::from_secs(20);
-        let mut pending = Pending::default();
-        let ask = |pending: &mut Pending, id: u32, device: u32| {
-            pending.add(id.to_string(), &device.to_string(), oneshot::channel().0);
-        };
-        (0..10).for_each(|id| ask(&mut pending, id, id % 3));
-        tokio::time::advance(patience * 2).await;
-        assert!(!pending.is_in_vain(patience), "three devices are strange");
-        ask(&mut pending, 10, 10);
-        assert!(!pending.is_in_vain(patience), "the fourth has time yet");
-        tokio::time::advance(patience * 2).await;
-        assert!(pending.is_in_vain(patience));
-        assert!(pending.take("4").is_some());
-        assert!(!pending.is_in_vain(patience));
     }
 }

@@ -285,8 +285,8 @@ pub struct WireConfig {
     /// ([`TimeoutConfig::attach`](gateway_core::TimeoutConfig::attach)), so that a hub that says
     /// nothing is noticed, and not only given up on. A session on which it has left 1000 attaches
     /// unanswered is given up, or one without a free handle for detaches; so is a connection on which
-    /// it does not answer the opening of a session, or the tokens of four devices while it answers no
-    /// other's.
+    /// it does not answer the opening of a session, or a token and then neither one that it took there
+    /// before.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
     /// How long the hub may be silent before the connection counts as lost. Default 120 s, as

@@ -456,15 +456,37 @@ async fn a_token_node_that_answers_nobody_costs_its_connection() {
     let wire = wire(|wire| wire.answer_timeout = Duration::from_secs(2));
     let upstream = upstream(config(&hub).with_wire(wire));
     attach(&upstream, &with_key(&hub, "first")).await;
-    let attached = (0..4).map(|number| {
-        let identity = with_key(&hub, &format!("unanswered-{number}"));
-        hub.faults().withhold_token(identity.device.as_str());
-        upstream.attach(identity, RecordingCallback::new().shared())
-    });
-    for attached in join_all(attached).await {
-        assert!(attached.expect_err("no answer").is_retryable());
+    let second = with_key(&hub, "second");
+    for device in ["first", "second"] {
+        hub.faults().withhold_token(device);
     }
+    let attached = upstream.attach(second, RecordingCallback::new().shared());
+    assert!(attached.await.expect_err("no answer").is_retryable());
     hub.wait_until(|_| hub.connections_opened_total() >= 2)
         .await;
+    hub.faults().allow_token("first");
     send_until_ok(&upstream, &uplink(&device_id("first"), "m")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_whose_tokens_alone_stay_unanswered_cost_nobody_the_connection() {
+    let hub = hub().await;
+    let wire = wire(|wire| wire.answer_timeout = Duration::from_secs(1));
+    let upstream = upstream(config(&hub).with_wire(wire));
+    attach(&upstream, &with_key(&hub, "first")).await;
+    let strange = (0..6).map(|number| with_key(&hub, &format!("unanswered-{number}")));
+    let strange: Vec<_> = strange.collect();
+    for identity in &strange {
+        hub.faults().withhold_token(identity.device.as_str());
+    }
+    for _ in 0..6 {
+        let callback = || RecordingCallback::new().shared();
+        let attached = strange
+            .iter()
+            .map(|id| upstream.attach(id.clone(), callback()));
+        for attached in join_all(attached).await {
+            assert!(attached.expect_err("no answer").is_retryable());
+        }
+    }
+    assert_eq!(hub.connections_opened_total(), 1);
 }

@@ -53,7 +53,7 @@ pub(super) struct State {
     /// Questions that no feed has taken yet.
     pub(super) asks: VecDeque<Ask>,
     pub(super) life: Life,
-    /// Methods that run, and messages that have no verdict.
+    /// Methods that run or whose answer waits for the hub, and messages that have no verdict.
     in_hand: usize,
     /// Feeds that are open, and the links that they hear the hub on.
     open: Vec<(LinkPurpose, LinkId)>,

@@ -13,6 +13,7 @@ use gateway_core::governor::Class;
 use gateway_core::{LinkPurpose, MethodReply};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::inbox::InHand;
 use super::{CLOSE_PATIENCE, Site, open};
 use crate::client::{ClientError, Incoming, Receiver, Sender};
 use crate::convert;
@@ -50,6 +51,7 @@ struct Ended {
     id: MessageId,
     deadline: Instant,
     reply: Option<MethodReply>,
+    in_hand: InHand,
 }
 
 /// The open links. Whoever waits for an answer waits at the hub: when the links are lost, no answer
@@ -60,8 +62,15 @@ struct Methods<'a> {
     calls: Receiver,
     answers: Sender,
     running: FuturesUnordered<BoxFuture<'static, Ended>>,
-    /// Answers that wait for the hub, with their deadlines.
-    ready: VecDeque<(Instant, Bytes)>,
+    ready: VecDeque<Ready>,
+}
+
+/// An answer that waits for the hub.
+struct Ready {
+    deadline: Instant,
+    answer: Bytes,
+    /// None where the device was not asked.
+    _in_hand: Option<InHand>,
 }
 
 impl Methods<'_> {
@@ -69,9 +78,10 @@ impl Methods<'_> {
     async fn serve(&mut self) -> Result<(), AmqpError> {
         loop {
             let unwanted = self.site.inbox.until_unwanted(LinkPurpose::Methods);
-            let first = self.ready.front().cloned();
-            let sending = first
-                .map(|(deadline, answer)| timeout_at(deadline, self.answers.send_settled(answer)));
+            let sending = self.ready.front().map(|first| {
+                let sent = self.answers.send_settled(first.answer.clone());
+                timeout_at(first.deadline, sent)
+            });
             let sending = OptionFuture::from(sending);
             tokio::select! {
                 biased;
@@ -100,18 +110,18 @@ impl Methods<'_> {
                 let callback = device.callback();
                 let in_hand = self.site.inbox.hand_over();
                 self.running.push(Box::pin(async move {
-                    let _in_hand = in_hand;
                     let reply = timeout_at(deadline, callback.on_method(call)).await.ok();
                     Ended {
                         id,
                         deadline,
                         reply,
+                        in_hand,
                     }
                 }));
             }
             Ok(Err(Some(id))) => {
                 let reply = MethodReply::new(400, r#"{"error":"invalid method request"}"#);
-                self.put(deadline, id, &reply)?;
+                self.put(deadline, id, &reply, None)?;
             }
             // There is nothing to answer to.
             Ok(Err(None)) | Err(_) => {
@@ -125,7 +135,7 @@ impl Methods<'_> {
     fn answer(&mut self, ended: Ended) -> Result<(), AmqpError> {
         match ended.reply {
             Some(reply) if ended.deadline > Instant::now() => {
-                self.put(ended.deadline, ended.id, &reply)
+                self.put(ended.deadline, ended.id, &reply, Some(ended.in_hand))
             }
             _ => {
                 self.calls.done();
@@ -140,9 +150,14 @@ impl Methods<'_> {
         deadline: Instant,
         id: MessageId,
         reply: &MethodReply,
+        in_hand: Option<InHand>,
     ) -> Result<(), AmqpError> {
         let answer = convert::encode(&convert::method_reply(id, reply))?;
-        self.ready.push_back((deadline, answer));
+        self.ready.push_back(Ready {
+            deadline,
+            answer,
+            _in_hand: in_hand,
+        });
         Ok(())
     }
 
@@ -159,8 +174,8 @@ impl Methods<'_> {
             drop(self.answer(ended));
         }
         let answers = async {
-            for (_, answer) in std::mem::take(&mut self.ready) {
-                self.answers.send_settled(answer).await?;
+            for ready in std::mem::take(&mut self.ready) {
+                self.answers.send_settled(ready.answer).await?;
             }
             Ok::<_, ClientError>(())
         };
