@@ -149,7 +149,7 @@ impl<L: MessageLayer> Devices<L> {
             Vehicle::AnswerRest(exchange) => drop(self.listeners.answered(exchange)),
             Vehicle::Answer(exchange) => {
                 self.listeners.answered(exchange);
-                self.endpoint.forget_answer(exchange);
+                self.endpoint.forget_answer(clock, exchange);
             }
             Vehicle::Call(call) => {
                 self.listeners.called(call);

@@ -52,7 +52,7 @@ pub(crate) trait MessageLayer: fmt::Debug + Send {
     fn is_pending(&self, exchange: Exchange) -> bool;
 
     /// Nobody waits for the end of an answer that went apart any more.
-    fn forget_answer(&mut self, exchange: Exchange);
+    fn forget_answer(&mut self, now: Duration, exchange: Exchange);
 
     fn observe(
         &mut self,
@@ -109,7 +109,9 @@ impl MessageLayer for Endpoint<PeerKey> {
         self.is_pending(exchange)
     }
 
-    fn forget_answer(&mut self, _exchange: Exchange) {}
+    fn forget_answer(&mut self, now: Duration, exchange: Exchange) {
+        self.withdraw_answer(now, exchange);
+    }
 
     fn observe(
         &mut self,

@@ -39,6 +39,8 @@ pub(crate) struct Poll {
     pub(crate) code: Code,
     /// A gateway waits for its child.
     pub(crate) is_child: bool,
+    /// When it came.
+    pub(crate) since: Instant,
     pub(crate) deadline: Instant,
 }
 
@@ -75,6 +77,8 @@ pub(crate) struct Listener {
     pub(crate) commands: Option<Observation>,
     pub(crate) desired: Option<Observation>,
     pub(crate) poll: Option<Poll>,
+    /// The last wait that began, by the number of its exchange.
+    pub(crate) last_wait: Option<u64>,
     /// Its last poll was answered, and until then it is expected to ask again.
     pub(crate) expected_until: Option<Instant>,
     /// Commands are posted to its own server.
@@ -207,6 +211,7 @@ impl Listeners {
                 commands: None,
                 desired: None,
                 poll: None,
+                last_wait: None,
                 expected_until: None,
                 is_server: false,
                 registrations: Vec::new(),

@@ -48,7 +48,7 @@ impl<L: MessageLayer> Devices<L> {
         listener.is_child = is_child;
         listener.is_server |= config.commands.post_to.is_some();
         if has_asked {
-            listener.claim.hold(true);
+            listener.claim.ask();
         }
         let observes = listener.commands.is_some() || listener.desired.is_some();
         let patience = match listener.is_server && !observes {
@@ -85,6 +85,7 @@ impl<L: MessageLayer> Devices<L> {
             return;
         };
         listener.expected_until = None;
+        listener.last_wait = Some(poll.exchange.serial);
         let older = listener.poll.replace(poll);
         let is_rest = |(vehicle, _): &mut (Vehicle, _)| matches!(vehicle, Vehicle::AnswerRest(_));
         // It does not want the rest of what it was given before, so that it gets it anew.

@@ -57,7 +57,20 @@ pub(crate) struct Seat {
     pub(crate) places: Arc<Semaphore>,
     /// The device has asked for something there; else it was only heard.
     is_firm: AtomicBool,
+    /// When it did so last.
+    asked: Mutex<Option<Instant>>,
     is_lost: AtomicBool,
+}
+
+impl Seat {
+    fn asked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether the device has asked for something there since then.
+    pub(crate) fn was_asked_since(&self, since: Instant) -> bool {
+        self.asked().is_some_and(|asked| asked > since)
+    }
 }
 
 /// The devices that listen, each at one socket.
@@ -105,6 +118,7 @@ impl Claim {
             orders,
             places: Arc::new(Semaphore::new(max_waiting)),
             is_firm: AtomicBool::new(is_firm),
+            asked: Mutex::new(is_firm.then(Instant::now)),
             is_lost: AtomicBool::new(false),
         });
         let mut seats = registry.lock();
@@ -131,6 +145,12 @@ impl Claim {
         })
     }
 
+    /// Says that the device asks for something here.
+    pub(crate) fn ask(&self) {
+        *self.seat.asked() = Some(Instant::now());
+        self.hold(true);
+    }
+
     /// Says whether the device has asked for something here, and still wants it.
     pub(crate) fn hold(&self, is_firm: bool) {
         self.seat.is_firm.store(is_firm, Relaxed);
@@ -154,6 +174,8 @@ impl Drop for Claim {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     struct Bench(Arc<Registry>, DeviceId);
@@ -190,6 +212,8 @@ mod tests {
         let bench = Bench::new();
         let asked = bench.claim(true).0.unwrap();
         assert!(bench.claim(false).0.is_none());
+        let before = Instant::now() - Duration::from_secs(1);
+        assert!(asked.seat.was_asked_since(before) && !asked.seat.was_asked_since(Instant::now()));
         asked.hold(false);
         assert!(bench.claim(false).0.is_some());
         assert!(asked.is_lost());

@@ -167,6 +167,7 @@ impl<L: MessageLayer> Devices<L> {
             exchange,
             code,
             is_child,
+            since: self.now,
             deadline: self.now + wait,
         })
     }
@@ -184,11 +185,18 @@ impl<L: MessageLayer> Devices<L> {
         }
     }
 
-    /// Tells whether a wait that begins late is one yet: somebody is there to be answered, and has
-    /// begun none by a later request.
+    /// Tells whether a wait that begins late is one yet: somebody is there to be answered, has begun none
+    /// by a later request, and has asked for nothing elsewhere since.
     fn still_waits(&mut self, device: &DeviceId, poll: &Poll) -> bool {
-        let other = self.listeners.get(device).and_then(|one| one.poll);
-        let is_last = other.is_none_or(|other| other.exchange.serial < poll.exchange.serial);
+        let listener = self.listeners.get(device);
+        let listener = listener.filter(|listener| !listener.claim.is_lost());
+        let is_last = match listener {
+            Some(listener) => listener.last_wait < Some(poll.exchange.serial),
+            None => {
+                let seat = self.shared.registry.find(device);
+                !seat.is_some_and(|seat| seat.was_asked_since(poll.since))
+            }
+        };
         is_last && self.endpoint.is_pending(poll.exchange)
     }
 

@@ -225,3 +225,32 @@ async fn what_the_hub_takes_late_does_not_end_the_wait_that_came_behind_it() {
     };
     in_time(test).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_waits_the_one_asked_for_last_stays_though_the_hub_takes_the_other_later() {
+    let test = async {
+        let running = start().await;
+        let (address, name) = (running.coap.dtls_addr().unwrap(), device("dev1"));
+        let mut session = Session::open(address, "sensor@factory", "secret").await;
+        running.hub.hold();
+        session.ask(&waiting(1, post("1"))).await;
+        running.hub.wait_held(1).await;
+        let get = Message::new(Code::GET).with_path("c");
+        session.ask(&waiting(2, get)).await;
+        running.hub.release();
+        let first = session.next().await;
+        let message = answer(&mut session, first, 1).await;
+        assert_eq!(message.code, Code::CHANGED);
+        running.hub.wait_listening(&name, Interest::COMMANDS).await;
+        let command = CloudMessage::new(name, "go", Instant::now() + Duration::from_secs(120));
+        let take = async {
+            let first = session.next().await;
+            answer(&mut session, first, 2).await
+        };
+        let (settled, message) = tokio::join!(running.hub.send_message(command), take);
+        assert_eq!(message.payload, "go");
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
+}

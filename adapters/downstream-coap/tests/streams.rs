@@ -16,7 +16,7 @@ use gateway_downstream_coap::proto::message::{Code, Message, Token, option};
 use gateway_downstream_coap::{BindError, CoapConfig, CoapDownstream, TcpConfig};
 use support::pki::Pki;
 use support::stream::StreamDevice;
-use support::{Purpose, Running, device, in_time};
+use support::{Purpose, Running, device, in_time, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -311,6 +311,36 @@ async fn a_device_is_reached_by_the_way_that_it_came_last() {
         assert_eq!(settled, Some(Disposition::Complete));
         datagrams.register().await;
         assert_eq!(stream.next().await, DeviceEvent::Closed);
+        let taking = async {
+            let DeviceEvent::Message { tag, .. } = datagrams.next().await else {
+                panic!("no message");
+            };
+            datagrams.acknowledge(tag.parse().unwrap()).await;
+        };
+        let (settled, ()) = tokio::join!(running.hub.send_message(message("dev1", "go")), taking);
+        assert_eq!(settled, Some(Disposition::Complete));
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_takes_late_does_not_take_a_device_from_where_it_listens_now() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        let mut stream = running.stream_device("dev1").await;
+        assert_eq!(stream.hear().await.unwrap().code, Code::CSM);
+        running.hub.hold();
+        let waiting = post("t", "1").with_option(option::URI_QUERY, &b"$.ttd=100"[..]);
+        stream.request(Purpose::Asked, waiting).await;
+        running.hub.wait_held(1).await;
+        let mut datagrams = running.device("dev1").await;
+        let release = async {
+            until(|| running.coap.listening() == 1).await;
+            running.hub.release();
+        };
+        tokio::join!(datagrams.register(), release);
+        assert_eq!(stream.hear().await.unwrap().code, Code::CHANGED);
         let taking = async {
             let DeviceEvent::Message { tag, .. } = datagrams.next().await else {
                 panic!("no message");

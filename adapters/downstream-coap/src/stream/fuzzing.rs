@@ -87,7 +87,7 @@ impl Stream {
     }
 
     pub fn forget_answer(&mut self, exchange: u64) {
-        self.0.forget_answer(named(exchange));
+        self.0.forget_answer(Duration::ZERO, named(exchange));
     }
 
     pub fn observe(

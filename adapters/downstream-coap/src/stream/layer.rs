@@ -287,7 +287,7 @@ impl MessageLayer for StreamLayer {
         self.session.is_pending(exchange.serial)
     }
 
-    fn forget_answer(&mut self, exchange: Exchange) {
+    fn forget_answer(&mut self, _now: Duration, exchange: Exchange) {
         self.forget(Source::Exchange(exchange.serial));
     }
 

@@ -208,6 +208,14 @@ impl<P: PeerName> Endpoint<P> {
         peer.is_some_and(|peer| peer.is_pending(exchange.serial))
     }
 
+    /// Takes back an answer that goes apart, as when nobody waits for its end any more: it is not sent
+    /// again, and holds up nothing behind it. The peer may have it.
+    pub fn withdraw_answer(&mut self, now: Duration, exchange: ExchangeId<P>) {
+        self.with(now, exchange.peer, |peer, cx| {
+            peer.withdraw_answer(cx, exchange.serial);
+        });
+    }
+
     /// Sends a notification, to be acknowledged: [`Event::Notified`] tells how it ended. There is
     /// one at a time for each peer. An error is for [`dismiss`](Self::dismiss) to send.
     ///

@@ -270,6 +270,13 @@ impl Peer {
         Ok((responded, observation))
     }
 
+    /// Takes back an answer that goes apart.
+    pub(super) fn withdraw_answer<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, serial: u64) {
+        self.outbox
+            .withdraw(|purpose| purpose == Purpose::Response(Some(serial)));
+        self.flush(cx);
+    }
+
     /// Sends an answer in the way that the request allows, and remembers it for duplicates.
     fn answer<P: Copy + Hash>(
         &mut self,

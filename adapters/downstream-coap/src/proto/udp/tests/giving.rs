@@ -54,3 +54,31 @@ fn what_is_given_to_a_confirmable_request_goes_with_its_acknowledgement_while_it
         assert_eq!(bench.only().kind, kind);
     }
 }
+
+#[test]
+fn an_answer_that_is_taken_back_holds_up_nothing_behind_it() {
+    let mut bench = bench();
+    let exchanges = [7, 8].map(|id| {
+        bench.hear(1, &non_confirmable(id, post(id.into())));
+        bench.request().exchange
+    });
+    for exchange in exchanges {
+        let given = bench.endpoint.give(bench.now, exchange, changed());
+        assert_eq!(given, Ok(Responded::Apart));
+    }
+    let [first, second] = exchanges;
+    assert_eq!(bench.only().message.token, token(7));
+    bench.endpoint.withdraw_answer(bench.now, first);
+    let next = bench.only();
+    assert_eq!(next.message.token, token(8));
+    bench.hear(1, &Datagram::empty(Kind::Acknowledgement, next.id));
+    let result = Ok(());
+    assert_eq!(
+        bench.told(),
+        [Event::Answered {
+            exchange: second,
+            result
+        }]
+    );
+    bench.assert_nothing_stays();
+}
