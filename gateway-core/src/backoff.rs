@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::error::ConfigError;
-
-/// The longest wait: a time that a clock reaches.
-const LONGEST: Duration = Duration::from_secs(86_400);
+use crate::error::{ConfigError, LONGEST_WAIT};
 
 /// Grows waiting times from a least to a most, each with jitter.
 ///
@@ -53,7 +50,7 @@ impl Backoff {
     /// # Errors
     /// `least` is zero or greater than `most`, or `most` is more than a day.
     pub fn new(least: Duration, most: Duration) -> Result<Self, ConfigError> {
-        if least.is_zero() || least > most || most > LONGEST {
+        if least.is_zero() || least > most || most > LONGEST_WAIT {
             let problem = format!("goes from {least:?} to {most:?}");
             let allowed = "0s < least <= most <= 1day";
             return Err(ConfigError::new("backoff", problem, allowed));
@@ -98,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_backoff_longer_than_a_day_is_refused() {
-        assert!(Backoff::new(LONGEST, LONGEST).is_ok());
-        assert!(Backoff::new(LONGEST, Duration::MAX).is_err());
+        assert!(Backoff::new(LONGEST_WAIT, LONGEST_WAIT).is_ok());
+        assert!(Backoff::new(LONGEST_WAIT, Duration::MAX).is_err());
     }
 }

@@ -61,7 +61,8 @@ pub struct SessionConfig {
     #[serde(with = "humantime_serde")]
     pub idle_ttl: Duration,
     /// How long a device that the hub refused is refused without asking again. Default 1 s to
-    /// 60 s, doubling: a wrong key costs the hub one request a minute.
+    /// 60 s, doubling: a wrong key costs the hub one request a minute. A token that the device
+    /// presents is judged for itself: each new one is asked for at once, two of a device at a time.
     pub refusal: Backoff,
 }
 

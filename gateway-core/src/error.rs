@@ -4,6 +4,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+/// The longest wait: a time that a clock reaches.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// Sorts failures by what can be done about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -104,10 +107,11 @@ macro_rules! opaque_error {
                 Self { kind, operation, retry_after: None, source: None }
             }
 
-            /// Sets how long to wait before the next try.
+            /// Sets how long to wait before the next try, at most a day: who adds it to a clock must
+            /// not find its end.
             #[must_use]
             pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
-                self.retry_after = Some(retry_after);
+                self.retry_after = Some(retry_after.min(LONGEST_WAIT));
                 self
             }
 

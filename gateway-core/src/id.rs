@@ -162,8 +162,9 @@ identifier!(
 identifier!(
     /// Names a message, stable over retries, so that a duplicate can be told.
     ///
-    /// 1 to 128 printable ASCII characters, as the hub takes for its `message-id` (Microsoft,
-    /// "Create and read IoT Hub messages").
+    /// 1 to 128 printable ASCII characters. Those that Microsoft names for the hub's `message-id`
+    /// ("Create and read IoT Hub messages") are fewer: letters, digits and
+    /// ``- : . + % _ # * ? ! ( ) , = @ ; $ '``.
     MessageId, "message id", 128, "printable ASCII characters", |c| c.is_ascii_graphic() || c == ' '
 );
 

@@ -195,6 +195,18 @@ async fn a_poison_message_costs_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_is_taken_in_parts_is_no_error_of_the_device() {
+    let mut run = Run::start(|_| {});
+    run.send_behind_one(8).await;
+    run.harness.hub.reject_next(ErrorKind::TooLarge);
+    run.harness.hub.release();
+    assert_eq!(run.settled().await, all(0..9, ACCEPTED));
+    assert_eq!(run.sizes(), [1, 8, 4, 4]);
+    let explained = run.harness.gateway.explain(&device("a")).unwrap();
+    assert_eq!(explained.session.unwrap().last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_of_poison_is_refused_message_by_message() {
     let mut run = Run::start(|_| {});
     run.send_behind_one(100).await;

@@ -15,7 +15,7 @@ use gateway_core::{
 };
 use support::{Harness, device, no_retries, policy, soon, uplink};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -358,6 +358,43 @@ async fn a_flood_of_strangers_evicts_no_device_that_the_hub_knows() {
     assert_eq!(run.hub.attached_devices(), 15);
     let stats = run.gateway.stats();
     assert_eq!((stats.sessions.sessions, stats.detached), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_that_a_throttling_hub_does_not_judge_evict_no_device_that_it_knows() {
+    let run = Harness::start(|config| {
+        no_retries(config);
+        config.sessions.capacity = 20;
+    });
+    for n in 0..15 {
+        let good = format!("good-{n}");
+        assert_eq!(run.send(&good, "1").await, Settlement::Accepted);
+    }
+    run.hub.throttle(Some(SECOND));
+    for n in 0..100 {
+        let throttled = Settlement::RetryLater(SECOND);
+        assert_eq!(run.send(&format!("throttled-{n}"), "1").await, throttled);
+    }
+    run.hub.throttle(None);
+    run.hub.set_latency(SECOND);
+    for n in 0..100 {
+        let device = run.devices.device(device(&format!("gone-{n}"))).await;
+        let sent = timeout(SECOND / 2, device.send("x")).await;
+        assert!(sent.is_err(), "it gives up before the hub says a word");
+    }
+    for n in 0..15 {
+        assert!(run.hub.is_attached(&device(&format!("good-{n}"))), "{n}");
+    }
+    // Who is taken in the end is a stranger no more.
+    run.hub.set_latency(Duration::ZERO);
+    assert_eq!(run.send("gone-99", "2").await, Settlement::Accepted);
+    for n in 0..100 {
+        let stranger = format!("stranger-{n}");
+        run.hub.refuse(&device(&stranger), ErrorKind::UnknownDevice);
+        let refused = Settlement::Rejected(ErrorKind::UnknownDevice);
+        assert_eq!(run.send(&stranger, "1").await, refused);
+    }
+    assert!(run.hub.is_attached(&device("gone-99")));
 }
 
 #[tokio::test(start_paused = true)]

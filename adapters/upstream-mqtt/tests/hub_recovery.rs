@@ -259,6 +259,28 @@ async fn a_message_that_waits_for_the_budget_does_not_hold_up_the_close() {
     assert_eq!(unsettled.kind(), ErrorKind::TimedOut);
 }
 
+/// One that waited for each of its messages apart would give up with some of them paid for, and pay
+/// for them anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_waits_for_the_budget_once() {
+    let hub = plain_hub().await;
+    let mut config = config(&hub);
+    config.budget.sends = Rate::limited(0.1, 10.0);
+    let upstream = upstream(config);
+    let identity = with_key(&hub, "device");
+    let device = identity.device.clone();
+    let _callback = attach(&upstream, &identity).await;
+    let batch: Vec<_> = (0..20).map(|n| uplink(&device, n.to_string())).collect();
+    let sent = timeout(Duration::from_secs(30), upstream.send_batch(&batch)).await;
+    sent.expect("not 10 s for each").expect("the hub takes all");
+    let next = uplink(&device, "next");
+    let waits = async { hub.wait_until(|_| upstream.stats().waiting > 0).await };
+    tokio::select! {
+        _ = upstream.send(&next) => panic!("it goes before its turn"),
+        () = waits => {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_cannot_be_reached_is_not_asked_in_a_hot_loop() {
     let hub = plain_hub().await;

@@ -134,6 +134,11 @@ impl SasToken {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> usize {
+        Arc::strong_count(&self.text)
+    }
+
     /// The whole token: a secret, for the hub alone.
     #[must_use]
     pub fn secret_text(&self) -> &str {

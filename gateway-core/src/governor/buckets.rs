@@ -158,17 +158,20 @@ impl Pace {
         self.level = (self.level + (rate + grown) / 2.0 * passed).min(burst.max(1.0));
     }
 
-    fn take(&mut self) -> bool {
-        let may = self.rate.is_none() || self.level >= 1.0;
-        if may && self.rate.is_some() {
-            self.level -= 1.0;
-        }
-        may
+    fn may_pass(&self) -> bool {
+        self.rate.is_none() || self.level >= 1.0
     }
 
-    fn give_back(&mut self) {
+    /// Takes what several cost together from one turn, on credit if need be: the next waits longer.
+    fn take(&mut self, count: u32) {
+        if self.rate.is_some() {
+            self.level -= f64::from(count);
+        }
+    }
+
+    fn give_back(&mut self, count: u32) {
         // At most what was taken: the next `advance` bounds it by the burst.
-        self.level += 1.0;
+        self.level += f64::from(count);
     }
 
     fn shrink(&mut self, now: Instant) {
@@ -180,45 +183,54 @@ impl Pace {
         self.shrunk_at = Some(now);
         let rate = self.rate.map_or(self.base(), |rate| rate * SHRINK);
         self.rate = Some(rate.max(self.base() * STEP));
-        self.level = 0.0;
+        self.level = self.level.min(0.0);
     }
 
     /// How long `count` more would take.
     fn forecast(&self, count: usize) -> Duration {
-        let left = (count as f64 - self.level.max(0.0)).max(0.0);
+        let left = (count as f64 - self.level).max(0.0);
         self.rate.map_or(Duration::ZERO, |rate| {
             Duration::from_secs_f64((left / rate).min(1e6))
         })
     }
 }
 
+/// What somebody waits for: several at once, and how soon.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    count: u32,
+    priority: Priority,
+}
+
 #[derive(Debug)]
 struct Bucket {
     pace: Pace,
     by_priority: BTreeSet<(Priority, Ticket)>,
-    by_age: BTreeMap<Ticket, Priority>,
+    by_age: BTreeMap<Ticket, Wish>,
     passed: u32,
 }
 
 impl Bucket {
-    fn insert(&mut self, ticket: Ticket, priority: Priority) {
-        self.by_priority.insert((priority, ticket));
-        self.by_age.insert(ticket, priority);
+    fn insert(&mut self, ticket: Ticket, wish: Wish) {
+        self.by_priority.insert((wish.priority, ticket));
+        self.by_age.insert(ticket, wish);
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Priority> {
-        let priority = self.by_age.remove(&ticket)?;
-        self.by_priority.remove(&(priority, ticket));
-        Some(priority)
+    fn remove(&mut self, ticket: Ticket) -> Option<Wish> {
+        let wish = self.by_age.remove(&ticket)?;
+        self.by_priority.remove(&(wish.priority, ticket));
+        Some(wish)
     }
 
+    /// Lets the next one pass that waits.
     fn next(&mut self) -> Option<Ticket> {
         let ticket = match self.passed % OLDEST_EVERY {
             0 => *self.by_age.first_key_value()?.0,
             _ => self.by_priority.first()?.1,
         };
         self.passed = self.passed.wrapping_add(1);
-        self.remove(ticket);
+        let wish = self.remove(ticket)?;
+        self.pace.take(wish.count);
         Some(ticket)
     }
 }
@@ -259,37 +271,39 @@ impl Governor {
         &mut self.buckets[operation as usize]
     }
 
-    /// Asks to pass: at once, or with the ticket that it will be called by.
+    /// Asks to pass so many times together: at once, or with the ticket that it will be called by.
     pub(super) fn ask(
         &mut self,
         operation: Operation,
+        count: u32,
         priority: Priority,
         now: Instant,
     ) -> Option<Ticket> {
         let bucket = &mut self.buckets[operation as usize];
         bucket.pace.advance(now);
-        if bucket.by_age.is_empty() && bucket.pace.take() {
+        if bucket.by_age.is_empty() && bucket.pace.may_pass() {
+            bucket.pace.take(count);
             return None;
         }
         self.tickets += 1;
-        bucket.insert(self.tickets, priority);
+        bucket.insert(self.tickets, Wish { count, priority });
         Some(self.tickets)
     }
 
-    /// Takes back a wish. One that was granted and not used is given to the next.
-    pub(super) fn leave(&mut self, operation: Operation, ticket: Ticket) {
+    /// Takes back a wish for so many. One that was granted and not used is given to the next.
+    pub(super) fn leave(&mut self, operation: Operation, ticket: Ticket, count: u32) {
         let bucket = self.bucket(operation);
         if bucket.remove(ticket).is_none() {
-            bucket.pace.give_back();
+            bucket.pace.give_back(count);
         }
     }
 
     /// Notes that somebody waits for it now.
     pub(super) fn hurry(&mut self, operation: Operation, ticket: Ticket) {
         let bucket = self.bucket(operation);
-        if let Some(priority) = bucket.remove(ticket) {
-            let class = priority.class.min(Class::Wanted);
-            bucket.insert(ticket, Priority { class, ..priority });
+        if let Some(mut wish) = bucket.remove(ticket) {
+            wish.priority.class = wish.priority.class.min(Class::Wanted);
+            bucket.insert(ticket, wish);
         }
     }
 
@@ -297,8 +311,7 @@ impl Governor {
     pub(super) fn admit(&mut self, operation: Operation, now: Instant) -> Option<Ticket> {
         let bucket = self.bucket(operation);
         bucket.pace.advance(now);
-        let may = !bucket.by_age.is_empty() && bucket.pace.take();
-        may.then(|| bucket.next()).flatten()
+        bucket.pace.may_pass().then(|| bucket.next()).flatten()
     }
 
     /// When the next may pass; none if nobody waits.
@@ -326,7 +339,7 @@ impl Governor {
     /// The place of one among those that wait for the same, from 1, by priority.
     pub(super) fn position(&self, operation: Operation, ticket: Ticket) -> Option<usize> {
         let bucket = &self.buckets[operation as usize];
-        let priority = *bucket.by_age.get(&ticket)?;
+        let priority = bucket.by_age.get(&ticket)?.priority;
         Some(bucket.by_priority.range(..=(priority, ticket)).count())
     }
 
@@ -379,39 +392,43 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked, taken back and throttled, no stretch of time sees more than its rate,
-        /// the burst and one.
+        /// Whatever is asked, taken back and throttled, no stretch of time sees more than its rate
+        /// and the burst, but for what its last takes together.
         #[test]
         fn nobody_gets_more_than_the_rate_and_the_burst(
-            steps in proptest::collection::vec((0..40u64, 0..20u32, 0..30u8), 1..200),
+            steps in proptest::collection::vec((0..40u64, 0..20u32, 1..9u32, 0..30u8), 1..200),
             per_second in 1.0..200.0f64,
             burst in 1.0..50.0f64,
         ) {
             let mut now = Instant::now();
             let mut governor = governor(limited(per_second, burst), now);
-            let (mut passed, mut waiting) = (Vec::new(), Vec::new());
-            for (pause, asks, what) in steps {
+            let (mut passed, mut waiting) = (Vec::new(), BTreeMap::new());
+            for (pause, asks, count, what) in steps {
                 now += Duration::from_millis(pause);
                 for _ in 0..asks {
-                    match governor.ask(Operation::Token, QUIET, now) {
-                        None => passed.push(now),
-                        Some(ticket) => waiting.push(ticket),
+                    match governor.ask(Operation::Token, count, QUIET, now) {
+                        None => passed.push((now, count)),
+                        Some(ticket) => drop(waiting.insert(ticket, count)),
                     }
                 }
                 match what {
                     0 => governor.throttled(Operation::Token, now),
-                    1 => waiting.drain(..).for_each(|t| governor.leave(Operation::Token, t)),
+                    1 => while let Some((ticket, count)) = waiting.pop_first() {
+                        governor.leave(Operation::Token, ticket, count);
+                    },
                     _ => {}
                 }
                 while let Some(ticket) = governor.admit(Operation::Token, now) {
-                    waiting.retain(|other| *other != ticket);
-                    passed.push(now);
+                    passed.push((now, waiting.remove(&ticket).expect("it waits")));
                 }
             }
-            for (at, first) in passed.iter().enumerate() {
-                for (more, last) in passed[at..].iter().enumerate() {
+            for (at, (first, _)) in passed.iter().enumerate() {
+                let mut before = 0;
+                for (last, count) in &passed[at..] {
                     let allowed = per_second * (*last - *first).as_secs_f64() + burst + 1e-6;
-                    prop_assert!((more + 1) as f64 <= allowed.max(1.0), "{} in {:?}", more + 1, *last - *first);
+                    // One turn is enough for all that go together.
+                    prop_assert!(f64::from(before + 1) <= allowed.max(1.0), "{before} in {:?}", *last - *first);
+                    before += count;
                 }
             }
         }
@@ -422,15 +439,15 @@ mod tests {
         fn nobody_waits_for_ever_behind_better_ones(there in 1..50usize, comers in 1..4usize) {
             let mut now = Instant::now();
             let mut governor = governor(limited(1000.0, 1.0), now);
-            let _ = governor.ask(Operation::Token, QUIET, now);
+            let _ = governor.ask(Operation::Token, 1, QUIET, now);
             for n in 1..there {
-                let _ = governor.ask(Operation::Token, Priority::new(Class::Wanted, n as u64), now);
+                let _ = governor.ask(Operation::Token, 1, Priority::new(Class::Wanted, n as u64), now);
             }
-            let last = governor.ask(Operation::Token, QUIET, now);
+            let last = governor.ask(Operation::Token, 1, QUIET, now);
             for passed in 0.. {
                 prop_assert!(passed <= 8 * there, "{passed} before it");
                 for _ in 0..comers {
-                    let _ = governor.ask(Operation::Token, Priority::new(Class::Standing, 0), now);
+                    let _ = governor.ask(Operation::Token, 1, Priority::new(Class::Standing, 0), now);
                 }
                 now += Duration::from_millis(1);
                 if governor.admit(Operation::Token, now) == last {
@@ -448,7 +465,7 @@ mod tests {
                 now += Duration::from_secs(2);
                 governor.throttled(Operation::Token, now);
             }
-            while governor.ask(Operation::Token, QUIET, now).is_none() {}
+            while governor.ask(Operation::Token, 1, QUIET, now).is_none() {}
             let due = governor.due().expect("somebody waits");
             let due = due + Duration::from_micros(1);
             prop_assert!(governor.admit(Operation::Token, due).is_some());
@@ -459,9 +476,9 @@ mod tests {
     fn devices_with_work_go_first_then_the_most_recently_active() {
         let now = Instant::now();
         let mut governor = governor(limited(1.0, 1.0), now);
-        assert_eq!(governor.ask(Operation::Token, QUIET, now), None);
+        assert_eq!(governor.ask(Operation::Token, 1, QUIET, now), None);
         let mut ask = |class, active| {
-            let ticket = governor.ask(Operation::Token, Priority::new(class, active), now);
+            let ticket = governor.ask(Operation::Token, 1, Priority::new(class, active), now);
             ticket.expect("the budget is used up")
         };
         let (quiet, recent) = (ask(Class::Quiet, 3), ask(Class::Quiet, 9));
@@ -480,7 +497,7 @@ mod tests {
         let mut now = Instant::now();
         let mut governor = governor(limited(100.0, 100.0), now);
         for _ in 0..10_000 {
-            let _ = governor.ask(Operation::Token, QUIET, now);
+            let _ = governor.ask(Operation::Token, 1, QUIET, now);
         }
         assert_eq!(second(&mut governor, &mut now), 100);
         governor.throttled(Operation::Token, now);
@@ -499,11 +516,11 @@ mod tests {
         let mut now = Instant::now();
         let mut governor = governor(Rate::Unlimited, now);
         for _ in 0..100_000 {
-            assert_eq!(governor.ask(Operation::Token, QUIET, now), None);
+            assert_eq!(governor.ask(Operation::Token, 1, QUIET, now), None);
         }
         governor.throttled(Operation::Token, now);
         for _ in 0..1000 {
-            assert!(governor.ask(Operation::Token, QUIET, now).is_some());
+            assert!(governor.ask(Operation::Token, 1, QUIET, now).is_some());
         }
         assert_eq!(
             governor.forecast(&[Operation::Token], 1000, now),

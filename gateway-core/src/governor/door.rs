@@ -58,13 +58,28 @@ impl Door {
     /// # Cancel safety
     /// Safe: the place in the queue is lost, the budget is not.
     pub async fn pass(&self, operation: Operation, priority: Priority, turn: &Turn) {
+        self.pass_together(operation, 1, priority, turn).await;
+    }
+
+    /// Waits until the budget allows one more, and takes so many: those who come next wait until it
+    /// has made up for them. Who gives up has then spent nothing, whatever it waited for.
+    ///
+    /// # Cancel safety
+    /// Safe: the place in the queue is lost, the budget is not.
+    pub async fn pass_together(
+        &self,
+        operation: Operation,
+        count: u32,
+        priority: Priority,
+        turn: &Turn,
+    ) {
         if self.is_open[operation as usize].load(Relaxed) {
             return;
         }
         let (granted, ticket) = {
             let mut state = lock(&self.state);
             let now = Instant::now();
-            let Some(ticket) = state.governor.ask(operation, priority, now) else {
+            let Some(ticket) = state.governor.ask(operation, count, priority, now) else {
                 let is_open = state.governor.is_unlimited(operation, now);
                 self.is_open[operation as usize].store(is_open, Relaxed);
                 return;
@@ -80,6 +95,7 @@ impl Door {
         let mut place = Waiting {
             door: self,
             operation,
+            count,
             ticket: Some(ticket),
             turn,
         };
@@ -176,6 +192,7 @@ impl Door {
 struct Waiting<'a> {
     door: &'a Door,
     operation: Operation,
+    count: u32,
     /// None once it was granted and taken.
     ticket: Option<Ticket>,
     turn: &'a Turn,
@@ -187,7 +204,7 @@ impl Drop for Waiting<'_> {
         if let Some(ticket) = self.ticket {
             let mut state = lock(&self.door.state);
             state.waiting.remove(&ticket);
-            state.governor.leave(self.operation, ticket);
+            state.governor.leave(self.operation, ticket, self.count);
             // What it gives back may be the next one's.
             self.door.wake.notify_one();
         }
@@ -249,6 +266,21 @@ mod tests {
         door.pass(Operation::Token, QUIET, &Turn::default()).await;
         assert!(begun.elapsed() <= Duration::from_millis(600));
         assert_eq!(door.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_together_waits_once_and_those_behind_it_for_all_of_it() {
+        let (door, _run) = door(10.0);
+        let (begun, turn) = (Instant::now(), Turn::default());
+        let seconds = || begun.elapsed().as_secs_f64();
+        door.pass(Operation::Token, QUIET, &turn).await;
+        door.pass_together(Operation::Token, 50, QUIET, &turn).await;
+        assert!((0.1..0.2).contains(&seconds()), "{}", seconds());
+        let late = door.pass_together(Operation::Token, 50, QUIET, &turn);
+        assert!(timeout(Duration::from_secs(4), late).await.is_err());
+        // Who gave up has spent nothing.
+        door.pass(Operation::Token, QUIET, &turn).await;
+        assert!((5.0..5.2).contains(&seconds()), "{}", seconds());
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,10 @@ use crate::session::{Batch, Busy, Gate, Place};
 impl Inner {
     /// Sends a message whose turn it is.
     pub(super) async fn send_now(&self, gate: &Gate<'_>, uplink: &Uplink) -> Settlement {
-        settlement(&self.send(gate, slice::from_ref(uplink)).await)
+        match self.send(gate, slice::from_ref(uplink)).await {
+            Ok(()) => Settlement::Accepted,
+            Err(error) => failed(gate, &error),
+        }
     }
 
     /// Sends a message that must wait for its turn. Whoever has the next one sends all that waits.
@@ -45,18 +48,16 @@ impl Inner {
     async fn send_batch(&self, gate: &Gate<'_>, mut batch: Batch<'_>) {
         let mut count = batch.unsettled().len();
         while count > 0 {
-            let result = self.send(gate, &batch.unsettled()[..count]).await;
-            let settlement = settlement(&result);
-            match result {
+            match self.send(gate, &batch.unsettled()[..count]).await {
                 Ok(()) => {
-                    batch.settle(count, settlement);
+                    batch.settle(count, Settlement::Accepted);
                     count *= 2;
                 }
                 Err(error) if !may_be_one_message(error.kind()) => {
-                    batch.settle(batch.unsettled().len(), settlement);
+                    batch.settle(batch.unsettled().len(), failed(gate, &error));
                 }
                 Err(_) if count > 1 => count /= 2,
-                Err(_) => batch.settle(1, settlement),
+                Err(error) => batch.settle(1, failed(gate, &error)),
             }
             count = count.min(batch.unsettled().len());
         }
@@ -64,18 +65,6 @@ impl Inner {
 
     /// Sends messages of one device, attaching it first if need be.
     async fn send(&self, gate: &Gate<'_>, uplinks: &[Uplink]) -> Result<(), UpstreamError> {
-        let result = self.attach_and_send(gate, uplinks).await;
-        if let Err(error) = &result {
-            gate.fail(error);
-        }
-        result
-    }
-
-    async fn attach_and_send(
-        &self,
-        gate: &Gate<'_>,
-        uplinks: &[Uplink],
-    ) -> Result<(), UpstreamError> {
         // Not by way of `Arc`'s own implementation, which would box once more.
         let upstream = &*self.upstream;
         let attempt = || match uplinks {
@@ -94,11 +83,10 @@ impl Inner {
     }
 }
 
-fn settlement(result: &Result<(), UpstreamError>) -> Settlement {
-    match result {
-        Ok(()) => Settlement::Accepted,
-        Err(error) => Settlement::from(error),
-    }
+/// Makes a settlement of an error and has it remembered.
+fn failed(gate: &Gate<'_>, error: &UpstreamError) -> Settlement {
+    gate.fail(error);
+    Settlement::from(error)
 }
 
 /// Tells whether a batch may have been refused for one of its messages.

@@ -35,32 +35,35 @@ impl SessionTable {
         interest: Interest,
     ) -> Result<(), UpstreamError> {
         let session = gate.session;
-        let (was_held, checked) = {
+        let (is_new, was_held, checked) = {
             let standing = session.standing();
-            (standing.is_held, standing.check(token.as_ref()))
+            let is_new = standing.attach == 0;
+            (is_new, standing.is_held, standing.check(token.as_ref()))
         };
-        if checked.is_err() && !was_held {
-            // Its message has brought it to the young end.
-            self.demote(session);
+        // However it ends: a hub that throttles for a flood says nothing of those who make it.
+        let mut verdict = Verdict {
+            table: self,
+            session,
+            is_stranger: is_new,
+        };
+        if let Err(error) = checked {
+            verdict.is_stranger |= !was_held;
+            return Err(error);
         }
-        checked?;
         let number = self.next_attach();
         match self.ask(session, &token, interest, number).await {
             Ok(credential) => {
                 let mut standing = session.standing();
                 standing.accept(number, token, credential, interest);
+                verdict.is_stranger = false;
                 Ok(())
             }
             Err(error) => {
                 if is_lasting(error.kind()) {
-                    {
-                        let mut standing = session.standing();
-                        standing.is_held = was_held;
-                        standing.refuse(token, error.kind(), &self.config.refusal);
-                    }
-                    if !was_held {
-                        self.demote(session);
-                    }
+                    let mut standing = session.standing();
+                    standing.is_held = was_held;
+                    standing.refuse(token, error.kind(), &self.config.refusal);
+                    verdict.is_stranger |= !was_held;
                 }
                 Err(error)
             }
@@ -190,5 +193,24 @@ impl SessionTable {
                 }
             }
         });
+    }
+}
+
+/// Gives a session its place in the table when its attach is over, also one that was given up: its
+/// message had brought it to the young end.
+struct Verdict<'a> {
+    table: &'a SessionTable,
+    session: &'a Session,
+    is_stranger: bool,
+}
+
+impl Drop for Verdict<'_> {
+    fn drop(&mut self) {
+        if self.is_stranger {
+            self.table.demote(self.session);
+        } else if self.session.is_stranger.load(Relaxed) {
+            let is_this = |other: &Session| std::ptr::eq(other, self.session);
+            self.table.use_if(&self.session.device, is_this);
+        }
     }
 }

@@ -54,7 +54,7 @@ struct Session {
     /// or since the hub ended its session.
     desired: AtomicU64,
     online: AtomicBool,
-    /// Refused by the hub when it last came.
+    /// Never taken by the hub yet, or refused by it when it last came.
     is_stranger: AtomicBool,
 }
 

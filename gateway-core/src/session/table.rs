@@ -33,9 +33,9 @@ pub(super) struct Counters {
 pub struct SessionStats {
     /// Devices in the table.
     pub sessions: usize,
-    /// Devices detached to make room.
+    /// Sessions that made room for others; their devices were detached if the upstream knew them.
     pub evicted: u64,
-    /// Devices detached after their idle time to live.
+    /// Sessions that ended with their idle time to live, in the same way.
     pub expired: u64,
 }
 
@@ -176,7 +176,7 @@ impl SessionTable {
         session.is_stranger.store(false, Relaxed);
     }
 
-    /// Puts a session that the hub refused at the old end: a flood of strangers makes room for
+    /// Puts a session that the hub has not taken at the old end: a flood of strangers makes room for
     /// itself, at no cost to those whom the hub knows.
     pub(super) fn demote(&self, session: &Session) {
         session.is_stranger.store(true, Relaxed);

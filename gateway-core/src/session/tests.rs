@@ -5,8 +5,10 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::config::GatewayConfig;
-use crate::credential::{HubPolicyCredentials, SharedAccessPolicy, SymmetricKey};
+use crate::credential::{HubPolicyCredentials, SasToken, SharedAccessPolicy, SymmetricKey};
+use crate::error::ErrorKind;
 use crate::testkit::{MemoryUpstream, RecordingCallback};
+use crate::upstream::Interest;
 
 const CAPACITY: usize = 100;
 
@@ -77,4 +79,20 @@ fn a_known_device_costs_little() {
         all <= 272,
         "{all} bytes, of which the session has {session}"
     );
+}
+
+/// Anybody may present a long token in a device's name, and a session may stay for hours.
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_kept() {
+    let hub = MemoryUpstream::new();
+    let table = table(&hub);
+    let device = DeviceId::new("d").unwrap();
+    let text = format!("SharedAccessSignature sr={}&sig=x&se=1", "x".repeat(1000));
+    let token = SasToken::parse(&text).unwrap();
+    let busy = table.enter(&device).unwrap();
+    for _ in 0..2 {
+        let refused = table.online(&busy, Interest::NONE, Some(token.clone()));
+        assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Unauthorized);
+        assert_eq!(token.owners(), 1);
+    }
 }

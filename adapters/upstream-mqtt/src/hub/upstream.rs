@@ -166,13 +166,13 @@ impl MqttHubUpstream {
         };
         let line = link.line()?.clone();
         device.set_active(self.sent.fetch_add(1, Relaxed));
-        for _ in uplinks {
-            tokio::select! {
-                biased;
-                passed = self.env.pass(Operation::Send, SENDS, &device.turn) => passed?,
-                // Recovery waits for the link.
-                () = line.client.down().cancelled() => return Err(HubError::Down),
-            }
+        let (env, count) = (&self.env, uplinks.len() as u32);
+        tokio::select! {
+            biased;
+            () = env.door.pass_together(Operation::Send, count, SENDS, &device.turn) => {}
+            // Recovery waits for the link.
+            () = line.client.down().cancelled() => return Err(HubError::Down),
+            () = env.closing.cancelled() => return Err(HubError::Closed),
         }
         let _work = line.work.token();
         let mut sending = pin!(line.publish(publishes));
