@@ -122,6 +122,33 @@ async fn forged_tokens_do_not_starve_the_device_that_they_name() {
     let _presence = run.online(good).await.unwrap();
 }
 
+/// As from a device that gives up its hellos and comes again while the hub is out of reach.
+#[tokio::test(start_paused = true)]
+async fn few_of_a_device_wait_with_the_same_token_while_the_hub_says_nothing() {
+    let (run, a) = start();
+    let good = with_token(&a, &key(), HOUR);
+    drop(run.online(good.clone()).await.unwrap());
+    run.hub.end_session(&a, ErrorKind::Disconnected).await;
+    run.hub.set_latency(SECOND);
+    let mut hellos = JoinSet::new();
+    for _ in 0..10 {
+        let (ingress, good) = (run.devices.ingress().await, good.clone());
+        hellos.spawn(async move { ingress.online(good).await.map(drop) });
+    }
+    // A stranger's has its place beside them.
+    let forged = with_token(&a, &wrong_key(), HOUR);
+    assert_eq!(
+        run.online(forged).await.unwrap_err(),
+        ErrorKind::Unauthorized
+    );
+    let told = hellos.join_all().await.into_iter();
+    let kinds: Vec<_> = told
+        .filter_map(|told| told.err())
+        .map(|error| error.kind())
+        .collect();
+    assert_eq!(kinds, [ErrorKind::Throttled; 8]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn forged_tokens_do_not_lengthen_the_wait_of_the_device_that_they_name() {
     let (run, a) = start();

@@ -212,8 +212,9 @@ pub struct TimeoutConfig {
     /// From the first byte of a frame to its last. Default 30 s: 64 KiB at 17 kbit/s.
     #[serde(with = "humantime_serde")]
     pub frame: Duration,
-    /// Until bytes that wait to be written are. Default 10 s: a device that reads nothing for so
-    /// long is gone.
+    /// Until all bytes that wait to be written are, behind those that the system holds. Default
+    /// 10 s: a device that reads nothing for so long is gone. One on a slow line that gets large
+    /// messages needs longer.
     #[serde(with = "humantime_serde")]
     pub write: Duration,
     /// Until a device confirms a message, but never past the message's own deadline; a method has

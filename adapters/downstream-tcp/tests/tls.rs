@@ -9,12 +9,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_core::Interest;
 use gateway_downstream_tcp::{BindError, TcpConfig, TcpDownstream, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::json;
-use support::{Device, Running, SECRET, config};
+use support::{Device, Running, SECRET, config, device};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -106,6 +108,14 @@ async fn a_certificate_names_the_device_without_a_hello() {
     // Firmware that says hello all the same is welcome under its own name only.
     dev1.say(json!({"type": "hello", "id": "dev1"})).await;
     assert_eq!(dev1.hear().await["type"], "welcome");
+    // It may say what it wants to hear.
+    let all = json!({"messages": true, "methods": true, "desired": true});
+    dev1.say(json!({"type": "hello", "id": "dev1", "interest": all}))
+        .await;
+    assert_eq!(dev1.hear().await["type"], "welcome");
+    let name = device("dev1");
+    let listening = running.hub.wait_listening(&name, Interest::ALL);
+    timeout(Duration::from_secs(10), listening).await.unwrap();
     dev1.say(json!({"type": "hello", "id": "dev2", "secret": SECRET}))
         .await;
     assert_eq!(dev1.hear().await["reason"], "already_identified");

@@ -11,7 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -21,6 +21,7 @@ use crate::id::DeviceId;
 use crate::lock::lock;
 use backlog::Backlog;
 pub(crate) use backlog::{Batch, Place};
+use judge::Judging;
 pub(crate) use leave::SWEEPS_PER_TTL;
 use standing::Standing;
 pub use table::SessionStats;
@@ -48,8 +49,7 @@ struct Session {
     /// The number of the last announcement, so that an older connection's end does not unsubscribe a
     /// newer one.
     presence: AtomicU32,
-    /// Presented tokens that wait for the hub's judgement, or have it made.
-    judging: AtomicU8,
+    judging: Judging,
     /// The newest version of the desired properties on its way to the device since it came online,
     /// or since the hub ended its session.
     desired: AtomicU64,
@@ -69,7 +69,7 @@ impl Session {
             busy: AtomicU32::new(0),
             route: AtomicU32::new(NO_ROUTE),
             presence: AtomicU32::new(0),
-            judging: AtomicU8::new(0),
+            judging: Judging::default(),
             desired: AtomicU64::new(0),
             online: AtomicBool::new(false),
             is_stranger: AtomicBool::new(false),

@@ -144,7 +144,7 @@ impl SessionTable {
             let busy = Busy(session.clone());
             self.touch(session);
             // Tokens that strangers present take no room from it.
-            let queued = queued.saturating_sub(session.judging.load(Relaxed).into());
+            let queued = queued.saturating_sub(session.judging.count());
             return match queued < self.max_queued {
                 true => Ok(busy),
                 false => Err(full().with_source("too many messages of this device are waiting")),

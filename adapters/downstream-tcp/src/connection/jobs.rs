@@ -108,7 +108,8 @@ pub(super) fn perform(ingress: &Ingress, start: Start) -> impl Future<Output = D
 }
 
 /// What is on its way. Most devices have one message there at a time: it has a place of its own,
-/// where it costs neither memory nor a wake-up of its own.
+/// where it costs neither memory nor a wake-up of its own. Where there are others, the next goes
+/// behind them: they may not have been polled yet, and uplinks are in the order of their first polls.
 #[derive(Debug)]
 pub(super) struct Jobs<'a, F> {
     first: Pin<&'a mut Option<F>>,
@@ -129,9 +130,9 @@ impl<'a, F: Future<Output = Done>> Jobs<'a, F> {
     }
 
     pub(super) fn push(&mut self, job: F) {
-        match self.first.is_some() {
-            true => self.others.push(job),
-            false => self.first.set(Some(job)),
+        match self.len() {
+            0 => self.first.set(Some(job)),
+            _ => self.others.push(job),
         }
     }
 
@@ -149,5 +150,54 @@ impl<'a, F: Future<Output = Done>> Jobs<'a, F> {
             return Poll::Ready(done);
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A set of futures may leave one unpolled where two before it have woken themselves.
+    #[test]
+    fn what_waits_for_its_first_poll_keeps_its_place() {
+        let begun = RefCell::new(Vec::new());
+        let job = |name: char, wakes_itself: bool| {
+            let begun = &begun;
+            let mut is_new = true;
+            poll_fn(move |cx| {
+                if std::mem::take(&mut is_new) {
+                    begun.borrow_mut().push(name);
+                }
+                if wakes_itself {
+                    cx.waker().wake_by_ref();
+                }
+                let settlement = Settlement::Accepted;
+                match name {
+                    'a' => Poll::Ready(Done::Uplink {
+                        token: 1,
+                        settlement,
+                    }),
+                    _ => Poll::Pending,
+                }
+            })
+        };
+        let first = pin!(None);
+        let mut jobs = Jobs::new(first);
+        for (name, wakes_itself) in [('a', false), ('b', true), ('c', true), ('d', false)] {
+            jobs.push(job(name, wakes_itself));
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(jobs.poll_done(&mut cx).is_ready());
+        assert!(jobs.poll_done(&mut cx).is_pending());
+        jobs.push(job('e', false));
+        for _ in 0..10 {
+            assert!(jobs.poll_done(&mut cx).is_pending());
+        }
+        assert_eq!(*begun.borrow(), ['a', 'b', 'c', 'd', 'e']);
     }
 }

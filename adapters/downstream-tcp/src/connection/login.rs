@@ -25,6 +25,7 @@ pub(super) struct Admission {
 
 pub(super) type Judgement = BoxFuture<'static, Result<Admission, Refusal>>;
 pub(super) type Arrival = BoxFuture<'static, Result<Presence, UpstreamError>>;
+pub(super) type Renewal = BoxFuture<'static, Result<(Presence, Interest), UpstreamError>>;
 
 /// Judges a login: a token by the hub, a certificate by TLS, which has done so, and the rest by
 /// the authenticator.
@@ -93,10 +94,10 @@ pub(super) fn present(
     device: DeviceId,
     interest: Interest,
     token: SasToken,
-) -> Arrival {
+) -> Renewal {
     let announcement = Announcement::new(device).with_interest(interest);
     let announcement = announcement.with_token(Some(token));
-    async move { ingress.online(announcement).await }.boxed()
+    async move { Ok((ingress.online(announcement).await?, interest)) }.boxed()
 }
 
 /// Brings a device online and keeps trying while that may help.

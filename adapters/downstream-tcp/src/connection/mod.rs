@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use gateway_core::{Delivered, DeviceId, Ingress, Presence, Slot};
+use gateway_core::{Delivered, DeviceId, Ingress, Interest, Presence, Slot};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -29,7 +29,7 @@ use bell::Bell;
 use commands::{Commands, answer};
 use intake::Intake;
 use jobs::{Done, Job, Jobs, perform};
-use login::{Arrival, Judgement};
+use login::{Arrival, Judgement, Renewal};
 use wire::{Progress, Wire};
 
 /// How a connection ended.
@@ -60,6 +60,9 @@ enum Standing {
     Judging,
     Known {
         device: DeviceId,
+        interest: Interest,
+        /// Whether it came by a token of its own, which the hub wants for whatever changes.
+        has_token: bool,
         _claim: Claim,
     },
     /// It ends: what is asked for still is put in the queue, and answered once.
@@ -91,7 +94,7 @@ pub(crate) struct Connection<S> {
     arrival: Option<Arrival>,
     presence: Option<Presence>,
     /// A new token of the device before the hub.
-    renewal: Option<Arrival>,
+    renewal: Option<Renewal>,
     sender: mpsc::Sender<Box<Delivery>>,
     deliveries: mpsc::Receiver<Box<Delivery>>,
     commands: Commands,

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use futures_util::FutureExt as _;
 use gateway_core::credential::SasToken;
-use gateway_core::{DeviceId, ErrorKind, Interest, Presence, Settlement, Slot, UpstreamError};
+use gateway_core::{
+    Announcement, DeviceId, ErrorKind, Interest, Presence, Settlement, Slot, UpstreamError,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -65,16 +67,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     pub(super) fn identify(&mut self, login: Login) {
-        match &self.standing {
+        match &mut self.standing {
             Standing::Left => {}
             Standing::Judging => tracing::warn!("A protocol identified a device twice at once"),
-            Standing::Known { device, .. } if *device == login.device => {
-                let device = device.clone();
-                match login.proof {
-                    Proof::Token(token) => self.present(device, login.interest, token),
-                    _ => self.protocol.on_login(Ok(&device), &mut self.actions),
+            Standing::Known {
+                device,
+                interest,
+                has_token,
+                ..
+            } if *device == login.device => match login.proof {
+                Proof::Token(token) => {
+                    let device = device.clone();
+                    self.present(device, login.interest, token);
                 }
-            }
+                _ if *interest == login.interest => {
+                    self.protocol.on_login(Ok(device), &mut self.actions);
+                }
+                _ if *has_token => {
+                    let refusal = Refusal::new(ErrorKind::Unauthorized);
+                    self.protocol.on_login(Err(&refusal), &mut self.actions);
+                }
+                _ => {
+                    let announcement =
+                        Announcement::new(device.clone()).with_interest(login.interest);
+                    self.arrival = Some(login::arrive(self.ingress.clone(), announcement));
+                    *interest = login.interest;
+                    self.protocol.on_login(Ok(device), &mut self.actions);
+                }
+            },
             Standing::Known { .. } => {
                 let refusal = Refusal::new(ErrorKind::Rejected);
                 self.judged(Err(refusal));
@@ -111,12 +131,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Takes the hub's word on a new token.
-    pub(super) fn presented(&mut self, verdict: Result<Presence, UpstreamError>) {
-        match (verdict, &self.standing) {
-            (Ok(presence), Standing::Known { device, .. }) => {
-                let device = device.clone();
+    pub(super) fn presented(&mut self, verdict: Result<(Presence, Interest), UpstreamError>) {
+        match (verdict, &mut self.standing) {
+            (
+                Ok((presence, taken)),
+                Standing::Known {
+                    device,
+                    interest,
+                    has_token,
+                    ..
+                },
+            ) => {
                 (self.presence, self.arrival) = (Some(presence), None);
-                self.protocol.on_login(Ok(&device), &mut self.actions);
+                (*interest, *has_token) = (taken, true);
+                self.protocol.on_login(Ok(device), &mut self.actions);
             }
             (Err(error), _) => {
                 tracing::info!(peer = %self.peer.address, error = %error, "New token refused");
@@ -135,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 announcement,
                 presence,
             }) => {
-                let device = announcement.device.clone();
+                let (device, interest) = (announcement.device.clone(), announcement.interest);
                 tracing::info!(device.id = %device, peer = %self.peer.address, "Device connected");
                 claim.take();
                 if presence.is_none() {
@@ -145,6 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.heard = Instant::now();
                 self.standing = Standing::Known {
                     device: device.clone(),
+                    interest,
+                    has_token: self.presence.is_some(),
                     _claim: claim,
                 };
                 self.protocol.on_login(Ok(&device), &mut self.actions);

@@ -3,7 +3,6 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use memchr::memchr;
 use serde::Deserialize;
-use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use gateway_core::ConfigError;
 
@@ -148,7 +147,6 @@ pub(crate) const TOO_LONG: &str = "frame_too_long";
 pub struct FrameCodec {
     framing: Framing,
     max_frame: usize,
-    lengths: Option<LengthDelimitedCodec>,
     /// How far the input was searched for a delimiter, so that a slow sender costs no second look.
     searched: usize,
     /// Whether the frame at the front is above the limit, and its beginning already thrown away.
@@ -165,30 +163,9 @@ impl FrameCodec {
         if let Err(error) = framing.validate(max_frame) {
             panic!("a framing is to be validated first: {error}");
         }
-        let lengths = match framing {
-            Framing::LengthPrefixed {
-                bytes,
-                endian,
-                includes_header,
-            } => {
-                let header = usize::from(bytes);
-                let counted = if includes_header { header } else { 0 };
-                let mut builder = LengthDelimitedCodec::builder();
-                builder
-                    .length_field_length(header)
-                    .length_adjustment(-(counted as isize))
-                    .max_frame_length(max_frame.saturating_add(counted));
-                if endian == Endian::Little {
-                    builder.little_endian();
-                }
-                Some(builder.new_codec())
-            }
-            _ => None,
-        };
         Self {
             framing,
             max_frame,
-            lengths,
             searched: 0,
             skipping: false,
         }
@@ -200,25 +177,46 @@ impl FrameCodec {
     /// The frame is above the limit or its length makes no sense. Behind a delimiter or a line
     /// feed the stream goes on; with length prefixes the next frame cannot be found.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
-        match (&self.framing, &mut self.lengths) {
-            (_, Some(lengths)) => match lengths.decode(input) {
-                Ok(frame) => Ok(frame.map(BytesMut::freeze)),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    Err(FrameError::fatal(TOO_LONG))
+        match &self.framing {
+            Framing::LengthPrefixed {
+                bytes,
+                endian,
+                includes_header,
+            } => {
+                let header = usize::from(*bytes);
+                let Some(mut prefix) = input.get(..header) else {
+                    return Ok(None);
+                };
+                let length = match endian {
+                    Endian::Big => prefix.get_uint(header),
+                    Endian::Little => prefix.get_uint_le(header),
+                };
+                let counted = if *includes_header { header as u64 } else { 0 };
+                let content = length
+                    .checked_sub(counted)
+                    .ok_or(FrameError::fatal("bad_frame_length"))?;
+                if content > self.max_frame as u64 {
+                    return Err(FrameError::fatal(TOO_LONG));
                 }
-                Err(_) => Err(FrameError::fatal("bad_frame_length")),
-            },
-            (Framing::Fixed { size }, _) => {
+                let content = content as usize;
+                if input.len() < header + content {
+                    input.reserve(header + content - input.len());
+                    return Ok(None);
+                }
+                input.advance(header);
+                Ok(Some(split_to(input, content).freeze()))
+            }
+            Framing::Fixed { size } => {
                 let size = *size;
                 Ok((input.len() >= size).then(|| split_to(input, size).freeze()))
             }
-            (Framing::Delimiter { delimiter }, _) => {
+            Framing::Delimiter { delimiter } => {
                 let (length, last) = (delimiter.len(), delimiter[delimiter.len() - 1]);
                 let ends = |input: &[u8], at: usize| input[..=at].ends_with(delimiter);
                 let found = find(input, self.searched.max(length - 1), last, ends);
                 self.delimited(input, found, length)
             }
-            _ => {
+            Framing::Line => {
                 let found = find(input, self.searched, b'\n', |_, _| true);
                 let frame = self.delimited(input, found, 1)?;
                 Ok(frame.map(|mut frame| {

@@ -39,8 +39,8 @@ pub trait Protocol: Send + 'static {
     /// Tells that bytes were no frame; after a fatal error, `on_close` follows.
     fn on_frame_error(&mut self, _error: &FrameError, _actions: &mut Actions) {}
 
-    /// Tells what became of a login; after a refusal, `on_close` follows, unless it was of the new
-    /// token of a device that is in: then the one before stands.
+    /// Tells what became of a login; after a refusal, `on_close` follows, unless the device was in
+    /// before: then what stood stands.
     fn on_login(&mut self, verdict: Result<&DeviceId, &Refusal>, actions: &mut Actions);
 
     /// Tells what became of an uplink. Only [`Settlement::Accepted`] allows an acknowledgement.
@@ -234,7 +234,8 @@ impl Actions {
         &mut self.output
     }
 
-    /// Asks that the device be let in, or that it stay in by a new token of its own.
+    /// Asks that the device be let in, that it stay in by a new token of its own, or that it hear
+    /// something else from now on: one that came by a token needs it for that too.
     /// [`Protocol::on_login`] tells the verdict.
     pub fn identify(&mut self, login: Login) {
         self.requests.push(Request::Identify(login));

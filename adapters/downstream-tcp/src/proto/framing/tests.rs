@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tokio_util::codec::LinesCodec;
+use tokio_util::codec::{Decoder as _, LinesCodec};
 
 use super::*;
 
@@ -168,6 +168,25 @@ fn lengths_are_written_as_configured() {
         }),
         b"hi\r\n"
     );
+}
+
+#[test]
+fn a_length_may_say_all_that_it_can() {
+    for (framing, content) in [
+        (prefixed(1, Endian::Big, true), 254),
+        (prefixed(1, Endian::Little, false), 255),
+        (prefixed(2, Endian::Little, true), 65_533),
+        (prefixed(2, Endian::Big, false), 65_535),
+    ] {
+        let mut codec = FrameCodec::new(framing, 65_536);
+        let mut output = BytesMut::new();
+        let written = codec.encode(&mut output, |output| output.put_bytes(b'x', content));
+        written.unwrap();
+        let frame = codec.decode(&mut output).unwrap().unwrap();
+        assert_eq!((frame.len(), output.len()), (content, 0));
+        let more = codec.encode(&mut output, |output| output.put_bytes(b'x', content + 1));
+        assert!(more.is_err());
+    }
 }
 
 #[test]

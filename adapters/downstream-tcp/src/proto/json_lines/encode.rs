@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut as _, BytesMut};
-use gateway_core::{CloudMessage, MethodCall, Properties};
+use gateway_core::{CloudMessage, ErrorKind, MethodCall, Properties};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -89,6 +89,40 @@ pub(super) enum Frame<'a> {
 }
 
 impl Frame<'_> {
+    /// What is told where there is no room for all of it.
+    pub(super) fn in_short(&self) -> Option<Self> {
+        match *self {
+            Self::Twin { id, body: Some(_) } => Some(Self::Nack {
+                id,
+                seq: None,
+                reason: ErrorKind::TooLarge.as_str(),
+                detail: None,
+                retry_after_ms: None,
+            }),
+            Self::Nack {
+                id,
+                seq,
+                reason,
+                detail: Some(_),
+                retry_after_ms,
+            } => Some(Self::Nack {
+                id,
+                seq,
+                reason,
+                detail: None,
+                retry_after_ms,
+            }),
+            Self::Error {
+                reason,
+                detail: Some(_),
+            } => Some(Self::Error {
+                reason,
+                detail: None,
+            }),
+            _ => None,
+        }
+    }
+
     pub(super) fn append_to(&self, output: &mut BytesMut) {
         let start = output.len();
         if let Err(error) = serde_json::to_writer(output.writer(), self) {

@@ -25,7 +25,7 @@ impl JsonLines {
             if *known != device {
                 return Err(fault("already_identified", "one connection, one device"));
             }
-            if message.token.is_none() {
+            if message.token.is_none() && message.interest.is_none() {
                 self.tell(&Frame::Welcome { id: known.as_str() }, actions);
                 return Ok(());
             }
@@ -122,11 +122,12 @@ impl JsonLines {
         frame: &Bytes,
         actions: &mut Actions,
     ) -> Result<(), Fault> {
-        let tag = message
-            .tag
-            .as_ref()
-            .or(message.id.as_ref())
-            .and_then(|tag| tag.0.parse().ok());
+        // The `id` of a `c2d` is the service's own.
+        let tag = match &*message.kind.0 {
+            "method_response" => message.tag.as_ref().or(message.id.as_ref()),
+            _ => message.tag.as_ref(),
+        };
+        let tag = tag.and_then(|tag| tag.0.parse().ok());
         let tag = tag.ok_or_else(|| fault("bad_tag", "the answer does not say to what"))?;
         let result = match (
             &*message.kind.0,

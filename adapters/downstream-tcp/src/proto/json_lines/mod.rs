@@ -4,7 +4,7 @@
 //!
 //! | type | fields |
 //! | --- | --- |
-//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`}; again with a new `token` before the old one expires |
+//! | `hello` | `id`, one of `token` (its own SAS token) and `secret`, or neither; `interest` {`messages`, `methods`, `desired`}; again with a new `token` before the old one expires, or with another `interest` (and the token, of who came with one) |
 //! | `telemetry` | `body` (any JSON but null) or `body_base64`; `id`, `seq`, `properties` (texts), `content_type`, `created_at` (RFC 3339) |
 //! | `c2d_ack` | `tag` of the `c2d`, `outcome`: `complete`, `reject` or `abandon` |
 //! | `method_response` | `id` of the `method`, `status`, `payload` (any JSON) |
@@ -19,7 +19,7 @@
 //! | --- | --- |
 //! | `welcome` | `id`: the device is let in |
 //! | `ack` | `id`, `seq`: the hub has accepted the message |
-//! | `nack` | `id`, `seq`, `reason`, `detail`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time, without it never |
+//! | `nack` | `id`, `seq`, `reason`, `detail`, `retry_after_ms`: it has not; with `retry_after_ms` send it again after that time (where it is the device that is refused, as by a token that has expired, once it is let in), without it never |
 //! | `c2d` | `tag`, `body` or `body_base64`, `id`, `properties`, `content_type`, `correlation_id`, `delivery_count`, `sequence` |
 //! | `method` | `id`, `name`, `payload` or `payload_base64`, `timeout_ms` |
 //! | `desired` | `version`, `patch` with its `$version`; `whole` if the patch is all there is: to a device with the interest `desired` |
@@ -177,9 +177,13 @@ impl JsonLines {
             .encode(actions.output(), |output| frame.append_to(output))
     }
 
-    /// Writes what nobody waits for: a frame that does not fit is lost.
+    /// Writes what is told: a frame that does not fit is said in short, or lost.
     fn tell(&self, frame: &Frame<'_>, actions: &mut Actions) {
-        note_lost(self.write(frame, actions));
+        let written = self.write(frame, actions);
+        note_lost(written.or_else(|error| match frame.in_short() {
+            Some(frame) => self.write(&frame, actions),
+            None => Err(error),
+        }));
     }
 
     fn tell_accepted(&self, id: &MessageId, seq: Option<u64>, actions: &mut Actions) {
@@ -262,7 +266,7 @@ impl Protocol for JsonLines {
                 );
             }
             Err(refusal) if self.device.is_some() => {
-                let detail = "the new token is refused; the one before stands";
+                let detail = "this hello is refused; what stood before stands";
                 self.complain(&fault(refusal.reason.as_str(), detail), actions);
             }
             // Told by `on_close`.
@@ -271,11 +275,16 @@ impl Protocol for JsonLines {
     }
 
     fn on_settled(&mut self, token: u64, settlement: Settlement, actions: &mut Actions) {
+        use ErrorKind::{Unauthorized, UnknownDevice};
         let Some(Waiting::Uplink { id, seq }) = self.take_waiting(token) else {
             return;
         };
         let (reason, retry_after_ms) = match settlement {
             Settlement::Accepted => return self.tell_accepted(&id, seq, actions),
+            // The device was refused, not what it said.
+            Settlement::Rejected(kind @ (Unauthorized | UnknownDevice)) => {
+                (kind.as_str(), Some(encode::millis(DEFAULT_RETRY_AFTER)))
+            }
             Settlement::Rejected(kind) => (kind.as_str(), None),
             Settlement::RetryLater(after) => ("retry_later", Some(encode::millis(after))),
             // A verdict this version does not know is not an acceptance.

@@ -99,6 +99,10 @@ fn every_verdict_has_its_answer() {
             json!({"type": "nack", "id": "m1", "seq": 5, "reason": "too_large"}),
         ),
         (
+            Settlement::Rejected(ErrorKind::Unauthorized),
+            json!({"type": "nack", "id": "m1", "seq": 5, "reason": "unauthorized", "retry_after_ms": 1000}),
+        ),
+        (
             Settlement::RetryLater(Duration::from_micros(1500)),
             json!({"type": "nack", "id": "m1", "seq": 5, "reason": "retry_later", "retry_after_ms": 2}),
         ),
@@ -174,6 +178,11 @@ fn a_known_device_is_told_its_faults_and_may_go_on() {
         ),
         (
             r#"{"type":"c2d_ack","outcome":"complete"}"#,
+            "error",
+            "bad_tag",
+        ),
+        (
+            r#"{"type":"c2d_ack","id":"2","outcome":"complete"}"#,
             "error",
             "bad_tag",
         ),

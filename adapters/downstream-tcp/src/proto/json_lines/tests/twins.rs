@@ -26,6 +26,38 @@ fn a_desired_change_is_shown_and_not_confirmed() {
 }
 
 #[test]
+fn what_does_not_fit_its_frame_is_said_in_short() {
+    let framing = Framing::LengthPrefixed {
+        bytes: 1,
+        endian: Default::default(),
+        includes_header: false,
+    };
+    let mut protocol = JsonLines::new(framing, 255, MessageId::new("made").unwrap());
+    protocol.on_login(Ok(&device()), &mut Actions::new());
+    let mut actions = frame(&mut protocol, r#"{"type":"twin_get","id":"a"}"#);
+    let [Request::Twin { token, .. }] = actions.take_requests()[..] else {
+        panic!("it asks for the twin");
+    };
+    let body = format!(r#"{{"desired":{{"a":"{}"}}}}"#, "x".repeat(300));
+    protocol.on_twin(token, Ok(TwinReply::new(body, None)), &mut actions);
+    let long = format!(
+        r#"{{"type":"telemetry","id":"b","body":1,"seq":"{}"}}"#,
+        "x".repeat(220)
+    );
+    protocol.on_frame(long.into(), &mut actions);
+    let mut output = actions.output().split();
+    let mut told = Vec::new();
+    while let Some(frame) = protocol.decode(&mut output).unwrap() {
+        told.push(serde_json::from_slice::<Value>(&frame).unwrap());
+    }
+    let too_large = json!({"type": "nack", "id": "a", "reason": "too_large"});
+    assert_eq!(
+        told,
+        [too_large, json!({"type": "error", "reason": "malformed"})]
+    );
+}
+
+#[test]
 fn twin_answers_find_their_questions() {
     let mut protocol = known();
     let mut actions = frame(&mut protocol, r#"{"type":"twin_get","id":"a"}"#);

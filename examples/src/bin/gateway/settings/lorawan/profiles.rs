@@ -78,6 +78,13 @@ pub(super) fn read(document: &mut Document<'_>, around: &Surroundings<'_>) -> Op
     let mut profiles = Profiles::default();
     let mut is_whole = true;
     for name in document.names(PROFILES) {
+        if name.contains('.') {
+            // A key with a dot in it is that of another table.
+            let problem = format!("has a profile {name:?}; allowed: names without a dot");
+            document.note(PROFILES, problem);
+            is_whole = false;
+            continue;
+        }
         let section = format!("{PROFILES}.{name}");
         let key = format!("{section}.codec");
         if document.has(&key) {

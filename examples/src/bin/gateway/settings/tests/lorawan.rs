@@ -99,6 +99,18 @@ fn listed_devices_have_their_keys_names_and_profiles() {
 }
 
 #[test]
+fn a_profile_with_a_dot_in_its_name_is_a_mistake() {
+    let found = mistakes(&with(
+        &(SERVER.to_owned()
+            + "[downstream.lorawan.profiles.valve]\n[downstream.lorawan.profiles.'meter.v2']\n"),
+    ));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let expected =
+        "`downstream.lorawan.profiles` has a profile \"meter.v2\"; allowed: names without";
+    assert!(found[0].contains(expected), "{found:?}");
+}
+
+#[test]
 fn what_is_wrong_in_the_list_is_named_with_its_line_and_no_key_is() {
     for (file, expected) in [
         ("wrong.csv", "wrong.csv: line 3: app_key is wrong"),
