@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway_core::{MessageId, Settlement};
 use lru::LruCache;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::told::{Route, Told};
@@ -86,6 +86,7 @@ impl Intake {
 
     /// Hands in a message when it is its turn, and says what the hub made of it.
     pub(super) async fn take(&self, mut turn: Turn, told: Told, retry: Retry) -> Settlement {
+        let heard = Instant::now();
         turn.wait().await;
         let seen = told.id.as_ref().and_then(|id| self.seen(id));
         if seen == Some(true) {
@@ -96,7 +97,8 @@ impl Intake {
         let mut worst = Settlement::Accepted;
         for event in told.events {
             let again = seen.is_some();
-            match self.hand_in(event, told.id.as_deref(), retry, again).await {
+            let name = told.id.as_deref();
+            match self.hand_in(event, name, heard, retry, again).await {
                 Settlement::Accepted => {}
                 settlement @ Settlement::RetryLater(_) => {
                     self.remember(told.id, false);
@@ -113,6 +115,7 @@ impl Intake {
         &self,
         mut event: Event,
         name: Option<&str>,
+        heard: Instant,
         retry: Retry,
         mut again: bool,
     ) -> Settlement {
@@ -128,7 +131,8 @@ impl Intake {
                         uplink.window = Some(Duration::ZERO);
                     }
                     let window = uplink.window;
-                    let handed_in = self.events.hand_in(uplink, window, again, &mut reading);
+                    let events = &self.events;
+                    let handed_in = events.hand_in(uplink, heard, window, again, &mut reading);
                     handed_in.await
                 }
                 event => self.events.handle_as(event.clone(), id.clone()).await,

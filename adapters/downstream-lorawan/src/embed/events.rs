@@ -76,15 +76,17 @@ impl NetworkEvents {
     /// server is given back to the hub after its deadline.
     pub async fn uplink(&self, uplink: Uplink) -> Settlement {
         let again = uplink.window == Some(Duration::ZERO);
-        self.hand_in(&uplink, uplink.window, again, &mut None).await
+        let (heard, window) = (Instant::now(), uplink.window);
+        self.hand_in(&uplink, heard, window, again, &mut None).await
     }
 
-    /// Takes a frame whose windows close so soon, for the first time or again; see
+    /// Takes a frame that was heard then and whose windows close so soon, for the first time or again; see
     /// [`uplink`](Self::uplink). What its device's codec reads in it is kept in `reading` for the
     /// next time.
     pub(crate) async fn hand_in(
         &self,
         uplink: &Uplink,
+        heard: Instant,
         window: Option<Duration>,
         again: bool,
         reading: &mut Reading,
@@ -103,7 +105,7 @@ impl NetworkEvents {
         let actions = match again {
             // Its device has said nothing more.
             true => Actions::new(),
-            false => self.0.schedule().uplink(dev_eui, now, closes),
+            false => (self.0.schedule()).uplink_heard(dev_eui, heard, now, closes),
         };
         let window = (now < closes).then_some(closes);
         self.0.listen(&device, dev_eui, window);

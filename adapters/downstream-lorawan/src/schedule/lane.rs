@@ -71,6 +71,9 @@ pub(super) struct Lane<T> {
     /// The network server is to drop what it holds before the next downlink.
     flush: bool,
     last_uplink: Option<Instant>,
+    /// When a command was last given to the network server, or on air. What the device said before
+    /// says nothing of it.
+    last_sent: Option<Instant>,
     /// The mean time between uplinks.
     interval: Option<Duration>,
 }
@@ -85,18 +88,33 @@ impl<T> Default for Lane<T> {
             window: None,
             flush: false,
             last_uplink: None,
+            last_sent: None,
             interval: None,
         }
     }
 }
 
 impl<T> Lane<T> {
-    pub(super) fn open(&mut self, now: Instant, closes: Instant, actions: &mut Actions<T>) {
-        if let Some(last) = self.last_uplink.replace(now) {
-            let passed = now.saturating_duration_since(last);
+    pub(super) fn open(&mut self, heard: Instant, closes: Instant, actions: &mut Actions<T>) {
+        if let Some(last) = self.last_uplink.replace(heard) {
+            let passed = heard.saturating_duration_since(last);
             let mean = self.interval.unwrap_or(passed);
             self.interval = Some((mean * (RHYTHM - 1) + passed) / RHYTHM);
         }
+        if self.last_sent.is_none_or(|sent| sent <= heard) {
+            self.count(actions);
+        }
+        if let Some(entry) = &mut self.in_flight {
+            entry.has_window = false;
+        }
+        self.window = Some(Window {
+            closes,
+            is_taken: false,
+        });
+    }
+
+    /// Counts an uplink for what was sent before it.
+    fn count(&mut self, actions: &mut Actions<T>) {
         self.orphans.uplink();
         // Nothing must wait for ever behind a word that does not come.
         let is_over = |entry: &mut Box<Entry<T>>| {
@@ -115,13 +133,6 @@ impl<T> Lane<T> {
             };
             actions.end(entry.ticket, Err(failure));
         }
-        if let Some(entry) = &mut self.in_flight {
-            entry.has_window = false;
-        }
-        self.window = Some(Window {
-            closes,
-            is_taken: false,
-        });
     }
 
     /// Queues a command. Gives how long the device's last window has been closed, if it has.
@@ -187,8 +198,15 @@ impl<T> Lane<T> {
 
     /// Takes what goes now, if anything does; ends what is too old.
     pub(super) fn next(&mut self, now: Instant, actions: &mut Actions<T>) -> Option<Sent> {
-        let is_old = |entry: &mut Box<Entry<T>>| entry.command.expires <= now;
+        // A device of class A confirms what was transmitted with its next uplink, whenever that is.
+        let class = self.class;
+        let is_old = |entry: &mut Box<Entry<T>>| {
+            entry.command.expires <= now && (class == Class::C || !entry.transmitted)
+        };
         if let Some(entry) = self.in_flight.take_if(is_old) {
+            if !entry.transmitted {
+                actions.withdraw = Some((entry.command.dev_eui, entry.downlink().clone()));
+            }
             actions.end(entry.ticket, Err(Failure::Expired));
         }
         if self.in_flight.is_some() {
@@ -236,6 +254,7 @@ impl<T> Lane<T> {
         };
         entry.uplinks = 0;
         self.in_flight = Some(entry);
+        self.last_sent = Some(now);
         Some(Sent { downlink, margin })
     }
 
@@ -243,10 +262,12 @@ impl<T> Lane<T> {
         &mut self,
         id: &DownlinkId,
         result: TransmitResult,
+        now: Instant,
         actions: &mut Actions<T>,
     ) {
         match result {
             Ok(()) => {
+                self.last_sent = Some(now);
                 let completes = |entry: &mut Box<Entry<T>>| {
                     let is_it = entry.downlink() == id;
                     if is_it && !std::mem::replace(&mut entry.transmitted, true) {

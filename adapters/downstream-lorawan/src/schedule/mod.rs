@@ -51,9 +51,21 @@ impl<T> Schedule<T> {
 
     /// Notes an uplink, whose receive windows can be used until `closes`.
     pub fn uplink(&mut self, device: DevEui, now: Instant, closes: Instant) -> Actions<T> {
+        self.uplink_heard(device, now, now, closes)
+    }
+
+    /// Notes an uplink that was heard earlier, as one that had to wait: it says nothing of a command
+    /// that was sent since.
+    pub fn uplink_heard(
+        &mut self,
+        device: DevEui,
+        heard: Instant,
+        now: Instant,
+        closes: Instant,
+    ) -> Actions<T> {
         let mut actions = Actions::new();
         let lane = lane(&mut self.lanes, device, &mut actions);
-        lane.open(now, closes, &mut actions);
+        lane.open(heard, closes, &mut actions);
         advance(lane, &mut self.margins, now, actions)
     }
 
@@ -79,7 +91,7 @@ impl<T> Schedule<T> {
             self.margins.too_late += 1;
         }
         self.settle(ack.dev_eui, now, |lane, actions| {
-            lane.transmitted(&ack.downlink, ack.result, actions);
+            lane.transmitted(&ack.downlink, ack.result, now, actions);
         })
     }
 

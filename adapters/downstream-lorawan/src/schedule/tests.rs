@@ -198,6 +198,49 @@ fn an_expired_command_is_never_sent() {
 }
 
 #[test]
+fn what_was_transmitted_ends_by_its_device_and_what_was_not_is_withdrawn_in_time() {
+    let (mut schedule, now) = (schedule(), Instant::now());
+    let late = now + LOCK;
+    drop(push(
+        &mut schedule,
+        command(1, now).confirmed(),
+        "asked",
+        now,
+    ));
+    let sent = uplink(&mut schedule, now).unwrap();
+    drop(schedule.transmitted(&transmitted(&sent.id), now));
+    // A network server may tell of the uplink before what it confirms.
+    let actions = schedule.uplink(DEVICE, late, late + WINDOW);
+    assert_eq!(actions.ended, []);
+    let actions = schedule.acknowledged(&DeviceAck::new(DEVICE, sent.id, true), late);
+    assert_eq!(actions.ended, [("asked", Ok(Outcome::Acknowledged))]);
+
+    let sent = push(&mut schedule, command(1, late), "kept", late)
+        .send
+        .unwrap();
+    let later = late + LOCK;
+    let actions = schedule.uplink(DEVICE, later, later + WINDOW);
+    assert_eq!(actions.ended, [("kept", Err(Failure::Expired))]);
+    assert_eq!(actions.withdraw, Some((DEVICE, sent.id)));
+}
+
+#[test]
+fn uplinks_that_had_to_wait_say_nothing_of_what_was_sent_since() {
+    let (mut schedule, now) = (schedule(), Instant::now());
+    let asked = command(1, now).confirmed();
+    let actions = schedule.push(asked, "asked", Class::C, now);
+    let sent = actions.send.unwrap();
+    drop(schedule.transmitted(&transmitted(&sent.id), now));
+    for before in 1..=5 {
+        let heard = now - Duration::from_secs(before);
+        let actions = schedule.uplink_heard(DEVICE, heard, now, now);
+        assert_eq!(actions.ended, []);
+    }
+    let actions = schedule.acknowledged(&DeviceAck::new(DEVICE, sent.id, true), now);
+    assert_eq!(actions.ended, [("asked", Ok(Outcome::Acknowledged))]);
+}
+
+#[test]
 fn a_full_queue_refuses_and_a_replacement_makes_room() {
     let (mut schedule, now) = (schedule(), Instant::now());
     for ticket in ["one", "two", "three"] {

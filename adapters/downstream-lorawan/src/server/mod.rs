@@ -7,9 +7,10 @@
 //!
 //! A confirmed uplink is acknowledged on air when the hub has it, and not before. A device that
 //! gets no acknowledgement says it again; what was lost meanwhile, even by a restart, goes to the
-//! hub then, under the same message id: DevEUI, address, counter and MIC of its frame. Nobody says
-//! an unconfirmed uplink again: it waits in memory for a hub that is away, and is lost if the gateway
-//! is killed, or if as many as [may](LimitConfig::uplinks) wait already.
+//! hub then, under the same message id: DevEUI, address, counter and MIC of its frame. (A device of
+//! LoRaWAN 1.0.4 says it again with another counter, which is another message.) Nobody says an
+//! unconfirmed uplink again: it waits in memory for a hub that is away, and is lost if the gateway
+//! ends meanwhile, or if as many as [may](LimitConfig::uplinks) wait already.
 //!
 //! LoRaWAN 1.0.x, classes A and C. A concentrator must be listed, and stays pinned to the address
 //! that it was heard from. The packet forwarders' protocol has no authentication: let nobody else

@@ -2,6 +2,7 @@
 
 mod handshake;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use gateway_net::Listener;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -46,6 +47,8 @@ enum Ended {
     Silent,
     #[error("its station has come anew")]
     Replaced,
+    #[error("it had not said which station it is, and made room")]
+    Displaced,
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
@@ -65,34 +68,44 @@ impl From<Error> for Ended {
 impl Stations {
     pub(super) async fn serve(self, mut listener: Listener) {
         let this = Arc::new(self);
-        let room = Arc::new(Semaphore::new(this.config.max_connections));
+        let max = this.config.max_connections;
+        let room = Arc::new(Semaphore::new(max));
         let mut connections = JoinSet::new();
+        // Those that have not said which station they are, the oldest first.
+        let mut greetings = VecDeque::new();
         for number in 0_u64.. {
             while connections.try_join_next().is_some() {}
+            let (stream, from) = listener.accept().await;
+            let is_full = room.available_permits() == 0;
+            if is_full || greetings.len() >= max {
+                greetings.retain(|greeting: &oneshot::Sender<()>| !greeting.is_closed());
+            }
+            if is_full && greetings.pop_front().is_none() {
+                tracing::debug!(%from, "Connection closed: as many stations are here as may be");
+                continue;
+            }
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
             };
-            let (stream, from) = listener.accept().await;
+            let (greeting, displaced) = oneshot::channel();
+            greetings.push_back(greeting);
             let this = this.clone();
             connections.spawn(async move {
-                this.connection(stream, from, number, permit).await;
+                let _permit = permit;
+                if let Err(error) = this.speak(stream, from, number, displaced).await {
+                    tracing::debug!(%from, error = %error, "Station's connection ended");
+                }
             });
         }
     }
 
-    async fn connection(
+    async fn speak(
         &self,
         stream: TcpStream,
         from: SocketAddr,
         number: u64,
-        _permit: OwnedSemaphorePermit,
-    ) {
-        if let Err(error) = self.speak(stream, from, number).await {
-            tracing::debug!(%from, error = %error, "Station's connection ended");
-        }
-    }
-
-    async fn speak(&self, stream: TcpStream, from: SocketAddr, number: u64) -> Result<(), Ended> {
+        displaced: oneshot::Receiver<()>,
+    ) -> Result<(), Ended> {
         stream.set_nodelay(true)?;
         let greeting = async {
             let (mut socket, endpoint) = handshake::accept(stream).await?;
@@ -105,7 +118,10 @@ impl Stations {
             };
             Ok::<_, Ended>((socket, endpoint))
         };
-        let greeted = timeout(self.config.handshake_timeout, greeting).await;
+        let greeted = tokio::select! {
+            greeted = timeout(self.config.handshake_timeout, greeting) => greeted,
+            _ = displaced => return Err(Ended::Displaced),
+        };
         let (socket, Some(station)) = greeted.map_err(|_| Ended::Silent)?? else {
             return Ok(());
         };

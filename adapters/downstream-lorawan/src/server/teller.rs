@@ -107,6 +107,7 @@ impl Teller {
         closes: Instant,
         word: Option<Settled>,
     ) {
+        let heard = Instant::now();
         let (events, turn) = (self.events.clone(), self.turn(uplink.dev_eui));
         let word = word.map(|word| (word, self.settled.clone()));
         self.tasks.spawn(async move {
@@ -115,7 +116,7 @@ impl Teller {
                 Box::pin(events.device_ack(before)).await;
             }
             let taken = match turn.begin().await {
-                Some(_turn) => deliver(&events, &uplink, closes).await,
+                Some(_turn) => deliver(&events, &uplink, heard, closes).await,
                 None => false,
             };
             if let Some((word, settled)) = word {
@@ -186,11 +187,11 @@ impl Teller {
 }
 
 /// Tells of an uplink until the hub says yes or no, and whether it has it.
-async fn deliver(events: &NetworkEvents, uplink: &Uplink, closes: Instant) -> bool {
+async fn deliver(events: &NetworkEvents, uplink: &Uplink, heard: Instant, closes: Instant) -> bool {
     let (mut again, mut reading) = (false, None);
     loop {
         let window = closes.saturating_duration_since(Instant::now());
-        let handed_in = events.hand_in(uplink, Some(window), again, &mut reading);
+        let handed_in = events.hand_in(uplink, heard, Some(window), again, &mut reading);
         match handed_in.await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,

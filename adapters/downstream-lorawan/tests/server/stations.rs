@@ -1,5 +1,7 @@
 //! Basics Stations.
 
+use tokio::net::TcpStream;
+
 use super::*;
 
 #[tokio::test]
@@ -40,6 +42,31 @@ async fn a_station_finds_its_way_is_heard_and_sends() {
     let (settled, ()) = tokio::join!(network.hub.send_message(command), radio);
     assert_eq!(settled, Some(Disposition::Complete));
     assert_eq!(network.data(1).await, ["MQ=="]);
+}
+
+#[tokio::test]
+async fn strangers_keep_no_station_out() {
+    let folder = folder();
+    let mut config = config(Vec::new());
+    config.stations.as_mut().unwrap().max_connections = 2;
+    let network = Network::start(config, &folder).await;
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        strangers.push(TcpStream::connect(network.stations).await.unwrap());
+    }
+    let path = "/station/0000000000000001";
+    // A stranger's time is 10 s.
+    let greeting = timeout(
+        Duration::from_secs(6),
+        Station::open(network.stations, path),
+    );
+    let mut station = greeting.await.expect("strangers make room").unwrap();
+    for _ in 0..5 {
+        strangers.push(TcpStream::connect(network.stations).await.unwrap());
+    }
+    let version = json!({"msgtype": "version", "station": "2.0.6", "protocol": 2});
+    station.say(version).await;
+    assert_eq!(station.hears().await.unwrap()["msgtype"], "router_config");
 }
 
 #[tokio::test]

@@ -86,8 +86,10 @@ impl Network {
         }
     }
 
-    /// Sends a message to a device of class C, which hears at any time once it has spoken. An uplink
-    /// that waits for its word keeps its window, for the acknowledgement.
+    /// Sends a message to a device of class C, which hears at any time once it has spoken. What is
+    /// owed to its last uplink keeps its window: acknowledgements go in those of class A, and a frame
+    /// with MAC commands that comes outside of them is discarded (TS001-1.0.4, sections 4.3.1.2 and
+    /// 15).
     ///
     /// # Errors
     /// [`SendError`] if it cannot be sent.
@@ -112,23 +114,20 @@ impl Network {
     }
 
     /// Returns how many bytes a message may have now: in the window after the last uplink or, for
-    /// class C, at any time. `None` if the device does not listen.
+    /// class C, sent at once. `None` if the device does not listen.
     #[must_use]
     pub fn room(&self, dev_eui: DevEui) -> Option<usize> {
         let device = self.devices.get(&dev_eui)?;
         let session = device.session.as_ref()?;
-        let rates: Vec<u8> = match &session.opening {
-            Some(opening) => {
-                let windows = session.windows(&self.region, opening);
-                windows.iter().map(|window| window.data_rate).collect()
-            }
-            None if device.is_class_c() && session.record.gateway.is_some() => {
-                vec![session.record.rx2_data_rate]
-            }
-            None => return None,
-        };
-        let room = rates.into_iter().map(|rate| room(&self.region, rate)).max();
-        Some(room.unwrap_or_default())
+        if device.is_class_c() {
+            session.record.gateway?;
+            return Some(room(&self.region, session.record.rx2_data_rate));
+        }
+        let windows = session.windows(&self.region, session.opening.as_ref()?);
+        let rooms = windows
+            .iter()
+            .map(|window| room(&self.region, window.data_rate));
+        Some(rooms.max().unwrap_or_default())
     }
 
     /// Waits no longer for the acknowledgement of a confirmed message, and returns its number.
@@ -165,7 +164,11 @@ impl Network {
                 return Err(SendError::Waiting(waiting.message.id));
             }
         }
-        let mut options = session.options(device.status_wanted);
+        let is_answer = sent.clock.is_some();
+        let mut options = match is_answer {
+            true => session.options(device.status_wanted),
+            false => Vec::new(),
+        };
         let content = message.map_or(0, |message| 1 + message.payload.len());
         let fits = |window: &TxWindow, options: usize| {
             HEADER + options + content <= self.region.max_mac_payload(window.data_rate)
@@ -190,21 +193,19 @@ impl Network {
             .ok_or(SendError::Exhausted(dev_eui))?;
         let control = FCtrl {
             adr: device.profile.adr,
-            ack: session.ack_due,
+            ack: is_answer && session.ack_due,
             f_pending: more,
             ..FCtrl::default()
         };
         sent.frame = session.sign(control, counter, &options, message);
 
         session.record.next_f_cnt_down = next;
-        // What is sent at once, before the word on the uplink, is not its answer.
-        let is_answer = sent.clock.is_some() || !session.in_hand;
         if is_answer {
             session.opening = None;
+            session.ack_due = false;
+            session.word_due = false;
+            session.answers.clear();
         }
-        session.ack_due = false;
-        session.word_due = false;
-        session.answers.clear();
         if !options.is_empty() {
             device.status_wanted = false;
         }

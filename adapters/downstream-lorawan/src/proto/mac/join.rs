@@ -80,7 +80,8 @@ pub(super) fn accept(
     made.ok_or(Refusal::Malformed)
 }
 
-/// Forgets what a device was allowed by another AppKey than it has: sessions, and nonces to come.
+/// Forgets what a device was allowed by another AppKey than it has: sessions, and nonces to come; and
+/// the session that it had before it was to join.
 pub(super) fn forget_other_key(profile: &DeviceProfile, record: &mut DeviceRecord) {
     let Activation::Otaa { app_key, .. } = &profile.activation else {
         return;
@@ -92,6 +93,9 @@ pub(super) fn forget_other_key(profile: &DeviceProfile, record: &mut DeviceRecor
             next_join_nonce: record.next_join_nonce % JOIN_NONCES,
             ..DeviceRecord::new(profile.dev_eui)
         };
+    }
+    if record.nonces.highest().is_none() {
+        (record.session, record.joined) = (None, None);
     }
 }
 

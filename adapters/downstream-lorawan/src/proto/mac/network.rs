@@ -151,7 +151,7 @@ impl Network {
     /// Lets a device use the network, with what is remembered of it. A device of the same name is
     /// replaced. An ABP device keeps its counters if its record is of the same session, and begins
     /// anew if its keys are others; it listens as the network is configured now. A device that joins
-    /// begins anew if it joined with another key.
+    /// begins anew if it joined with another key, or had its session without joining.
     pub fn insert(&mut self, profile: DeviceProfile, record: Option<DeviceRecord>) {
         let dev_eui = profile.dev_eui;
         self.remove(dev_eui);

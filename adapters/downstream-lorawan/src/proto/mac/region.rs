@@ -267,7 +267,12 @@ impl Region {
         let (ch_mask_cntl, channels) = match self.name {
             // All narrow channels, and by the mask the eight wide ones (RP002-1.0.x).
             RegionName::Us915 | RegionName::Au915 => (6, (0..8).collect()),
-            _ => (0, self.plan.get_enabled_uplink_channel_indices()),
+            RegionName::Cn470 | RegionName::Ism2400 => {
+                (0, self.plan.get_enabled_uplink_channel_indices())
+            }
+            // All that the device has, by a mask of those that every one has (RP002-1.0.x): it
+            // refuses one with a channel that no join has told it.
+            _ => (6, self.plan.get_default_uplink_channel_indices()),
         };
         let mut mask = lrwn::ChMask::new([false; 16]);
         for channel in channels {

@@ -45,7 +45,8 @@ pub(super) struct Confirmed {
     pub(super) counter: u32,
     /// Whether an uplink may still acknowledge it.
     pub(super) open: bool,
-    /// Whether it answered the last uplink: then a device that repeats that has not heard it.
+    /// Whether it answered the last uplink: then a device that repeats that, or says something else
+    /// without acknowledging it, has not heard it.
     pub(super) is_answer: bool,
 }
 
@@ -119,6 +120,15 @@ impl Session {
             self.confirmed = None;
         }
         Some(Delivery { id, acknowledged })
+    }
+
+    /// Closes that wait with a new uplink. One that was on its way when the downlink was sent at once
+    /// says nothing of it, unless it acknowledges it.
+    pub(super) fn settle_heard(&mut self, acknowledged: bool) -> Option<Delivery> {
+        match acknowledged {
+            true => self.settle(true),
+            false => self.settle_unheard(),
+        }
     }
 
     /// Closes that wait for a device that repeats itself, if that says anything of the downlink.

@@ -70,6 +70,11 @@ impl Network {
         let (session, frame) =
             join::accept(profile, record, phy, request, &self.config, &self.region)?;
 
+        if let Some(in_use) = &mut device.session {
+            // Whoever joins has given it up, or shows by an uplink that it has not.
+            in_use.record.gateway = None;
+            in_use.opening = None;
+        }
         let dev_addr = session.dev_addr;
         let before = device.record.joined.replace(session);
         let in_use = device
@@ -228,7 +233,7 @@ impl Device {
         }
         session.record.next_f_cnt_up = counter + 1;
         let delivery = match new {
-            true => session.settle(frame.payload.fhdr.f_ctrl.ack),
+            true => session.settle_heard(frame.payload.fhdr.f_ctrl.ack),
             false => session.settle_unheard(),
         };
         if new {

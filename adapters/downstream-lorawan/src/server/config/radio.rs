@@ -49,7 +49,8 @@ pub struct StationConfig {
     pub radios: Vec<Value>,
     /// The hardware that the radios are tuned for. Default `sx1301/` and the number of radios.
     pub hwspec: Option<String>,
-    /// Connections at a time. Default 1,000.
+    /// Connections at a time; the oldest that has not said which station it is makes room. Default
+    /// 1,000.
     pub max_connections: usize,
     /// How long the handshake may take. Default 10 s.
     #[serde(with = "humantime_serde")]

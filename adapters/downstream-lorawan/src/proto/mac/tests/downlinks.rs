@@ -265,6 +265,43 @@ fn what_class_c_is_sent_at_once_takes_no_acknowledgement_its_window() {
 }
 
 #[test]
+fn what_class_c_is_sent_at_once_has_nothing_that_belongs_in_a_window() {
+    let (mut network, mut device) = with_device();
+    network.insert(device.profile(EUI).with_class(Class::C), None);
+    let say = Say {
+        confirmed: true,
+        ..Say::default()
+    };
+    let uplink = heard(&mut network, device.say(Some(1), b"x", say));
+    assert!(network.settle(EUI, 0, uplink.mic, true));
+    network.ask_status(EUI);
+    let sent = network.send(EUI, &message(1, b"on")).unwrap();
+    let read = device.read(&sent.frame);
+    assert!(!read.ack && read.options.is_empty());
+    let sent = network.answer(EUI, None, false).unwrap().unwrap();
+    let read = device.read(&sent.frame);
+    assert!(read.ack);
+    assert_eq!(read.options, [0x06]);
+}
+
+#[test]
+fn an_uplink_that_was_on_its_way_says_nothing_of_what_class_c_was_sent_meanwhile() {
+    let (mut network, mut device) = with_device();
+    network.insert(device.profile(EUI).with_class(Class::C), None);
+    heard(&mut network, device.uplink(1, b"x"));
+    let on_its_way = device.uplink(1, b"y");
+    let on = message(1, b"on").with_confirmed(true);
+    network.send(EUI, &on).unwrap();
+    assert_eq!(heard(&mut network, on_its_way).delivery, None);
+    let say = Say {
+        ack: true,
+        ..Say::default()
+    };
+    let delivery = heard(&mut network, device.say(Some(1), b"z", say)).delivery;
+    assert!(delivery.unwrap().acknowledged);
+}
+
+#[test]
 fn us915_answers_on_its_own_channels() {
     let region = Region::new(RegionName::Us915).with_sub_band(2).unwrap();
     let config = NetworkConfig::new(&region);

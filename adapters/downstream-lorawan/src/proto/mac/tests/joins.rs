@@ -183,6 +183,34 @@ fn the_session_before_lives_until_the_new_one_is_used() {
 }
 
 #[test]
+fn a_device_of_class_c_that_joins_anew_is_sent_nothing_in_the_session_that_it_gave_up() {
+    let mut network = network();
+    network.insert(DeviceProfile::otaa(EUI, APP_KEY).with_class(Class::C), None);
+    let (mut old, _) = Device::joined(1, &join(&mut network, 1).accept.frame);
+    heard(&mut network, old.uplink(1, b"a"));
+    let on = Message::new(1, 1, "on");
+    network.send(EUI, &on).unwrap();
+    let (mut new, _) = Device::joined(2, &join(&mut network, 2).accept.frame);
+    assert_eq!(network.send(EUI, &on), Err(SendError::NoWindow(EUI)));
+    assert_eq!(network.room(EUI), None);
+    heard(&mut network, new.uplink(1, b"b"));
+    let sent = network.send(EUI, &on).unwrap();
+    assert_eq!(new.read(&sent.frame).payload, b"on");
+}
+
+#[test]
+fn a_device_that_is_to_join_is_not_heard_in_the_session_that_it_had_without() {
+    let mut network = network();
+    let mut device = Device::abp(0x2600_0001);
+    network.insert(device.profile(EUI), None);
+    heard(&mut network, device.uplink(1, b"a"));
+    let record = network.record(EUI);
+    network.insert(DeviceProfile::otaa(EUI, APP_KEY), record);
+    assert!(hear(&mut network, device.uplink(1, b"b")).is_err());
+    assert!(network.addresses.is_empty());
+}
+
+#[test]
 fn a_join_that_was_never_used_leaves_nothing_behind() {
     let mut network = with_otaa();
     for nonce in 0..20 {

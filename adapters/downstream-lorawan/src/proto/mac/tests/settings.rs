@@ -30,8 +30,8 @@ fn asked(network: &mut Network, device: &mut Device) -> Vec<u8> {
     device.read(&sent.frame).options
 }
 
-/// Data rate 5, power step 1, channels 0 to 2, each frame once.
-const FASTER: [u8; 5] = [0x03, 0x51, 0x07, 0x00, 0x01];
+/// Data rate 5, power step 1, all channels that the device has, each frame once.
+const FASTER: [u8; 5] = [0x03, 0x51, 0x07, 0x00, 0x61];
 
 #[test]
 fn a_device_with_a_good_signal_is_told_to_be_faster() {
@@ -44,6 +44,21 @@ fn a_device_with_a_good_signal_is_told_to_be_faster() {
     assert_eq!(network.session(EUI).unwrap().power_step, 0);
     assert!(!slow(&mut network, &mut device, &[0x03, 0x07]).answer_due);
     assert_eq!(network.session(EUI).unwrap().power_step, 1);
+}
+
+#[test]
+fn a_device_that_no_join_has_told_the_extra_channels_is_asked_for_none_of_them() {
+    let region = Region::new(RegionName::Eu868);
+    let extra = [867_100_000, 867_300_000, 867_500_000];
+    let region = region.with_channels(&extra).unwrap();
+    let config = NetworkConfig::new(&region);
+    let mut network = Network::new(region, config);
+    let mut device = Device::abp(1);
+    network.insert(device.profile(EUI), None);
+    for _ in 0..20 {
+        slow(&mut network, &mut device, &[]);
+    }
+    assert_eq!(asked(&mut network, &mut device), FASTER);
 }
 
 #[test]
