@@ -128,6 +128,13 @@ pub async fn send_until_ok(upstream: &dyn Upstream, message: &Uplink) {
     }
 }
 
+/// Waits for what an upstream alone can tell: the simulator's own waits wake when the hub changes.
+pub async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Tells the ids that the hub accepted of a device, in order, without those that came twice.
 #[must_use]
 pub fn accepted_ids(hub: &HubSimulator, device: &DeviceId) -> Vec<String> {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
-    accepted_ids, attach, attach_with, backoff, config, hub, plain_hub, send_until_ok, uplink,
-    upstream, with_key, with_policy,
+    accepted_ids, attach, attach_with, backoff, config, hub, plain_hub, send_until_ok, until,
+    uplink, upstream, with_key, with_policy,
 };
 use gateway_core::governor::Rate;
 use gateway_core::testkit::RecordingCallback;
@@ -248,7 +248,7 @@ async fn a_message_that_waits_for_the_budget_does_not_hold_up_the_close() {
     sent.expect("the budget allows one");
     let second = uplink(&device, "second");
     let close = async {
-        hub.wait_until(|_| upstream.stats().waiting > 0).await;
+        until(|| upstream.stats().waiting > 0).await;
         upstream.close(Duration::from_millis(100)).await
     };
     let both = async { tokio::join!(upstream.send(&second), close) };
@@ -274,7 +274,7 @@ async fn a_batch_waits_for_the_budget_once() {
     let sent = timeout(Duration::from_secs(30), upstream.send_batch(&batch)).await;
     sent.expect("not 10 s for each").expect("the hub takes all");
     let next = uplink(&device, "next");
-    let waits = async { hub.wait_until(|_| upstream.stats().waiting > 0).await };
+    let waits = until(|| upstream.stats().waiting > 0);
     tokio::select! {
         _ = upstream.send(&next) => panic!("it goes before its turn"),
         () = waits => {}

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{
-    accepted_ids, attach, config, hub, pair, plain_hub, send_until_ok, uplink, upstream, with_key,
-    with_policy, with_token,
+    accepted_ids, attach, config, hub, pair, plain_hub, send_until_ok, until, uplink, upstream,
+    with_key, with_policy, with_token,
 };
 use gateway_core::credential::SymmetricKey;
 use gateway_core::testkit::RecordingCallback;
@@ -68,8 +68,7 @@ async fn renewing_tokens_under_load_fails_no_message_and_loses_none() {
         });
     }
     let twice_each = 2 * DEVICES as u64;
-    hub.wait_until(|_| upstream.stats().replaced >= twice_each)
-        .await;
+    until(|| upstream.stats().replaced >= twice_each).await;
     stop.store(true, Relaxed);
     while let Some(sent) = sending.join_next().await {
         let (device, sent) = sent.expect("no message failed");
@@ -118,7 +117,7 @@ async fn a_method_that_waits_for_its_turn_outlives_a_renewal() {
     let call = |payload| hub.call_method("device", "wait", payload, Duration::from_secs(30));
     let renewal = async {
         callback.wait_for(|record| !record.methods.is_empty()).await;
-        hub.wait_until(|_| upstream.stats().replaced > 0).await;
+        until(|| upstream.stats().replaced > 0).await;
         callback.release();
     };
     let (one, other, ()) = tokio::join!(call("1"), call("2"), renewal);
@@ -140,7 +139,7 @@ async fn a_renewal_that_the_hub_refuses_leaves_the_device_what_it_has() {
     let sent = upstream.send(&uplink(&device, "still")).await;
     sent.expect("the old token is good");
     hub.faults().allow_token("device");
-    hub.wait_until(|_| upstream.stats().replaced > 0).await;
+    until(|| upstream.stats().replaced > 0).await;
     let sent = upstream.send(&uplink(&device, "again")).await;
     sent.expect("renewed");
     assert!(callback.record().ends.is_empty());
