@@ -1,7 +1,11 @@
 //! From the hub to the downstream that last saw the device.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -79,8 +83,13 @@ impl Router {
         let device = downlink.device().clone();
         let result = match self.find(&device) {
             None => Err(DownstreamError::new(ErrorKind::UnknownDevice, "route")),
-            Some(downstream) => match timeout_at(deadline, downstream.send(downlink)).await {
-                Ok(result) => result,
+            Some(downstream) => match timeout_at(deadline, caught(downstream.send(downlink))).await
+            {
+                Ok(Some(result)) => result,
+                Ok(None) => {
+                    tracing::error!(device.id = %device, "A downstream panicked; its command has failed");
+                    Err(DownstreamError::new(ErrorKind::Other, "send").with_source("it panicked"))
+                }
                 Err(_) => Err(DownstreamError::undelivered(ErrorKind::TimedOut)),
             },
         };
@@ -89,6 +98,17 @@ impl Router {
         }
         result
     }
+}
+
+/// Gives a future's outcome, or none if it panics: its caller would take others with it, such as the
+/// task that brings a device all its commands.
+async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 #[async_trait]

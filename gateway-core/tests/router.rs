@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use gateway_core::testkit::{Command, MemoryDevice};
 use gateway_core::{
     Announcement, CloudCallback, CloudMessage, CorrelationId, Delivered, DesiredPatch, DeviceId,
-    Disposition, Downlink, Downstream, DownstreamError, ErrorKind, Interest, MethodCall,
-    MethodName, MethodReply, ServeContext, SessionEnd, Settlement,
+    Disposition, Downlink, Downstream, DownstreamError, ErrorKind, GatewayBuilder, Interest,
+    MethodCall, MethodName, MethodReply, ServeContext, SessionEnd, Settlement,
 };
 use support::{Harness, device, soon};
 use tokio::time::{Instant, timeout};
@@ -213,7 +213,7 @@ async fn a_message_is_settled_by_what_became_of_it() {
     );
 }
 
-/// Takes everything and never answers; or panics, or fails to serve.
+/// Takes everything and never answers.
 #[derive(Debug)]
 struct Silent;
 
@@ -247,6 +247,39 @@ async fn nothing_waits_past_its_deadline_for_a_silent_downstream() {
     // These have no deadline of their own, and must not pile up either.
     soon(run.hub.patch_desired(&a, "{}")).await.unwrap();
     soon(run.hub.end_session(&a, ErrorKind::Unauthorized)).await;
+}
+
+/// Panics over every command.
+#[derive(Debug)]
+struct Panicking;
+
+#[async_trait]
+impl Downstream for Panicking {
+    async fn serve(&self, context: ServeContext) -> Result<(), DownstreamError> {
+        context.shutdown.cancelled().await;
+        Ok(())
+    }
+
+    async fn send(&self, _: Downlink) -> Result<Delivered, DownstreamError> {
+        tokio::task::yield_now().await;
+        panic!("a fault of its own")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_downstream_that_panics_costs_the_command_and_no_more() {
+    let with_it = |b| GatewayBuilder::with_downstream(b, "panicking", Panicking);
+    let run = Harness::build(|_| {}, |hub| hub, with_it);
+    let a = device("a");
+    let ingress = run.gateway.ingress("panicking").unwrap();
+    let announcement = Announcement::new(a.clone()).with_interest(Interest::ALL);
+    let _presence = ingress.online(announcement).await.unwrap();
+    for _ in 0..2 {
+        let reply = run.hub.call_method(call(&a)).await;
+        assert_eq!(reply.unwrap().status, 500);
+        let settled = run.hub.send_message(message(&a)).await;
+        assert_eq!(settled, Some(Disposition::Abandon));
+    }
 }
 
 #[tokio::test(start_paused = true)]
