@@ -159,6 +159,18 @@ fn more_concentrators_than_an_uplink_may_list_cost_the_worst_of_them_only() {
 }
 
 #[test]
+fn numbers_that_are_none_cost_no_uplink() {
+    let mut body = up();
+    body["rxInfo"][0]["snr"] = Value::Null;
+    body["rxInfo"][1]["location"]["altitude"] = Value::Null;
+    let Event::Uplink(uplink) = one(EventKind::Up, &body) else {
+        panic!("it is no uplink");
+    };
+    let ratios = uplink.receptions.iter().map(|heard| heard.snr);
+    assert!(ratios.eq([Some(9.0), None]));
+}
+
+#[test]
 fn what_became_of_a_downlink_bears_its_id() {
     let body = json!({"deviceInfo": device(), "queueItemId": ITEM, "acknowledged": true,
         "fCntDown": 7});

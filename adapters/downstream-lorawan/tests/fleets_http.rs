@@ -18,12 +18,14 @@ use gateway_core::credential::Secret;
 use gateway_core::testkit::MemoryUpstream;
 use gateway_core::{CloudMessage, DeviceId, Disposition, ErrorKind, Interest};
 use gateway_downstream_lorawan::cloud::{HttpConfig, PostConfig};
+use gateway_downstream_lorawan::embed::{EuiDirectory, LorawanConfig, LorawanDownstream};
 use gateway_downstream_lorawan::tts::TtsWebhookConfig;
 use gateway_downstream_lorawan::{chirpstack, tts};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -110,6 +112,96 @@ async fn a_body_that_is_too_long_is_not_read() {
     let _run = site::run(&hub, downstream);
     let body = [b' '; 1025];
     assert_eq!(post(address, "/?event=up", TOKEN, &body).await, 413);
+}
+
+#[tokio::test]
+async fn strangers_keep_no_network_server_out() {
+    let hub = MemoryUpstream::new();
+    let mut config = config();
+    config.max_connections = 2;
+    config.idle_timeout = Duration::from_secs(600);
+    let downstream = chirpstack::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let mut strangers = JoinSet::new();
+    for _ in 0..4 {
+        let mut greedy = TcpStream::connect(address).await.unwrap();
+        strangers.spawn(async move {
+            // Asks on, and reads no answer.
+            while greedy.write_all(b"GET / HTTP/1.1\r\n\r\n").await.is_ok() {}
+        });
+    }
+    let mut silent = Vec::new();
+    for frame_counter in 1..=3 {
+        for _ in 0..4 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let body = up(frame_counter).to_string();
+        assert_eq!(
+            post(address, "/?event=up", TOKEN, body.as_bytes()).await,
+            204
+        );
+    }
+    while strangers.join_next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn who_has_shown_the_token_gives_way_to_no_stranger() {
+    let hub = MemoryUpstream::new();
+    let mut config = config();
+    config.max_connections = 2;
+    let downstream = chirpstack::http(config, site::everybody()).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let mut server = TcpStream::connect(address).await.unwrap();
+    for frame_counter in 1..=3 {
+        let body = up(frame_counter).to_string();
+        let request = format!(
+            "POST /?event=up HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        server.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(server.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 204"));
+        for _ in 0..4 {
+            // Has an end when it gives way to the next.
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            let _next = TcpStream::connect(address).await.unwrap();
+            assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_uplink_that_waited_for_the_hub_opens_no_window() {
+    let hub = MemoryUpstream::new();
+    let mut lorawan = LorawanConfig::default();
+    lorawan.window = Duration::from_millis(300);
+    let lorawan = LorawanDownstream::builder(lorawan).with_directory(EuiDirectory::default());
+    let downstream = chirpstack::http(config(), lorawan).await.unwrap();
+    let address = downstream.local_addr().unwrap();
+    let _run = site::run(&hub, downstream);
+    let [first, second] = [1, 2].map(|frame_counter| up(frame_counter).to_string());
+    let tell = |body| post(address, "/?event=up", TOKEN, body);
+    hub.hold();
+    let waiting = async {
+        hub.wait_held(1).await;
+        let second = tell(second.as_bytes());
+        let release = async {
+            sleep(Duration::from_millis(600)).await;
+            hub.release();
+        };
+        tokio::join!(second, release).0
+    };
+    let answers = tokio::join!(tell(first.as_bytes()), waiting);
+    assert_eq!(answers, (204, 204));
+    let device = device();
+    let listening = hub.wait_listening(&device, Interest::COMMANDS);
+    let listening = timeout(Duration::from_millis(200), listening).await;
+    assert!(listening.is_err(), "its device does not hear");
 }
 
 #[tokio::test]
@@ -299,32 +391,32 @@ async fn a_command_that_its_device_does_not_confirm_is_given_back_when_no_attemp
     let webhook = Webhook::start(PostConfig::new(url, Secret::new("NNSXS.KEY"))).await;
     let mut command = command();
     command.properties.insert("lorawan-confirmed", "true");
-    let attempts_left = Cell::new(None);
+    let (sent, is_queued) = (Cell::new(0), Cell::new(false));
+    // As `handleDownlinkNack` of lorawan-stack's application server.
     let server = async {
         let (_, body) = accept_request(&listener, "200 OK").await;
         let mut downlink = body["downlinks"][0].clone();
-        let most = downlink["confirmed_retry"]["max_attempts"]
-            .as_u64()
-            .unwrap();
-        for attempt in 1..=most {
-            attempts_left.set(Some(most - attempt));
+        is_queued.set(true);
+        while is_queued.get() {
+            sent.set(sent.get() + 1);
             webhook.tell("downlink_sent", &downlink).await;
-            let next = tts_up(1 + attempt as u32);
-            let body = next.to_string();
-            assert_eq!(
-                post(webhook.address, "/", TOKEN, body.as_bytes()).await,
-                204
-            );
-            downlink["confirmed_retry"]["attempt"] = attempt.into();
+            let body = tts_up(1 + sent.get()).to_string();
+            let answer = post(webhook.address, "/", TOKEN, body.as_bytes()).await;
+            assert_eq!(answer, 204);
+            let retry = &mut downlink["confirmed_retry"];
+            let attempt = retry["attempt"].as_u64().unwrap_or(0) + 1;
+            retry["attempt"] = attempt.into();
+            is_queued.set(attempt <= retry["max_attempts"].as_u64().unwrap());
             webhook.tell("downlink_nack", &downlink).await;
         }
     };
     let given_back = async {
         let disposition = webhook.hub.send_message(command).await;
-        (disposition, attempts_left.get())
+        (disposition, is_queued.get())
     };
     let (given_back, ()) = tokio::join!(given_back, server);
-    assert_eq!(given_back, (Some(Disposition::Abandon), Some(0)));
+    assert_eq!(given_back, (Some(Disposition::Abandon), false));
+    assert_eq!(sent.get(), 1, "the hub gives it out again");
 }
 
 #[tokio::test]

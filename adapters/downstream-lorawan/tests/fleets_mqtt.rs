@@ -177,6 +177,32 @@ async fn a_command_for_chirpstack_ends_with_the_radios_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_command_does_not_wait_for_what_the_hub_puts_off() {
+    let Some(broker) = Mosquitto::start().await else {
+        return;
+    };
+    let hub = MemoryUpstream::new();
+    let mut server = Server::start(&broker, "application/+/device/+/command/down").await;
+    let _run = site::run(&hub, chirpstack(&broker));
+    server.tell_until_heard(&hub, event("up"), &up(1)).await;
+    hub.wait_listening(&device(DEV_EUI), Interest::COMMANDS)
+        .await;
+    let radio = async {
+        let (_, body) = server.request().await;
+        hub.hold();
+        server.tell(event("up"), up(2).to_string()).await;
+        hub.wait_held(1).await;
+        let log = json!({"deviceInfo": {"applicationId": APPLICATION, "devEui": DEV_EUI},
+            "level": "ERROR", "code": "DOWNLINK_PAYLOAD_SIZE",
+            "context": {"queue_item_id": body["id"]}});
+        server.tell(event("log"), log.to_string()).await;
+    };
+    let (disposition, ()) = tokio::join!(hub.send_message(command(DEV_EUI)), radio);
+    assert_eq!(disposition, Some(Disposition::Reject));
+    hub.release();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_twice_is_one_message_and_garbage_is_none() {
     let Some(broker) = Mosquitto::start().await else {
         return;

@@ -94,6 +94,19 @@ fn an_uplink_keeps_all_that_the_things_stack_says_of_it() {
 }
 
 #[test]
+fn numbers_that_are_none_cost_no_uplink() {
+    let mut body = uplink();
+    body["rx_metadata"][0]["snr"] = "NaN".into();
+    body["rx_metadata"][1]["rssi"] = Value::Null;
+    let told = events("uplink_message", &body);
+    let [Event::Uplink(uplink)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let ratios = uplink.receptions.iter().map(|heard| heard.snr);
+    assert!(ratios.eq([Some(5.2), None]));
+}
+
+#[test]
 fn the_correlation_id_names_the_message_at_the_hub() {
     let told = read(&message("uplink_message", &uplink())).unwrap();
     let [Event::Uplink(uplink)] = &told.events[..] else {
@@ -140,10 +153,11 @@ fn only_the_last_refusal_of_a_device_ends_a_downlink() {
         json!({"correlation_ids": ["iot-gateway:c2d-1"],
             "confirmed_retry": {"attempt": attempt, "max_attempts": 3}})
     };
-    assert_eq!(events("downlink_nack", &nack(2)), []);
+    // The next attempt is the third of three.
+    assert_eq!(events("downlink_nack", &nack(3)), []);
     let refused = DeviceAck::new(DEV_EUI, DownlinkId::new("c2d-1"), false);
     assert_eq!(
-        events("downlink_nack", &nack(3)),
+        events("downlink_nack", &nack(4)),
         [Event::DeviceAck(refused)]
     );
 }
@@ -198,7 +212,7 @@ fn a_downlink_is_written_as_the_things_stack_reads_it() {
     let body: Value = serde_json::from_slice(&push(&downlink)).unwrap();
     let expected = json!({"downlinks": [{"f_port": 15, "frm_payload": "vu8=", "confirmed": true,
         "priority": "HIGH", "correlation_ids": ["iot-gateway:4711"],
-        "confirmed_retry": {"max_attempts": 1}}]});
+        "confirmed_retry": {"attempt": 1, "max_attempts": 1}}]});
     assert_eq!(body, expected);
     assert_eq!(clear(), &br#"{"downlinks":[]}"#[..]);
 }

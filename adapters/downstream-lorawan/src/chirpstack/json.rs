@@ -127,7 +127,7 @@ struct RxInfo {
     gw_time: Option<SystemTime>,
     #[serde(default)]
     rssi: i32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read::number")]
     snr: f32,
     #[serde(default)]
     channel: u32,
@@ -147,12 +147,14 @@ impl RxInfo {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
-#[derive(Default)]
 struct Place {
+    #[serde(deserialize_with = "read::number")]
     latitude: f64,
+    #[serde(deserialize_with = "read::number")]
     longitude: f64,
+    #[serde(deserialize_with = "read::number")]
     altitude: f64,
 }
 

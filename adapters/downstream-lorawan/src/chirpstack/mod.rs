@@ -11,6 +11,10 @@
 //! where commands are to answer the uplink that they belong to, and let the devices listen
 //! [always](crate::embed::ListenPolicy::Always) where they are to be there before it.
 //!
+//! Commands need ChirpStack 4.14 or later, where downlinks expire (`expires_at`). Before it, one that
+//! has missed its window stays in the queue and goes beside the next that the hub gives out for it;
+//! up to 4.5, a downlink in JSON that is to expire is not taken at all.
+//!
 //! ```no_run
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use gateway_downstream_lorawan::chirpstack::{self, ChirpStackConfig};

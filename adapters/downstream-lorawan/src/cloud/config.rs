@@ -103,7 +103,8 @@ pub struct HttpConfig {
     /// What requests must have as `Authorization: Bearer ...`, a header to be set at the network
     /// server; at least 16 bytes, since whoever knows it speaks for every device.
     pub token: Secret,
-    /// Connections at a time. Default 64; more wait to be accepted.
+    /// Connections at a time. Default 64. Beyond, the oldest that has not shown the token is closed;
+    /// while all have, more wait to be served.
     #[serde(default = "HttpConfig::default_connections")]
     pub max_connections: usize,
     /// The longest body, in bytes. Default 256 KiB.

@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use gateway_core::Settlement;
-use gateway_net::Listener;
+use gateway_net::{Guest, Listener, Room};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -47,19 +47,23 @@ impl Receiver {
         shutdown: CancellationToken,
     ) {
         let receiver = Arc::new(self);
+        let mut room = Room::new(receiver.config.max_connections);
         let mut connections = JoinSet::new();
         loop {
-            let has_room = connections.len() < receiver.config.max_connections;
+            while let Some(ended) = connections.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(error = %error, "A task panicked; please report this");
+                }
+            }
+            let come = async {
+                let (stream, _) = listener.accept().await;
+                (stream, room.admit().await)
+            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                (stream, _) = listener.accept(), if has_room => {
+                (stream, guest) = come => {
                     let (receiver, intake) = (receiver.clone(), intake.clone());
-                    connections.spawn(receiver.serve(stream, intake, shutdown.clone()));
-                }
-                Some(ended) = connections.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(error = %error, "A task panicked; please report this");
-                    }
+                    connections.spawn(receiver.serve(stream, guest, intake, shutdown.clone()));
                 }
             }
         }
@@ -70,23 +74,29 @@ impl Receiver {
     async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
+        guest: Guest,
         intake: Arc<Intake>,
         shutdown: CancellationToken,
     ) {
         let service = service_fn(|request| {
-            let (receiver, intake) = (&self, &intake);
-            async move { Ok::<_, Infallible>(receiver.answer(request, intake).await) }
+            let (receiver, guest, intake) = (&self, &guest, &intake);
+            async move { Ok::<_, Infallible>(receiver.answer(request, guest, intake).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.config.idle_timeout)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
+        let patience = self.config.idle_timeout;
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = guest.displaced() => {
+                tracing::debug!("Connection without a token closed: another needs its place");
+                return;
+            }
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                timeout(patience, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
@@ -94,9 +104,14 @@ impl Receiver {
         }
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>, intake: &Intake) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        guest: &Guest,
+        intake: &Intake,
+    ) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = match self.take(request, intake).await {
+        *response.status_mut() = match self.take(request, guest, intake).await {
             Ok(Settlement::Accepted) => StatusCode::NO_CONTENT,
             Ok(Settlement::Rejected(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Ok(Settlement::RetryLater(after)) => {
@@ -107,12 +122,18 @@ impl Receiver {
             Ok(_) => StatusCode::SERVICE_UNAVAILABLE,
             Err(status) => status,
         };
+        if !guest.is_known() {
+            // Or it could keep its place by asking on, and by reading no answer.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         response
     }
 
     async fn take(
         &self,
         request: hyper::Request<Incoming>,
+        guest: &Guest,
         intake: &Intake,
     ) -> Result<Settlement, StatusCode> {
         let (head, body) = request.into_parts();
@@ -123,6 +144,7 @@ impl Receiver {
             tracing::warn!("A request came without the right token");
             return Err(StatusCode::UNAUTHORIZED);
         }
+        guest.introduce();
         let body = to_bytes(Body::new(body), self.config.max_body);
         let body = timeout(self.config.idle_timeout, body).await;
         let body = body.map_err(|_| StatusCode::REQUEST_TIMEOUT)?;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use gateway_core::{MessageId, Settlement};
 use lru::LruCache;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::told::{Route, Told};
 use super::turns::{Turn, Turns};
 use crate::embed::NetworkEvents;
-use crate::event::{DevEui, Event};
+use crate::event::{DevEui, Event, Uplink};
 
 /// How many messages are remembered, so that they are dropped if they come again: some minutes of
 /// 1,000 a second, at some 100 bytes each.
@@ -76,17 +76,20 @@ impl Intake {
 
     /// Gives a message its place: those of a device are taken in the order in which this is called.
     pub(super) fn queue(&self, told: &Told) -> Turn {
-        let is_outcome = |event: &Event| {
-            use Event::*;
-            matches!(event, TransmitAck(_) | DeviceAck(_) | DownlinkFailed(_))
-        };
         let is_message = !told.events.iter().all(is_outcome);
         self.turns.next((told.dev_eui, is_message))
     }
 
     /// Hands in a message when it is its turn, and says what the hub made of it.
     pub(super) async fn take(&self, mut turn: Turn, told: Told, retry: Retry) -> Settlement {
-        let heard = Instant::now();
+        let came = Instant::now();
+        let (outcomes, messages): (Vec<_>, Vec<_>) = told.events.into_iter().partition(is_outcome);
+        if messages.is_empty() {
+            turn.wait().await;
+        }
+        for outcome in outcomes {
+            let _no_message = self.events.handle(outcome).await;
+        }
         turn.wait().await;
         let seen = told.id.as_ref().and_then(|id| self.seen(id));
         if seen == Some(true) {
@@ -95,10 +98,10 @@ impl Intake {
         }
         self.routes.learn(told.dev_eui, &told.route);
         let mut worst = Settlement::Accepted;
-        for event in told.events {
+        for event in messages {
             let again = seen.is_some();
             let name = told.id.as_deref();
-            match self.hand_in(event, name, heard, retry, again).await {
+            match self.hand_in(event, name, came, retry, again).await {
                 Settlement::Accepted => {}
                 settlement @ Settlement::RetryLater(_) => {
                     self.remember(told.id, false);
@@ -113,9 +116,9 @@ impl Intake {
 
     async fn hand_in(
         &self,
-        mut event: Event,
+        event: Event,
         name: Option<&str>,
-        heard: Instant,
+        came: Instant,
         retry: Retry,
         mut again: bool,
     ) -> Settlement {
@@ -123,16 +126,18 @@ impl Intake {
         let id = name.and_then(|name| MessageId::new(name).ok());
         let id = id.unwrap_or_else(MessageId::random);
         let mut reading = None;
+        // Of a frame that comes again nobody knows when it came first.
+        let is_late = again;
         loop {
-            let settlement = match &mut event {
+            let settlement = match &event {
                 Event::Uplink(uplink) => {
-                    if again {
-                        // Its window has passed.
-                        uplink.window = Some(Duration::ZERO);
-                    }
-                    let window = uplink.window;
                     let events = &self.events;
-                    let handed_in = events.hand_in(uplink, heard, window, again, &mut reading);
+                    let closes = match is_late {
+                        true => came,
+                        false => events.closes(uplink, came),
+                    };
+                    let heard = heard(uplink, came);
+                    let handed_in = events.hand_in(uplink, heard, closes, again, &mut reading);
                     handed_in.await
                 }
                 event => self.events.handle_as(event.clone(), id.clone()).await,
@@ -161,4 +166,17 @@ impl Intake {
             seen.put(id, is_settled);
         }
     }
+}
+
+/// Tells of what became of a downlink, which waits for nothing that the hub is to take.
+fn is_outcome(event: &Event) -> bool {
+    use Event::*;
+    matches!(event, TransmitAck(_) | DeviceAck(_) | DownlinkFailed(_))
+}
+
+/// When the network server had a frame that came then: one that waited at a broker says nothing of
+/// commands that were sent meanwhile. Clocks that differ only make it count later.
+fn heard(uplink: &Uplink, came: Instant) -> Instant {
+    let age = SystemTime::now().duration_since(uplink.received_at);
+    came.checked_sub(age.unwrap_or_default()).unwrap_or(came)
 }

@@ -36,6 +36,23 @@ pub(crate) fn optional_time<'de, D: Deserializer<'de>>(
     Ok(text.and_then(|text| time(&text)))
 }
 
+/// Reads a number. What is none is not a number: protobuf's JSON form has texts for such, and
+/// ChirpStack writes null; a device's message is not refused for it.
+pub(crate) fn number<'de, D: Deserializer<'de>, T: From<f32> + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Word<T> {
+        Number(T),
+        Other(de::IgnoredAny),
+    }
+    Ok(match Word::deserialize(deserializer)? {
+        Word::Number(number) => number,
+        Word::Other(_) => f32::NAN.into(),
+    })
+}
+
 /// Reads bytes in base64.
 pub(crate) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let text = Option::<Cow<'de, str>>::deserialize(deserializer)?.unwrap_or_default();

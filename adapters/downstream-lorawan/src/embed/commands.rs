@@ -187,7 +187,8 @@ fn method_request(
     };
     Ok(match serde_json::from_slice::<&RawValue>(argument) {
         Ok(argument) => {
-            let value = json!({call.name.as_str(): argument}).to_string();
+            // As it was written: not all that is JSON is a `Value`, such as 1e999.
+            let value = format!("{{\"{}\":{argument}}}", call.name);
             Ok(Request::new(Content::Json(value.into())))
         }
         Err(error) => Err(RequestError::Json(error.to_string())),

@@ -76,18 +76,24 @@ impl NetworkEvents {
     /// server is given back to the hub after its deadline.
     pub async fn uplink(&self, uplink: Uplink) -> Settlement {
         let again = uplink.window == Some(Duration::ZERO);
-        let (heard, window) = (Instant::now(), uplink.window);
-        self.hand_in(&uplink, heard, window, again, &mut None).await
+        let heard = Instant::now();
+        let closes = self.closes(&uplink, heard);
+        self.hand_in(&uplink, heard, closes, again, &mut None).await
     }
 
-    /// Takes a frame that was heard then and whose windows close so soon, for the first time or again; see
-    /// [`uplink`](Self::uplink). What its device's codec reads in it is kept in `reading` for the
-    /// next time.
+    /// Tells until when the windows of a frame that came then can be used.
+    pub(crate) fn closes(&self, uplink: &Uplink, came: Instant) -> Instant {
+        came + uplink.window.unwrap_or(self.0.config.window)
+    }
+
+    /// Takes a frame that was heard then and whose windows can be used until `closes`, for the first
+    /// time or again; see [`uplink`](Self::uplink). What its device's codec reads in it is kept in
+    /// `reading` for the next time.
     pub(crate) async fn hand_in(
         &self,
         uplink: &Uplink,
         heard: Instant,
-        window: Option<Duration>,
+        closes: Instant,
         again: bool,
         reading: &mut Reading,
     ) -> Settlement {
@@ -101,7 +107,6 @@ impl NetworkEvents {
             return Settlement::Rejected(ErrorKind::UnknownDevice);
         };
         let now = Instant::now();
-        let closes = now + window.unwrap_or(self.0.config.window);
         let actions = match again {
             // Its device has said nothing more.
             true => Actions::new(),

@@ -31,12 +31,12 @@ pub enum TelemetryForm {
 pub type Reading = Option<Result<Decoded, CodecError>>;
 
 /// The decoded value as it goes into JSON: the codec's, or else the network server's. One that is no
-/// JSON is left out: it would spoil the whole.
+/// JSON, or longer than a codec's may be, is left out: it would spoil the whole.
 fn object<'a>(uplink: &'a Uplink, reading: &'a Reading) -> Option<&'a RawValue> {
     let text = match reading {
         Some(Ok(decoded)) => &decoded.data,
         Some(Err(_)) => return None,
-        None => uplink.object.as_ref()?,
+        None => (uplink.object.as_ref()).filter(|object| object.len() <= Decoded::MAX_SIZE)?,
     };
     serde_json::from_slice(text).ok()
 }

@@ -2,7 +2,6 @@
 
 mod handshake;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use gateway_net::Listener;
+use gateway_net::{Guest, Listener, Room};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -68,31 +67,19 @@ impl From<Error> for Ended {
 impl Stations {
     pub(super) async fn serve(self, mut listener: Listener) {
         let this = Arc::new(self);
-        let max = this.config.max_connections;
-        let room = Arc::new(Semaphore::new(max));
+        let mut room = Room::new(this.config.max_connections);
         let mut connections = JoinSet::new();
-        // Those that have not said which station they are, the oldest first.
-        let mut greetings = VecDeque::new();
         for number in 0_u64.. {
             while connections.try_join_next().is_some() {}
             let (stream, from) = listener.accept().await;
-            let is_full = room.available_permits() == 0;
-            if is_full || greetings.len() >= max {
-                greetings.retain(|greeting: &oneshot::Sender<()>| !greeting.is_closed());
-            }
-            if is_full && greetings.pop_front().is_none() {
+            if room.is_full() {
                 tracing::debug!(%from, "Connection closed: as many stations are here as may be");
                 continue;
             }
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
-            };
-            let (greeting, displaced) = oneshot::channel();
-            greetings.push_back(greeting);
+            let guest = room.admit().await;
             let this = this.clone();
             connections.spawn(async move {
-                let _permit = permit;
-                if let Err(error) = this.speak(stream, from, number, displaced).await {
+                if let Err(error) = this.speak(stream, from, number, guest).await {
                     tracing::debug!(%from, error = %error, "Station's connection ended");
                 }
             });
@@ -104,7 +91,7 @@ impl Stations {
         stream: TcpStream,
         from: SocketAddr,
         number: u64,
-        displaced: oneshot::Receiver<()>,
+        guest: Guest,
     ) -> Result<(), Ended> {
         stream.set_nodelay(true)?;
         let greeting = async {
@@ -120,11 +107,12 @@ impl Stations {
         };
         let greeted = tokio::select! {
             greeted = timeout(self.config.handshake_timeout, greeting) => greeted,
-            _ = displaced => return Err(Ended::Displaced),
+            () = guest.displaced() => return Err(Ended::Displaced),
         };
         let (socket, Some(station)) = greeted.map_err(|_| Ended::Silent)?? else {
             return Ok(());
         };
+        guest.introduce();
         self.concentrators.admit(station, from.ip())?;
         let (sender, outgoing) = mpsc::channel(OUTGOING);
         self.concentrators.station(station, sender, number);

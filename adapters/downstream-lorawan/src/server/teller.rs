@@ -190,8 +190,7 @@ impl Teller {
 async fn deliver(events: &NetworkEvents, uplink: &Uplink, heard: Instant, closes: Instant) -> bool {
     let (mut again, mut reading) = (false, None);
     loop {
-        let window = closes.saturating_duration_since(Instant::now());
-        let handed_in = events.hand_in(uplink, heard, Some(window), again, &mut reading);
+        let handed_in = events.hand_in(uplink, heard, closes, again, &mut reading);
         match handed_in.await {
             Settlement::RetryLater(after) => sleep(after).await,
             settlement => return settlement == Settlement::Accepted,

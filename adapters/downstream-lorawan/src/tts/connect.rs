@@ -152,6 +152,10 @@ impl TtsWebhookConfig {
 
 /// Makes a downstream that takes what a webhook of The Things Stack posts, and posts downlinks.
 ///
+/// What the hub does not take at once is answered with 503: let the webhook try again ("Retries"),
+/// which it does not by itself. A deployment that cannot had better use [`mqtt`], where such a
+/// message waits here until the hub has it.
+///
 /// # Errors
 /// A setting is wrong, or the address cannot be had.
 pub async fn http(

@@ -9,9 +9,13 @@ use crate::event::{Downlink, DownlinkId, Priority};
 /// Marks our names among the correlation ids of a downlink, which has no other name.
 const MARK: &str = "iot-gateway:";
 
-/// How often a confirmed downlink is sent before the device's silence counts: the hub gives out what
-/// was not confirmed again, which would then go beside further attempts.
-const MAX_ATTEMPTS: u32 = 1;
+/// Lets a confirmed downlink be sent once: the hub gives out what was not confirmed again, which
+/// would go beside further attempts. The Things Stack counts from 1 where nothing is said, from
+/// `attempt` where that is, and sends another while that is not above `max_attempts`.
+const ONE_ATTEMPT: ConfirmedRetry = ConfirmedRetry {
+    attempt: 1,
+    max_attempts: 1,
+};
 
 /// Reads a correlation id that is one of ours.
 pub(super) fn ours(correlation_id: &str) -> Option<DownlinkId> {
@@ -37,6 +41,7 @@ struct ApplicationDownlink<'a> {
 
 #[derive(Serialize)]
 struct ConfirmedRetry {
+    attempt: u32,
     max_attempts: u32,
 }
 
@@ -51,9 +56,7 @@ pub(super) fn encode(downlink: Option<&Downlink>) -> Bytes {
             Priority::High => "HIGH",
         },
         correlation_ids: [format!("{MARK}{}", downlink.id)],
-        confirmed_retry: downlink.confirmed.then_some(ConfirmedRetry {
-            max_attempts: MAX_ATTEMPTS,
-        }),
+        confirmed_retry: downlink.confirmed.then_some(ONE_ATTEMPT),
     });
     let queue = Queue {
         downlinks: downlinks.into_iter().collect(),

@@ -78,12 +78,17 @@ struct RxMetadata {
     gateway_ids: GatewayIds,
     #[serde(default, deserialize_with = "optional_time")]
     time: Option<SystemTime>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read::number")]
     rssi: f32,
-    snr: Option<f32>,
+    #[serde(default = "no_ratio", deserialize_with = "read::number")]
+    snr: f32,
     #[serde(default)]
     channel_index: u32,
     location: Option<Place>,
+}
+
+fn no_ratio() -> f32 {
+    f32::NAN
 }
 
 #[derive(Deserialize, Default)]
@@ -95,9 +100,9 @@ struct GatewayIds {
 
 #[derive(Deserialize)]
 struct Place {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read::number")]
     latitude: f64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read::number")]
     longitude: f64,
     altitude: Option<f64>,
 }
@@ -280,7 +285,7 @@ impl RxMetadata {
             true => gateway_id,
             false => eui.to_ascii_lowercase(),
         };
-        let mut reception = Reception::new(gateway, self.rssi.round() as i16, self.snr);
+        let mut reception = Reception::new(gateway, self.rssi.round() as i16, Some(self.snr));
         reception.time = self.time;
         reception.channel = Some(self.channel_index);
         reception.location = self.location.map(Place::location);
@@ -331,9 +336,10 @@ impl DownlinkMessage {
         Some(Event::DownlinkFailed(failed))
     }
 
+    /// By then `attempt` is the number of the one that would be next.
     fn is_last_attempt(&self) -> bool {
         let retry = self.confirmed_retry.as_ref();
-        retry.is_some_and(|retry| retry.max_attempts.is_some_and(|most| most <= retry.attempt))
+        retry.is_some_and(|retry| retry.max_attempts.is_some_and(|most| most < retry.attempt))
     }
 }
 

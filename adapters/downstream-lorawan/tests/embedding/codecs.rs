@@ -63,6 +63,25 @@ async fn a_codec_that_panics_loses_no_payload_and_no_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_codec_gets_a_methods_argument_as_it_was_written() {
+    let long = r#"{"b":1,"a":12345678901234567890123}"#;
+    for argument in ["1e999", r#""\ud800""#, long] {
+        let mut network = Network::start(Coded::new(), patient());
+        assert_eq!(network.events.uplink(uplink(1)).await, Settlement::Accepted);
+        network.wait_listening().await;
+        let hub = network.hub.clone();
+        let radio = async {
+            let downlink = network.downlink().await;
+            assert_eq!(downlink.payload, format!(r#"{{"set":{argument}}}"#));
+            network.transmitted(&downlink).await;
+        };
+        let calling = hub.call_method(call("set", argument, LONG));
+        let (reply, ()) = tokio::join!(calling, radio);
+        assert_eq!(reply.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_method_of_a_device_with_a_codec_is_the_codecs() {
     let mut network = Network::start(Coded::new(), patient());
     assert_eq!(network.events.uplink(uplink(1)).await, Settlement::Accepted);

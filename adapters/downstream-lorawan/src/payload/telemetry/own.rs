@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_network_server_made_of_a_payload_is_left_out_where_it_is_too_long_for_a_message() {
+        let mut sent = sample();
+        for (length, is_there) in [(Decoded::MAX_SIZE, true), (Decoded::MAX_SIZE + 1, false)] {
+            let object = format!("\"{}\"", " ".repeat(length - 2));
+            sent.object = Some(object.into());
+            let body = parsed(&uplink(&sent, &None));
+            assert_eq!(body["data"], "qgA=");
+            assert_eq!(body.get("object").is_some(), is_there, "{length}");
+        }
+    }
+
+    #[test]
     fn an_uplink_has_its_payload_and_what_the_codec_made_of_it() {
         let mut decoded = Decoded::new(r#"{"t":21.50}"#).with_warnings(vec!["low".to_owned()]);
         decoded.normalized = Some(r#"[{"air":1}]"#.into());

@@ -275,7 +275,7 @@ fn a_window_is_counted_from_the_uplink_on_a_counter_that_wraps() {
         written(&request),
         json!({
             "imme": false, "tmst": 999_999, "freq": 868.1, "rfch": 0, "powe": 14, "modu": "LORA",
-            "datr": "SF7BW125", "codr": "4/5", "ipol": true, "size": 4, "data": "AQIDBA==",
+            "datr": "SF7BW125", "codr": "4/5", "ipol": true, "ncrc": true, "size": 4, "data": "AQIDBA==",
         })
     );
 }

@@ -43,6 +43,8 @@ struct Wire {
     fdev: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ipol: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ncrc: Option<bool>,
     size: usize,
     data: String,
 }
@@ -77,7 +79,8 @@ impl TxRequest {
 
     /// Writes the datagram (PULL_RESP), which goes to where the last PULL_DATA came from; the
     /// forwarder repeats the token when it tells what became of it. Towards devices LoRa's
-    /// polarity is inverted, so that they do not hear each other, and concentrators neither.
+    /// polarity is inverted, so that they do not hear each other, and concentrators neither; a LoRa
+    /// downlink has no CRC of its payload (TS001-1.0.4, section 3).
     #[must_use]
     pub fn encode(&self, token: [u8; 2]) -> Vec<u8> {
         let (modu, datr, codr, fdev) = match self.modulation {
@@ -112,6 +115,7 @@ impl TxRequest {
                 codr: codr.map(|codr| codr.to_string()),
                 fdev,
                 ipol: (modu == "LORA").then_some(true),
+                ncrc: (modu == "LORA").then_some(true),
                 size: self.frame.len(),
                 data: base64::encode(&self.frame),
             },
