@@ -154,7 +154,7 @@ impl Builder {
 
     /// Sets the limits; the real hub's by default.
     pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.limits = limits.bounded();
         self
     }
 

@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+/// The longest that anything lasts: as far off as instants surely reach.
+pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Milliseconds since the Unix epoch.
 pub(crate) fn unix_millis(time: SystemTime) -> i64 {
     let since = time

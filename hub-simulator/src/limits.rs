@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::CENTURY;
 use crate::hub::feedback::FeedbackRules;
 use crate::hub::queue::QueueRules;
 use crate::hub::throttle::Size;
@@ -225,6 +226,27 @@ with! {
 }
 
 impl Limits {
+    /// The same with times that can be added to any instant: none is longer than 100 years.
+    pub(crate) fn bounded(mut self) -> Self {
+        for time in [
+            &mut self.c2d_lock,
+            &mut self.feedback_wait,
+            &mut self.feedback_lock,
+            &mut self.feedback_ttl,
+            &mut self.idle_timeout,
+            &mut self.min_client_idle_timeout,
+            &mut self.mqtt_connect_timeout,
+            &mut self.mqtt_packet_timeout,
+            &mut self.mqtt_max_silence,
+            &mut self.http_idle_timeout,
+            &mut self.http_body_timeout,
+            &mut self.amqp_open_timeout,
+        ] {
+            *time = (*time).min(CENTURY);
+        }
+        self
+    }
+
     pub(crate) fn feedback_rules(&self) -> FeedbackRules {
         FeedbackRules {
             batch: self.feedback_batch,

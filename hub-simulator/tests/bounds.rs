@@ -12,13 +12,14 @@ use fe2o3_amqp_types::definitions::{Fields, Role};
 use fe2o3_amqp_types::performatives::{Detach, Flow, Performative};
 use fe2o3_amqp_types::primitives::Value;
 use futures_util::future::join_all;
-use hub_simulator::{HubSimulator, Limits};
+use hub_simulator::{C2d, HubSimulator, Limits};
 use support::{
     Client, DataBody, accepted, bytes_of, condition_of, message, plain_hub, soon, token,
 };
 use wire::{Wire, attach, begin, credit, open, transfer};
 
 const EVENTS: &str = "/devices/dev1/messages/events";
+const C2D: &str = "/devices/dev1/messages/devicebound";
 /// A call's payload that with `SMALL` in force leaves no room for anything else.
 const NEARLY_ALL: usize = 3990;
 /// Bytes that a connection makes the hub hold, where that is to be little.
@@ -252,6 +253,38 @@ async fn calls_that_a_device_gives_no_credit_for_cost_bounded_memory() {
         answers = join_all(waiting) => panic!("{answers:?}"),
     };
     assert!(detached.contains("ResourceLimitExceeded"), "{detached}");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_closed_window_counts() {
+    let limits = Limits::default().with_held_per_connection(SMALL);
+    let hub = HubSimulator::builder().with_tls(false).with_limits(limits);
+    let hub = hub.start().await.unwrap();
+    hub.add_device("dev1");
+    hub.send_c2d("dev1", C2d::new(vec![b' '; 2 * SMALL]))
+        .unwrap();
+    let mut small = open();
+    small.max_frame_size = 512.into();
+    let mut wire = Wire::with_session(&hub, small, begin(5000)).await;
+    wire.authorize(&hub, "dev1").await;
+    wire.send(1, Performative::Begin(begin(1))).await;
+    let c2d = attach("c2d", 5, Role::Receiver, C2D);
+    wire.send(1, Performative::Attach(c2d)).await;
+    let window = Flow {
+        incoming_window: 1,
+        ..credit(5, 10)
+    };
+    wire.send(1, Performative::Flow(window)).await;
+    let refused = loop {
+        match wire.next().await {
+            Performative::Detach(detach) => break detach,
+            Performative::Begin(_) | Performative::Attach(_) => {}
+            Performative::Transfer(transfer) => assert!(transfer.more),
+            other => panic!("{other:?}"),
+        }
+    };
+    let condition = condition_of(&refused.error.unwrap());
+    assert_eq!(condition, "amqp:resource-limit-exceeded");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hub_simulator::LinkKind;
 use mqtt::{ConnectReturnCode, Device, Packet, PubAck, Wire, connect_packet};
 use support::{plain_hub, soon};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const EVENTS: &str = "devices/dev1/messages/events/";
 
@@ -84,6 +84,8 @@ async fn a_frozen_connection_answers_when_it_thaws() {
     let mut device = Device::connect(&hub, "dev1").await;
     hub.faults().freeze_all();
     device.publish(EVENTS, b"x").await;
+    let early = timeout(Duration::from_millis(100), device.answer()).await;
+    assert!(early.is_err(), "{early:?}");
     assert_eq!(hub.record().count(), 0);
     hub.faults().thaw();
     assert!(matches!(device.answer().await, Some(Packet::PubAck(_))));

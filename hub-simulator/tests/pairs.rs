@@ -18,9 +18,10 @@ use std::time::Duration;
 use fe2o3_amqp_types::definitions::{Fields, Role};
 use fe2o3_amqp_types::performatives::{Attach, Performative};
 use hub_simulator::{C2d, C2dError, HubSimulator, Limits, MethodError};
+use mqtt::{Device, Packet};
 use serde_amqp::primitives::Symbol;
 use serde_json::json;
-use support::{Client, condition_of, plain_hub, soon};
+use support::{Client, DataBody, accepted, condition_of, message, plain_hub, soon};
 use web::Http;
 use wire::{Wire, attach, begin, credit, open};
 
@@ -279,4 +280,32 @@ async fn a_token_is_deleted_where_that_is_on() {
             assert_eq!(client.cbs.ask(&request, "").await.0, status);
         }
     }
+}
+
+#[tokio::test]
+async fn what_may_last_for_ever_does() {
+    let never = Duration::MAX;
+    let limits = Limits::default()
+        .with_c2d_lock(never)
+        .with_idle_timeout(never)
+        .with_amqp_open_timeout(never)
+        .with_mqtt_connect_timeout(never)
+        .with_mqtt_max_silence(never)
+        .with_mqtt_packet_timeout(never)
+        .with_http_idle_timeout(never)
+        .with_http_body_timeout(never);
+    let hub = HubSimulator::builder().with_tls(false).with_limits(limits);
+    let hub = hub.start().await.unwrap();
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut sender = client.telemetry("dev1").await;
+    accepted(soon(sender.send(message("1", "x"))).await.unwrap());
+    let mut receiver = client.receiver(C2D).await;
+    hub.send_c2d("dev1", C2d::new("x")).unwrap();
+    soon(receiver.recv::<DataBody>()).await.unwrap();
+    let mut device = Device::connect(&hub, "dev2").await;
+    device.publish("devices/dev2/messages/events/", b"x").await;
+    assert!(matches!(device.answer().await, Some(Packet::PubAck(_))));
+    let mut http = Http::device(&hub, "dev3").await;
+    let events = "/devices/dev3/messages/events";
+    assert_eq!(http.ask("POST", events, &[], b"x").await.status, 204);
 }

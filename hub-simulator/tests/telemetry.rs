@@ -4,12 +4,15 @@
 mod http;
 mod support;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use fe2o3_amqp::Sendable;
 use fe2o3_amqp::link::Sender;
 use fe2o3_amqp::link::SenderAttachError;
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use fe2o3_amqp::types::messaging::{ApplicationProperties, Data, Message, Properties};
+use fe2o3_amqp::types::messaging::message::__private::Serializable;
+use fe2o3_amqp::types::messaging::{ApplicationProperties, Batch, Data, Message, Properties};
 use http::Http;
 use hub_simulator::{C2d, HubSimulator, RecordMode};
 use support::{Client, DataBody, accepted, message, plain_hub, rejection, soon, token};
@@ -160,6 +163,37 @@ async fn telemetry_and_messages_over_amqp_are_activity() {
     assert!(received > opened, "{received} {opened}");
 }
 
+/// Makes a batch of messages, numbered and with this body.
+fn batch(numbers: RangeInclusive<u32>, body: &str) -> Sendable<Batch<Data>> {
+    let part = |number: u32| {
+        let message = Serializable(message(&number.to_string(), body));
+        Data(serde_amqp::to_vec(&message).unwrap().into())
+    };
+    let parts = numbers.map(part).collect::<Vec<_>>();
+    Sendable::builder()
+        .message(Message::builder().data_batch(parts).build())
+        .message_format(0x8001_3700u32)
+        .build()
+}
+
+#[tokio::test]
+async fn what_is_around_a_message_is_not_metered() {
+    let hub = plain_hub().await;
+    let mut client = Client::device(&hub, "dev1").await;
+    let mut sender = client.telemetry("dev1").await;
+    let largest = "x".repeat(256 * 1024 - 1);
+    accepted(soon(sender.send(message("1", &largest))).await.unwrap());
+    let larger = soon(sender.send(message("12", &largest))).await;
+    assert_eq!(
+        rejection(larger.unwrap()).0,
+        "amqp:link:message-size-exceeded"
+    );
+    // Some 255,000 bytes in sections of 16,000.
+    let many = batch(100..=599, &"x".repeat(507));
+    accepted(soon(sender.send(many)).await.unwrap());
+    assert_eq!(hub.record().count(), 501);
+}
+
 #[tokio::test]
 async fn a_batch_counts_as_its_messages_and_settles_as_one() {
     let hub = HubSimulator::builder()
@@ -170,18 +204,7 @@ async fn a_batch_counts_as_its_messages_and_settles_as_one() {
         .unwrap();
     let mut client = Client::device(&hub, "dev1").await;
     let mut sender = client.telemetry("dev1").await;
-    let part = |id: &str| {
-        let message =
-            fe2o3_amqp::types::messaging::message::__private::Serializable(message(id, "x"));
-        Data(serde_amqp::to_vec(&message).unwrap().into())
-    };
-    let batch = Message::builder()
-        .data_batch(vec![part("1"), part("2"), part("3")])
-        .build();
-    let batch = fe2o3_amqp::Sendable::builder()
-        .message(batch)
-        .message_format(0x8001_3700u32)
-        .build();
+    let batch = batch(1..=3, "x");
     accepted(soon(sender.send(batch)).await.unwrap());
     let ids: Vec<_> = hub
         .record()

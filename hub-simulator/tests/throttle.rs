@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hub_simulator::{HubSimulator, Limits, Size, Tier};
 use support::{Client, accepted, message, rejection, soon};
@@ -52,6 +52,7 @@ async fn telemetry_that_waits_for_its_turn_is_accepted_later() {
     let mut client = Client::device(&hub, "dev1").await;
     let mut sender = client.telemetry("dev1").await;
     let mut pending = Vec::new();
+    let began = Instant::now();
     for number in 0..50 {
         let sent = message(&number.to_string(), "x");
         pending.push(soon(sender.send_batchable(sent)).await.unwrap());
@@ -60,6 +61,8 @@ async fn telemetry_that_waits_for_its_turn_is_accepted_later() {
         accepted(soon(outcome).await.unwrap());
     }
     assert_eq!(hub.record().count(), 50);
+    // 10 at once, and the others 100 a second.
+    assert!(began.elapsed() >= Duration::from_millis(300));
 }
 
 #[tokio::test]

@@ -200,6 +200,7 @@ impl Session {
             held: 0,
             drain: false,
             waits_for_window: false,
+            unsent: 0,
             partial: None,
             outbox: VecDeque::new(),
             correlation: correlation.map(Into::into),

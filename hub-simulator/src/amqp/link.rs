@@ -181,6 +181,8 @@ pub(crate) struct Link {
     pub(crate) waits_for_window: bool,
     pub(crate) partial: Option<Box<Partial>>,
     pub(crate) outbox: VecDeque<Outgoing>,
+    /// Bytes of a delivery on its way that wait for the peer's window.
+    pub(crate) unsent: usize,
     /// `com.microsoft:channel-correlation-id`: the same on both links of a pair.
     pub(crate) correlation: Option<Box<str>>,
     /// The device's counter of accepted telemetry.
@@ -200,7 +202,7 @@ impl Link {
     pub(crate) fn held_bytes(&self) -> usize {
         let partial = self.partial.as_ref();
         let waiting = self.outbox.iter().map(|outgoing| outgoing.message.len());
-        partial.map_or(0, |partial| partial.payload.len()) + waiting.sum::<usize>()
+        partial.map_or(0, |partial| partial.payload.len()) + waiting.sum::<usize>() + self.unsent
     }
 }
 

@@ -15,8 +15,9 @@ use super::telemetry::APPLICATION;
 
 /// Longest name that is noted.
 const MAX_NAME: usize = 256;
-/// Names after which a connection's older ones are forgotten; more than one request has.
-const MAX_NAMES: usize = 500;
+/// Names after which a connection's older ones are forgotten: as many as one request has, so that its
+/// own are never among them.
+const MAX_NAMES: usize = super::MAX_FIELDS;
 
 /// The spellings that a connection has seen last, by the name in small letters.
 #[derive(Debug, Default)]

@@ -37,17 +37,18 @@ impl Spoken {
     /// section 6).
     const NAMES: [(&'static str, Self); 2] = [("AMQPWSB10", Self::Amqp), ("mqtt", Self::Mqtt)];
 
-    /// The first of a client's subprotocols that is spoken here.
+    /// The first of a client's subprotocols that is allowed here.
     fn pick(headers: &HeaderMap, allowed: &[Self]) -> Option<(&'static str, Self)> {
         let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
         let offered = offered.iter().filter_map(|value| value.to_str().ok());
         offered
             .flat_map(|value| value.split(','))
             .find_map(|offer| {
-                let named = |(name, _): &&(&str, _)| offer.trim().eq_ignore_ascii_case(name);
+                let named = |(name, spoken): &&(&str, _)| {
+                    offer.trim().eq_ignore_ascii_case(name) && allowed.contains(spoken)
+                };
                 Self::NAMES.iter().find(named).copied()
             })
-            .filter(|(_, spoken)| allowed.contains(spoken))
     }
 }
 

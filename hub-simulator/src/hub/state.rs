@@ -18,7 +18,7 @@ use super::peer::{Notice, Subscriber};
 use super::queue::{C2dOutcome, LockLost, QueueRules, Verdict};
 use super::registry::Registry;
 use super::stamps::Stamps;
-use crate::clock::Ticks;
+use crate::clock::{CENTURY, Ticks};
 use crate::guid::Guid;
 use crate::hub::Sender;
 use crate::limits::Limits;
@@ -51,9 +51,7 @@ impl Now {
             .system
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let wait = target
-            .saturating_sub(since)
-            .min(Duration::from_secs(100 * 365 * 24 * 3600));
+        let wait = target.saturating_sub(since).min(CENTURY);
         self.instant + wait
     }
 }

@@ -14,7 +14,7 @@ use super::error::{ErrorCode, HubError};
 use crate::clock::unix_seconds;
 
 /// Bytes that count as one message against the daily quota.
-const METER: usize = 4096;
+pub(crate) const METER: usize = 4096;
 /// Bytes that a method call is metered in.
 const METHOD_METER: usize = 4096;
 const DAY: u64 = 86_400;
@@ -281,6 +281,11 @@ impl Throttles {
             );
             HubError::new(ErrorCode::ThrottlingException, text)
         })
+    }
+
+    /// Whether messages count against a quota.
+    pub(crate) fn has_quota(&self) -> bool {
+        self.enforced.as_ref().is_some_and(|e| e.size.quota)
     }
 
     /// Counts a message of `len` bytes against the day's quota.

@@ -106,9 +106,9 @@ impl Twin {
             .transpose()?;
         let desired = change
             .desired
-            .map(own_keys)
             .map(|desired| {
                 let before = &self.desired.tree;
+                let desired = own_keys(desired)?;
                 written(before, &desired, Mode::Merge, never, MAX_PROPERTIES)
             })
             .transpose()?;
@@ -167,7 +167,7 @@ impl Twin {
         let tags = tags
             .map(|tags| written(&self.tags, tags, mode, stamp, MAX_TAGS))
             .transpose()?;
-        let desired = desired.map(own_keys);
+        let desired = desired.map(own_keys).transpose()?;
         let section = desired
             .as_ref()
             .map(|desired| self.desired.written(desired, mode, now))
@@ -192,7 +192,7 @@ impl Twin {
         let Value::Object(patch) = patch else {
             return Err(TwinError::new("A patch must be an object."));
         };
-        self.reported = self.reported.written(&own_keys(patch), Mode::Merge, now)?;
+        self.reported = self.reported.written(&own_keys(patch)?, Mode::Merge, now)?;
         self.version += 1;
         Ok(self.reported.version)
     }

@@ -14,7 +14,7 @@ use crate::amqp::link::Link;
 use crate::clock::Ticks;
 use crate::hub::error::{ErrorCode, HubError};
 use crate::hub::record::{Accepted, RecordMode};
-use crate::hub::throttle::Operation;
+use crate::hub::throttle::{METER, Operation};
 
 /// Most messages in a batch.
 const MAX_BATCH: usize = 500;
@@ -27,11 +27,6 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
     if let Some(error) = core.hub.script.rejection(device) {
         tracing::debug!(device.id = device, condition = %error.condition, "Telemetry is rejected by script");
         return Outcome::Rejected(error);
-    }
-    if message.len() > core.hub.limits.max_telemetry_size {
-        let text = "The message or batch is over the size limit.";
-        let error = HubError::new(ErrorCode::MessageTooLarge, text);
-        return Outcome::Rejected(core.refusal(&error));
     }
     let before = core.batch.kept.len();
     let events = link
@@ -59,6 +54,30 @@ pub(crate) fn accept(core: &mut Core, link: &Link, format: u32, message: &[u8]) 
     }
 }
 
+/// The size of a message or batch as the hub meters it, or that of its encoding where both come to
+/// the same.
+fn size(core: &Core, format: u32, message: &[u8]) -> Result<usize, DecodeError> {
+    let limit = match core.hub.throttles.has_quota() {
+        true => METER,
+        false => core.hub.limits.max_telemetry_size,
+    };
+    if message.len() <= limit {
+        return Ok(message.len());
+    }
+    let metered = |message| {
+        let mut accepted = Accepted::bare("", core.now.system, core.peer.id);
+        describe(&mut accepted, &Sections::decode(message)?)?;
+        Ok(accepted.size())
+    };
+    match format {
+        BATCH_FORMAT => {
+            let mut parts = Sections::decode(message)?.data();
+            parts.try_fold(0, |sum, part| Ok(sum + metered(part?)?))
+        }
+        _ => metered(message),
+    }
+}
+
 /// Asks throttle and quota for messages.
 fn pay(core: &mut Core, count: usize, len: usize) -> Result<(), AmqpError> {
     core.throttle(Operation::D2c, count)?;
@@ -74,6 +93,12 @@ fn take(
     format: u32,
     message: &[u8],
 ) -> Result<usize, AmqpError> {
+    let size = size(core, format, message).map_err(unreadable)?;
+    if size > core.hub.limits.max_telemetry_size {
+        let text = "The message or batch is over the size limit.";
+        let error = HubError::new(ErrorCode::MessageTooLarge, text);
+        return Err(core.refusal(&error));
+    }
     let mut count = 0;
     if format == BATCH_FORMAT {
         for part in Sections::decode(message).map_err(unreadable)?.data() {
@@ -93,7 +118,7 @@ fn take(
         keep(core, link, device, message).map_err(unreadable)?;
         count = 1;
     }
-    pay(core, count, message.len())?;
+    pay(core, count, size)?;
     Ok(count)
 }
 
@@ -117,25 +142,32 @@ fn record(
     if mode == RecordMode::Count {
         return Ok(());
     }
-    let properties = sections.properties()?;
     let mut accepted = Accepted::bare(device, core.now.system, core.peer.id);
-    accepted.message_id = display_id(properties.message_id);
     if matches!(mode, RecordMode::Full | RecordMode::Recent(_)) {
-        accepted.correlation_id = display_id(properties.correlation_id);
-        accepted.content_type = properties.content_type.map(str::to_owned);
-        accepted.content_encoding = properties.content_encoding.map(str::to_owned);
-        accepted.user_id = properties
-            .user_id
-            .map(|user| String::from_utf8_lossy(user).into_owned());
+        describe(&mut accepted, sections)?;
         accepted.stamps = link.stamps.clone();
-        accepted.body = sections.body()?;
-        sections.each_application_property(|name, value| {
-            accepted.properties.insert(name.to_owned(), value);
-        })?;
         sections.each_annotation(|name, value| {
             accepted.annotations.insert(name.to_owned(), value);
         })?;
+    } else {
+        accepted.message_id = display_id(sections.properties()?.message_id);
     }
     core.batch.kept.push(accepted);
     Ok(())
+}
+
+/// Notes what the hub meters of a message.
+fn describe(accepted: &mut Accepted, sections: &Sections<'_>) -> Result<(), DecodeError> {
+    let properties = sections.properties()?;
+    accepted.message_id = display_id(properties.message_id);
+    accepted.correlation_id = display_id(properties.correlation_id);
+    accepted.content_type = properties.content_type.map(str::to_owned);
+    accepted.content_encoding = properties.content_encoding.map(str::to_owned);
+    accepted.user_id = properties
+        .user_id
+        .map(|user| String::from_utf8_lossy(user).into_owned());
+    accepted.body = sections.body()?;
+    sections.each_application_property(|name, value| {
+        accepted.properties.insert(name.to_owned(), value);
+    })
 }

@@ -15,7 +15,9 @@ use crate::amqp::link::Outgoing;
 use crate::hub::device::Feed;
 use crate::hub::peer::Subscriber;
 use crate::hub::throttle::Operation;
+use crate::hub::twin::TwinError;
 
+const REPORTED_PROPERTIES: &str = "/properties/reported";
 const DESIRED_NOTIFICATIONS: &str = "/notifications/twin/properties/desired";
 
 /// What the hub answers: a status, and a version or a body where there is one.
@@ -70,40 +72,39 @@ pub(crate) fn answer(
         return Ok(encode(correlation_id, &answer));
     }
     let is_desired = resource.eq_ignore_ascii_case(DESIRED_NOTIFICATIONS);
+    let is_report = operation == "PATCH" && resource.eq_ignore_ascii_case(REPORTED_PROPERTIES);
+    // While nobody has to wait.
+    let report = match is_report {
+        true => Some(read_patch(&sections.body().map_err(unreadable)?)),
+        false => None,
+    };
     let mut state = core.hub.state();
-    let answer = match operation {
-        "GET" => match state.twin(device) {
-            Some(twin) => Answer {
-                body: Some(twin.to_string().into()),
-                ..Answer::ok()
-            },
-            None => Answer::error(404, "The device is not registered."),
-        },
-        "PATCH" if resource.eq_ignore_ascii_case("/properties/reported") => {
-            let body = sections.body().map_err(unreadable)?;
-            let patch =
-                serde_json::from_slice(&body).map_err(|_| "The patch is not JSON.".to_owned());
-            let patched = patch.and_then(|patch| {
-                state
-                    .patch_reported(device, &patch)
-                    .map_err(|error| error.to_string())
-            });
+    let answer = match (operation, report) {
+        (_, Some(patch)) => {
+            let patched = patch.and_then(|patch| state.patch_reported(device, &patch));
             match patched {
                 Ok(version) => Answer {
                     status: core.hub.limits.twin_report_status,
                     version: Some(version),
                     ..Answer::ok()
                 },
-                Err(text) => Answer::error(400, &text),
+                Err(error) => Answer::error(400, &error.to_string()),
             }
         }
-        "PUT" if is_desired => {
+        ("GET", _) => match state.twin(device) {
+            Some(twin) => Answer {
+                body: Some(twin.to_string().into()),
+                ..Answer::ok()
+            },
+            None => Answer::error(404, "The device is not registered."),
+        },
+        ("PUT", _) if is_desired => {
             if let Some(subscriber) = replies {
                 state.subscribe(device, Feed::Desired, subscriber);
             }
             Answer::ok()
         }
-        "DELETE" if is_desired => {
+        ("DELETE", _) if is_desired => {
             if let Some(subscriber) = &replies {
                 state.unsubscribe(device, Feed::Desired, subscriber);
             }
@@ -115,6 +116,10 @@ pub(crate) fn answer(
     core.hub.stir();
     tracing::debug!(device.id = %device, operation, resource, status = answer.status, "Twin request");
     Ok(encode(correlation_id, &answer))
+}
+
+fn read_patch(body: &[u8]) -> Result<serde_json::Value, TwinError> {
+    serde_json::from_slice(body).map_err(|_| TwinError::new("The patch is not JSON."))
 }
 
 fn encode(correlation_id: Option<&[u8]>, answer: &Answer) -> Outgoing {

@@ -99,6 +99,10 @@ impl Session {
         while self.peer_window > 0
             && let Some(waiting) = self.backlog.pop_front()
         {
+            core.release(waiting.payload.len());
+            if let Some(link) = self.link(waiting.head.handle) {
+                link.unsent -= waiting.payload.len();
+            }
             self.put_transfer(core, waiting.head, &waiting.payload);
         }
         for _ in 0..self.waiting_links.len() {
@@ -114,7 +118,8 @@ impl Session {
 
     /// Ends a turn: tells what was accepted and reopens the window.
     ///
-    /// The window opens only between turns, so that a peer that sends beyond it is found out.
+    /// It opens between turns, and with each flow that gives credit back, so that a peer that sends
+    /// beyond it is found out.
     pub(in crate::amqp) fn end_turn(&mut self, core: &mut Core) {
         self.flush_settled(core);
         if self.incoming_window <= self.full_window / 2 {
@@ -219,6 +224,10 @@ impl Session {
             if self.peer_window > 0 && self.backlog.is_empty() {
                 self.put_transfer(core, head, &payload);
             } else {
+                core.hold(payload.len());
+                if let Some(link) = self.link(head.handle) {
+                    link.unsent += payload.len();
+                }
                 self.backlog.push_back(Waiting { head, payload });
             }
             if message.is_empty() {

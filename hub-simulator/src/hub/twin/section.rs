@@ -83,19 +83,8 @@ pub(super) fn written(
     stamp: Stamp,
     max: usize,
 ) -> Result<Tree, TwinError> {
-    let is_too_long = |length| length > MAX_JSON * max;
-    let too_large = |factor| {
-        let of_what = if factor > 1 { " of JSON" } else { "" };
-        let text = format!(
-            "The section would exceed {} KB{of_what}.",
-            factor * max / 1024
-        );
-        TwinError::new(text)
-    };
     // Before there is a copy.
-    if is_too_long(json_length(change)) {
-        return Err(too_large(MAX_JSON));
-    }
+    check_json(json_length(change), max)?;
     let (mut tree, nulls) = match mode {
         Mode::Merge => (tree.clone(), Nulls::Delete),
         Mode::Replace => (Tree::new(stamp), Nulls::Refuse),
@@ -103,20 +92,33 @@ pub(super) fn written(
     rules::check(change, nulls)?;
     tree.merge(change, stamp);
     if tree.size() > max {
-        return Err(too_large(1));
+        let text = format!("The section would exceed {} KB.", max / 1024);
+        return Err(TwinError::new(text));
     }
-    if is_too_long(tree.length()) {
-        return Err(too_large(MAX_JSON));
-    }
+    check_json(tree.length(), max)?;
     Ok(tree)
 }
 
-/// A section as a client gave it, without the keys that the hub writes itself.
-pub(super) fn own_keys(section: &Map<String, Value>) -> Map<String, Value> {
-    let mut own = section.clone();
-    own.remove("$version");
-    own.remove("$metadata");
-    own
+/// Refuses JSON of this length for a section that may have so many bytes.
+fn check_json(length: usize, max: usize) -> Result<(), TwinError> {
+    let most = MAX_JSON * max;
+    if length > most {
+        let text = format!("The section would exceed {} KB of JSON.", most / 1024);
+        return Err(TwinError::new(text));
+    }
+    Ok(())
+}
+
+/// Properties as a client gave them, without the keys that the hub writes itself; refused before
+/// there is a copy if they are too long.
+pub(super) fn own_keys(section: &Map<String, Value>) -> Result<Map<String, Value>, TwinError> {
+    let is_own = |key: &str| !matches!(key, "$version" | "$metadata");
+    let own = || section.iter().filter(|(key, _)| is_own(key));
+    let lengths = own().map(|(key, value)| key.len() + json_length(value));
+    check_json(lengths.sum(), MAX_PROPERTIES)?;
+    Ok(own()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect())
 }
 
 pub(super) fn versioned(mut tree: Map<String, Value>, version: u64) -> Value {
