@@ -227,9 +227,11 @@ async fn a_hub_that_stops_stores_those_beside_it() {
 /// Removes the device `d` as soon as its hub is there.
 async fn remove(address: SocketAddr, host: &'static str, token: String) {
     let reach = || async {
-        let socket = TcpSocket::new_v4().unwrap();
+        let socket = TcpSocket::new_v4().expect("a socket");
         // From another address: a connection must not meet itself on the port that the hub takes.
-        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        socket
+            .bind(([127, 0, 0, 2], 0).into())
+            .expect("an address of this machine");
         socket.connect(address).await
     };
     while reach().await.is_err() {

@@ -167,7 +167,11 @@ async fn telemetry_and_messages_over_amqp_are_activity() {
 fn batch(numbers: RangeInclusive<u32>, body: &str) -> Sendable<Batch<Data>> {
     let part = |number: u32| {
         let message = Serializable(message(&number.to_string(), body));
-        Data(serde_amqp::to_vec(&message).unwrap().into())
+        Data(
+            serde_amqp::to_vec(&message)
+                .expect("it can be written")
+                .into(),
+        )
     };
     let parts = numbers.map(part).collect::<Vec<_>>();
     Sendable::builder()

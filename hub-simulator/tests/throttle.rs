@@ -2,10 +2,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hub_simulator::{HubSimulator, Limits, Size, Tier};
 use support::{Client, accepted, message, rejection, soon};
+use tokio::time::Instant;
 
 #[allow(clippy::unwrap_used, reason = "a helper of tests")]
 async fn hub_of(size: Size) -> HubSimulator {
