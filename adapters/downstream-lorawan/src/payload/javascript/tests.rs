@@ -199,10 +199,7 @@ async fn a_script_that_runs_wild_is_stopped_and_the_next_payload_is_read() {
 
 #[tokio::test]
 async fn a_script_that_cannot_be_stopped_holds_up_nobody_and_is_used_again_when_it_ends() {
-    let config = JavaScriptConfig {
-        time_limit: Duration::from_millis(10),
-        ..JavaScriptConfig::default()
-    };
+    let config = JavaScriptConfig::default();
     let codec = JavaScriptCodec::load(WILD, config).await.unwrap();
     let (lost, waiting) = tokio::join!(decode(&codec, &[12]), decode(&codec, &[0]));
     assert_eq!(lost, Err(CodecError::TimedOut));
