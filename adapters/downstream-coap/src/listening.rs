@@ -5,6 +5,7 @@ use gateway_core::{
     Announcement, DEFAULT_RETRY_AFTER, DeviceId, ErrorKind, Interest, Presence, TwinRequest,
     UpstreamError,
 };
+use tokio::time::Instant;
 
 use crate::carrier::PeerKey;
 use crate::devices::{Devices, Done, Part};
@@ -26,20 +27,21 @@ impl<L: MessageLayer> Devices<L> {
         if !is_server && self.listeners.get(device).is_none() {
             return;
         }
-        self.enter(device, peer, is_child, false);
+        self.enter(device, peer, is_child, None);
         if is_server {
             self.reconcile(device);
         }
     }
 
-    /// Makes the device one that listens here; what it has asked for outweighs that it was heard.
-    fn enter(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool, has_asked: bool) {
+    /// Makes the device one that listens here; that it has asked for something, then, outweighs that
+    /// it was heard.
+    fn enter(&mut self, device: &DeviceId, peer: PeerKey, is_child: bool, asked: Option<Instant>) {
         self.give_way(device);
         let config = &self.shared.config;
         let claim = || {
             let (registry, orders) = (self.shared.registry.clone(), self.sender.clone());
             let max_waiting = config.commands.max_waiting;
-            Claim::take(registry, device.clone(), orders, max_waiting, has_asked)
+            Claim::take(registry, device.clone(), orders, max_waiting, asked)
         };
         let entered = self.listeners.enter(device, peer, self.now, claim);
         let Some(listener) = entered else {
@@ -47,8 +49,8 @@ impl<L: MessageLayer> Devices<L> {
         };
         listener.is_child = is_child;
         listener.is_server |= config.commands.post_to.is_some();
-        if has_asked {
-            listener.claim.ask();
+        if let Some(at) = asked {
+            listener.claim.ask(at);
         }
         let observes = listener.commands.is_some() || listener.desired.is_some();
         let patience = match listener.is_server && !observes {
@@ -67,7 +69,7 @@ impl<L: MessageLayer> Devices<L> {
         topic: Topic,
         is_child: bool,
     ) {
-        self.enter(device, exchange.peer, is_child, true);
+        self.enter(device, exchange.peer, is_child, Some(self.now));
         if let Some(listener) = self.listeners.get(device) {
             listener.registrations.push(Registration {
                 exchange,
@@ -80,7 +82,7 @@ impl<L: MessageLayer> Devices<L> {
 
     /// Has a request wait for a command. One that waited already has waited long enough.
     pub(crate) fn listen_once(&mut self, device: &DeviceId, poll: Poll) {
-        self.enter(device, poll.exchange.peer, poll.is_child, true);
+        self.enter(device, poll.exchange.peer, poll.is_child, Some(poll.since));
         let Some(listener) = self.listeners.get(device) else {
             return;
         };

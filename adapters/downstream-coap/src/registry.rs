@@ -106,19 +106,20 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Speaks with the device from now on, unless the device was merely heard here and has asked for
-    /// something elsewhere. The task that did is told.
+    /// something elsewhere; `asked` tells when it did here. The task that spoke with it is told.
     pub(crate) fn take(
         registry: Arc<Registry>,
         device: DeviceId,
         orders: mpsc::Sender<Order>,
         max_waiting: usize,
-        is_firm: bool,
+        asked: Option<Instant>,
     ) -> Option<Self> {
+        let is_firm = asked.is_some();
         let seat = Arc::new(Seat {
             orders,
             places: Arc::new(Semaphore::new(max_waiting)),
             is_firm: AtomicBool::new(is_firm),
-            asked: Mutex::new(is_firm.then(Instant::now)),
+            asked: Mutex::new(asked),
             is_lost: AtomicBool::new(false),
         });
         let mut seats = registry.lock();
@@ -145,9 +146,11 @@ impl Claim {
         })
     }
 
-    /// Says that the device asks for something here.
-    pub(crate) fn ask(&self) {
-        *self.seat.asked() = Some(Instant::now());
+    /// Says that the device asked for something here then, though it may come about only now.
+    pub(crate) fn ask(&self, at: Instant) {
+        let mut asked = self.seat.asked();
+        *asked = (*asked).max(Some(at));
+        drop(asked);
         self.hold(true);
     }
 
@@ -187,7 +190,8 @@ mod tests {
 
         fn claim(&self, is_firm: bool) -> (Option<Claim>, mpsc::Receiver<Order>) {
             let (orders, told) = mpsc::channel(1);
-            let claim = Claim::take(self.0.clone(), self.1.clone(), orders, 1, is_firm);
+            let asked = is_firm.then(Instant::now);
+            let claim = Claim::take(self.0.clone(), self.1.clone(), orders, 1, asked);
             (claim, told)
         }
     }

@@ -355,6 +355,33 @@ async fn what_the_hub_takes_late_does_not_take_a_device_from_where_it_listens_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_waits_on_two_connections_the_one_asked_for_last_stays() {
+    let test = async {
+        let running = Running::start(config(), &["dev1"]).await;
+        let mut older = running.stream_device("dev1").await;
+        let mut newer = running.stream_device("dev1").await;
+        running.hub.hold();
+        for (number, stream) in [&mut older, &mut newer].into_iter().enumerate() {
+            assert_eq!(stream.hear().await.unwrap().code, Code::CSM);
+            let wait = post("t", number.to_string());
+            let wait = wait.with_option(option::URI_QUERY, &b"$.ttd=100"[..]);
+            stream.request(Purpose::Asked, wait).await;
+            running.hub.wait_held(number + 1).await;
+        }
+        running.hub.release();
+        assert_eq!(older.hear().await.unwrap().code, Code::CHANGED);
+        let name = device("dev1");
+        running.hub.wait_listening(&name, Interest::COMMANDS).await;
+        tokio::select! {
+            _ = running.hub.send_message(message("dev1", "go")) => panic!("nobody has it"),
+            answer = newer.hear() => assert_eq!(answer.unwrap().payload, "go"),
+        }
+        running.end().await;
+    };
+    in_time(test).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_method_is_posted_to_the_devices_own_server() {
     let test = async {
         let mut config = config();

@@ -209,7 +209,8 @@ impl<P: PeerName> Endpoint<P> {
     }
 
     /// Takes back an answer that goes apart, as when nobody waits for its end any more: it is not sent
-    /// again, and holds up nothing behind it. The peer may have it.
+    /// again, and holds up nothing behind it. The peer may have it; one that has not is told once, by
+    /// an empty answer of the same code, that there is nothing more to wait for.
     pub fn withdraw_answer(&mut self, now: Duration, exchange: ExchangeId<P>) {
         self.with(now, exchange.peer, |peer, cx| {
             peer.withdraw_answer(cx, exchange.serial);

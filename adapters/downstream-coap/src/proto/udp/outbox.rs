@@ -90,6 +90,17 @@ impl Outbox {
         letters.find(|letter| letter.id == id)
     }
 
+    /// Takes back the answer of this exchange, sent or not.
+    pub(super) fn take_answer(&mut self, exchange: u64) -> Option<Letter> {
+        let is_meant = |letter: &Letter| letter.purpose == Purpose::Response(Some(exchange));
+        let mut flights = self.flights.iter();
+        if let Some(at) = flights.position(|flight| is_meant(&flight.letter)) {
+            return Some(self.flights.remove(at).letter);
+        }
+        let at = self.waiting.iter().position(is_meant)?;
+        self.waiting.remove(at)
+    }
+
     /// Takes back what has this purpose, sent or not.
     pub(super) fn withdraw(&mut self, is_meant: impl Fn(Purpose) -> bool) {
         self.flights

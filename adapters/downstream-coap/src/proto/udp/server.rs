@@ -270,10 +270,16 @@ impl Peer {
         Ok((responded, observation))
     }
 
-    /// Takes back an answer that goes apart.
+    /// Takes back an answer that goes apart, and says so.
     pub(super) fn withdraw_answer<P: Copy + Hash>(&mut self, cx: &mut Context<'_, P>, serial: u64) {
-        self.outbox
-            .withdraw(|purpose| purpose == Purpose::Response(Some(serial)));
+        let Some(letter) = self.outbox.take_answer(serial) else {
+            return;
+        };
+        if let Ok(Datagram { message, .. }) = Datagram::decode(&letter.bytes) {
+            let (kind, id) = (Kind::NonConfirmable, self.fresh_id(cx));
+            let message = Message::new(message.code).with_token(message.token);
+            self.send(cx, Datagram { kind, id, message }.encode());
+        }
         self.flush(cx);
     }
 
