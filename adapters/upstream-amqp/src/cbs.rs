@@ -39,14 +39,21 @@ struct PutToken {
     reply: Reply,
 }
 
+/// A token that the node took, and for whom.
+#[derive(Clone)]
+struct Taken {
+    audience: String,
+    token: SasToken,
+}
+
 /// What the token node has answered, and what it has not.
 #[derive(Default)]
 struct Pending {
     asked: HashMap<String, PutToken>,
     /// When it was first asked for something since its last answer.
     since: Option<Instant>,
-    /// What it took last, and would take again.
-    taken: Option<(String, SasToken)>,
+    /// What it took last, and would take again, of two devices: one of them may be strange to it now.
+    taken: [Option<Taken>; 2],
 }
 
 impl Pending {
@@ -63,11 +70,36 @@ impl Pending {
         let Some(request) = self.asked.remove(id) else {
             return;
         };
+        let PutToken {
+            audience,
+            token,
+            reply,
+        } = request;
         if verdict.is_ok() {
-            self.taken = Some((request.audience, request.token));
+            self.note_taken(Taken { audience, token });
         }
         // Whoever asked may have gone; then the answer is nobody's.
-        drop(request.reply.send(verdict));
+        drop(reply.send(verdict));
+    }
+
+    fn note_taken(&mut self, taken: Taken) {
+        let [last, before] = &mut self.taken;
+        match last {
+            Some(last) if last.audience == taken.audience => {}
+            _ => *before = last.take(),
+        }
+        *last = Some(taken);
+    }
+
+    /// A token that it took and would take again, of a device that it owes no answer if there is one.
+    fn known(&self) -> Option<Taken> {
+        let is_owed = |taken: &Taken| {
+            let mut asked = self.asked.values();
+            asked.any(|request| request.audience == taken.audience)
+        };
+        let mut taken = self.taken.iter().flatten();
+        let known = taken.find(|taken| !is_owed(taken));
+        known.or(self.taken[0].as_ref()).cloned()
     }
 
     fn is_late(&self, patience: Duration) -> bool {
@@ -165,11 +197,12 @@ async fn dumb(requests: &mpsc::WeakSender<PutToken>, pending: &Mutex<Pending>, p
             if !pending.is_late(patience) {
                 continue;
             }
-            pending.taken.clone()
+            pending.known()
         };
-        let (Some((audience, token)), Some(requests)) = (taken, requests.upgrade()) else {
+        let (Some(taken), Some(requests)) = (taken, requests.upgrade()) else {
             return;
         };
+        let Taken { audience, token } = taken;
         let (reply, answer) = oneshot::channel();
         let request = PutToken {
             audience,

@@ -286,7 +286,7 @@ pub struct WireConfig {
     /// nothing is noticed, and not only given up on. A session on which it has left 1000 attaches
     /// unanswered is given up, or one without a free handle for detaches; so is a connection on which
     /// it does not answer the opening of a session, or a token and then neither one that it took there
-    /// before.
+    /// before, of another device if it took two.
     #[serde(with = "humantime_serde")]
     pub answer_timeout: Duration,
     /// How long the hub may be silent before the connection counts as lost. Default 120 s, as

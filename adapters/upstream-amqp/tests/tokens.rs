@@ -490,3 +490,21 @@ async fn devices_whose_tokens_alone_stay_unanswered_cost_nobody_the_connection()
     }
     assert_eq!(hub.connections_opened_total(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_whose_token_was_the_last_to_be_answered() {
+    let hub = hub().await;
+    let wire = wire(|wire| wire.answer_timeout = Duration::from_secs(1));
+    let upstream = upstream(config(&hub).with_wire(wire));
+    for name in ["first", "strange"] {
+        attach(&upstream, &with_key(&hub, name)).await;
+    }
+    hub.faults().withhold_token("strange");
+    for _ in 0..5 {
+        let identity = with_token(&hub, "strange", HOUR);
+        let callback = RecordingCallback::new().shared();
+        let attached = upstream.attach(identity, callback).await;
+        assert!(attached.expect_err("no answer").is_retryable());
+    }
+    assert_eq!(hub.connections_opened_total(), 1);
+}
