@@ -58,6 +58,12 @@ impl Backoff {
         Ok(Self { least, most })
     }
 
+    /// The longest wait.
+    #[must_use]
+    pub const fn most(&self) -> Duration {
+        self.most
+    }
+
     /// The wait before the next try, after `failures` failures before this one.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {

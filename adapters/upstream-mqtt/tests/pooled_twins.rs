@@ -312,6 +312,44 @@ async fn what_was_asked_for_before_a_device_listened_again_does_not_pass_for_all
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_before_a_device_was_detached_goes_to_no_other_attachment() {
+    let Some(site) = Served::new().await else {
+        return;
+    };
+    let mut config = site.config();
+    config.wire.answer_timeout = Duration::from_secs(60);
+    let upstream = common::upstream(config);
+    // It keeps the subscription to answers.
+    attach(&upstream, "other", Interest::NONE).await;
+    let other = DeviceId::new("other").expect("an id");
+    let twin = upstream.twin(&other, TwinRequest::Get).await;
+    twin.expect("answered");
+    let identity = common::identity("dev").with_interest(DESIRED);
+    let attached = upstream.attach(identity.clone(), Misses::new(1)).await;
+    attached.expect("attached");
+    site.proxy.wait(|state| state.is_subscribed(TOPIC)).await;
+    site.ignored.store(1, Relaxed);
+    site.patch("dev", r#"{"a":1}"#).await;
+    let question = site.cloud.find(|m| m.topic == "devices/dev/twin/get");
+    let late = site.twins.answer(&question.await);
+    let detached = upstream.detach(&identity.device).await;
+    detached.expect("detached");
+    site.twins.patch_desired("dev", r#"{"b":2}"#);
+    let after = attach(&upstream, "dev", DESIRED).await;
+    for answer in late {
+        site.cloud.publish(answer).await;
+    }
+    // What it would do does not end by anything that can be waited for.
+    sleep(Duration::from_millis(200)).await;
+    site.patch("dev", r#"{"c":3}"#).await;
+    let is_given = |p: &DesiredPatch| p.version == 3;
+    after
+        .wait_for(|record| record.patches.iter().any(is_given))
+        .await;
+    assert_eq!(patches(&after), [(3, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_listens_again_is_given_again_what_is_retained() {
     let Some(site) = Served::new().await else {
         return;

@@ -203,7 +203,8 @@ async fn give_whole(pool: &Pool, device: &Device) -> Result<Disposition, MqttErr
         return Err(MqttError::Invalid("what was answered is no twin".into()));
     };
     let desired = Bytes::copy_from_slice(desired.get().as_bytes());
-    let Some(callback) = listener(pool, device) else {
+    let callback = listener(pool, device).filter(|_| pool.is_attached(device));
+    let Some(callback) = callback else {
         // It is still to be given them when it listens again.
         return Ok(Disposition::Abandon);
     };

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::filters::{Filters, Work, halves};
 use super::inbound::LineInbox;
 use super::pool::Pool;
-use super::suspicion::{Chore, Suspicion};
+use super::suspicion::{Chore, Pace, Suspicion};
 use crate::client::{Client, Options, Publish};
 use crate::error::MqttError;
 use crate::lock::lock;
@@ -49,13 +49,13 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(number: usize, window: u16) -> Self {
+    pub(super) fn new(number: usize, window: u16, pace: Pace) -> Self {
         Self {
             number,
             state: watch::Sender::new(State::Connecting),
             filters: Filters::default(),
             is_kept: AtomicBool::new(false),
-            suspicion: Suspicion::default(),
+            suspicion: Suspicion::new(pace),
             grace: Mutex::default(),
             places: Arc::new(Semaphore::new(usize::from(window / 2).max(1))),
         }

@@ -60,7 +60,10 @@
 //! [`answer_timeout`](MqttPoolWire::answer_timeout), or what three connections were lost with, one soon
 //! after the other, as where a broker closes them for a topic that it denies, is given up with a
 //! warning, and its command acknowledged: so is what goes to the same topic soon after, and all dead
-//! letters, or all answers on the gateway's own topics, until the broker takes one.
+//! letters, or all answers on the gateway's own topics. Of the topics that callers choose, those go on
+//! that the broker is known to take, and of the others one every 30 s. Soon is 30 s and the longest
+//! wait between two connections, and for dead letters also
+//! [`keep`](MqttPoolCommands::keep), for which a message is tried before.
 //!
 //! A device that misses changes of its desired properties, since the broker kept no session or since
 //! its callback abandoned one, is given all of them as a whole where twins can be read

@@ -16,7 +16,7 @@ use super::config::{MqttEncoding, MqttPoolConfig, MqttSubscriptions, MqttVersion
 use super::device::{Device, Wish};
 use super::line::Line;
 use super::queues::{Bounds, Queues};
-use super::suspicion::Chore;
+use super::suspicion::{Chore, Pace};
 use super::template::{Template, Values};
 use super::topics::{Kind, Topics};
 use super::twin::Asked;
@@ -72,12 +72,16 @@ impl Pool {
         let mut budget = BudgetConfig::default();
         budget.connects = config.connects;
         let commands = &config.commands;
+        let pace = Pace {
+            reconnect: config.reconnect.most(),
+            keep: commands.keep,
+        };
         Ok(Self {
             encoding: config.encoding(),
             topics: Topics::new(&config)?,
             transport: config.transport()?,
             lines: (1..=config.connections)
-                .map(|n| Arc::new(Line::new(n, config.window())))
+                .map(|n| Arc::new(Line::new(n, config.window(), pace)))
                 .collect(),
             devices: Mutex::default(),
             queues: Arc::new(Queues::new(Bounds {

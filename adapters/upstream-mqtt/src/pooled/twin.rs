@@ -1,11 +1,11 @@
 //! Twin-like state: questions about it, and reported properties that go.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use gateway_core::{TwinReply, TwinRequest};
+use gateway_core::{DeviceId, TwinReply, TwinRequest};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -148,6 +148,11 @@ impl Pool {
         answered.unwrap_or(Err(MqttError::Unanswered("a twin request")))
     }
 
+    /// Tells whether a device is attached, and not another attachment of its id.
+    pub(super) fn is_attached(&self, device: &Device) -> bool {
+        is_among(&lock(&self.devices), device)
+    }
+
     /// Sees to it that answers about a device's twin are heard.
     async fn hear_twin(&self, device: &Device) -> Result<(), MqttError> {
         let Some((place, filter)) = self.twin_filter(device) else {
@@ -157,10 +162,7 @@ impl Pool {
         {
             // A device that was detached meanwhile took nothing of it with it.
             let devices = lock(&self.devices);
-            let is_attached = devices
-                .get(&device.id)
-                .is_some_and(|d| std::ptr::eq(&**d, device));
-            if !is_attached {
+            if !is_among(&devices, device) {
                 return Err(MqttError::NotAttached);
             }
             if !device.hears_twin.swap(true, Relaxed) {
@@ -172,4 +174,9 @@ impl Pool {
             .await
             .map_err(MqttError::Invalid)
     }
+}
+
+fn is_among(devices: &HashMap<DeviceId, Arc<Device>>, device: &Device) -> bool {
+    let found = devices.get(&device.id);
+    found.is_some_and(|found| std::ptr::eq(&**found, device))
 }

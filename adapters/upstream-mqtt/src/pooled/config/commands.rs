@@ -28,7 +28,7 @@ pub struct MqttPoolCommands {
     /// How long a command waits for room beyond that, while no other of its device is done, before it
     /// is refused. Default 1 s: a burst for a device that takes it is taken, and one that does not
     /// takes no place from the others. What the broker has kept for a device that is not back since
-    /// the start waits for `keep`.
+    /// the start waits for `keep`, where that has room.
     #[serde(with = "humantime_serde")]
     pub patience: Duration,
     /// Commands of all devices that wait or are on their way. Default 4096, to bound memory. Over MQTT 5
@@ -46,8 +46,9 @@ pub struct MqttPoolCommands {
     /// How long a message is tried again, from its arrival or until it expires; then it is refused.
     /// Default 2 min: it is unacknowledged that long, and takes its place at the broker. As long after
     /// the start, messages that the broker has kept wait for devices that are not back: as many of a
-    /// connection as half of what is taken of it unacknowledged (`wire.unacknowledged`). A broker that
-    /// gives out fewer at a time gives others nothing meanwhile.
+    /// connection as half of what is taken of it unacknowledged (`wire.unacknowledged`); more are
+    /// refused as they come, so that the others get theirs. Where a broker keeps more than that, have it
+    /// give out fewer at a time than half: none is refused then, and the others get nothing meanwhile.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
     /// How long a device may take to answer a method; then the answer is 504. Default 30 s; a
